@@ -1,0 +1,178 @@
+"""The response record: what every LLM of a pool answered to one query.
+
+The record is the door between where responses come from (builders, the pool runner) and what is learned from
+them. It has three forms: `Record` in memory, one line of JSONL in files, one flat example in TFDS.
+"""
+
+import collections.abc
+import dataclasses
+import math
+import pathlib
+from typing import Any
+
+import orjson
+
+LATENCY_KINDS = ('measured', 'estimated', 'unknown')
+
+
+class RecordError(ValueError):
+  """A response record that cannot be used; the message names where it stands and what is wrong."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sample:
+  """One sampled response of one LLM.
+
+  Attributes:
+    text: The raw response; it can be graded again later.
+    answer: The extracted answer in canonical form, None when no answer could be extracted.
+    error: Why the call failed, None when it did not. A failed call is no observation of the LLM.
+    latency_s: Seconds the call took, None when unknown (or to be estimated from the pool file).
+    latency_is: `measured`, `estimated` or `unknown`.
+    prompt_tokens: Tokens read, None when unknown.
+    completion_tokens: Tokens written, None when unknown.
+  """
+
+  text: str = ''
+  answer: str | None = None
+  error: str | None = None
+  latency_s: float | None = None
+  latency_is: str = 'unknown'
+  prompt_tokens: int | None = None
+  completion_tokens: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Record:
+  """All responses to one query; holds either `responses` or `scores`.
+
+  Attributes:
+    query_id: Unique within its data set.
+    query: The text that the classifier reads.
+    task: Name of the task or category that the query belongs to.
+    reference: The right answer in canonical form, None when unknown (always so with scores).
+    responses: LLM name -> its samples. An LLM that is absent, or all of whose samples failed, is missing.
+    scores: LLM name -> score in [0, 1], for data without texts and answers.
+  """
+
+  query_id: str
+  query: str
+  task: str = ''
+  reference: str | None = None
+  responses: dict[str, list[Sample]] = dataclasses.field(default_factory=dict)
+  scores: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+_SAMPLE_TYPES: dict[str, tuple[type, ...]] = {
+    'text': (str,),
+    'answer': (str, type(None)),
+    'error': (str, type(None)),
+    'latency_s': (float, int, type(None)),
+    'latency_is': (str,),
+    'prompt_tokens': (int, type(None)),
+    'completion_tokens': (int, type(None)),
+}
+_RECORD_TYPES: dict[str, tuple[type, ...]] = {
+    'query_id': (str,),
+    'query': (str,),
+    'task': (str,),
+    'reference': (str, type(None)),
+    'responses': (dict,),
+    'scores': (dict,),
+}
+
+
+def _checked_fields(value: Any, types: dict[str, tuple[type, ...]], what: str, where: str) -> dict[str, Any]:
+  if not isinstance(value, dict):
+    raise RecordError(f'{where}: {what} must be an object, not {value!r:.80}')
+  for name, field in value.items():
+    if name not in types:
+      raise RecordError(f'{where}: {what} has an unknown field {name!r}; the fields are {", ".join(types)}')
+    if not isinstance(field, types[name]) or isinstance(field, bool):
+      wanted = ' or '.join('null' if t is type(None) else t.__name__ for t in types[name])
+      raise RecordError(f'{where}: {what}.{name} must be {wanted}, not {field!r:.80}')
+  return value
+
+
+def _sample_from_json(value: Any, llm: str, where: str) -> Sample:
+  fields = _checked_fields(value, _SAMPLE_TYPES, f'a sample of {llm!r}', where)
+  latency = fields.get('latency_s')
+  if latency is not None and not (math.isfinite(latency) and latency >= 0):
+    raise RecordError(f'{where}: latency_s of {llm!r} must be a finite number of seconds >= 0, not {latency!r}')
+  kind = fields.get('latency_is', 'unknown' if latency is None else 'measured')
+  if kind not in LATENCY_KINDS:
+    raise RecordError(f'{where}: latency_is of {llm!r} must be one of {", ".join(LATENCY_KINDS)}, not {kind!r}')
+  return Sample(**{**fields, 'latency_is': kind})
+
+
+def from_json(value: Any, where: str) -> Record:
+  """Turns one decoded JSON object into a checked record.
+
+  Args:
+    value: The decoded object.
+    where: File and line, for the message.
+
+  Raises:
+    RecordError: for anything that is not a record; nothing is guessed or dropped.
+  """
+  fields = _checked_fields(value, _RECORD_TYPES, 'the record', where)
+  for name in ('query_id', 'query'):
+    if not fields.get(name, '').strip():
+      raise RecordError(f'{where}: {name} is {"empty" if name in fields else "missing"}')
+  scores, responses = fields.get('scores', {}), fields.get('responses', {})
+  if bool(scores) == bool(responses):
+    raise RecordError(f'{where}: a record holds either responses or scores, this one {"both" if scores else "neither"}')
+  for llm, score in scores.items():
+    if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
+      raise RecordError(f'{where}: the score of {llm!r} must be a number in [0, 1], not {score!r}')
+  for llm, samples in responses.items():
+    if not isinstance(samples, list):
+      raise RecordError(f'{where}: responses[{llm!r}] must be a list of samples, not {samples!r:.80}')
+  if responses and fields.get('reference') is None:
+    raise RecordError(f'{where}: a record with responses needs a reference answer')
+  return Record(
+      **{
+          **fields,
+          'responses': {llm: [_sample_from_json(s, llm, where) for s in samples] for llm, samples in responses.items()},
+          'scores': {llm: float(score) for llm, score in scores.items()},
+      }
+  )
+
+
+def to_json(record: Record) -> dict[str, Any]:
+  """The JSON object of a record; `from_json` reads it back unchanged."""
+  value = dataclasses.asdict(record)
+  del value['responses' if record.scores else 'scores']
+  return value
+
+
+def read_jsonl(path: str | pathlib.Path) -> collections.abc.Iterator[Record]:
+  """Yields the records of a JSONL file, one at a time.
+
+  Raises:
+    RecordError: names the file and line of a broken or truncated line, a bad record or a second `query_id`.
+    FileNotFoundError: when the file is not there.
+  """
+  first_line: dict[str, int] = {}
+  with open(path, 'rb') as lines:
+    for number, line in enumerate(lines, start=1):
+      where = f'{path}:{number}'
+      if not line.strip():
+        continue
+      try:
+        value = orjson.loads(line)
+      except orjson.JSONDecodeError as error:
+        end = '' if line.endswith(b'\n') else '; the file ends within this line, it may have been cut off'
+        raise RecordError(f'{where}: not valid JSON ({error}){end}') from error
+      record = from_json(value, where)
+      if record.query_id in first_line:
+        raise RecordError(f'{where}: query_id {record.query_id!r} already stands on line {first_line[record.query_id]}')
+      first_line[record.query_id] = number
+      yield record
+
+
+def write_jsonl(path: str | pathlib.Path, records: collections.abc.Iterable[Record]) -> None:
+  """Writes records as JSONL, one line each."""
+  with open(path, 'wb') as file:
+    for record in records:
+      file.write(orjson.dumps(to_json(record), option=orjson.OPT_APPEND_NEWLINE))

@@ -1,0 +1,58 @@
+"""Installs selectllm; `pip install -e .` from a checkout is the usual way."""
+
+import pathlib
+
+import setuptools
+
+# Lower bounds are the oldest versions tried, upper bounds the first release line that was not.
+REQUIREMENTS = [
+    'absl-py>=2.1,<3',
+    'array_record>=0.8,<0.9',
+    'etils[epath]>=1.12,<2',
+    'flax>=0.12.8,<0.13',
+    'grain>=0.2.18,<0.3',
+    'huggingface_hub>=1,<3',
+    'importlib_resources>=6',  # tensorflow-datasets imports it without declaring it
+    'jax>=0.10.2,<0.11',
+    'matplotlib>=3.9,<4',
+    'ml-collections>=1.1,<2',
+    'numpy>=2.1,<3',
+    'optax>=0.2.8,<0.3',
+    'orbax-checkpoint>=0.12.8,<0.13',
+    'orjson>=3.10,<4',
+    'PyYAML>=6,<7',
+    'requests>=2.32,<3',
+    'rich>=14,<16',
+    'safetensors>=0.7,<1',
+    'scipy>=1.15,<2',
+    'tensorboardX>=2.6,<3',
+    'tensorflow-datasets>=4.9.10,<4.10',
+    'transformers>=5,<6',
+]
+
+TEST = ['pytest>=9,<10', 'pytest-xdist>=3.8,<4', 'scikit-learn>=1.7,<2']
+
+setuptools.setup(
+    name='selectllm',
+    version='0.1.0',
+    description='Learns which LLMs of a pool to ask, per query, so that their vote is right, fast.',
+    long_description=pathlib.Path(__file__).with_name('README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    license_files=['LICENSE'],
+    python_requires='>=3.11',
+    packages=setuptools.find_packages(include=['selectllm', 'selectllm.*']),
+    install_requires=REQUIREMENTS,
+    extras_require={
+        'cuda': ['jax[cuda13]>=0.10.2,<0.11'],
+        'tpu': ['jax[tpu]>=0.10.2,<0.11'],
+        'test': TEST,
+        'parity': ['torch>=2.9,<3'],
+        'dev': [*TEST, 'mypy>=2,<3', 'ruff>=0.17,<0.18', 'types-PyYAML>=6', 'types-requests>=2.32'],
+    },
+    classifiers=[
+        'Intended Audience :: Science/Research',
+        'Programming Language :: Python :: 3',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    ],
+)
