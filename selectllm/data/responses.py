@@ -64,21 +64,21 @@ class Record:
 
 
 _SAMPLE_TYPES: dict[str, tuple[type, ...]] = {
-    'text': (str,),
-    'answer': (str, type(None)),
-    'error': (str, type(None)),
-    'latency_s': (float, int, type(None)),
-    'latency_is': (str,),
-    'prompt_tokens': (int, type(None)),
-    'completion_tokens': (int, type(None)),
+  'text': (str,),
+  'answer': (str, type(None)),
+  'error': (str, type(None)),
+  'latency_s': (float, int, type(None)),
+  'latency_is': (str,),
+  'prompt_tokens': (int, type(None)),
+  'completion_tokens': (int, type(None)),
 }
 _RECORD_TYPES: dict[str, tuple[type, ...]] = {
-    'query_id': (str,),
-    'query': (str,),
-    'task': (str,),
-    'reference': (str, type(None)),
-    'responses': (dict,),
-    'scores': (dict,),
+  'query_id': (str,),
+  'query': (str,),
+  'task': (str,),
+  'reference': (str, type(None)),
+  'responses': (dict,),
+  'scores': (dict,),
 }
 
 
@@ -131,11 +131,11 @@ def from_json(value: Any, where: str) -> Record:
   if responses and fields.get('reference') is None:
     raise RecordError(f'{where}: a record with responses needs a reference answer')
   return Record(
-      **{
-          **fields,
-          'responses': {llm: [_sample_from_json(s, llm, where) for s in samples] for llm, samples in responses.items()},
-          'scores': {llm: float(score) for llm, score in scores.items()},
-      }
+    **{
+      **fields,
+      'responses': {llm: [_sample_from_json(s, llm, where) for s in samples] for llm, samples in responses.items()},
+      'scores': {llm: float(score) for llm, score in scores.items()},
+    }
   )
 
 
