@@ -1,0 +1,118 @@
+"""Published files: found in a folder or downloaded, and always checked by size and SHA-256."""
+
+import collections.abc
+import dataclasses
+import hashlib
+import os
+import pathlib
+
+import requests
+import rich.progress
+
+_TIMEOUT_S = (10, 60)  # connect, read
+
+
+class SourceError(RuntimeError):
+  """A published file that cannot be had, or is not what was published."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Source:
+  """A file in a GitHub repository at one commit.
+
+  Attributes:
+    path: `<owner>/<repository>/<path in it>`, also its place below a `manual_dir` or a mirror.
+    commit: 40 hex digits.
+    size: Bytes.
+    sha256: 64 hex digits.
+  """
+
+  path: str
+  commit: str
+  size: int
+  sha256: str
+
+  def url(self, base_url: str) -> str:
+    """Where the file lies: at GitHub by commit, on any other host below `base_url` by its path."""
+    if base_url:
+      return f'{base_url.rstrip("/")}/{self.path}'
+    owner, repository, inside = self.path.split('/', 2)
+    return f'https://raw.githubusercontent.com/{owner}/{repository}/{self.commit}/{inside}'
+
+
+def digest(sources: collections.abc.Iterable[Source]) -> str:
+  """One hash over all files' hashes: the identity of what is built from them."""
+  return hashlib.sha256('\n'.join(sorted(f'{s.path} {s.sha256}' for s in sources)).encode()).hexdigest()
+
+
+def file_sha256(path: pathlib.Path) -> str:
+  """SHA-256 of a file, hexadecimal."""
+  with open(path, 'rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
+def _problem(path: pathlib.Path, source: Source) -> str | None:
+  """What is wrong with a file, None when it is what was published."""
+  if (size := path.stat().st_size) != source.size:
+    return f'{path} has {size:,} bytes, the published file has {source.size:,}'
+  if (sha256 := file_sha256(path)) != source.sha256:
+    return f'{path} has SHA-256 {sha256}, the published file has {source.sha256}'
+  return None
+
+
+def _download(url: str, path: pathlib.Path, source: Source, progress: rich.progress.Progress) -> None:
+  partial = path.with_name(f'{path.name}.{os.getpid()}.part')
+  path.parent.mkdir(parents=True, exist_ok=True)
+  bar = progress.add_task(source.path.rsplit('/', 1)[-1], total=source.size)
+  try:
+    with requests.get(url, stream=True, timeout=_TIMEOUT_S) as response, open(partial, 'wb') as file:
+      response.raise_for_status()
+      for chunk in response.iter_content(1 << 18):
+        file.write(chunk)
+        progress.advance(bar, len(chunk))
+        if file.tell() > source.size:
+          break
+    if problem := _problem(partial, source):
+      raise SourceError(f'{url} is not the published file: {problem}. Nothing of it was kept.')
+    partial.replace(path)
+  finally:
+    partial.unlink(missing_ok=True)
+
+
+def fetch(
+  sources: collections.abc.Sequence[Source], *, manual_dir: str, base_url: str, cache_dir: pathlib.Path
+) -> dict[Source, pathlib.Path]:
+  """Returns a verified local path for every source.
+
+  Args:
+    sources: The files wanted.
+    manual_dir: A folder that holds them by their path; when given, nothing is downloaded.
+    base_url: A mirror; empty for GitHub itself.
+    cache_dir: Where downloads are kept.
+
+  Raises:
+    SourceError: lists what is missing or differs and says how to get it.
+  """
+  if manual_dir:
+    paths = {source: pathlib.Path(manual_dir).expanduser() / source.path for source in sources}
+    if missing := [str(path) for path in paths.values() if not path.is_file()]:
+      raise SourceError(
+        f'manual_dir={manual_dir!r} lacks {len(missing)} of {len(paths)} files:\n  ' + '\n  '.join(missing)
+      )
+    if problems := [p for source, path in paths.items() if (p := _problem(path, source))]:
+      raise SourceError('Not the published files:\n  ' + '\n  '.join(problems))
+    return paths
+  paths = {source: cache_dir / source.commit / source.path for source in sources}
+  wanted = [source for source, path in paths.items() if not path.is_file() or _problem(path, source)]
+  with rich.progress.Progress(transient=True) as progress:
+    for source in wanted:
+      url = source.url(base_url)
+      try:
+        _download(url, paths[source], source, progress)
+      except requests.RequestException as error:
+        raise SourceError(
+          f'Cannot download {url}: {error}\n'
+          'Without access to it, fetch the files elsewhere and name their folder with --config.dataset.manual_dir=DIR '
+          '(DIR/<owner>/<repository>/<path>), or name a mirror with --config.dataset.base_url=URL.'
+        ) from error
+  return paths
