@@ -206,10 +206,7 @@ class Encoder(nnx.Module):
 
 
 def _layer_norm(config: EncoderConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:
-  # The fast variance, E[x^2] - E[x]^2, loses the digits that parity with PyTorch needs.
-  return nnx.LayerNorm(
-    config.hidden_size, epsilon=config.layer_norm_eps, dtype=jnp.float32, use_fast_variance=False, rngs=rngs
-  )
+  return nnx.LayerNorm(config.hidden_size, epsilon=config.layer_norm_eps, dtype=jnp.float32, rngs=rngs)
 
 
 def _over_batch(x: jax.Array) -> jax.Array:
