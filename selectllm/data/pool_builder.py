@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from selectllm.data import responses
 
 
-class PoolBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class PoolBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
   """Builds a data set of response records in array_record files, without TensorFlow.
 
   A prepared data set is found again by its identity: a digest of all that it was made from. What changes, be it a
