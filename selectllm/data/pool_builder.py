@@ -47,5 +47,7 @@ class PoolBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
       llms.update(dict.fromkeys(record.responses or record.scores))
       most_samples = max([most_samples, *map(len, record.responses.values())])
       yield position, responses.to_example(record)
+    if not llms:
+      raise ValueError(f'{self.name} holds no queries: {self._description}')
     # What a reader must know before the first record, to lay out its arrays.
     self.info.metadata.update(llms=list(llms), samples=most_samples)

@@ -3,6 +3,7 @@
 import collections.abc
 import dataclasses
 import difflib
+import math
 import pathlib
 from typing import Any
 
@@ -87,6 +88,32 @@ def _build(cls: type, fields: Any, where: str) -> Any:
   return cls(**fields)
 
 
+def _is_number(value: Any) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _read_price(fields: Any, where: str) -> Price:
+  price = _build(Price, fields, where)
+  for name in ('prompt_usd_per_million', 'completion_usd_per_million'):
+    value = getattr(price, name)
+    if not (_is_number(value) and value >= 0):
+      raise PoolError(f'{where}.{name} must be a number of at least 0, not {value!r}')
+  return dataclasses.replace(price, read_on=str(price.read_on))  # YAML reads 2025-01-31 as a date
+
+
+def _read_llm(entry: Any, where: str) -> LLM:
+  if isinstance(entry, dict) and entry.get('price') is not None:
+    entry = {**entry, 'price': _read_price(entry['price'], f'{where}.price')}
+  llm = _build(LLM, entry, where)
+  if not isinstance(llm.name, str):
+    raise PoolError(f'{where}.name must be text, not {llm.name!r}; put it in quotes')
+  for name in ('parameters_b', 'seconds_per_token', 'samples_drawn'):
+    value = getattr(llm, name)
+    if value is not None and not (_is_number(value) and value > 0):
+      raise PoolError(f'{where}.{name} must be a number above 0, not {value!r}')
+  return llm
+
+
 def read_pool(path: str | pathlib.Path) -> Pool:
   """Reads a pool file.
 
@@ -104,15 +131,8 @@ def read_pool(path: str | pathlib.Path) -> Pool:
   llms: dict[str, LLM] = {}
   for position, entry in enumerate(entries):
     where = f'{path}: llms[{position}]'
-    fields = dict(entry) if isinstance(entry, dict) else entry
-    if isinstance(fields, dict) and fields.get('price') is not None:
-      fields['price'] = _build(Price, fields['price'], f'{where}.price')
-    llm = _build(LLM, fields, where)
+    llm = _read_llm(entry, where)
     if llm.name in llms:
       raise PoolError(f'{where}: the name {llm.name!r} is already taken by an earlier entry')
-    for name in ('parameters_b', 'seconds_per_token', 'samples_drawn'):
-      value = getattr(llm, name)
-      if value is not None and not (isinstance(value, int | float) and value > 0):
-        raise PoolError(f'{where}.{name} must be a number above 0, not {value!r}')
     llms[llm.name] = llm
   return Pool(llms)

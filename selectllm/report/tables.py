@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import rich.box
 import rich.table
 
 # A difference with a p-value above this is reported as a tie.
@@ -25,7 +26,7 @@ class Table(NamedTuple):
 
   def rich(self, title: str) -> rich.table.Table:
     """The table for a console."""
-    table = rich.table.Table(title=title, title_justify='left')
+    table = rich.table.Table(title=title, title_justify='left', box=rich.box.SIMPLE)
     for position, name in enumerate(self.header):
       table.add_column(name, justify='right' if position else 'left', no_wrap=not position)
     for cells in self.rows:
