@@ -85,7 +85,7 @@ def _build(cls: type, fields: Any, where: str) -> Any:
   required = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
   if missing := [name for name in required if fields.get(name) is None]:
     raise PoolError(f'{where} lacks {", ".join(missing)}')
-  return cls(**fields)
+  return cls(**{name: value for name, value in fields.items() if value is not None})
 
 
 def _is_number(value: Any) -> bool:
