@@ -165,6 +165,7 @@ def _report(
     parts.append(evaluate.Part(part, score.Scores(confidences, jax.device_get(selections))))
   results = evaluate.evaluate(table, parts, predictions.embeddings, config.evaluate)
   results['dataset']['truncated'] = int(predictions.truncated)
+  results['settings'] = config.evaluate.to_dict()  # they may change when a run is evaluated anew
   results['timing'] = {
     'classifier_latency_s': float(predictions.classifier_latency_s),
     **timing,

@@ -86,7 +86,7 @@ def buckets(lengths: np.ndarray, max_length: int) -> np.ndarray:
   rounded = -(-np.asarray(lengths) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
   present = np.unique(np.minimum(rounded, max_length))
   if len(present) <= MOST_BUCKETS:
-    return present
+    return present if len(present) else np.array([max_length])
   # Every choice of lengths below the longest; a query is padded to the next one chosen.
   chosen = np.array(list(itertools.combinations(range(len(present) - 1), MOST_BUCKETS - 1)))
   edges = np.concatenate([present[chosen], np.full((len(chosen), 1), present[-1])], axis=1)

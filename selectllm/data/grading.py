@@ -357,31 +357,12 @@ def get_extractor(name: str) -> Extractor:
   return EXTRACTORS[name]
 
 
-def majority(answers: collections.abc.Sequence[str | None]) -> str | None:
-  """The most frequent answer of an LLM's samples; None (no answer extracted) never counts.
+def canonical_reference(reference: str, extractor: str) -> str | None:
+  """A reference in the form in which the extractor of that name gives answers; None where it is not of that kind.
 
-  A tie goes to the answer that reached the winning count first, in the order of the samples. Without any answer the
-  majority is None.
+  Raises:
+    ValueError: for an unknown extractor.
   """
-  counts: collections.Counter[str] = collections.Counter()
-  winner: str | None = None
-  for answer in answers:
-    if answer is None:
-      continue
-    counts[answer] += 1
-    if winner is None or counts[answer] > counts[winner]:
-      winner = answer
-  return winner
-
-
-def label(answers: collections.abc.Sequence[str | None], reference: str) -> bool:
-  """Whether the majority answer of an LLM's samples equals the reference (section on SLData of the paper).
-
-  Args:
-    answers: The samples' canonical answers, in sample order.
-    reference: The right answer in canonical form.
-
-  Returns:
-    False also when no sample has an answer: such an LLM is wrong, not missing.
-  """
-  return majority(answers) == reference
+  extract = get_extractor(extractor)
+  # A reference is a plain number also where answers are what programs print.
+  return canonical_number(reference) if extract is program_output else extract(reference)

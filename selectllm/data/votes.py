@@ -98,7 +98,7 @@ class _Grader:
     reference = record.reference or ''
     if not self._extract:
       return reference
-    canonical = self._extract(reference)
+    canonical = grading.canonical_reference(reference, self._name)
     if canonical is None:
       raise responses.RecordError(
         f'query {record.query_id!r}: {self._name} finds no answer in its reference {reference!r}'

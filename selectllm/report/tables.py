@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import rich.box
+import rich.markup
 import rich.table
 
 # A difference with a p-value above this is reported as a tie.
@@ -22,7 +23,8 @@ class Table(NamedTuple):
   def markdown(self) -> str:
     """The table in Markdown; numbers stand to the right."""
     rule = ['---', *['---:'] * (len(self.header) - 1)]
-    return '\n'.join(f'| {" | ".join(cells)} |' for cells in [self.header, rule, *self.rows]) + '\n'
+    lines = [[cell.replace('|', r'\|') for cell in cells] for cells in [self.header, rule, *self.rows]]
+    return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines) + '\n'
 
   def rich(self, title: str) -> rich.table.Table:
     """The table for a console."""
@@ -30,7 +32,7 @@ class Table(NamedTuple):
     for position, name in enumerate(self.header):
       table.add_column(name, justify='right' if position else 'left', no_wrap=not position)
     for cells in self.rows:
-      table.add_row(*cells)
+      table.add_row(*map(rich.markup.escape, cells))
     return table
 
 
@@ -57,7 +59,7 @@ def versus(row: dict[str, Any], reference: str) -> str:
   gain = f'{100 * comparison["delta"]:+.1f}'
   if comparison['p'] > SIGNIFICANT:
     return f'{gain} (tie)'
-  return f'{gain} (p={comparison["p"]:.1g})'
+  return f'{gain} (p<0.001)' if comparison['p'] < 0.001 else f'{gain} (p={comparison["p"]:.2g})'
 
 
 def headline_rows(results: dict[str, Any]) -> list[dict[str, Any]]:

@@ -79,7 +79,9 @@ def best_subsets(
         subsets[row, list(members)] = True
     else:
       subsets = best[size - 2] | np.eye(count, dtype=bool)[~best[size - 2]]
-    accuracy = np.asarray(_subset_accuracy(subsets, majority, reference, observed, latency_s, over))
+    # Filled up to a few shapes, so that not every size is compiled anew.
+    filled = np.resize(subsets, (-(-len(subsets) // 128) * 128, count))
+    accuracy = np.asarray(_subset_accuracy(filled, majority, reference, observed, latency_s, over))[: len(subsets)]
     best[size - 1] = subsets[np.lexsort((subsets @ latency_s, -accuracy))[0]]
   return best
 

@@ -396,26 +396,11 @@ def test_unknown_extractor_names_the_nearest():
     grading.get_extractor('numbers')
 
 
-@pytest.mark.parametrize(
-  ('answers', 'expected'),
-  [
-    (['1', '2', '2'], '2'),
-    (['1', '2'], '1'),
-    (['1', '2', '2', '1'], '2'),  # 2 reached two votes first
-    ([None, None, '1'], '1'),
-    ([None, None], None),
-    ([], None),
-  ],
-)
-def test_majority(answers, expected):
-  assert grading.majority(answers) == expected
-
-
-def test_label_compares_the_majority_with_the_reference():
-  assert grading.label(['18', '18', '5'], '18')
-  assert not grading.label(['18', '5', '5'], '18')
-  assert not grading.label([None, None], '18')
-  assert not grading.label([], '18')
+def test_references_of_programs_are_plain_numbers():
+  assert grading.canonical_reference('$1,200.00', 'program_output-v1') == '1200'
+  assert grading.canonical_reference('1,200', 'number-v1') == '1200'
+  assert grading.canonical_reference('(C)', 'option_letter-v1') == 'C'
+  assert grading.canonical_reference('five', 'program_output-v1') is None
 
 
 def _jsonl(path: pathlib.Path) -> list[dict]:

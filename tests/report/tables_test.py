@@ -36,8 +36,9 @@ def test_shares_are_percent_and_dollars_are_per_thousand_queries():
     (None, '-'),
     ({'delta': 0.035, 'p': 0.064}, '+3.5 (tie)'),
     ({'delta': -0.001, 'p': 1.0}, '-0.1 (tie)'),
-    ({'delta': 0.0517, 'p': 0.00071}, '+5.2 (p=0.0007)'),
-    ({'delta': -0.2, 'p': 3e-12}, '-20.0 (p=3e-12)'),
+    ({'delta': 0.02, 'p': 0.034}, '+2.0 (p=0.034)'),
+    ({'delta': 0.0517, 'p': 0.00071}, '+5.2 (p<0.001)'),
+    ({'delta': -0.2, 'p': 3e-12}, '-20.0 (p<0.001)'),
   ],
 )
 def test_a_difference_inside_the_noise_is_a_tie_and_others_have_their_p(comparison, text):
