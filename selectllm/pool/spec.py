@@ -1,9 +1,13 @@
-"""The pool file: facts about each LLM of a pool that no response carries (size, price, speed)."""
+"""The pool file: facts about each LLM of a pool that no response carries (size, price, speed), and how it is asked."""
 
 import collections.abc
 import dataclasses
+import datetime
 import difflib
 import pathlib
+import string
+import typing
+import urllib.parse
 from typing import Any
 
 import yaml
@@ -26,6 +30,127 @@ class Price:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Prompt:
+  """What an LLM is sent; `{name}` stands for a field of the query, `{{` for a brace.
+
+  Attributes:
+    user: The question as it is put, for instance `Question: {query}`.
+    system: Said first, when it is not empty.
+    few_shot: Worked examples: the fields that `user` needs, and `answer`. A chat gets them as turns; a completion as
+      text, the parts set apart by an empty line.
+  """
+
+  user: str = '{query}'
+  system: str = ''
+  few_shot: tuple[dict[str, str], ...] = ()
+
+  def fields(self) -> set[str]:
+    """The fields of the query that the prompt needs."""
+    return {field for _, field in parse_template(self.user) + parse_template(self.system) if field}
+
+
+def parse_template(template: str) -> list[tuple[str, str | None]]:
+  """Cuts a template into (literal text, name of the field after it).
+
+  Raises:
+    PoolError: a brace without its partner, or anything but a plain name in braces.
+  """
+  try:
+    parts = list(string.Formatter().parse(template))
+  except ValueError as error:
+    raise PoolError(f'the template {template!r:.60} is broken ({error}); write {{{{ for a brace') from error
+  for _, field, form, conversion in parts:
+    if field is not None and (not field.isidentifier() or form or conversion):
+      raise PoolError(f'the template {template!r:.60} may hold only names of fields in braces, not {field!r}')
+  return [(literal, field) for literal, field, _, _ in parts]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sampling:
+  """How responses are drawn; what is None is left to the server.
+
+  Attributes:
+    temperature: As in the API.
+    top_p: As in the API.
+    max_tokens: Most tokens written. None is possible, but then neither cost nor context can be checked beforehand.
+    stop: Texts that end the response.
+    seed: Sample i is drawn with seed + i.
+    extra: Further fields of the request's body, as the server wants them.
+  """
+
+  temperature: float | None = None
+  top_p: float | None = None
+  max_tokens: int | None = None
+  stop: tuple[str, ...] = ()
+  seed: int | None = None
+  extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Limits:
+  """How an endpoint may be used; none of this changes what is asked.
+
+  Attributes:
+    concurrency: Most requests in flight. Fewer are used when the server asks for it by status 429.
+    requests_per_minute: None for no limit.
+    tokens_per_minute: Read and written, None for no limit.
+    timeout_s: One attempt, from connecting to the last byte.
+    connect_timeout_s: Connecting alone.
+    attempts: Attempts per response, those answered by 429 not counted.
+    rate_limited_attempts: Attempts per response that may be answered by 429.
+    first_backoff_s: Upper end of the first wait after a failure; it doubles from then on.
+    longest_backoff_s: Where the doubling ends.
+    give_up_s: An endpoint that does nothing but fail for so long is given up for this run.
+  """
+
+  concurrency: int = 16
+  requests_per_minute: float | None = None
+  tokens_per_minute: float | None = None
+  timeout_s: float = 300.0
+  connect_timeout_s: float = 10.0
+  attempts: int = 6
+  rate_limited_attempts: int = 60
+  first_backoff_s: float = 1.0
+  longest_backoff_s: float = 60.0
+  give_up_s: float = 600.0
+
+
+APIS = ('chat', 'completions')
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Endpoint:
+  """Where and how an LLM is asked (an OpenAI-compatible server).
+
+  Attributes:
+    base_url: Up to and with `/v1`.
+    api: `chat` or `completions`.
+    model: The server's id of the model.
+    prompt: What is sent.
+    sampling: How responses are drawn.
+    limits: How the endpoint may be used.
+    api_key_env: Name of the environment variable that holds the key, None when no key is needed.
+    context_tokens: Most tokens of prompt and response together, None when unknown.
+    answers_as: Other model ids in the replies that are known to be this model.
+  """
+
+  base_url: str
+  api: str
+  model: str
+  prompt: Prompt = Prompt()
+  sampling: Sampling = Sampling()
+  limits: Limits = Limits()
+  api_key_env: str | None = None
+  context_tokens: int | None = None
+  answers_as: tuple[str, ...] = ()
+
+  def identity(self) -> dict[str, Any]:
+    """What a response depends on: all of this is part of the identity of a request, and nothing else."""
+    value = {name: getattr(self, name) for name in ('api', 'model')}
+    return value | {'prompt': dataclasses.asdict(self.prompt), 'sampling': dataclasses.asdict(self.sampling)}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class LLM:
   """One LLM of a pool.
 
@@ -37,6 +162,7 @@ class LLM:
     samples_drawn: Samples generated to produce one response (a ranker of 100 samples costs a hundred times one,
       and takes as long as one, since they are drawn in parallel).
     price: None when no price is known; then no cost is shown.
+    endpoint: Where it can be asked, None for an LLM that is only known from recorded responses.
   """
 
   name: str
@@ -45,6 +171,7 @@ class LLM:
   seconds_per_token: float | None = None
   samples_drawn: int = 1
   price: Price | None = None
+  endpoint: Endpoint | None = None
 
   def estimated_latency_s(self, completion_tokens: float) -> float | None:
     """Seconds to write so many tokens, None when neither speed nor size is known."""
@@ -81,10 +208,58 @@ def _build(cls: type, fields: Any, where: str) -> Any:
     if name not in known:
       near = difflib.get_close_matches(str(name), known, n=1)
       raise PoolError(f'{where} has an unknown field {name!r}' + (f'; did you mean {near[0]!r}?' if near else ''))
-  required = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
-  if missing := [name for name in required if fields.get(name) is None]:
-    raise PoolError(f'{where} lacks {", ".join(missing)}')
-  return cls(**fields)
+  values = {}
+  for field in dataclasses.fields(cls):
+    if field.name in fields and not (fields[field.name] is None and field.default is None):
+      values[field.name] = _fitting(fields[field.name], field.type, f'{where}.{field.name}')
+    elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+      raise PoolError(f'{where} lacks {field.name}')
+  return cls(**values)
+
+
+def _fitting(value: Any, wanted: Any, where: str) -> Any:
+  """A YAML value as the type that a field declares: lists become tuples, dates text, whole numbers fractions."""
+  kinds = [typing.get_origin(kind) or kind for kind in (typing.get_args(wanted) or (wanted,))]
+  if typing.get_origin(wanted) in (tuple, dict):
+    kinds = [typing.get_origin(wanted)]
+  if tuple in kinds and isinstance(value, list):
+    return tuple(value)
+  if str in kinds and isinstance(value, datetime.date):
+    return value.isoformat()
+  if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+    return float(value)
+  if not isinstance(value, tuple(kinds)) or (isinstance(value, bool) and bool not in kinds):
+    names = ' or '.join('list' if kind is tuple else kind.__name__ for kind in kinds if kind is not type(None))
+    raise PoolError(f'{where} must be {names}, not {value!r:.80}')
+  return value
+
+
+def _endpoint(fields: Any, where: str) -> Endpoint:
+  """Makes an endpoint with its parts and checks what can be checked without asking it."""
+  if isinstance(fields, dict):
+    fields = dict(fields)
+    for name, cls in (('prompt', Prompt), ('sampling', Sampling), ('limits', Limits)):
+      if name in fields:
+        fields[name] = _build(cls, fields[name], f'{where}.{name}')
+  endpoint: Endpoint = _build(Endpoint, fields, where)
+  if endpoint.api not in APIS:
+    raise PoolError(f'{where}.api must be {" or ".join(APIS)}, not {endpoint.api!r}')
+  url = urllib.parse.urlsplit(endpoint.base_url)
+  if url.scheme not in ('http', 'https') or not url.hostname or url.username or url.query:
+    shown = endpoint.base_url if not (url.username or url.query) else '(not shown, it may hold a key)'
+    raise PoolError(f'{where}.base_url must be http(s)://host[:port]/path without user or query, not {shown}')
+  try:
+    needed = {field for _, field in parse_template(endpoint.prompt.user) if field} | {'answer'}
+    parse_template(endpoint.prompt.system)
+  except PoolError as error:
+    raise PoolError(f'{where}.prompt: {error}') from error
+  for number, shot in enumerate(endpoint.prompt.few_shot):
+    if not isinstance(shot, dict) or (missing := needed - shot.keys()):
+      raise PoolError(f'{where}.prompt.few_shot[{number}] lacks {", ".join(sorted(missing))}')
+  for name, value in dataclasses.asdict(endpoint.limits).items():
+    if value is not None and value <= 0:
+      raise PoolError(f'{where}.limits.{name} must be above 0, not {value!r}')
+  return endpoint
 
 
 def read_pool(path: str | pathlib.Path) -> Pool:
@@ -107,6 +282,8 @@ def read_pool(path: str | pathlib.Path) -> Pool:
     fields = dict(entry) if isinstance(entry, dict) else entry
     if isinstance(fields, dict) and fields.get('price') is not None:
       fields['price'] = _build(Price, fields['price'], f'{where}.price')
+    if isinstance(fields, dict) and fields.get('endpoint') is not None:
+      fields['endpoint'] = _endpoint(fields['endpoint'], f'{where}.endpoint')
     llm = _build(LLM, fields, where)
     if llm.name in llms:
       raise PoolError(f'{where}: the name {llm.name!r} is already taken by an earlier entry')
