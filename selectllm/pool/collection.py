@@ -76,13 +76,13 @@ def journal_name(shard: tuple[int, int] | None = None) -> str:
 class Collection:
   """A journal and the index of what it holds: 16 bytes and an offset for each answer, no texts."""
 
-  def __init__(self, path: pathlib.Path):
-    """Locks and reads a journal, creating it when it is not there.
+  def __init__(self, path: pathlib.Path, salvage: bool = False):
+    """Locks and reads a journal, creating it when it is not there; see `journal.Journal`.
 
     Raises:
       journal.JournalError: the journal is damaged or in use.
     """
-    self.journal = journal.Journal(path)
+    self.journal = journal.Journal(path, salvage)
     self.answered: collections.Counter[str] = collections.Counter()  # LLM -> recorded answers
     self.spent_usd = 0.0
     self._llms: dict[str, dict[str, Any]] = {}
@@ -107,6 +107,10 @@ class Collection:
     self.answered[response.llm] += 1
     if self._offsets.setdefault(bytes.fromhex(response.identity), offset) != offset:
       self._copies[response.key()] = offset
+
+  def holds(self, identity: bytes) -> bool:
+    """Whether an equal request has an answer."""
+    return identity in self._offsets
 
   def find(self, identity: bytes, key: Key) -> Response | None:
     """The recorded answer to an equal request: this key's own, or else another's."""
@@ -184,7 +188,7 @@ class Collection:
       elif entry['kind'] == 'response':
         response = Response(**entry)
         identity = bytes.fromhex(response.identity)
-        if identity in self._offsets:
+        if self.holds(identity):
           await self.journal.commit()  # what is found must be on the disk
         known = self.find(identity, response.key())
         if response.error is None and (known is None or known.key() != response.key()):

@@ -194,7 +194,7 @@ class Endpoint:
   """A live endpoint of one LLM. Use as an async context manager."""
 
   def __init__(self, llm: spec.LLM):
-    """Prepares requests; nothing is opened yet.
+    """Prepares requests and reads the key from the environment; nothing is opened yet.
 
     Raises:
       spec.PoolError: the LLM has no endpoint.
@@ -202,6 +202,7 @@ class Endpoint:
     if llm.endpoint is None:
       raise spec.PoolError(f'{llm.name!r} has no endpoint in the pool file; it cannot be asked')
     self.llm, self.spec = llm, llm.endpoint
+    self._key, self._key_problem = _key_of(llm.name, self.spec.api_key_env)
     self._base = yarl.URL(self.spec.base_url.rstrip('/'))
     path = 'chat/completions' if self.spec.api == 'chat' else 'completions'
     self._url = self._base.joinpath(*path.split('/'))
@@ -216,32 +217,14 @@ class Endpoint:
     self._shots = [u + a for u, a in shots]
 
   async def __aenter__(self) -> 'Endpoint':
-    """Reads the key from the environment; it stays in the session's headers and in what is blotted out.
-
-    Raises:
-      spec.PoolError: the variable of the key is not set.
-    """
     headers = {'Content-Type': 'application/json'}
-    key = self._key()
-    self._secret = key.encode()
-    if key:
-      headers['Authorization'] = f'Bearer {key}'
+    if self._key:
+      headers['Authorization'] = f'Bearer {self._key}'
     self._transport = Transport(headers, self.spec.limits)
     return self
 
   async def __aexit__(self, *exc_info: object) -> None:
     await self._transport.close()
-
-  def _key(self) -> str:
-    variable = self.spec.api_key_env
-    if not variable:
-      return ''
-    key = os.environ.get(variable, '').strip()
-    if not key:
-      raise spec.PoolError(f'{self.llm.name!r}: the environment variable {variable}, for its key, is not set')
-    if not (key.isascii() and key.isprintable()):
-      raise spec.PoolError(f'{self.llm.name!r}: {variable} holds characters that no key can have')
-    return key
 
   def request(self, query: queries.Query, sample: int) -> Request:
     """The request for one sample of the response to a query.
@@ -280,7 +263,12 @@ class Endpoint:
     return self._checked(_decoded(raw.body), raw.headers)
 
   async def problem(self) -> str | None:
-    """Asks the endpoint whether it serves the model: by its list of models, else by a response of one token."""
+    """What keeps the endpoint from being used: a key that is not set, or what it says when it is asked.
+
+    It is asked for its list of models or, when it has none, for a response of one token.
+    """
+    if self._key_problem:
+      return self._key_problem
     try:
       served = await self._served_models()
       if served is None:
@@ -305,8 +293,8 @@ class Endpoint:
 
   async def _exchange(self, url: yarl.URL, body: bytes | None = None) -> RawReply:
     raw = await self._transport.exchange(url, body)
-    if self._secret and self._secret in raw.body:  # a server that repeats the key does not get it into our files
-      raw.body = raw.body.replace(self._secret, b'[key]')
+    if self._key and (key := self._key.encode()) in raw.body:  # who repeats the key does not get it into our files
+      raw.body = raw.body.replace(key, b'[key]')
     return raw
 
   def _checked(self, content: Any, headers: Any) -> Reply:
@@ -345,6 +333,18 @@ class Endpoint:
     if model in (asked, *self.spec.answers_as) or model.startswith((f'{asked}-', f'{asked}:', f'{asked}@')):
       return True
     return model.rsplit('/', 1)[-1] == asked.rsplit('/', 1)[-1]
+
+
+def _key_of(llm: str, variable: str | None) -> tuple[str, str | None]:
+  """The key in an environment variable, and what is wrong with it."""
+  if variable is None:
+    return '', None
+  key = os.environ.get(variable, '').strip()
+  if not key:
+    return '', f'{llm!r}: the environment variable {variable}, for its key, is not set'
+  if not (key.isascii() and key.isprintable()):
+    return '', f'{llm!r}: the environment variable {variable} holds characters that no key can have'
+  return key, None
 
 
 def _rendered(template: list[tuple[str, str | None]], texts: dict[str, str]) -> str:

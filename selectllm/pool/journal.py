@@ -90,15 +90,11 @@ def read(path: str | pathlib.Path) -> collections.abc.Iterator[tuple[int, dict[s
     yield offset, entry
 
 
-def salvage(path: pathlib.Path) -> int:
-  """Moves damaged lines of a journal to `<path>.damaged`; returns their number."""
-  kept = path.with_name(path.name + '.salvaged')
+def _set_damaged_lines_aside(path: pathlib.Path) -> None:
+  """Moves damaged lines of a journal to `<path>.damaged`."""
+  kept, aside = path.with_name(path.name + '.salvaged'), path.with_name(path.name + '.damaged')
   count = 0
-  with (
-    open(path, 'rb') as file,
-    open(kept, 'wb') as good,
-    open(path.with_name(path.name + '.damaged'), 'ab') as bad,
-  ):
+  with open(path, 'rb') as file, open(kept, 'wb') as good, open(aside, 'ab') as bad:
     for _, line, entry in _scan(file):
       count += entry is None
       (bad if entry is None else good).write(line)
@@ -106,7 +102,7 @@ def salvage(path: pathlib.Path) -> int:
       written.flush()
       os.fsync(written.fileno())
   os.replace(kept, path)
-  return count
+  logging.warning('%s: %d damaged lines were moved to %s', path, count, aside)
 
 
 class Journal:
@@ -115,8 +111,12 @@ class Journal:
   Append freely, then `await commit()`: it returns when everything appended so far is on the disk.
   """
 
-  def __init__(self, path: str | pathlib.Path):
+  def __init__(self, path: str | pathlib.Path, salvage: bool = False):
     """Locks the file, creating it when it is not there.
+
+    Args:
+      path: The file.
+      salvage: Whether to set damaged lines aside instead of refusing them.
 
     Raises:
       JournalError: another process writes to it.
@@ -132,6 +132,8 @@ class Journal:
       raise JournalError(f'{self.path} is being written by {owner}; two runners cannot share a journal') from None
     os.ftruncate(self._lock, 0)
     os.pwrite(self._lock, f'process {os.getpid()} on {os.uname().nodename}'.encode(), 0)
+    if salvage and self.path.exists():
+      _set_damaged_lines_aside(self.path)
     self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
     self._end = 0  # where the next appended line will start
     self._pending: list[bytes] = []

@@ -92,11 +92,7 @@ class Runner:
     self._exits = contextlib.AsyncExitStack()
 
   async def __aenter__(self) -> 'Runner':
-    """Opens the endpoints and starts their workers.
-
-    Raises:
-      spec.PoolError: a key is not in the environment.
-    """
+    """Opens the endpoints and starts their workers; `problems` tells whether they can be used."""
     async with contextlib.AsyncExitStack() as exits:
       for endpoint in self._endpoints:
         self._lanes[endpoint.llm.name] = _Lane(await exits.enter_async_context(endpoint))
@@ -115,7 +111,7 @@ class Runner:
     if exc_info[0]:
       self.stop('interrupted')
     try:
-      await _first_of(asyncio.gather(*(lane.inbox.join() for lane in self._lanes.values())), self._out_of_time)
+      await self.finished()
     finally:
       for worker in self._workers:
         worker.cancel()
@@ -134,6 +130,15 @@ class Runner:
   def in_flight(self) -> dict[str, int]:
     """Requests that are under way now, by LLM."""
     return {name: lane.gate.in_flight for name, lane in self._lanes.items()}
+
+  async def problems(self, llms: collections.abc.Iterable[str]) -> list[str]:
+    """Asks the endpoints of these LLMs whether they are there, open to us, and serve the right model."""
+    found = await asyncio.gather(*(self._lanes[llm].endpoint.problem() for llm in llms))
+    return [problem for problem in found if problem]
+
+  async def finished(self) -> None:
+    """Waits until every submitted item has its record or, once the runner is stopped, has been let go."""
+    await _first_of(asyncio.gather(*(lane.inbox.join() for lane in self._lanes.values())), self._out_of_time)
 
   async def run(self, items: collections.abc.Mapping[str, collections.abc.Iterable[Item]]) -> None:
     """Submits the items of each LLM at that LLM's own speed, until all are or the runner is stopped.
