@@ -91,10 +91,10 @@ class Gate:
     self.stopped: Exception | None = None  # raised to everyone who comes
     self.cuts = 0
     self._limits = limits
-    self._now = asyncio.get_running_loop().time
     self._concurrency = float(min(limits.concurrency, _FIRST_CONCURRENCY))
     self._waiting: collections.deque[asyncio.Future[None]] = collections.deque()
     self._timer: asyncio.TimerHandle | None = None
+    self._timer_at = math.inf
     self._pause_until = -math.inf
     self._episode_at = -math.inf
     self._episodes = 0  # of 429s, since the last success
@@ -119,11 +119,11 @@ class Gate:
     while True:
       if self.stopped:
         raise self.stopped
-      now = self._now()
+      now = time.monotonic()
       opens_at = max(self._pause_until, self._next_request, self._next_token)
       if self.in_flight < self.concurrency and opens_at <= now:
         break
-      if opens_at > now and (self._timer is None or self._timer.when() > opens_at):
+      if now < opens_at < self._timer_at:
         self._set_timer(opens_at)
       waiter = asyncio.get_running_loop().create_future()
       self._waiting.append(waiter)
@@ -154,10 +154,6 @@ class Gate:
       self._failed(entered, failure)
     self._wake_one()
 
-  def seconds_since(self, entered: float) -> float:
-    """Seconds since an entry."""
-    return self._now() - entered
-
   def abandon(self) -> None:
     """Ends what `enter` began when the attempt was cancelled and says nothing about the endpoint."""
     self.in_flight -= 1
@@ -180,7 +176,7 @@ class Gate:
     self._concurrency = min(self._limits.concurrency, self._concurrency + growth)
 
   def _rate_limited(self, entered: float, failure: Failure) -> None:
-    now = self._now()
+    now = time.monotonic()
     if entered > self._episode_at:  # what was sent before the cut belongs to the same episode
       self._episode_at = now
       self._episodes += 1
@@ -190,7 +186,7 @@ class Gate:
     self._pause_until = max(self._pause_until, now + wait)
 
   def _failed(self, entered: float, failure: Failure) -> None:
-    now = self._now()
+    now = time.monotonic()
     if failure.retry_after_s:
       self._pause_until = max(self._pause_until, now + failure.retry_after_s)
     if not self._failures:
@@ -224,10 +220,11 @@ class Gate:
   def _set_timer(self, when: float) -> None:
     if self._timer:
       self._timer.cancel()
-    self._timer = asyncio.get_running_loop().call_at(when, self._timer_fired)
+    self._timer_at = when
+    self._timer = asyncio.get_running_loop().call_later(when - time.monotonic(), self._timer_fired)
 
   def _timer_fired(self) -> None:
-    self._timer = None
+    self._timer_at = math.inf
     self._wake_one()
 
 

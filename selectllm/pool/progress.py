@@ -55,7 +55,6 @@ def _clock(seconds: float) -> str:
 
 def rows(asking: runner.Runner, wanted: collections.abc.Mapping[str, int], seconds: float) -> list[Row]:
   """The state of every LLM after so many seconds of asking."""
-  in_flight = asking.in_flight
   result = []
   for llm, tally in asking.tallies.items():
     failed = tally.failed.total()
@@ -68,7 +67,7 @@ def rows(asking: runner.Runner, wanted: collections.abc.Mapping[str, int], secon
         wanted[llm],
         tally.recorded + tally.answered,
         failed,
-        in_flight[llm],
+        asking.gates[llm].in_flight,
         tally.attempts / seconds,
         tally.tokens / seconds,
         tally.cost_usd,

@@ -5,6 +5,7 @@ import collections
 import collections.abc
 import contextlib
 import dataclasses
+import time
 from typing import Any
 
 from absl import logging
@@ -127,9 +128,9 @@ class Runner:
     return {name: lane.tally for name, lane in self._lanes.items()}
 
   @property
-  def in_flight(self) -> dict[str, int]:
-    """Requests that are under way now, by LLM."""
-    return {name: lane.gate.in_flight for name, lane in self._lanes.items()}
+  def gates(self) -> dict[str, limits.Gate]:
+    """The rates that the endpoints bear, by LLM."""
+    return {name: lane.gate for name, lane in self._lanes.items()}
 
   async def problems(self, llms: collections.abc.Iterable[str]) -> list[str]:
     """Asks the endpoints of these LLMs whether they are there, open to us, and serve the right model."""
@@ -278,7 +279,7 @@ class Runner:
       except BaseException:
         lane.gate.abandon()
         raise
-      response.latency_s = lane.gate.seconds_since(entered)
+      response.latency_s = time.monotonic() - entered
       spent_usd = self._note_reply(lane, request, response, reply)
       lane.gate.leave(entered, None, request.max_tokens - _used_tokens(response, request))
     finally:

@@ -10,11 +10,13 @@ As a command (`python tests/pool/fault_server.py`) it prints its port and serves
 import argparse
 import asyncio
 import collections.abc
-import gzip
+import contextlib
 import hashlib
 import json
 import ssl
+import threading
 import time
+import zlib
 from typing import Any
 
 from aiohttp import web
@@ -85,6 +87,28 @@ class FaultServer:
       self.in_flight -= 1
 
 
+@contextlib.contextmanager
+def in_thread(server: FaultServer) -> collections.abc.Iterator[FaultServer]:
+  """Serves from a thread of its own, for tests whose subject runs an event loop itself."""
+  loop, started = asyncio.new_event_loop(), threading.Event()
+  stop = asyncio.Event()
+
+  async def serve() -> None:
+    async with server:
+      started.set()
+      await stop.wait()
+
+  thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+  thread.start()
+  started.wait()
+  try:
+    yield server
+  finally:
+    loop.call_soon_threadsafe(stop.set)
+    thread.join()
+    loop.close()
+
+
 def proper(body: Any) -> dict[str, Any]:
   """A proper answer to a request: it ends on a number that follows from the body."""
   number = int(hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:4], 16) % 10
@@ -144,20 +168,23 @@ async def drips(request: web.Request) -> web.StreamResponse:
   """Sends a byte every 20 ms, for ever."""
   response = web.StreamResponse()
   await response.prepare(request)
-  while True:
-    await response.write(b' ')
-    await asyncio.sleep(0.02)
+  with contextlib.suppress(ConnectionError):
+    while True:
+      await response.write(b' ')
+      await asyncio.sleep(0.02)
+  return response
 
 
-def floods(size: int) -> Fault:
-  """Sends a body of this many bytes, without saying so beforehand."""
+def floods(size: int, declared: bool = False) -> Fault:
+  """Sends a body of this many bytes; it may say so beforehand."""
 
   async def fault(request: web.Request) -> web.StreamResponse:
-    response = web.StreamResponse()
+    response = web.StreamResponse(headers={'Content-Length': str(size)} if declared else {})
     await response.prepare(request)
     chunk = b'x' * (1 << 20)
-    for _ in range(size // len(chunk)):
-      await response.write(chunk)
+    with contextlib.suppress(ConnectionError):
+      for _ in range(size // len(chunk)):
+        await response.write(chunk)
     return response
 
   return fault
@@ -165,7 +192,9 @@ def floods(size: int) -> Fault:
 
 def gzip_bomb(size: int) -> Fault:
   """Sends a small body that decompresses to this many bytes."""
-  return replies(gzip.compress(b'x' * size), Content_Encoding='gzip')
+  pressed = zlib.compressobj(wbits=31)
+  parts = [pressed.compress(bytes(1 << 20)) for _ in range(size >> 20)]
+  return replies(b''.join([*parts, pressed.flush()]), Content_Encoding='gzip')
 
 
 async def _serve(port: int, latency_s: float) -> None:

@@ -1,0 +1,89 @@
+"""Short ways to say what most tests of the pool need: an LLM, some queries, a run, a command."""
+
+import asyncio
+import collections.abc
+import json
+import pathlib
+import sys
+from typing import Any
+
+import uvloop
+import yaml
+
+from selectllm.pool import collection, journal, queries, runner, spec
+
+HERE = pathlib.Path(__file__).parent
+# Small waits, so that tests of failures are quick.
+QUICK = {'concurrency': 8, 'timeout_s': 5.0, 'attempts': 3, 'first_backoff_s': 0.01, 'longest_backoff_s': 0.05}
+
+
+def llm(url: str, name: str = 'a', *, key: str | None = None, api: str = 'chat', **limits: Any) -> spec.LLM:
+  """An LLM at this address."""
+  quick = spec.Limits(**{**QUICK, **limits})
+  return spec.LLM(name, endpoint=spec.Endpoint(url, api, 'm', limits=quick, api_key_env=key))
+
+
+def some_queries(count: int) -> list[queries.Query]:
+  """Queries with different texts."""
+  return [queries.Query(f'q{i}', f'What is {i} + 1?', 'sums', str(i + 1)) for i in range(count)]
+
+
+def run(main: collections.abc.Coroutine[Any, Any, Any]) -> Any:
+  """Runs a coroutine as the command does, but not for ever."""
+  return uvloop.run(asyncio.wait_for(main, 60))
+
+
+async def ask_all(
+  path: pathlib.Path, llms: list[spec.LLM], asked: list[queries.Query], samples: int = 1, **options: Any
+) -> runner.Runner:
+  """Asks everything through a runner with a journal, and returns the runner."""
+  recorded = collection.Collection(path)
+  try:
+    asking = runner.Runner(recorded, llms, **options)
+    for query in asked:
+      recorded.add_query(query)
+    async with asking:
+      await asking.run({one.name: [runner.Item(q, one.name, s) for q in asked for s in range(samples)] for one in llms})
+    return asking
+  finally:
+    await recorded.journal.close()
+
+
+def recorded_responses(path: pathlib.Path) -> dict[collection.Key, collection.Response]:
+  """Key -> terminal record; there must not be two answers for one key."""
+  found: dict[collection.Key, collection.Response] = {}
+  for _, entry in journal.read(path):
+    if entry['kind'] == 'response':
+      response = collection.Response(**entry)
+      assert response.key() not in found or found[response.key()].error is not None
+      found[response.key()] = response
+  return found
+
+
+def write_pool(path: pathlib.Path, urls: dict[str, str], **limits: Any) -> None:
+  """Writes a pool file: name -> base URL."""
+  entry = {'api': 'chat', 'model': 'm', 'prompt': {'user': 'Q: {query}'}, 'sampling': {'max_tokens': 50}}
+  price = {'prompt_usd_per_million': 1.0, 'completion_usd_per_million': 2.0, 'read_on': '2026-01-01'}
+  llms = [
+    {'name': name, 'price': price, 'endpoint': {**entry, 'base_url': url, 'limits': {**QUICK, **limits}}}
+    for name, url in urls.items()
+  ]
+  path.write_text(yaml.safe_dump({'llms': llms}))
+
+
+def write_queries(path: pathlib.Path, asked: list[queries.Query]) -> None:
+  """Writes a query file."""
+  names = ('query_id', 'query', 'task', 'reference')
+  path.write_text(''.join(json.dumps({name: getattr(query, name) for name in names}) + '\n' for query in asked))
+
+
+def command(folder: pathlib.Path, workdir: str = 'run', **fields: Any) -> list[str]:
+  """The command that collects `folder/queries.jsonl` from `folder/pool.yaml`."""
+  overrides = {'pool.file': folder / 'pool.yaml', 'collect.queries': folder / 'queries.jsonl', **fields}
+  return [
+    sys.executable,
+    str(HERE / 'run_collect.py'),
+    f'--config={HERE / "collect_config.py"}',
+    f'--workdir={folder / workdir}',
+    *(f'--config.{name}={value}' for name, value in overrides.items()),
+  ]
