@@ -89,8 +89,12 @@ class Collection:
     self._queries: dict[str, bytes] = {}  # query_id -> the query, as JSON
     self._offsets: dict[bytes, int] = {}  # identity -> where its answer stands
     self._copies: dict[Key, int] = {}  # key of an answer that was copied from an equal request -> where it stands
-    for offset, entry in self.journal.recover():
-      self._index(offset, entry)
+    try:
+      for offset, entry in self.journal.recover():
+        self._index(offset, entry)
+    except BaseException:
+      self.journal.release()
+      raise
 
   def _index(self, offset: int, entry: dict[str, Any]) -> None:
     if entry['kind'] == 'llm':

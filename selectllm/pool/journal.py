@@ -215,6 +215,10 @@ class Journal:
     try:
       await self.commit()
     finally:
-      self._thread.shutdown()
-      os.close(self._file)
-      os.close(self._lock)
+      self.release()
+
+  def release(self) -> None:
+    """Gives the lock back without writing what is pending."""
+    self._thread.shutdown()
+    os.close(self._file)
+    os.close(self._lock)

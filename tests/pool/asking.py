@@ -4,6 +4,7 @@ import asyncio
 import collections.abc
 import json
 import pathlib
+import subprocess
 import sys
 from typing import Any
 
@@ -77,13 +78,20 @@ def write_queries(path: pathlib.Path, asked: list[queries.Query]) -> None:
   path.write_text(''.join(json.dumps({name: getattr(query, name) for name in names}) + '\n' for query in asked))
 
 
-def command(folder: pathlib.Path, workdir: str = 'run', **fields: Any) -> list[str]:
-  """The command that collects `folder/queries.jsonl` from `folder/pool.yaml`."""
+def start(folder: pathlib.Path, workdir: str = 'run', **fields: Any) -> subprocess.Popen[str]:
+  """Starts the command that collects `folder/queries.jsonl` from `folder/pool.yaml`."""
   overrides = {'pool.file': folder / 'pool.yaml', 'collect.queries': folder / 'queries.jsonl', **fields}
-  return [
-    sys.executable,
-    str(HERE / 'run_collect.py'),
+  command = [
+    *(sys.executable, '-m', 'tests.pool.run_collect'),
     f'--config={HERE / "collect_config.py"}',
     f'--workdir={folder / workdir}',
     *(f'--config.{name}={value}' for name, value in overrides.items()),
   ]
+  root = HERE.parent.parent
+  return subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def finish(started: subprocess.Popen[str]) -> tuple[int, str]:
+  """Waits for a started command; returns its exit code and what it said on stderr."""
+  _, said = started.communicate()
+  return started.returncode, said

@@ -1,4 +1,4 @@
-"""The faults of this machine and its users: crashes, full disks, damaged files, signals. See faults_test.py for the rest."""
+"""The faults of this machine and its users: crashes, full disks, damaged files, signals. More in faults_test.py."""
 
 import asyncio
 import contextlib
@@ -66,22 +66,26 @@ def test_fault_15_kill_9_at_random_points(tmp_path, path, kills):
     server.latency_s = 0.02
     prepared(tmp_path, {'a': server.url}, requests // 10, concurrency=concurrency)
     acknowledged: dict[collection.Key, str | None] = {}
-    for _ in range(kills):
+    for number in range(kills):
       seen = len(server.seen)
-      child = subprocess.Popen(asking.command(tmp_path), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-      while len(server.seen) == seen and child.poll() is None:
-        time.sleep(0.005)
-      time.sleep(moments.uniform(0, 0.1))
+      child = asking.start(tmp_path)
+      if number % 4 == 0:  # anywhere, be it while it starts
+        time.sleep(moments.uniform(0, 0.6))
+      else:
+        while len(server.seen) == seen and child.poll() is None:
+          time.sleep(0.005)
+        time.sleep(moments.uniform(0, 0.1))
+      assert child.poll() is None, asking.finish(child)
       child.kill()
-      child.wait()
-      now = texts(path)
+      asking.finish(child)
+      now = texts(path) if path.exists() else {}
       assert acknowledged.items() <= now.items()  # whatever was on the disk stays
       acknowledged = now
     assert 0 < len(acknowledged) < requests
     assert len(server.seen) <= len(acknowledged) + kills * concurrency  # at most what was in flight is repeated
-    subprocess.run(asking.command(tmp_path), check=True, capture_output=True)
+    assert asking.finish(asking.start(tmp_path))[0] == 0
     assert len(server.seen) <= requests + kills * concurrency
-    subprocess.run(asking.command(tmp_path, 'undisturbed'), check=True, capture_output=True)
+    assert asking.finish(asking.start(tmp_path, 'undisturbed'))[0] == 0
   undisturbed = tmp_path / 'undisturbed' / 'journal.jsonl'
   assert texts(path) == texts(undisturbed)
   assert answers(path) == answers(undisturbed)
@@ -166,10 +170,10 @@ def test_fault_18_a_second_runner_on_the_same_journal_is_refused(tmp_path, path)
   with fault_server.in_thread(fault_server.FaultServer()) as server:
     prepared(tmp_path, {'a': server.url}, 5)
     held = journal.Journal(path)
-    second = subprocess.run(asking.command(tmp_path), capture_output=True, text=True)
+    code, said = asking.finish(asking.start(tmp_path))
     asyncio.run(held.close())
-    assert second.returncode == collect.REFUSED
-    assert f'{path} is being written by process {os.getpid()}' in second.stderr
+    assert code == collect.REFUSED
+    assert f'{path} is being written by process {os.getpid()}' in said
     assert server.seen == []
     assert collected(tmp_path) == 0
 
@@ -179,12 +183,12 @@ def test_fault_21_a_first_signal_drains_and_flushes(tmp_path, path, signum):
   with fault_server.in_thread(fault_server.FaultServer()) as server:
     server.latency_s = 0.3
     prepared(tmp_path, {'a': server.url}, 50)
-    child = subprocess.Popen(asking.command(tmp_path), stderr=subprocess.PIPE, text=True)
+    child = asking.start(tmp_path)
     while not server.in_flight:
       time.sleep(0.01)
     child.send_signal(signum)
-    _, said = child.communicate()
-    assert child.returncode == 128 + signum
+    code, said = asking.finish(child)
+    assert code == 128 + signum
     assert signum.name in said
     assert len(texts(path)) == len(server.seen) > 0  # what was in flight was waited for, nothing else was sent
     server.latency_s = 0
@@ -195,25 +199,24 @@ def test_fault_21_a_first_signal_drains_and_flushes(tmp_path, path, signum):
 def test_fault_21_the_drain_has_a_deadline(tmp_path, path):
   with fault_server.in_thread(fault_server.FaultServer(rule=lambda body: fault_server.hangs)) as server:
     prepared(tmp_path, {'a': server.url}, 50, timeout_s=600.0)
-    child = subprocess.Popen(asking.command(tmp_path, **{'collect.drain_s': 0.1}), stderr=subprocess.DEVNULL)
+    child = asking.start(tmp_path, **{'collect.drain_s': 0.1})
     while not server.in_flight:
       time.sleep(0.01)
     child.send_signal(signal.SIGINT)
-    assert child.wait() == 128 + signal.SIGINT
+    assert asking.finish(child)[0] == 128 + signal.SIGINT
   assert texts(path) == {}
 
 
 def test_fault_21_a_second_signal_exits_now(tmp_path, path):
   with fault_server.in_thread(fault_server.FaultServer(fault_server.hangs)) as server:
     prepared(tmp_path, {'a': server.url}, 5, timeout_s=600.0)
-    child = subprocess.Popen(asking.command(tmp_path, **{'collect.drain_s': 600}), stderr=subprocess.PIPE)
+    child = asking.start(tmp_path, **{'collect.drain_s': 600})
     while len(server.seen) < 50:
       time.sleep(0.01)
     child.send_signal(signal.SIGTERM)
-    assert b'once more' in child.stderr.readline()
+    assert 'once more' in child.stderr.readline()
     child.send_signal(signal.SIGINT)
-    assert child.wait() == 128 + signal.SIGINT
-    child.stderr.close()
+    assert asking.finish(child)[0] == 128 + signal.SIGINT
     assert collected(tmp_path, samples=10) == 0
   assert len(texts(path)) == 50
   assert len(server.seen) <= 50 + asking.QUICK['concurrency']

@@ -90,23 +90,24 @@ class FaultServer:
 @contextlib.contextmanager
 def in_thread(server: FaultServer) -> collections.abc.Iterator[FaultServer]:
   """Serves from a thread of its own, for tests whose subject runs an event loop itself."""
-  loop, started = asyncio.new_event_loop(), threading.Event()
-  stop = asyncio.Event()
+  started, end = threading.Event(), []
 
   async def serve() -> None:
+    stop = asyncio.Event()
+    end.append((asyncio.get_running_loop(), stop))
     async with server:
       started.set()
       await stop.wait()
 
-  thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+  thread = threading.Thread(target=lambda: asyncio.run(serve()))
   thread.start()
   started.wait()
   try:
     yield server
   finally:
+    loop, stop = end[0]
     loop.call_soon_threadsafe(stop.set)
     thread.join()
-    loop.close()
 
 
 def proper(body: Any) -> dict[str, Any]:
