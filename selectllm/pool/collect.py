@@ -75,7 +75,7 @@ async def _collect(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> 
   recorded = collection.Collection(path, options.salvage)
   try:
     for other in _journals(options.merge):
-      print(f'{other}: {await recorded.merge(other):,} answers taken over')
+      print(f'{other}: {recorded.merge(other):,} answers taken over')
     asking = runner.Runner(recorded, llms, limits.Budget(options.budget_usd, recorded.spent_usd))
     for query in asked:
       recorded.add_query(query)
@@ -86,10 +86,9 @@ async def _collect(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> 
     if options.dry_run:
       _print_plans(plans)
       return 0
-    await recorded.journal.commit()
     code = await _run(asking, asked, plans, options)
   finally:
-    await recorded.journal.close()
+    recorded.journal.close()
   _write_summary(asking, plans, workdir / path.name.replace('journal', 'summary').replace('.jsonl', '.json'))
   if code < 128:
     target = workdir / path.name.replace('journal', 'responses')

@@ -93,7 +93,7 @@ class Collection:
       for offset, entry in self.journal.recover():
         self._index(offset, entry)
     except BaseException:
-      self.journal.release()
+      self.journal.close()
       raise
 
   def _index(self, offset: int, entry: dict[str, Any]) -> None:
@@ -124,7 +124,7 @@ class Collection:
     return None if offset is None else Response(**self.journal.entry_at(offset))
 
   def add(self, response: Response) -> None:
-    """Records a response; it is safe after the next `journal.commit()`."""
+    """Records a response."""
     self._index_response(self.journal.append(response), response)
 
   def add_llm(self, name: str, identity: dict[str, Any]) -> None:
@@ -176,7 +176,7 @@ class Collection:
         'Undo the change, give the query a new id, or collect into another workdir.'
       )
 
-  async def merge(self, path: pathlib.Path) -> int:
+  def merge(self, path: pathlib.Path) -> int:
     """Takes over from another journal the answers that are not here yet; returns their number.
 
     Raises:
@@ -184,23 +184,17 @@ class Collection:
       journal.JournalError: the other is damaged.
     """
     taken = 0
-    for number, (_, entry) in enumerate(journal.read(path)):
+    for _, entry in journal.read(path):
       if entry['kind'] == 'llm':
         self.add_llm(entry['name'], entry['identity'])
       elif entry['kind'] == 'query':
         self.add_query(queries.Query(**{name: entry[name] for name in queries.Query.__slots__}))
       elif entry['kind'] == 'response':
         response = Response(**entry)
-        identity = bytes.fromhex(response.identity)
-        if self.holds(identity):
-          await self.journal.commit()  # what is found must be on the disk
-        known = self.find(identity, response.key())
+        known = self.find(bytes.fromhex(response.identity), response.key())
         if response.error is None and (known is None or known.key() != response.key()):
           self.add(response)
           taken += 1
-      if number % 1000 == 999:
-        await self.journal.commit()
-    await self.journal.commit()
     return taken
 
 

@@ -210,11 +210,14 @@ class Endpoint:
     self._system = spec.parse_template(self.spec.prompt.system)
     sampling = dataclasses.asdict(self.spec.sampling)
     self._extra = sampling.pop('extra')
+    del sampling['seed']  # each sample has its own
     self._sampling = {name: value for name, value in sampling.items() if value not in (None, ())}
     shots = [(_rendered(self._user, shot), shot['answer']) for shot in self.spec.prompt.few_shot]
     turns = [({'role': 'user', 'content': u}, {'role': 'assistant', 'content': a}) for u, a in shots]
     self._turns = [turn for pair in turns for turn in pair]
     self._shots = [u + a for u, a in shots]
+    self._name, self._api = llm.name.encode(), self.spec.api.encode()
+    self._last: tuple[queries.Query | None, bytes] = None, b''
 
   async def __aenter__(self) -> 'Endpoint':
     headers = {'Content-Type': 'application/json'}
@@ -232,7 +235,16 @@ class Endpoint:
     Raises:
       KeyError: the template names a field that the query lacks.
     """
-    texts = query.texts()
+    if query is not self._last[0]:  # samples of a query come one after the other
+      self._last = query, self._content(query.texts())
+    content = self._last[1]
+    body = content if self.spec.sampling.seed is None else _with_seed(content, self.spec.sampling.seed + sample)
+    identity = hashlib.blake2b(b'%b\0%b\0%d\0' % (self._name, self._api, sample), digest_size=16)
+    identity.update(body)
+    prompt_tokens = len(body) // _BYTES_PER_TOKEN
+    return Request(body, identity.digest(), prompt_tokens, prompt_tokens + (self.spec.sampling.max_tokens or 0))
+
+  def _content(self, texts: dict[str, str]) -> bytes:
     user, system = _rendered(self._user, texts), _rendered(self._system, texts)
     content: dict[str, Any] = {'model': self.spec.model}
     if self.spec.api == 'chat':
@@ -240,16 +252,7 @@ class Endpoint:
       content['messages'] = [*said, *self._turns, {'role': 'user', 'content': user}]
     else:
       content['prompt'] = '\n\n'.join([*([system] if system else []), *self._shots, user])
-    content |= self._sampling | self._extra
-    if self.spec.sampling.seed is not None:
-      content['seed'] = self.spec.sampling.seed + sample
-    body = orjson.dumps(content)
-    identity = hashlib.blake2b(
-      b'%b\0%b\0%d\0' % (self.llm.name.encode(), self.spec.api.encode(), sample), digest_size=16
-    )
-    identity.update(body)
-    prompt_tokens = len(body) // _BYTES_PER_TOKEN
-    return Request(body, identity.digest(), prompt_tokens, prompt_tokens + (self.spec.sampling.max_tokens or 0))
+    return orjson.dumps(content | self._sampling | self._extra)
 
   async def call(self, body: bytes) -> Reply:
     """One attempt.
@@ -349,6 +352,10 @@ def _key_of(llm: str, variable: str | None) -> tuple[str, str | None]:
 
 def _rendered(template: list[tuple[str, str | None]], texts: dict[str, str]) -> str:
   return ''.join([literal + texts[field] if field else literal for literal, field in template])
+
+
+def _with_seed(body: bytes, seed: int) -> bytes:
+  return b'%b,"seed":%d}' % (body[:-1], seed)
 
 
 def _said(body: bytes) -> str:

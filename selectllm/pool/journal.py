@@ -1,12 +1,11 @@
 """An append-only JSONL file with a checksum on every line, in which a collection survives anything.
 
-A line is `{"crc":"<8 hex digits>","entry":{...}}`, the CRC-32 taken over the bytes of the entry. Lines are written in
-groups: whoever appends may wait until the group is on the disk.
+A line is `{"crc":"<8 hex digits>","entry":{...}}`, the CRC-32 taken over the bytes of the entry. A line that was
+appended outlives this process; once it is committed, with all others of its group, it outlives the machine's power.
 """
 
 import asyncio
 import collections.abc
-import concurrent.futures
 import contextlib
 import fcntl
 import json
@@ -21,7 +20,6 @@ from absl import logging
 FORMAT = 1
 _HEAD, _MIDDLE, _TAIL = b'{"crc":"', b'","entry":', b'}\n'
 _ENTRY_AT = len(_HEAD) + 8 + len(_MIDDLE)
-_GROUP_S = 0.005  # how long a group waits for company before it is written
 
 
 class JournalError(RuntimeError):
@@ -108,7 +106,7 @@ def _set_damaged_lines_aside(path: pathlib.Path) -> None:
 class Journal:
   """The one writer of a journal file.
 
-  Append freely, then `await commit()`: it returns when everything appended so far is on the disk.
+  Reading back is possible at once. `recover` must be exhausted before the first `append`.
   """
 
   def __init__(self, path: str | pathlib.Path, salvage: bool = False):
@@ -135,15 +133,12 @@ class Journal:
     if salvage and self.path.exists():
       _set_damaged_lines_aside(self.path)
     self._file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-    self._end = 0  # where the next appended line will start
-    self._pending: list[bytes] = []
-    self._group: asyncio.Task[None] | None = None  # collects what is appended now
-    self._written: asyncio.Task[None] | None = None  # the last one to be handed to the disk
+    self._end = 0  # where the next line will start
+    self._committed = 0
     self._error: JournalError | None = None
-    self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix='journal')
 
   def recover(self) -> collections.abc.Iterator[tuple[int, dict[str, Any]]]:
-    """Yields what is recorded as `read` does and makes the file ready to append to; must be exhausted before that."""
+    """Yields what is recorded as `read` does, then cuts off a torn last line."""
     for offset, line, entry in _good_lines(self.path):
       yield offset, entry
       self._end = offset + len(line)
@@ -152,21 +147,27 @@ class Journal:
       self.append({'kind': 'journal', 'format': FORMAT})
 
   def append(self, entry: Any) -> int:
-    """Puts an entry into the current group and returns the offset at which it will stand.
+    """Writes an entry and returns its offset.
 
     Raises:
-      JournalError: an earlier write failed.
+      JournalError: it could not be written, as when the disk is full; nothing of it is kept.
     """
     if self._error:
       raise self._error
-    line = encode(entry)
-    offset = self._end
+    line, offset = encode(entry), self._end
+    try:
+      written = os.pwrite(self._file, line, offset)
+      while written < len(line):
+        written += os.pwrite(self._file, line[written:], offset + written)
+    except OSError as error:
+      with contextlib.suppress(OSError):
+        os.ftruncate(self._file, offset)
+      raise self._failed(error) from error
     self._end += len(line)
-    self._pending.append(line)
     return offset
 
   def entry_at(self, offset: int) -> dict[str, Any]:
-    """The entry at an offset; it must have been committed."""
+    """The entry at an offset."""
     size = 4096
     while b'\n' not in (line := os.pread(self._file, size, offset)) and len(line) == size:
       size *= 4
@@ -179,46 +180,26 @@ class Journal:
     """Waits until everything appended so far is on the disk.
 
     Raises:
-      JournalError: it could not be written, as when the disk is full; nothing of the group is kept.
+      JournalError: it could not be written.
     """
-    if self._group is None and self._pending:
-      self._group = asyncio.create_task(self._write_group())
-    if group := self._group or self._written:
-      await asyncio.shield(group)  # a waiter that is cancelled must not take the others' group with it
-
-  async def _write_group(self) -> None:
-    await asyncio.sleep(_GROUP_S)
-    lines, self._pending = b''.join(self._pending), []
-    self._written, self._group = self._group, None
-    await asyncio.get_running_loop().run_in_executor(self._thread, self._write, lines, self._end)
-
-  def _write(self, lines: bytes, end: int) -> None:
     if self._error:
       raise self._error
-    start = end - len(lines)
-    try:
-      written = 0
-      while written < len(lines):
-        written += os.pwrite(self._file, lines[written:], start + written)
-      os.fdatasync(self._file)
-    except OSError as error:
-      self._error = JournalError(
-        f'{self.path} could not be written: {error.strerror}. Everything before is safe; '
-        'put that right and run the same command again to go on.'
-      )
-      with contextlib.suppress(OSError):
-        os.ftruncate(self._file, start)
-      raise self._error from error
+    end = self._end
+    if end > self._committed:
+      try:
+        await asyncio.get_running_loop().run_in_executor(None, os.fdatasync, self._file)
+      except OSError as error:
+        raise self._failed(error) from error
+      self._committed = max(self._committed, end)
 
-  async def close(self) -> None:
-    """Writes what is pending and gives the lock back."""
-    try:
-      await self.commit()
-    finally:
-      self.release()
-
-  def release(self) -> None:
-    """Gives the lock back without writing what is pending."""
-    self._thread.shutdown()
+  def close(self) -> None:
+    """Gives the lock back; what was not committed is left to the system to write."""
     os.close(self._file)
     os.close(self._lock)
+
+  def _failed(self, error: OSError) -> JournalError:
+    self._error = JournalError(
+      f'{self.path} could not be written: {error.strerror}. Everything before is safe; '
+      'put that right and run the same command again to go on.'
+    )
+    return self._error

@@ -10,7 +10,10 @@ from typing import Any
 
 from absl import logging
 
-from selectllm.pool import collection, endpoints, limits, queries, spec
+from selectllm.pool import collection, endpoints, journal, limits, queries, spec
+
+_GROUP_S = 0.005  # how long a group waits for company before it is committed
+_MOST_UNACKNOWLEDGED = 4096  # more than this, and the disk is what everybody waits for
 
 
 @dataclasses.dataclass(slots=True)
@@ -88,6 +91,8 @@ class Runner:
       recorded.add_llm(endpoint.llm.name, endpoint.spec.identity())
     self._lanes: dict[str, _Lane] = {}
     self._in_flight: dict[bytes, list[Item]] = {}  # identity -> the items that wait for it
+    self._unacknowledged: list[tuple[_Lane, Item, collection.Response]] = []  # recorded, but not committed
+    self._recorded, self._acknowledged = asyncio.Event(), asyncio.Event()
     self._error: Exception | None = None
     self._stopping, self._out_of_time = asyncio.Event(), asyncio.Event()
     self._exits = contextlib.AsyncExitStack()
@@ -98,9 +103,8 @@ class Runner:
       for endpoint in self._endpoints:
         self._lanes[endpoint.llm.name] = _Lane(await exits.enter_async_context(endpoint))
       self._exits = exits.pop_all()
-    self._workers = [
-      asyncio.create_task(self._work(lane)) for lane in self._lanes.values() for _ in range(lane.limits.concurrency)
-    ]
+    workers = [self._work(lane) for lane in self._lanes.values() for _ in range(lane.limits.concurrency)]
+    self._tasks = [asyncio.create_task(task) for task in (self._acknowledge(), *workers)]
     return self
 
   async def __aexit__(self, *exc_info: object) -> None:
@@ -114,9 +118,9 @@ class Runner:
     try:
       await self.finished()
     finally:
-      for worker in self._workers:
-        worker.cancel()
-      await asyncio.gather(*self._workers, return_exceptions=True)
+      for task in self._tasks:
+        task.cancel()
+      await asyncio.gather(*self._tasks, return_exceptions=True)
       await self._exits.aclose()
     if self._error:
       raise self._error
@@ -194,11 +198,8 @@ class Runner:
       except limits.Stopped as stopped:
         if not self.stopped:
           self.stop(str(stopped), lane.limits.timeout_s)
-      except Exception as error:  # nothing can be recorded any more, or a bug: stop everything, tell the caller
-        self._error = self._error or error
-        self.stop(str(error))
-      finally:
-        lane.inbox.task_done()
+      except Exception as error:
+        self._fail(error)
 
   async def _finish(self, lane: _Lane, item: Item) -> None:
     """Brings an item to its terminal record; equal requests in flight wait for the first of them."""
@@ -211,30 +212,56 @@ class Runner:
       response = self.collection.find(request.identity, item.key())
       if response and response.key() == item.key():
         lane.tally.recorded += 1
+        self._unacknowledged.append((lane, item, response))
       else:
         response = response or await self._ask(lane, item, request)
-        await self._record(lane, response, waiting)
-      for waiter in waiting:
-        if waiter.answered and not waiter.answered.done():
-          waiter.answered.set_result(_for_key(response, waiter.key()))
+        self._record(lane, response, waiting)
     except BaseException:
       for waiter in waiting:
-        if waiter.answered and not waiter.answered.done():
-          waiter.answered.set_exception(limits.Stopped(self.stopped or 'the runner was closed'))
+        _let_go(lane, waiter, self.stopped)
       raise
     finally:
       del self._in_flight[request.identity]
+    self._recorded.set()
+    while len(self._unacknowledged) >= _MOST_UNACKNOWLEDGED:
+      await self._acknowledged.wait()
 
-  async def _record(self, lane: _Lane, response: collection.Response, waiting: list[Item]) -> None:
-    """Records a response for every key that waits for it, also for those that come while it is written."""
-    recorded: set[collection.Key] = set()
-    while missing := [item.key() for item in waiting if item.key() not in recorded]:
-      for key in dict.fromkeys(missing):
-        mine = _for_key(response, key)
-        self.collection.add(mine)
-        _count(lane.tally, mine)
-      recorded.update(missing)
-      await self.collection.journal.commit()
+  def _record(self, lane: _Lane, response: collection.Response, waiting: list[Item]) -> None:
+    """Records a response for every key that waits for it."""
+    recorded: dict[collection.Key, collection.Response] = {}
+    for item in waiting:
+      key = item.key()
+      if key not in recorded:
+        recorded[key] = _for_key(response, key)
+        self.collection.add(recorded[key])
+        _count(lane.tally, recorded[key])
+      self._unacknowledged.append((lane, item, recorded[key]))
+
+  async def _acknowledge(self) -> None:
+    """Commits in groups, and only then tells those who wait."""
+    while True:
+      await self._recorded.wait()
+      await asyncio.sleep(_GROUP_S)
+      self._recorded.clear()
+      group, self._unacknowledged = self._unacknowledged, []
+      try:
+        await self.collection.journal.commit()
+      except journal.JournalError as error:
+        self._fail(error)
+        for lane, item, _ in group:
+          _let_go(lane, item, self.stopped)
+      else:
+        for lane, item, response in group:
+          if item.answered and not item.answered.done():
+            item.answered.set_result(response)
+          lane.inbox.task_done()
+      self._acknowledged.set()
+      self._acknowledged.clear()
+
+  def _fail(self, error: Exception) -> None:
+    """Stops everything: nothing can be recorded any more, or there is a bug; the caller is told on leaving."""
+    self._error = self._error or error
+    self.stop(str(error))
 
   async def _ask(self, lane: _Lane, item: Item, request: endpoints.Request) -> collection.Response:
     """Attempts until there is an answer or no hope."""
@@ -330,6 +357,13 @@ def _for_key(response: collection.Response, key: collection.Key) -> collection.R
   return dataclasses.replace(
     response, query_id=key[0], llm=key[1], sample=key[2], cost_usd=response.cost_usd and 0.0, lost_usd=0.0, attempts=0
   )
+
+
+def _let_go(lane: _Lane, item: Item, reason: str | None) -> None:
+  """Ends an item without a record."""
+  if item.answered and not item.answered.done():
+    item.answered.set_exception(limits.Stopped(reason or 'the runner was closed'))
+  lane.inbox.task_done()
 
 
 def _count(tally: Tally, response: collection.Response) -> None:

@@ -47,7 +47,7 @@ async def ask_all(
       await asking.run({one.name: [runner.Item(q, one.name, s) for q in asked for s in range(samples)] for one in llms})
     return asking
   finally:
-    await recorded.journal.close()
+    recorded.journal.close()
 
 
 def recorded_responses(path: pathlib.Path) -> dict[collection.Key, collection.Response]:

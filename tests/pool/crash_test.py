@@ -1,6 +1,5 @@
 """The faults of this machine and its users: crashes, full disks, damaged files, signals. More in faults_test.py."""
 
-import asyncio
 import contextlib
 import json
 import os
@@ -171,7 +170,7 @@ def test_fault_18_a_second_runner_on_the_same_journal_is_refused(tmp_path, path)
     prepared(tmp_path, {'a': server.url}, 5)
     held = journal.Journal(path)
     code, said = asking.finish(asking.start(tmp_path))
-    asyncio.run(held.close())
+    held.close()
     assert code == collect.REFUSED
     assert f'{path} is being written by process {os.getpid()}' in said
     assert server.seen == []

@@ -312,7 +312,7 @@ def test_fault_19_results_are_aligned_by_key_not_by_order(path):
       async with runner.Runner(recorded, [asking.llm(server.url)]) as run:
         asked = asking.some_queries(40)
         found = await asyncio.gather(*(run.ask(query, 'a') for query in asked))
-      await recorded.journal.close()
+      recorded.journal.close()
       return [(query.query, response.text) for query, response in zip(asked, found, strict=True)]
 
   assert all(query == text for query, text in asking.run(main()))
@@ -353,7 +353,7 @@ def test_fault_22_after_a_storm_of_cancelled_calls_every_probe_succeeds(path):
         probes = [run.ask(queries.Query(f'probe {i}', f'Probe {i}?'), 'a') for i in range(20)]
         answered = await asyncio.gather(*probes)
         direct = [await endpoint.call(endpoint.request(query, 0).body) for query in asking.some_queries(20)]
-      await recorded.journal.close()
+      recorded.journal.close()
       return answered, direct
 
   answered, direct = asking.run(main())
@@ -418,7 +418,7 @@ def test_fault_24_many_items_need_bounded_memory_and_few_descriptors(path, count
     async with run:
       await run.run({'a': items(0, 10)})
       growth = await peak_memory_growth(run.run({'a': items(10, None)}))
-    await recorded.journal.close()
+    recorded.journal.close()
     return run.tallies['a'], growth
 
   try:
@@ -468,7 +468,7 @@ def test_fault_25_the_key_is_nowhere_but_in_the_request(tmp_path, path, monkeypa
         said += [repr(run), repr(await run.problems(['a']))]
         for query in asking.some_queries(8):
           said.append(repr(await run.ask(query, 'a')))
-      await recorded.journal.close()
+      recorded.journal.close()
       await server.__aexit__()
       async with endpoints.Endpoint(llm) as endpoint:
         with pytest.raises(limits.Failure) as failed:
