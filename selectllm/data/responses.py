@@ -6,12 +6,16 @@ them. It has three forms: `Record` in memory, one line of JSONL in files, one fl
 
 import collections.abc
 import dataclasses
+import itertools
 import math
 import pathlib
 from typing import Any
 
+import numpy as np
 import orjson
 
+# Part of the identity of what is prepared from records: another form, another identity.
+FORM = 'record-v1'
 LATENCY_KINDS = ('measured', 'estimated', 'unknown')
 
 
@@ -146,29 +150,33 @@ def to_json(record: Record) -> dict[str, Any]:
   return value
 
 
-def read_jsonl(path: str | pathlib.Path) -> collections.abc.Iterator[Record]:
-  """Yields the records of a JSONL file, one at a time.
+def read_jsonl(*paths: str | pathlib.Path) -> collections.abc.Iterator[Record]:
+  """Yields the records of JSONL files, one at a time.
 
   Raises:
     RecordError: names the file and line of a broken or truncated line, a bad record or a second `query_id`.
     FileNotFoundError: when the file is not there.
   """
-  first_line: dict[str, int] = {}
+  first_seen: dict[str, str] = {}
+  for where, value in itertools.chain.from_iterable(map(_read_lines, paths)):
+    record = from_json(value, where)
+    if record.query_id in first_seen:
+      raise RecordError(f'{where}: query_id {record.query_id!r} already stands at {first_seen[record.query_id]}')
+    first_seen[record.query_id] = where
+    yield record
+
+
+def _read_lines(path: str | pathlib.Path) -> collections.abc.Iterator[tuple[str, Any]]:
+  """Yields (file:line, decoded object) for every line that is not blank."""
   with open(path, 'rb') as lines:
     for number, line in enumerate(lines, start=1):
       where = f'{path}:{number}'
-      if not line.strip():
-        continue
       try:
-        value = orjson.loads(line)
+        if line.strip():
+          yield where, orjson.loads(line)
       except orjson.JSONDecodeError as error:
         end = '' if line.endswith(b'\n') else '; the file ends within this line, it may have been cut off'
         raise RecordError(f'{where}: not valid JSON ({error}){end}') from error
-      record = from_json(value, where)
-      if record.query_id in first_line:
-        raise RecordError(f'{where}: query_id {record.query_id!r} already stands on line {first_line[record.query_id]}')
-      first_line[record.query_id] = number
-      yield record
 
 
 def write_jsonl(path: str | pathlib.Path, records: collections.abc.Iterable[Record]) -> None:
@@ -176,3 +184,83 @@ def write_jsonl(path: str | pathlib.Path, records: collections.abc.Iterable[Reco
   with open(path, 'wb') as file:
     for record in records:
       file.write(orjson.dumps(to_json(record), option=orjson.OPT_APPEND_NEWLINE))
+
+
+def tfds_features() -> Any:
+  """The record as TFDS features: samples are flat rows, which TFDS reads and writes several times faster than a
+  sequence for each LLM, and which let an LLM be absent.
+
+  TFDS has no optional features: '' stands for no text, NaN for no latency, -1 for no token count.
+  """
+  import tensorflow_datasets as tfds  # heavy, and needed only where a data set is built
+
+  return tfds.features.FeaturesDict(
+    {
+      'query_id': tfds.features.Text(),
+      'query': tfds.features.Text(),
+      'task': tfds.features.Text(),
+      'reference': tfds.features.Text(),
+      'samples': tfds.features.Sequence(
+        {
+          'llm': tfds.features.Text(),
+          'text': tfds.features.Text(),
+          'answer': tfds.features.Text(),
+          'error': tfds.features.Text(),
+          'latency_s': np.float32,
+          'latency_is': tfds.features.Text(),
+          'prompt_tokens': np.int32,
+          'completion_tokens': np.int32,
+        }
+      ),
+      'scores': tfds.features.Sequence({'llm': tfds.features.Text(), 'score': np.float32}),
+    }
+  )
+
+
+def to_example(record: Record) -> dict[str, Any]:
+  """The TFDS example of a record."""
+  rows = [(llm, sample) for llm, samples in record.responses.items() for sample in samples]
+  return {
+    'query_id': record.query_id,
+    'query': record.query,
+    'task': record.task,
+    'reference': record.reference or '',
+    'samples': {
+      'llm': [llm for llm, _ in rows],
+      'text': [s.text for _, s in rows],
+      'answer': [s.answer or '' for _, s in rows],
+      'error': [s.error or '' for _, s in rows],
+      'latency_s': [math.nan if s.latency_s is None else s.latency_s for _, s in rows],
+      'latency_is': [s.latency_is for _, s in rows],
+      'prompt_tokens': [-1 if s.prompt_tokens is None else s.prompt_tokens for _, s in rows],
+      'completion_tokens': [-1 if s.completion_tokens is None else s.completion_tokens for _, s in rows],
+    },
+    'scores': {'llm': list(record.scores), 'score': list(record.scores.values())},
+  }
+
+
+def from_example(example: dict[str, Any]) -> Record:
+  """The record of a TFDS example (texts as bytes, as `as_data_source` gives them)."""
+  rows = example['samples']
+  responses: dict[str, list[Sample]] = {}
+  for llm, text, answer, error, latency, kind, prompt, completion in zip(
+    *(rows[name] for name in ('llm', *_SAMPLE_TYPES)), strict=True
+  ):
+    sample = Sample(
+      text=text.decode(),
+      answer=answer.decode() or None,
+      error=error.decode() or None,
+      latency_s=None if math.isnan(latency) else float(latency),
+      latency_is=kind.decode(),
+      prompt_tokens=None if prompt < 0 else int(prompt),
+      completion_tokens=None if completion < 0 else int(completion),
+    )
+    responses.setdefault(llm.decode(), []).append(sample)
+  return Record(
+    query_id=example['query_id'].decode(),
+    query=example['query'].decode(),
+    task=example['task'].decode(),
+    reference=example['reference'].decode() or None,
+    responses=responses,
+    scores={k.decode(): float(v) for k, v in zip(example['scores']['llm'], example['scores']['score'], strict=True)},
+  )

@@ -1,0 +1,92 @@
+"""What all experiments share; a config file changes what it needs."""
+
+import pathlib
+
+import ml_collections
+
+POOLS = pathlib.Path(__file__).parent / 'pools'
+
+
+def parse_argument(argument: str | None, words: tuple[str, ...] = (), **defaults: int | float | str) -> dict:
+  """Reads the argument behind a config file's colon, `:word,key=value,...`.
+
+  Args:
+    argument: The text; empty or None for none.
+    words: Variants that may be named.
+    **defaults: The keys that may be set; a value takes the type of its default.
+
+  Returns:
+    `defaults` with the values that were set, and `words`: the variants named.
+
+  Raises:
+    ValueError: for a word or key that is not known, or a value of another type.
+  """
+  values: dict = {**defaults, 'words': []}
+  for item in filter(None, (argument or '').split(',')):
+    key, given, value = item.partition('=')
+    if not given and key in words:
+      values['words'].append(key)
+    elif given and key in defaults:
+      values[key] = type(defaults[key])(value)
+    else:
+      known = ', '.join([*words, *(f'{name}=...' for name in defaults)])
+      raise ValueError(f'config argument {item!r} is not one of: {known}')
+  return values
+
+
+def get_config() -> ml_collections.ConfigDict:
+  """The defaults of an experiment, in sections."""
+  config = ml_collections.ConfigDict()
+  config.mode = 'train_and_evaluate'  # or evaluate
+  config.seed = 0
+
+  config.dataset = ml_collections.ConfigDict()
+  config.dataset.name = ''  # a builder in selectllm/data: gsm8k_pool, jsonl_pool
+  config.dataset.title = ''  # what reports call it; the builder's name by default
+  config.dataset.path = ''  # jsonl_pool: files, comma-separated, * allowed
+  config.dataset.manual_dir = ''  # published files are read from here, not downloaded
+  config.dataset.base_url = ''  # a mirror of the published files
+  config.dataset.extractor = ''  # grade the texts again: number-v1, option_letter-v1, program_output-v1
+  config.dataset.split_seed = 0
+  config.dataset.validation_share = 0.1
+  config.dataset.test_share = 0.2
+  config.dataset.folds = 0  # above 1: cross-validate, every query is tested once
+
+  config.pool = ml_collections.ConfigDict()
+  config.pool.file = ''  # facts about the LLMs: sizes, prices
+  config.pool.llms = ()  # names; empty for all in the data
+
+  config.encoder = ml_collections.ConfigDict()
+  config.encoder.name = 'sentence-transformers/all-MiniLM-L6-v2'  # a folder or a name on the Hugging Face hub
+  config.encoder.pooling = 'mean'  # or cls
+  config.encoder.max_length = 128  # tokens; longer queries are cut
+  config.encoder.dtype = 'float32'  # of activations: float32, bfloat16
+  config.encoder.dropout = 0.1
+  config.encoder.freeze = False
+  config.encoder.remat = False
+
+  config.train = ml_collections.ConfigDict()
+  config.train.epochs = 10
+  config.train.batch_size = 32
+  config.train.learning_rate = 5e-5
+  config.train.head_learning_rate = 1e-3
+  config.train.schedule = 'linear'  # or cosine, constant
+  config.train.warmup_share = 0.1
+  config.train.weight_decay = 0.01
+  config.train.clip_norm = 1.0
+  config.train.loss = 'bce'  # or balanced_bce
+  config.train.log_every_steps = 10
+  config.train.checkpoint_every_steps = 0  # beside those at the end of each epoch
+
+  config.evaluate = ml_collections.ConfigDict()
+  config.evaluate.batch_size = 64
+  config.evaluate.threshold = 0.5  # above it an LLM is predicted to be right
+  config.evaluate.vote = 'majority'  # each LLM's majority answer; or samples: all of them
+  config.evaluate.random_draws = 20  # random subsets averaged for each query
+  config.evaluate.knn_neighbours = (5, 10, 20, 40, 80, 160)  # tried on validation
+  config.evaluate.resamples = 2000  # of the bootstrap
+
+  config.mesh = ml_collections.ConfigDict()
+  config.mesh.data = -1  # devices that split the batch; -1: all that there are
+  config.mesh.fsdp = 1  # devices that split parameters and optimiser too
+  return config

@@ -1,0 +1,165 @@
+"""GSM8K's 1,319 test questions, answered by ten LLMs whose responses were published."""
+
+import collections.abc
+import csv
+import hashlib
+import pathlib
+
+import ml_collections
+import orjson
+
+from selectllm.data import grading, pool_builder, responses, sources
+
+QUESTIONS = sources.Source(
+  path='openai/grade-school-math/grade_school_math/data/test.jsonl',
+  commit='3101c7d5072418e28b9008a6636bde82a006892c',
+  size=749_738,
+  sha256='3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14',
+)
+GPT3 = sources.Source(
+  path='openai/grade-school-math/grade_school_math/data/example_model_solutions.jsonl',
+  commit='3101c7d5072418e28b9008a6636bde82a006892c',
+  size=2_563_513,
+  sha256='4bc62db838f8418365d51c627bd66294cbdca9fb7f01519cb13f0dce8c51580b',
+)
+ROUTE_LLM = sources.Source(
+  path='lm-sys/RouteLLM/routellm/evals/gsm8k/gsm8k_responses.csv',
+  commit='0b64fdafe049e596a3f5657c219329f24af24198',
+  size=1_291_062,
+  sha256='1f38ed03db354a020f71e92022383dc3cf37bbf2694dea4daaeea7b6c43fe57b',
+)
+TORA_34B = sources.Source(
+  path='microsoft/ToRA/src/outputs/llm-agents/tora-code-34b-v1.0/gsm8k/test_tora_-1_seed0_t0.0_s0_e1319.jsonl',
+  commit='213c1c995038c73fab10343814df7a42f990f026',
+  size=1_767_921,
+  sha256='f5bec001fd6d1a9c29df8911939e7864b3a10e89d778d418def335481619271f',
+)
+TORA_70B = sources.Source(
+  path='microsoft/ToRA/src/outputs/llm-agents/tora-70b-v1.0/gsm8k/test_tora_-1_seed0_t0.0_s0_e1319.jsonl',
+  commit='213c1c995038c73fab10343814df7a42f990f026',
+  size=1_763_715,
+  sha256='abca7acb32cf9293fff2d4c7c39b14b5294c05827eeec9584e68446a35475ba0',
+)
+CODEX_FEWSHOT = sources.Source(
+  path='wenhuchen/Program-of-Thoughts/outputs/gsm8K_s0_e-1_11_17_10_20.jsonl',
+  commit='850399c3eff8c37458a9d642c4a98df287f50f3a',
+  size=687_882,
+  sha256='902e008f3059b9d868456de45b90f1012bc61d5fcdb7556deb0d1830970109eb',
+)
+CODEX_ZEROSHOT = sources.Source(
+  path='wenhuchen/Program-of-Thoughts/outputs/gsm8K_zs_s0_e-1_11_19_09_55.jsonl',
+  commit='850399c3eff8c37458a9d642c4a98df287f50f3a',
+  size=1_720_784,
+  sha256='64786be03f02099a67baac7be6a5764355f1554a8247ea14c87d1a0dbeaa8c87',
+)
+SOURCES = (QUESTIONS, GPT3, ROUTE_LLM, TORA_34B, TORA_70B, CODEX_FEWSHOT, CODEX_ZEROSHOT)
+
+GPT3_LLMS = {
+  f'gpt3-{size}-{kind}': f'{size}_{kind}' for size in ('6b', '175b') for kind in ('finetuning', 'verification')
+}
+ROUTE_LLM_LLMS = {
+  'mixtral-8x7b-instruct': 'mistralai/Mixtral-8x7B-Instruct-v0.1_response',
+  'gpt-4-1106': 'gpt-4-1106-preview_response',
+}
+TEXT_EXTRACTOR = 'number-v1'
+PROGRAM_EXTRACTOR = 'program_output-v1'
+
+Responses = collections.abc.Iterator[tuple[str, str, responses.Sample]]
+
+
+def _sample(written: str, *, output: str = '', extractor: str = TEXT_EXTRACTOR) -> responses.Sample:
+  """A sample whose latency is to be estimated from its length: about four characters make a token.
+
+  Args:
+    written: What the LLM wrote.
+    output: What running it printed; not written by the LLM.
+    extractor: Which extractor grades it.
+  """
+  return responses.Sample(
+    text=written + output,
+    answer=grading.get_extractor(extractor)(written + output),
+    latency_is='estimated',
+    completion_tokens=max(1, round(len(written) / 4)),
+  )
+
+
+def _read_gpt3(path: pathlib.Path) -> Responses:
+  for line in path.read_bytes().splitlines():
+    row = orjson.loads(line)
+    for llm, key in GPT3_LLMS.items():
+      yield row['question'], llm, _sample(row[key]['solution'])
+
+
+def _read_route_llm(path: pathlib.Path) -> Responses:
+  with open(path, encoding='utf-8', newline='') as file:
+    for row in csv.DictReader(file):
+      for llm, column in ROUTE_LLM_LLMS.items():
+        yield row['prompt'], llm, _sample(row[column])
+
+
+def _read_tora(path: pathlib.Path, llm: str) -> Responses:
+  for line in path.read_bytes().splitlines():
+    row = orjson.loads(line)
+    yield row['question'], llm, _sample(row['code'][0])
+
+
+def _read_program_of_thoughts(path: pathlib.Path, llm: str) -> Responses:
+  for line in path.read_bytes().splitlines():
+    row = orjson.loads(line)
+    if 'question' not in row:  # two lines of the few-shot file hold a prompt
+      continue
+    program = row['generated'] if isinstance(row['generated'], str) else row['generated'][0]
+    # A program that failed printed nothing: its response is observed, and has no answer.
+    output = '' if row['executed'] is None else f'\n```output\n{row["executed"]}\n```'
+    yield row['question'], llm, _sample(program, output=output, extractor=PROGRAM_EXTRACTOR)
+
+
+class Builder(pool_builder.PoolBuilder):
+  """GSM8K with ten LLMs, one sample each, from seven published files (see `SOURCES`)."""
+
+  name = 'gsm8k_pool'
+
+  def __init__(self, config: ml_collections.ConfigDict, cache_dir: pathlib.Path):
+    self._cache_dir = cache_dir / 'downloads'
+    self._config = config
+    self._paths: dict[sources.Source, pathlib.Path] = {}
+    made_from = f'{sources.digest(SOURCES)} {TEXT_EXTRACTOR} {PROGRAM_EXTRACTOR} {responses.FORM}'
+    super().__init__(
+      identity=hashlib.sha256(made_from.encode()).hexdigest(),
+      description='1,319 GSM8K test questions answered by ten LLMs; latencies are estimated from lengths.',
+      data_dir=str(cache_dir),
+    )
+    if config.manual_dir:  # checked on every run: a file that changed is an error, not a silent reuse of old data
+      self._fetch()
+
+  def _fetch(self) -> dict[sources.Source, pathlib.Path]:
+    if not self._paths:
+      self._paths = sources.fetch(
+        SOURCES, manual_dir=self._config.manual_dir, base_url=self._config.base_url, cache_dir=self._cache_dir
+      )
+    return self._paths
+
+  def records(self) -> collections.abc.Iterator[responses.Record]:
+    """Joins the seven files on the question's text."""
+    paths = self._fetch()
+    by_question: dict[str, dict[str, list[responses.Sample]]] = {}
+    readers = (
+      _read_gpt3(paths[GPT3]),
+      _read_route_llm(paths[ROUTE_LLM]),
+      _read_tora(paths[TORA_34B], 'tora-code-34b'),
+      _read_tora(paths[TORA_70B], 'tora-70b'),
+      _read_program_of_thoughts(paths[CODEX_FEWSHOT], 'codex-pot-fewshot'),
+      _read_program_of_thoughts(paths[CODEX_ZEROSHOT], 'codex-pot-zeroshot'),
+    )
+    for reader in readers:
+      for question, llm, sample in reader:
+        by_question.setdefault(question, {})[llm] = [sample]
+    for position, line in enumerate(paths[QUESTIONS].read_bytes().splitlines()):
+      row = orjson.loads(line)
+      yield responses.Record(
+        query_id=f'gsm8k/{position}',
+        query=row['question'],
+        task='gsm8k',
+        reference=grading.canonical_number(row['answer'].rsplit('####', 1)[-1]),
+        responses=by_question[row['question']],
+      )

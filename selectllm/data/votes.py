@@ -1,0 +1,211 @@
+"""Response records as arrays: from here on, everything can live on a device."""
+
+import collections.abc
+import math
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from selectllm.data import grading, responses
+from selectllm.pool import spec
+from selectllm.selection import voting
+
+
+class Votes(NamedTuple):
+  """What K LLMs answered to N queries, S samples each.
+
+  Attributes:
+    answers: int16[N, K, S], ids that mean something only within one query; -1 where there is no answer.
+    reference: int16[N], the right answer's id; -1 where only scores are known.
+    labels: float32[N, K], 1 where the majority of an LLM's samples is right (or its score); 0 where missing.
+    observed: bool[N, K], false where an LLM is missing: masked out of losses and metrics.
+    latency_s: float32[N, K], seconds of the call (its slowest sample); NaN where unknown.
+    cost_usd: float32[N, K], dollars of the call (all samples); NaN where unknown.
+    task: int16[N], index of the query's task.
+  """
+
+  answers: np.ndarray
+  reference: np.ndarray
+  labels: np.ndarray
+  observed: np.ndarray
+  latency_s: np.ndarray
+  cost_usd: np.ndarray
+  task: np.ndarray
+
+  @property
+  def has_answers(self) -> bool:
+    """Whether there is something to vote with; false for scores-only data."""
+    return self.answers.shape[2] > 0
+
+  def rows(self, index: np.ndarray) -> 'Votes':
+    """The votes of some queries, by index or mask."""
+    return Votes(*(array[index] for array in self))
+
+
+class Table(NamedTuple):
+  """A data set in memory: the queries' texts and what the pool answered.
+
+  Attributes:
+    name: The data set's name, for titles.
+    llms: K names, the order of all arrays.
+    tasks: Names that `votes.task` points to.
+    query_ids: N ids.
+    queries: N texts.
+    votes: The arrays.
+    latency_is: `measured`, `estimated` or `unknown`: the weakest kind among all calls.
+  """
+
+  name: str
+  llms: tuple[str, ...]
+  tasks: tuple[str, ...]
+  query_ids: list[str]
+  queries: list[str]
+  votes: Votes
+  latency_is: str
+
+
+def _choose_llms(wanted: collections.abc.Sequence[str], present: list[str], pool: spec.Pool | None) -> tuple[str, ...]:
+  if wanted:
+    if absent := [llm for llm in wanted if llm not in present]:
+      raise ValueError(
+        f'config.pool.llms names {", ".join(absent)}, which the data lack; present: {", ".join(present)}'
+      )
+    if len(set(wanted)) < len(wanted):
+      raise ValueError(f'config.pool.llms names an LLM twice: {", ".join(wanted)}')
+    chosen = tuple(wanted)
+  else:
+    listed = [llm for llm in pool.llms if llm in present] if pool else []
+    chosen = (*listed, *sorted(set(present) - set(listed)))
+  if len(chosen) < 2:
+    raise ValueError(
+      f'a pool of one has nothing to select from: {", ".join(chosen)}; the data hold {", ".join(present)}'
+    )
+  return chosen
+
+
+class _Grader:
+  """Answers and references as the record holds them, or extracted from the raw text once more."""
+
+  def __init__(self, extractor: str):
+    self._extract = grading.get_extractor(extractor) if extractor else None
+    self._name = extractor
+
+  def answer(self, sample: responses.Sample) -> str | None:
+    return self._extract(sample.text) if self._extract else sample.answer
+
+  def reference(self, record: responses.Record) -> str:
+    reference = record.reference or ''
+    if not self._extract:
+      return reference
+    canonical = self._extract(reference)
+    if canonical is None:
+      raise responses.RecordError(
+        f'query {record.query_id!r}: {self._name} finds no answer in its reference {reference!r}'
+      )
+    return canonical
+
+
+def _call_latency_s(observed: list[responses.Sample], llm: spec.LLM) -> tuple[float, str]:
+  """Seconds of a call, and whether they were measured: the slowest sample's, estimated where none was recorded."""
+  kinds, slowest = set(), 0.0
+  for sample in observed:
+    latency, kind = sample.latency_s, sample.latency_is
+    if latency is None and sample.completion_tokens is not None:
+      latency, kind = llm.estimated_latency_s(sample.completion_tokens), 'estimated'
+    if latency is None:
+      return math.nan, 'unknown'
+    kinds.add(kind)
+    slowest = max(slowest, latency)
+  return slowest, weakest(kinds)
+
+
+def _call_cost_usd(observed: list[responses.Sample], llm: spec.LLM) -> float:
+  costs = [
+    math.nan
+    if (s.prompt_tokens is None or s.completion_tokens is None)
+    else llm.cost_usd(s.prompt_tokens, s.completion_tokens)
+    for s in observed
+  ]
+  return math.nan if None in costs else math.fsum(costs)  # type: ignore[arg-type]
+
+
+def weakest(kinds: collections.abc.Collection[str]) -> str:
+  """What a mixture of latencies must be called: as the weakest evidence in it."""
+  return max(kinds, key=responses.LATENCY_KINDS.index, default='unknown')
+
+
+def build(
+  records: collections.abc.Iterable[responses.Record],
+  *,
+  name: str,
+  size: int,
+  present: list[str],
+  samples: int,
+  llms: collections.abc.Sequence[str] = (),
+  pool: spec.Pool | None = None,
+  extractor: str = '',
+) -> Table:
+  """Fills the arrays record by record.
+
+  Args:
+    records: `size` response records.
+    name: The data set's name.
+    size: N.
+    present: Names of all LLMs in the records.
+    samples: The most samples that any call has, S.
+    llms: Which LLMs to keep, in this order; empty for all (the pool file's order first).
+    pool: Facts that latencies and costs follow from.
+    extractor: Grade the raw texts again with this extractor; empty to take the recorded answers.
+
+  Raises:
+    ValueError: for LLMs that the data lack, a pool of one, or records that mix answers and scores.
+    responses.RecordError: for a reference from which the extractor takes no answer.
+  """
+  chosen = _choose_llms(llms, present, pool)
+  facts = [pool.facts(llm) if pool else spec.LLM(llm) for llm in chosen]
+  grader, count = _Grader(extractor), len(chosen)
+  votes = Votes(
+    answers=np.full((size, count, samples), voting.NO_ANSWER, np.int16),
+    reference=np.full(size, voting.NO_ANSWER, np.int16),
+    labels=np.zeros((size, count), np.float32),
+    observed=np.zeros((size, count), bool),
+    latency_s=np.full((size, count), np.nan, np.float32),
+    cost_usd=np.full((size, count), np.nan, np.float32),
+    task=np.zeros(size, np.int16),
+  )
+  tasks: dict[str, int] = {}
+  query_ids, queries, kinds = [], [], set()
+  for row, record in enumerate(records):
+    if bool(record.scores) == bool(samples):
+      raise ValueError(f'query {record.query_id!r} has {"scores" if samples else "responses"}, earlier ones had not')
+    query_ids.append(record.query_id)
+    queries.append(record.query)
+    votes.task[row] = tasks.setdefault(record.task, len(tasks))
+    ids: dict[str, int] = {}  # by first appearance, so that an id tells nothing about which answer is right
+    for column, llm in enumerate(chosen):
+      if llm in record.scores:
+        votes.labels[row, column], votes.observed[row, column] = record.scores[llm], True
+        kinds.add('unknown')
+      observed = [sample for sample in record.responses.get(llm, ()) if sample.error is None]
+      if not observed:
+        continue
+      votes.observed[row, column] = True
+      votes.latency_s[row, column], kind = _call_latency_s(observed, facts[column])
+      votes.cost_usd[row, column] = _call_cost_usd(observed, facts[column])
+      kinds.add(kind)
+      for place, sample in enumerate(observed):
+        answer = grader.answer(sample)
+        if answer is not None:
+          votes.answers[row, column, place] = ids.setdefault(answer, len(ids))
+    if samples:
+      votes.reference[row] = ids.setdefault(grader.reference(record), len(ids))
+  if samples:
+    if not (votes.answers != voting.NO_ANSWER).any():
+      raise ValueError(
+        f'no response of {name} has an answer; have them extracted from the texts with '
+        f'--config.dataset.extractor={"|".join(grading.EXTRACTORS)}'
+      )
+    majority = jax.jit(jax.vmap(voting.majority))(votes.answers)
+    votes.labels[:] = np.asarray(majority) == votes.reference[:, None]
+  return Table(name, chosen, tuple(tasks), query_ids, queries, votes, weakest(kinds))

@@ -1,0 +1,190 @@
+"""The modes of the main job: the road from responses to a report."""
+
+import logging
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+from flax import nnx
+
+from selectllm import evaluate, rundir, score, sharding, train
+from selectllm.data import load, splits, votes
+from selectllm.report import document
+
+_LOG = logging.getLogger(__name__)
+
+GetParams = Callable[..., tuple[int, nnx.State]]
+# Queries that the classifier's own latency is the median of.
+_TIMED = 20
+
+
+class Predictions(NamedTuple):
+  """What a run keeps of its classifiers: enough to evaluate anew in seconds (predictions.npz).
+
+  Attributes:
+    query_ids: str[N].
+    llms: str[K].
+    split: int8[F, N], one split or all folds; see `splits.assign`.
+    confidences: float32[F, N, K].
+    labels: float32[N, K].
+    observed: bool[N, K].
+    embeddings: float32[N, D], unit vectors of the pretrained encoder.
+    truncated: int[], queries that were longer than the encoder reads.
+    classifier_latency_s: float[], seconds from one query's text to its selection, the median over some.
+  """
+
+  query_ids: np.ndarray
+  llms: np.ndarray
+  split: np.ndarray
+  confidences: np.ndarray
+  labels: np.ndarray
+  observed: np.ndarray
+  embeddings: np.ndarray
+  truncated: np.ndarray
+  classifier_latency_s: np.ndarray
+
+
+def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+  """Trains (or goes on training), scores all queries and writes the report; with folds, once for each fold."""
+  table = _load(config, workdir)
+  begun = time.monotonic()
+  predictions = _predict(config, workdir, table, train.fit)
+  _report(config, workdir, table, predictions, {'train_and_score_s': time.monotonic() - begun})
+
+
+def evaluate_only(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+  """Writes a run's report again: from predictions.npz in seconds, else from its best checkpoint."""
+  table = _load(config, workdir)
+  path = workdir / 'predictions.npz'
+  if path.exists():
+    with np.load(path) as arrays:
+      predictions = Predictions(**arrays)
+  else:
+    predictions = _predict(config, workdir, table, train.load_best)
+  _report(config, workdir, table, predictions, {})
+
+
+def _load(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> votes.Table:
+  table, identity = load.load(config)
+  rundir.claim_data(workdir, identity)
+  return table
+
+
+def _split(config: ml_collections.ConfigDict, table: votes.Table) -> np.ndarray:
+  """One split, or one for each fold, int8[F, N]; refuses those that nothing can be learned from."""
+  options = config.dataset
+  shares = {'validation': options.validation_share, 'test': options.test_share}
+  folds = [
+    splits.assign(table.queries, seed=options.split_seed, folds=options.folds, fold=fold, **shares)
+    for fold in range(max(1, options.folds))
+  ]
+  for part in folds:
+    for which, name in enumerate(splits.NAMES):
+      if not (part == which).any():
+        raise ValueError(f'the {name} split is empty: {len(table.queries)} queries are too few for these shares')
+    _check_labels(table, part == splits.TRAIN)
+  return np.stack(folds)
+
+
+def _check_labels(table: votes.Table, train_rows: np.ndarray) -> None:
+  """Refuses an LLM from which nothing can be learned."""
+  problems = []
+  for column, llm in enumerate(table.llms):
+    labels = table.votes.labels[train_rows, column][table.votes.observed[train_rows, column]]
+    if not len(labels):
+      problems.append(f'{llm} has no response')
+    elif labels.min() == labels.max():
+      problems.append(f'{llm} is {"right" if labels[0] >= 0.5 else "wrong"} on all {len(labels)}')
+  if problems:
+    raise ValueError(
+      f'on the {int(train_rows.sum())} training queries ' + '; '.join(problems) + '. Nothing can be learned about when '
+      'such an LLM is right: leave it out (--config.pool.llms=...) or give more queries.'
+    )
+
+
+def _selecting(config: ml_collections.ConfigDict, table: votes.Table, split: np.ndarray) -> score.Selecting:
+  latency_s = evaluate.expected_latency_s(table.votes, split)
+  return score.Selecting(latency_s, evaluate.sizes_of(table.votes), config.evaluate.threshold)
+
+
+def _predict(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path, table: votes.Table, get_params: GetParams
+) -> Predictions:
+  """Scores all queries with the classifier of each split, and keeps what the report is made of."""
+  split, batch_size = _split(config, table), config.evaluate.batch_size
+  model = train.make_model(config, len(table.llms))
+  tokens, everything = model.tokenize(table.queries), np.arange(len(table.queries))
+  if tokens.truncated:
+    _LOG.warning(
+      '%d of %d queries are longer than %d tokens; their ends were cut off',
+      tokens.truncated, len(everything), model.tokenize.max_length,
+    )  # fmt: skip
+  with sharding.use(model.mesh):
+    confidences = []
+    for fold, part in enumerate(split):
+      directory = workdir / f'fold_{fold}' if len(split) > 1 else workdir
+      directory.mkdir(exist_ok=True)
+      step, params = get_params(config, model, tokens, table.votes, part, directory)
+      _LOG.info('Scoring %d queries with the classifier of step %d', len(everything), step)
+      scores = train.score_queries(model, params, tokens, everything, table.votes.observed, batch_size=batch_size)
+      confidences.append(scores.confidences)
+    one_latency_s = train.time_one_query(model, params, table.queries[:_TIMED], _selecting(config, table, split[-1]))
+    predictions = Predictions(
+      query_ids=np.array(table.query_ids),
+      llms=np.array(table.llms),
+      split=split,
+      confidences=np.stack(confidences),
+      labels=table.votes.labels,
+      observed=table.votes.observed,
+      embeddings=train.embed_queries(model, tokens, batch_size=batch_size),
+      truncated=np.array(tokens.truncated),
+      classifier_latency_s=np.array(one_latency_s),
+    )
+  # Renamed when complete, so that no half-written file is ever taken for a run's predictions.
+  partial = workdir / 'predictions.part.npz'
+  np.savez_compressed(partial, **predictions._asdict())
+  partial.replace(workdir / 'predictions.npz')
+  return predictions
+
+
+def _report(
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  table: votes.Table,
+  predictions: Predictions,
+  timing: dict[str, Any],
+) -> None:
+  begun = time.monotonic()
+  parts = []
+  for part, confidences in zip(predictions.split, predictions.confidences, strict=True):
+    selections = score.select(confidences, table.votes.observed, _selecting(config, table, part))
+    parts.append(evaluate.Part(part, score.Scores(confidences, jax.device_get(selections))))
+  results = evaluate.evaluate(table, parts, predictions.embeddings, config.evaluate)
+  results['dataset']['truncated'] = int(predictions.truncated)
+  results['timing'] = {
+    'classifier_latency_s': float(predictions.classifier_latency_s),
+    **timing,
+    'evaluate_s': time.monotonic() - begun,
+  }
+  document.write(workdir, results)
+
+
+MODES = {'train_and_evaluate': train_and_evaluate, 'evaluate': evaluate_only}
+
+
+def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+  """Runs the mode of a config in a run directory.
+
+  Raises:
+    ValueError: for a mode that is not one of `MODES`.
+    rundir.RunDirError: when the directory holds another run.
+  """
+  if config.mode not in MODES:
+    raise ValueError(f'config.mode={config.mode!r} is not one of {", ".join(MODES)}')
+  rundir.claim(workdir, config)
+  _LOG.info('Run directory: %s', workdir)
+  MODES[config.mode](config, workdir)

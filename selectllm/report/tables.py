@@ -1,0 +1,128 @@
+"""The tables of a report, as cells: the document writes them as Markdown, the console draws them."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import rich.table
+
+# A difference with a p-value above this is reported as a tie.
+SIGNIFICANT = 0.05
+POLICIES = ('weighted_max_conf', 'max_conf', 'labelled_max_conf')
+_BASELINES = ('top_s', 'best_s', 'random')
+# Methods that the classifier (or its encoder) takes part in: their latency includes its own.
+_CLASSIFIED = (*POLICIES, 'knn_top1')
+
+
+class Table(NamedTuple):
+  """A header and rows of text, all of the same length."""
+
+  header: Sequence[str]
+  rows: list[list[str]]
+
+  def markdown(self) -> str:
+    """The table in Markdown; numbers stand to the right."""
+    rule = ['---', *['---:'] * (len(self.header) - 1)]
+    return '\n'.join(f'| {" | ".join(cells)} |' for cells in [self.header, rule, *self.rows]) + '\n'
+
+  def rich(self, title: str) -> rich.table.Table:
+    """The table for a console."""
+    table = rich.table.Table(title=title, title_justify='left')
+    for position, name in enumerate(self.header):
+      table.add_column(name, justify='right' if position else 'left')
+    for cells in self.rows:
+      table.add_row(*cells)
+    return table
+
+
+def percent(share: float | None) -> str:
+  """A share as percent with one decimal, `-` where unknown."""
+  return '-' if share is None else f'{100 * share:.1f}'
+
+
+def seconds(value: float | None) -> str:
+  """Seconds with three significant digits, `-` where unknown."""
+  return '-' if value is None else f'{value:#.3g}'.rstrip('.')
+
+
+def dollars(value: float | None) -> str:
+  """Dollars per 1,000 queries, `-` where no price is known."""
+  return '-' if value is None else f'{1000 * value:#.3g}'.rstrip('.')
+
+
+def versus(row: dict[str, Any], reference: str) -> str:
+  """The gain over a reference in points, `tie` inside the noise, `-` where there is none."""
+  comparison = row['versus'][reference]
+  if comparison is None or comparison['delta'] is None:
+    return '-'
+  gain = f'{100 * comparison["delta"]:+.1f}'
+  if comparison['p'] > SIGNIFICANT:
+    return f'{gain} (tie)'
+  return f'{gain} (p={comparison["p"]:.1g})'
+
+
+def headline_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
+  """The rows of the main table: policies and baselines at the size chosen on validation, and what needs no size."""
+  chosen = {row['name']: row for row in results['chosen']}
+  by_name = {row['name']: row for row in results['methods']}
+  names = [*POLICIES, 'knn_top1', *_BASELINES, 'all_llms']
+  rows = [chosen.get(name) or by_name[name] for name in names if name in chosen or name in by_name]
+  return [*rows, *(by_name[name] for name in results['best_single']), by_name['oracle']]
+
+
+def size_of(row: dict[str, Any]) -> str:
+  """The size of a row; of a chosen one the size, or the sizes of the folds."""
+  if 'sizes' in row:
+    return ', '.join(str(size) for size in sorted(set(row['sizes'])))
+  return '-' if row['size'] is None else str(row['size'])
+
+
+def methods_table(rows: list[dict[str, Any]], results: dict[str, Any]) -> Table:
+  """Methods as the paper tabulates them, with intervals and paired comparisons."""
+  own = results['timing']['classifier_latency_s']
+  with_cost = any(row['cost_usd'] is not None for row in rows)
+  header = ['method', 's', 'accuracy %', '95 % interval', 'calls', 'seconds, parallel', 'seconds, sequential']
+  header += ['$ per 1,000'] * with_cost + ['of the oracle %', 'vs best single', 'vs all LLMs', 'vs top_s']
+  cells = []
+  for row in rows:
+    low, high = row['accuracy_ci']
+    extra = own if row['name'] in _CLASSIFIED else 0.0
+    times = [row['latency_parallel_s'], row['latency_sequential_s']]
+    cells.append(
+      [
+        row['name'],
+        size_of(row),
+        percent(row['accuracy']),
+        f'{percent(low)} to {percent(high)}',
+        f'{row["calls"]:.2f}',
+        *(seconds(None if value is None else value + extra) for value in times),
+        *([dollars(row['cost_usd'])] * with_cost),
+        percent(None if row['gap_to_oracle'] is None else 1 - row['gap_to_oracle']),
+        *(versus(row, reference) for reference in ('best_single', 'all_llms', 'top_s')),
+      ]
+    )
+  return Table(header, cells)
+
+
+def llms_table(results: dict[str, Any]) -> Table:
+  """Every LLM's accuracy in each split, side by side, and what a call of it takes."""
+  header = ['LLM', 'all %', 'train %', 'validation %', 'test %', 'missing', 'seconds a call', '$ per 1,000']
+  rows = []
+  for name, row in results['llms'].items():
+    accuracy = [percent(row['accuracy'][part]) for part in ('all', 'train', 'validation', 'test')]
+    rows.append([name, *accuracy, str(row['missing']), seconds(row['latency_s']), dollars(row['cost_usd'])])
+  return Table(header, rows)
+
+
+def classifier_table(results: dict[str, Any]) -> Table:
+  """How well the confidences predict who is right, on test."""
+  names = {
+    'weighted_f1': 'weighted F1',
+    'macro_f1': 'macro F1',
+    'auroc': 'AUROC',
+    'brier': 'Brier score',
+    'ece': 'calibration error (ECE)',
+  }
+  values = results['classifier']
+  return Table(
+    ['measure', 'test'], [[label, '-' if values[key] is None else f'{values[key]:.3f}'] for key, label in names.items()]
+  )

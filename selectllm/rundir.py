@@ -1,0 +1,103 @@
+"""The run directory: whose it is, and what it was made with."""
+
+import datetime
+import importlib.metadata
+import json
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+import jax
+import ml_collections
+
+# These say where to look, not what to do: a run may change them.
+_LOCATIONS = ('mode', 'dataset.manual_dir', 'dataset.base_url', 'pool.file')
+_PACKAGES = (
+  'jax',
+  'jaxlib',
+  'flax',
+  'optax',
+  'orbax-checkpoint',
+  'grain',
+  'numpy',
+  'transformers',
+  'tensorflow-datasets',
+)
+
+
+class RunDirError(RuntimeError):
+  """A run directory that belongs to another run."""
+
+
+def default_workdir(config_name: str) -> pathlib.Path:
+  """A new directory for a run of this config, runs/<config>/<date-time>."""
+  return pathlib.Path('runs') / config_name / datetime.datetime.now().strftime('%Y-%m-%d_%H-%M-%S')
+
+
+def flatten(value: Any, prefix: str = '') -> dict[str, Any]:
+  """Nested dicts as one dict from dotted names to leaves."""
+  if not isinstance(value, dict):
+    return {prefix: value}
+  leaves: dict[str, Any] = {}
+  for name, child in value.items():
+    leaves |= flatten(child, f'{prefix}.{name}' if prefix else name)
+  return leaves
+
+
+def _claim(path: pathlib.Path, content: dict[str, Any], exempt: tuple[str, ...]) -> None:
+  """Writes what identifies a run, or refuses to go on with a run that was something else."""
+  content = json.loads(json.dumps(content))
+  if not path.exists():
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + '\n')
+    return
+  there, here = flatten(json.loads(path.read_text())), flatten(content)
+  changed = [
+    f'  {name}: {there.get(name, "absent")!r} there, {here.get(name, "absent")!r} now'
+    for name in sorted(there.keys() | here.keys())
+    if there.get(name) != here.get(name) and not name.startswith(exempt)
+  ]
+  if changed:
+    raise RunDirError(
+      f'{path.parent} holds a run that differs:\n'
+      + '\n'.join(changed)
+      + '\nTake another --workdir, or give these values.'
+    )
+
+
+def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+  """Makes the run directory this config's, and notes versions and devices.
+
+  Raises:
+    RunDirError: when it is another config's, with the difference.
+  """
+  workdir.mkdir(parents=True, exist_ok=True)
+  # Evaluation is done anew in seconds, so an evaluation may differ from the run's first one.
+  exempt = (*_LOCATIONS, 'evaluate.') if config.mode == 'evaluate' else _LOCATIONS
+  _claim(workdir / 'config.json', json.loads(config.to_json_best_effort()), exempt)
+  (workdir / 'environment.json').write_text(json.dumps(environment(), indent=2) + '\n')
+
+
+def claim_data(workdir: pathlib.Path, identity: dict[str, Any]) -> None:
+  """Ties the run directory to its data, so that no run goes on with other data than it began with."""
+  _claim(workdir / 'data.json', identity, ())
+
+
+def environment() -> dict[str, Any]:
+  """Versions, devices and the git commit, for the record."""
+  try:
+    here = pathlib.Path(__file__).parent
+    commit = subprocess.run(
+      ['git', 'describe', '--always', '--dirty', '--abbrev=40'], cwd=here, capture_output=True, text=True, check=True
+    ).stdout.strip()
+  except (OSError, subprocess.CalledProcessError):
+    commit = None
+  return {
+    'python': platform.python_version(),
+    'platform': platform.platform(),
+    'packages': {name: importlib.metadata.version(name) for name in _PACKAGES},
+    'backend': jax.default_backend(),
+    'devices': [str(device) for device in jax.devices()],
+    'processes': jax.process_count(),
+    'git_commit': commit,
+  }

@@ -1,0 +1,78 @@
+"""Which LLMs to call, from a classifier's confidences (PAPER: policy), written for one query and vmapped.
+
+A policy is a pure function `(confidences[K], latency_s[K], available[K], *, size, threshold) -> Selection`. It sees
+the expected latency of each LLM, never what an LLM answered to this query or how long it took.
+"""
+
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+
+class Selection(NamedTuple):
+  """The LLMs to call for one query, and what their votes weigh.
+
+  Attributes:
+    mask: bool[K], the called LLMs.
+    weight: float32[K], the weight of each LLM's vote; read only where `mask` is true.
+  """
+
+  mask: jax.Array
+  weight: jax.Array
+
+
+class Policy(Protocol):
+  """What all policies share: called for one query, with K LLMs."""
+
+  def __call__(
+    self,
+    confidences: jax.Array,
+    latency_s: jax.Array,
+    available: jax.Array,
+    *,
+    size: int | jax.Array,
+    threshold: float | jax.Array,
+  ) -> Selection:
+    """Selects LLMs for one query.
+
+    Args:
+      confidences: float32[K] in [0, 1], the estimated probability that each LLM is right.
+      latency_s: float32[K], expected seconds of a call, fitted on train; breaks ties between equal confidences.
+      available: bool[K], false for an LLM that cannot be called; it is never selected.
+      size: The most LLMs to call.
+      threshold: The confidence above which an LLM is predicted to be right.
+    """
+
+
+def rank(confidences: jax.Array, latency_s: jax.Array, available: jax.Array) -> jax.Array:
+  """The place of each LLM, int32[K], from the most confident (0); ties by latency, unavailable LLMs last."""
+  order = jnp.lexsort((latency_s, -jnp.where(available, confidences, -jnp.inf)))
+  return jnp.zeros_like(order).at[order].set(jnp.arange(order.size))
+
+
+def max_conf(confidences, latency_s, available, *, size, threshold) -> Selection:
+  """The `size` most confident LLMs; every vote counts 1."""
+  del threshold
+  mask = available & (rank(confidences, latency_s, available) < size)
+  return Selection(mask, jnp.ones_like(confidences))
+
+
+def labelled_max_conf(confidences, latency_s, available, *, size, threshold) -> Selection:
+  """The `size` most confident among the LLMs predicted to be right; the `size` most confident where none is."""
+  top = max_conf(confidences, latency_s, available, size=size, threshold=threshold)
+  labelled = top.mask & (confidences > threshold)
+  return Selection(jnp.where(labelled.any(), labelled, top.mask), top.weight)
+
+
+def weighted_max_conf(confidences, latency_s, available, *, size, threshold) -> Selection:
+  """The same LLMs as `max_conf`; every vote counts its LLM's confidence."""
+  top = max_conf(confidences, latency_s, available, size=size, threshold=threshold)
+  return Selection(top.mask, confidences)
+
+
+POLICIES: dict[str, Policy] = {
+  'max_conf': max_conf,
+  'labelled_max_conf': labelled_max_conf,
+  'weighted_max_conf': weighted_max_conf,
+}

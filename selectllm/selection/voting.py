@@ -1,0 +1,47 @@
+"""The vote of the called LLMs (PAPER: policy), written for one query."""
+
+import jax
+import jax.numpy as jnp
+
+NO_ANSWER = -1
+VOTES = ('majority', 'samples')
+
+
+def majority(answers: jax.Array) -> jax.Array:
+  """Each LLM's majority answer, int32[K], from its samples int[K, S]; a tie goes to the answer first to reach it."""
+  given = answers != NO_ANSWER
+  same = (answers[:, :, None] == answers[:, None, :]) & given[:, :, None]  # [K, S, S]
+  reached = jnp.tril(same).sum(axis=-1)  # [K, S]: how often a sample's answer had been given when the sample came
+  first = jnp.argmax(reached, axis=-1)
+  return jnp.take_along_axis(answers, first[:, None], axis=-1)[:, 0].astype(jnp.int32)
+
+
+def vote(
+  answers: jax.Array, mask: jax.Array, weight: jax.Array, latency_s: jax.Array, *, over: str = 'majority'
+) -> jax.Array:
+  """The answer that the called LLMs elect.
+
+  Args:
+    answers: int[K, S], ids of answers to this query; -1 for none, which casts no vote.
+    mask: bool[K], the called LLMs.
+    weight: float32[K], what each vote counts.
+    latency_s: float32[K], expected; a tie goes to the answer backed by the fastest LLM.
+    over: `majority`: each LLM casts one vote, for the majority of its samples; `samples`: one for each sample.
+
+  Returns:
+    int32[], the elected answer's id; -1 where nobody called has an answer.
+  """
+  if over == 'majority':
+    answers = majority(answers)[:, None]
+  elif over != 'samples':
+    raise ValueError(f'vote over {over!r}; it must be one of {", ".join(VOTES)}')
+  samples = answers.shape[1]
+  ballots = answers.reshape(-1).astype(jnp.int32)  # [K * S]
+  cast = jnp.repeat(mask, samples) & (ballots != NO_ANSWER)
+  weights = jnp.where(cast, jnp.repeat(weight, samples), 0.0)
+  support = jnp.sum(jnp.where(ballots[:, None] == ballots[None, :], weights, 0.0), axis=-1)  # of each ballot's answer
+  support = jnp.where(cast, support, -jnp.inf)
+  # Sums of the same weights in another order may differ in the last bits; that is still a tie.
+  tied = cast & (support >= support.max() * (1 - 1e-6))
+  winner = jnp.argmin(jnp.where(tied, jnp.repeat(latency_s, samples), jnp.inf))
+  return jnp.where(cast.any(), ballots[winner], NO_ANSWER)

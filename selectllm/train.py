@@ -1,0 +1,339 @@
+"""Training: the state, the step, and the loop that reads from top to bottom."""
+
+import dataclasses
+import logging
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+from flax import nnx
+
+from selectllm import checkpoint, optim, score, sharding, writer
+from selectllm.data import batches, splits, votes
+from selectllm.models import classifier, pretrained
+
+_LOG = logging.getLogger(__name__)
+
+LOSSES = ('bce', 'balanced_bce')
+DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+
+
+class TrainState(NamedTuple):
+  """What a step changes: steps taken, parameters, optimiser state."""
+
+  step: jax.Array
+  params: nnx.State
+  opt_state: optax.OptState
+
+
+class Model(NamedTuple):
+  """A classifier on a mesh.
+
+  Attributes:
+    graphdef: Its structure; `nnx.merge(graphdef, params)` is the classifier.
+    params: Pretrained encoder, fresh head; sharded.
+    mesh: Where it lives.
+    tokenize: Texts to `batches.Tokens`.
+    score_step: See `score.make_score_step`.
+    embed_step: See `score.make_embed_step`.
+  """
+
+  graphdef: nnx.GraphDef
+  params: nnx.State
+  mesh: jax.sharding.Mesh
+  tokenize: batches.Tokenizer
+  score_step: score.ScoreStep
+  embed_step: Callable[..., jax.Array]
+
+
+def make_model(config: ml_collections.ConfigDict, num_llms: int) -> Model:
+  """Builds the classifier of a config on its mesh, with pretrained weights in the encoder."""
+  if config.encoder.dtype not in DTYPES:
+    raise ValueError(f'config.encoder.dtype={config.encoder.dtype!r} is not one of {", ".join(DTYPES)}')
+  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  folder = pretrained.find(config.encoder.name)
+  shape = dataclasses.replace(pretrained.read_config(folder), dropout=config.encoder.dropout)
+  max_length = min(config.encoder.max_length, shape.max_length)
+
+  def make(rngs: nnx.Rngs) -> classifier.Classifier:
+    return classifier.Classifier(
+      shape,
+      num_llms,
+      pooling=config.encoder.pooling,
+      dtype=DTYPES[config.encoder.dtype],
+      remat=config.encoder.remat,
+      freeze_encoder=config.encoder.freeze,
+      rngs=rngs,
+    )
+
+  graphdef, params = sharding.create_sharded(mesh, make, config.seed)
+  params['encoder'] = pretrained.load_encoder(folder, params['encoder'])
+  return Model(
+    graphdef,
+    params,
+    mesh,
+    batches.Tokenizer(folder, max_length),
+    score.make_score_step(graphdef, mesh),
+    score.make_embed_step(graphdef, mesh),
+  )
+
+
+def masked_bce(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> jax.Array:
+  """Binary cross-entropy (PAPER: classifier), the weighted mean over all (query, LLM) pairs.
+
+  Args:
+    logits: float32[B, K].
+    labels: float32[B, K] in [0, 1].
+    weight: float32[B, K], 0 for what was not observed.
+  """
+  losses = optax.sigmoid_binary_cross_entropy(logits, labels)
+  return jnp.sum(losses * weight) / jnp.maximum(jnp.sum(weight), 1e-9)
+
+
+def loss_weight(labels: np.ndarray, observed: np.ndarray, train: np.ndarray, loss: str) -> np.ndarray:
+  """What every (query, LLM) pair counts in the loss.
+
+  Args:
+    labels: float32[N, K].
+    observed: bool[N, K].
+    train: int[T], the training queries; only their labels are looked at.
+    loss: `bce`: 1 where observed. `balanced_bce`: right and wrong answers of each LLM weigh the same in total.
+
+  Returns:
+    float32[N, K].
+
+  Raises:
+    ValueError: for another loss.
+  """
+  if loss not in LOSSES:
+    raise ValueError(f'config.train.loss={loss!r} is not one of {", ".join(LOSSES)}')
+  if loss == 'bce':
+    return observed.astype(np.float32)
+  seen = observed[train]
+  right = np.sum(labels[train] * seen, 0) / np.maximum(seen.sum(0), 1)
+  return (observed * np.where(labels >= 0.5, 0.5 / right, 0.5 / (1 - right))).astype(np.float32)
+
+
+def make_train_step(
+  graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, seed: int
+) -> Callable[[TrainState, batches.Batch], tuple[TrainState, dict[str, jax.Array]]]:
+  """Makes the pure function of one step; see `fit` for how it is jitted."""
+
+  def step(state: TrainState, batch: batches.Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+    def loss_fn(params: nnx.State) -> jax.Array:
+      rngs = nnx.Rngs(dropout=jax.random.fold_in(jax.random.key(seed), state.step))
+      logits = nnx.merge(graphdef, params)(batch.tokens, batch.lengths, deterministic=False, rngs=rngs)
+      return masked_bce(logits, batch.labels, batch.weight)
+
+    loss, gradient = jax.value_and_grad(loss_fn)(state.params)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(state.step + 1, params, opt_state), {'loss': loss, 'gradient_norm': optax.global_norm(gradient)}
+
+  return step
+
+
+def _validation_loss(
+  model: Model, params: nnx.State, tokens, data: votes.Votes, rows, weight, batch_size: int
+) -> float:
+  confidences = score_queries(model, params, tokens, rows, data.observed[rows], batch_size=batch_size).confidences
+  likely = np.clip(confidences.astype(np.float64), 1e-7, 1 - 1e-7)
+  losses = -(data.labels[rows] * np.log(likely) + (1 - data.labels[rows]) * np.log1p(-likely))
+  return float(np.sum(losses * weight[rows]) / np.sum(weight[rows]))
+
+
+def score_queries(
+  model: Model,
+  params: nnx.State,
+  tokens: batches.Tokens,
+  rows: np.ndarray,
+  available: np.ndarray,
+  *,
+  batch_size: int,
+  selecting: score.Selecting | None = None,
+) -> score.Scores:
+  """Scores the queries `rows`, int[N], available bool[N, K]; without `selecting`, the selections are of no size."""
+  if selecting is None:
+    selecting = score.Selecting(np.zeros(available.shape[1], np.float32), np.zeros(0, np.int32), 0.5)
+  return score.over_queries(
+    lambda *batch: model.score_step(params, *batch),
+    model.mesh,
+    tokens,
+    rows,
+    batch_size=batch_size,
+    max_length=model.tokenize.max_length,
+    available=available,
+    further=(selecting,),
+  )
+
+
+def embed_queries(model: Model, tokens: batches.Tokens, *, batch_size: int) -> np.ndarray:
+  """Embeds all N queries with the pretrained encoder: unit vectors float32[N, D]."""
+  return score.over_queries(
+    lambda *batch: model.embed_step(model.params, *batch),
+    model.mesh,
+    tokens,
+    np.arange(len(tokens.lengths)),
+    batch_size=batch_size,
+    max_length=model.tokenize.max_length,
+  )
+
+
+def time_one_query(model: Model, params: nnx.State, queries: Sequence[str], selecting: score.Selecting) -> float:
+  """Seconds from the text of one query, asked alone, to its selection: the median over the queries."""
+  available = np.ones((1, selecting.latency_s.size), bool)
+  seconds = []
+  for query in [*queries, *queries]:  # the first time round compiles
+    begun = time.perf_counter()
+    tokens = model.tokenize([query])
+    score_queries(model, params, tokens, np.zeros(1, int), available, batch_size=1, selecting=selecting)
+    seconds.append(time.perf_counter() - begun)
+  return float(np.median(seconds[len(queries) :]))
+
+
+class _Training(NamedTuple):
+  """A training before its first step: the fresh state, and all that a step needs."""
+
+  source: batches.TrainingBatches
+  optimizer: optax.GradientTransformation
+  state: TrainState
+  abstract: TrainState
+  manager: ocp.CheckpointManager
+
+
+def _open(config, model: Model, tokens, data: votes.Votes, split, weight, workdir: pathlib.Path) -> _Training:
+  options, mesh = config.train, model.mesh
+  if options.batch_size % mesh.size:
+    raise ValueError(f'config.train.batch_size={options.batch_size} does not divide over {mesh.size} devices')
+  source = batches.TrainingBatches(
+    tokens,
+    np.flatnonzero(split == splits.TRAIN),
+    data.labels,
+    weight,
+    batch_size=options.batch_size,
+    epochs=options.epochs,
+    max_length=model.tokenize.max_length,
+    seed=config.seed,
+    process=(jax.process_index(), jax.process_count()),
+  )
+  optimizer = optim.make_optimizer(options, len(source), freeze_encoder=config.encoder.freeze)
+  opt_state = sharding.create(mesh, optimizer.init, model.params)
+  # The step donates its state: a copy of the parameters, so that the pretrained ones outlive it.
+  params = jax.tree.map(jnp.copy, model.params)
+  state = TrainState(jax.device_put(jnp.zeros((), jnp.int32), sharding.replicated(mesh)), params, opt_state)
+  manager = checkpoint.open_manager(workdir / 'checkpoints')
+  return _Training(source, optimizer, state, sharding.abstract(mesh, state), manager)
+
+
+def fit(
+  config: ml_collections.ConfigDict,
+  model: Model,
+  tokens: batches.Tokens,
+  data: votes.Votes,
+  split: np.ndarray,
+  workdir: pathlib.Path,
+) -> tuple[int, nnx.State]:
+  """Trains from wherever the run directory stands.
+
+  Args:
+    config: The whole config.
+    model: From `make_model`.
+    tokens: N tokenized queries.
+    data: Their votes.
+    split: int8[N], see `splits.assign`; test queries are not looked at.
+    workdir: Takes checkpoints, metrics.jsonl and TensorBoard events.
+
+  Returns:
+    The step with the lowest validation loss, and its parameters.
+
+  Raises:
+    FloatingPointError: when the loss is no longer finite; names the step.
+    ValueError: when the mesh does not divide the batch size.
+    checkpoint.CheckpointError: when a checkpoint cannot be read.
+  """
+  options, mesh = config.train, model.mesh
+  train, validation = (np.flatnonzero(split == part) for part in (splits.TRAIN, splits.VALIDATION))
+  weight = loss_weight(data.labels, data.observed, train, options.loss)
+  training = _open(config, model, tokens, data, split, weight, workdir)
+  iterator = batches.training_iterator(training.source)
+  steps, per_epoch = len(training.source), training.source.steps_per_epoch
+
+  # What an earlier run left takes precedence over a fresh start.
+  state = checkpoint.restore_latest(training.manager, training.abstract, iterator) or training.state
+  start = int(state.step)
+  metrics = writer.MetricWriter(workdir, resumed_step=start)
+  progress = writer.Progress('Training', steps, start=start)
+  step_fn = jit_train_step(model, training.optimizer, training.abstract, config.seed)
+  pending: list[tuple[int, dict[str, jax.Array]]] = []
+  note = ''
+  for step in range(start + 1, steps + 1):
+    batch = _on_mesh(next(iterator), mesh)
+    with jax.transfer_guard('disallow'):
+      state, scalars = step_fn(state, batch)
+    pending.append((step, scalars))
+    epoch_ends = step % per_epoch == 0
+    saves = epoch_ends or (options.checkpoint_every_steps and step % options.checkpoint_every_steps == 0)
+    if saves or step % options.log_every_steps == 0:
+      train_loss = _flush(pending, metrics)
+      progress.update(step, f'epoch {step / per_epoch:.1f}, loss {train_loss:.4f}{note}')
+    if saves:
+      loss = None
+      if epoch_ends:
+        loss = _validation_loss(model, state.params, tokens, data, validation, weight, config.evaluate.batch_size)
+        metrics.write(step, validation_loss=loss)
+        note = f', validation loss {loss:.4f}'
+      checkpoint.save(training.manager, step, state, iterator, loss)
+  progress.close()
+  metrics.close()
+  return _best(training)
+
+
+def load_best(config, model: Model, tokens, data: votes.Votes, split, workdir: pathlib.Path) -> tuple[int, nnx.State]:
+  """What `fit` returns, from the checkpoints that it left; trains nothing."""
+  return _best(_open(config, model, tokens, data, split, np.zeros_like(data.labels), workdir))
+
+
+def _best(training: _Training) -> tuple[int, nnx.State]:
+  with training.manager as manager:
+    step, state = checkpoint.restore_best(manager, training.abstract)
+  _LOG.info('The best validation loss was at step %d of %d', step, len(training.source))
+  return step, state.params
+
+
+def jit_train_step(
+  model: Model, optimizer: optax.GradientTransformation, abstract: TrainState, seed: int
+) -> Callable[[TrainState, batches.Batch], tuple[TrainState, dict[str, jax.Array]]]:
+  """Compiles the step on the model's mesh; it donates the state, so keep none that was passed in."""
+  shardings = jax.tree.map(lambda array: array.sharding, abstract)
+  return jax.jit(
+    make_train_step(model.graphdef, optimizer, seed),
+    in_shardings=(shardings, sharding.batch_sharding(model.mesh)),
+    out_shardings=(shardings, sharding.replicated(model.mesh)),
+    donate_argnums=0,
+  )
+
+
+def _on_mesh(batch: batches.Batch, mesh: jax.sharding.Mesh) -> batches.Batch:
+  place = sharding.batch_sharding(mesh)
+  return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(place, rows), batch)
+
+
+def _flush(pending: list[tuple[int, dict[str, Any]]], metrics: writer.MetricWriter) -> float:
+  """Writes the scalars of the steps since the last flush; the steps themselves never wait for their values."""
+  for step, scalars in jax.device_get(pending):
+    if not np.isfinite(scalars['loss']):
+      raise FloatingPointError(
+        f'the loss is {scalars["loss"]} at step {step}; the last checkpoint is from before it. Lower '
+        'config.train.learning_rate or clip_norm, or use config.encoder.dtype=float32.'
+      )
+    metrics.write(step, **{name: float(value) for name, value in scalars.items()})
+    loss = float(scalars['loss'])
+  pending.clear()
+  return loss

@@ -1,0 +1,82 @@
+"""Where a run's progress goes: metrics.jsonl, TensorBoard, and a line (or bar) with the time that is left."""
+
+import logging
+import pathlib
+import sys
+import time
+
+import orjson
+import rich.progress
+import tensorboardX
+
+_LOG = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN_LINES = 10
+
+
+class MetricWriter:
+  """Writes scalars by step; on a resumed run, drops what was written beyond the step resumed from."""
+
+  def __init__(self, workdir: pathlib.Path, *, resumed_step: int):
+    path = workdir / 'metrics.jsonl'
+    kept = []
+    if path.exists():
+      for line in path.read_bytes().splitlines():
+        try:
+          if orjson.loads(line)['step'] <= resumed_step:
+            kept.append(line)
+        except orjson.JSONDecodeError:  # the last line of a killed run
+          break
+    path.write_bytes(b''.join(line + b'\n' for line in kept))
+    self._file = path.open('ab')
+    self._board = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'), purge_step=resumed_step + 1)
+
+  def write(self, step: int, **scalars: float) -> None:
+    """Writes scalars of one step."""
+    self._file.write(orjson.dumps({'step': step, **scalars}, option=orjson.OPT_APPEND_NEWLINE))
+    self._file.flush()
+    for name, value in scalars.items():
+      self._board.add_scalar(name, value, step)
+
+  def close(self) -> None:
+    """Flushes and closes both files."""
+    self._file.close()
+    self._board.close()
+
+
+class Progress:
+  """A bar on a terminal, else a log line now and then; both with the time that is left."""
+
+  def __init__(self, what: str, total: int, *, start: int = 0):
+    self._what, self._total, self._start, self._done = what, total, start, start
+    self._begun = self._last_line = time.monotonic()
+    self._bar = None
+    if sys.stderr.isatty():
+      self._bar = rich.progress.Progress(
+        rich.progress.TextColumn('{task.description}'),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeElapsedColumn(),
+        rich.progress.TimeRemainingColumn(),
+        rich.progress.TextColumn('{task.fields[note]}'),
+        console=rich.console.Console(stderr=True),
+        transient=True,
+      )
+      self._task = self._bar.add_task(what, total=total, completed=start, note='')
+      self._bar.start()
+
+  def update(self, done: int, note: str = '') -> None:
+    """Shows that `done` of the total are done."""
+    self._done = done
+    if self._bar:
+      self._bar.update(self._task, completed=done, note=note)
+    elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES or done == self._total:
+      self._last_line = time.monotonic()
+      elapsed = self._last_line - self._begun
+      left = elapsed / max(1, done - self._start) * (self._total - done)
+      _LOG.info('%s: %d/%d, %.0f s gone, %.0f s left %s', self._what, done, self._total, elapsed, left, note)
+
+  def close(self) -> None:
+    """Takes the bar off the terminal."""
+    if self._bar:
+      self._bar.stop()

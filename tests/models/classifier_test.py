@@ -1,0 +1,107 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from selectllm.models import classifier, encoder
+
+CONFIG = encoder.EncoderConfig(
+  family='bert',
+  vocab_size=50,
+  hidden_size=16,
+  num_layers=2,
+  num_heads=4,
+  intermediate_size=24,
+  max_positions=12,
+  type_vocab_size=2,
+  layer_norm_eps=1e-12,
+  dropout=0.1,
+  pad_token_id=0,
+)
+TOKENS = jnp.array([[5, 6, 7, 8], [9, 3, 0, 0], [4, 4, 4, 0]])
+LENGTHS = jnp.array([4, 2, 3])
+
+
+def make(**options):
+  return classifier.Classifier(CONFIG, 5, rngs=nnx.Rngs(0), **options)
+
+
+def loss_of(graphdef):
+  def loss(params):
+    model = nnx.merge(graphdef, params)
+    logits = model(TOKENS, LENGTHS, deterministic=False, rngs=nnx.Rngs(dropout=1))
+    return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, jnp.ones_like(logits)))
+
+  return loss
+
+
+def test_pools_only_what_counts():
+  hidden = jnp.array([[[1.0, 2.0], [3.0, 4.0], [jnp.nan, 9.0]], [[5.0, 6.0], [7.0, 8.0], [9.0, 10.0]]])
+  lengths = jnp.array([2, 0])
+  np.testing.assert_array_equal(classifier.pool(hidden, lengths, 'mean'), [[2, 3], [0, 0]])
+  np.testing.assert_array_equal(classifier.pool(hidden, lengths, 'cls'), [[1, 2], [5, 6]])
+
+
+def test_refuses_another_pooling():
+  with pytest.raises(ValueError, match="cls, mean, not 'max'"):
+    classifier.pool(jnp.zeros((1, 2, 3)), jnp.array([1]), 'max')
+  with pytest.raises(ValueError, match="cls, mean, not 'max'"):
+    make(pooling='max')
+
+
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize('pooling', classifier.POOLINGS)
+def test_embeddings_and_logits_are_float32(dtype, pooling):
+  model = make(dtype=dtype, pooling=pooling)
+  embedding, logits = model.embed(TOKENS, LENGTHS), model(TOKENS, LENGTHS)
+  assert (embedding.shape, embedding.dtype) == ((3, 16), jnp.float32)
+  assert (logits.shape, logits.dtype) == ((3, 5), jnp.float32)
+  np.testing.assert_allclose(logits, model.head(embedding), rtol=1e-6)
+
+
+def test_logits_start_near_zero():
+  assert jnp.max(jnp.abs(make()(TOKENS, LENGTHS))) < 0.5
+
+
+def test_dropout_reaches_the_head_of_a_frozen_encoder_alone():
+  model = make(freeze_encoder=True)
+  rngs = nnx.Rngs(dropout=1)
+  embedding = model.embed(TOKENS, LENGTHS, deterministic=False, rngs=rngs)
+  np.testing.assert_array_equal(embedding, model.embed(TOKENS, LENGTHS))
+  assert not jnp.allclose(model(TOKENS, LENGTHS, deterministic=False, rngs=rngs), model(TOKENS, LENGTHS))
+
+
+def test_a_frozen_encoder_gets_no_gradient_and_costs_none():
+  def grads_and_flops(freeze_encoder):
+    graphdef, params = nnx.split(make(freeze_encoder=freeze_encoder))
+    gradient = jax.jit(jax.grad(loss_of(graphdef))).lower(params).compile()
+    return gradient(params), gradient.cost_analysis()['flops']
+
+  grads, flops = grads_and_flops(False)
+  frozen_grads, frozen_flops = grads_and_flops(True)
+  assert any(jnp.any(grad) for grad in jax.tree.leaves(grads['encoder']))
+  assert not any(jnp.any(grad) for grad in jax.tree.leaves(frozen_grads['encoder']))
+  assert all(jnp.any(grad) for grad in jax.tree.leaves(frozen_grads['head']))
+  assert frozen_flops < 0.5 * flops
+
+
+def test_param_groups_label_the_parameters_for_optax():
+  graphdef, params = nnx.split(make(freeze_encoder=True))
+  optimizer = optax.multi_transform(
+    {'encoder': optax.set_to_zero(), 'head': optax.adamw(0.1, weight_decay=1.0)}, classifier.param_groups
+  )
+  updates, _ = optimizer.update(jax.grad(loss_of(graphdef))(params), optimizer.init(params), params)
+  after = optax.apply_updates(params, updates)
+  jax.tree.map(np.testing.assert_array_equal, after['encoder'], params['encoder'])
+  assert not jnp.allclose(after['head']['kernel'][...], params['head']['kernel'][...])
+
+
+def test_the_dropout_rate_is_the_configs():
+  model = classifier.Classifier(dataclasses.replace(CONFIG, dropout=0.0), 5, rngs=nnx.Rngs(0))
+  np.testing.assert_array_equal(
+    model(TOKENS, LENGTHS, deterministic=False, rngs=nnx.Rngs(dropout=1)), model(TOKENS, LENGTHS)
+  )
