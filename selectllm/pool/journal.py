@@ -9,13 +9,15 @@ import collections.abc
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import pathlib
 import zlib
 from typing import Any, BinaryIO
 
 import orjson
-from absl import logging
+
+_LOG = logging.getLogger(__name__)
 
 FORMAT = 1
 _HEAD, _MIDDLE, _TAIL = b'{"crc":"', b'","entry":', b'}\n'
@@ -74,7 +76,7 @@ def _good_lines(path: str | pathlib.Path) -> collections.abc.Iterator[tuple[int,
         raise JournalError(f'{path} has format {entry.get("format")!r}; this version reads format {FORMAT}')
       yield offset, line, entry
   if damaged:
-    logging.warning('%s: the last line was torn by a crash; it is dropped and asked again', path)
+    _LOG.warning('%s: the last line was torn by a crash; it is dropped and asked again', path)
 
 
 def read(path: str | pathlib.Path) -> collections.abc.Iterator[tuple[int, dict[str, Any]]]:
@@ -100,7 +102,7 @@ def _set_damaged_lines_aside(path: pathlib.Path) -> None:
       written.flush()
       os.fsync(written.fileno())
   os.replace(kept, path)
-  logging.warning('%s: %d damaged lines were moved to %s', path, count, aside)
+  _LOG.warning('%s: %d damaged lines were moved to %s', path, count, aside)
 
 
 class Journal:

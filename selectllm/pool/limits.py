@@ -4,13 +4,14 @@ import asyncio
 import collections
 import collections.abc
 import email.utils
+import logging
 import math
 import random
 import time
 
-from absl import logging
-
 from selectllm.pool import spec
+
+_LOG = logging.getLogger(__name__)
 
 LONGEST_RETRY_AFTER_S = 3600.0  # a server that asks for more than this is not believed
 _FIRST_CONCURRENCY = 4
@@ -171,7 +172,7 @@ class Gate:
     self._failures = self._episodes = 0
     if self._opened_at is not None:
       self._opened_at, self._cooldown_s = None, _COOLDOWN_S[0]
-      logging.info('%s answers again', self.name)
+      _LOG.info('%s answers again', self.name)
     growth = 1 / self._concurrency if self.cuts else 1
     self._concurrency = min(self._limits.concurrency, self._concurrency + growth)
 
@@ -196,11 +197,11 @@ class Gate:
       return
     if now - self._failing_since > self._limits.give_up_s:
       seconds = now - self._failing_since
-      logging.error('%s is given up: nothing but failures for %.0f s, the last one %s', self.name, seconds, failure)
+      _LOG.error('%s is given up: nothing but failures for %.0f s, the last one %s', self.name, seconds, failure)
       self.stop(Failure('endpoint_down', f'nothing but failures for {seconds:.0f} s, the last one {failure}'))
       return
     if self._opened_at is None:
-      logging.warning('%s: %d failures in a row, the last one %s', self.name, self._failures, failure)
+      _LOG.warning('%s: %d failures in a row, the last one %s', self.name, self._failures, failure)
     elif entered < self._opened_at:
       return  # sent before the breaker opened: no probe
     else:

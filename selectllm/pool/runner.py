@@ -5,12 +5,13 @@ import collections
 import collections.abc
 import contextlib
 import dataclasses
+import logging
 import time
 from typing import Any
 
-from absl import logging
-
 from selectllm.pool import collection, endpoints, journal, limits, queries, spec
+
+_LOG = logging.getLogger(__name__)
 
 _GROUP_S = 0.005  # how long a group waits for company before it is committed
 _MOST_UNACKNOWLEDGED = 4096  # more than this, and the disk is what everybody waits for
@@ -300,7 +301,7 @@ class Runner:
         response.lost_usd += spent_usd
         lane.gate.leave(entered, failure, 0 if failure.billed else request.max_tokens)
         if failure.stops and lane.gate.stopped is None:
-          logging.error('%s is not asked any more: %s', lane.endpoint.llm.name, failure)
+          _LOG.error('%s is not asked any more: %s', lane.endpoint.llm.name, failure)
           lane.gate.stop(failure)
         raise
       except BaseException:

@@ -80,10 +80,15 @@ def write_queries(path: pathlib.Path, asked: list[queries.Query]) -> None:
 
 def start(folder: pathlib.Path, workdir: str = 'run', **fields: Any) -> subprocess.Popen[str]:
   """Starts the command that collects `folder/queries.jsonl` from `folder/pool.yaml`."""
-  overrides = {'pool.file': folder / 'pool.yaml', 'collect.queries': folder / 'queries.jsonl', **fields}
+  overrides = {
+    'mode': 'collect',
+    'pool.file': folder / 'pool.yaml',
+    'collect.queries': folder / 'queries.jsonl',
+    **fields,
+  }
   command = [
-    *(sys.executable, '-m', 'tests.pool.run_collect'),
-    f'--config={HERE / "collect_config.py"}',
+    *(sys.executable, '-m', 'selectllm.main'),
+    '--config=configs/common.py',
     f'--workdir={folder / workdir}',
     *(f'--config.{name}={value}' for name, value in overrides.items()),
   ]

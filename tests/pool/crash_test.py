@@ -10,10 +10,10 @@ import subprocess
 import time
 
 import asking
-import collect_config
 import fault_server
 import pytest
 
+from configs import common
 from selectllm.data import responses
 from selectllm.pool import collect, collection, journal
 
@@ -30,7 +30,7 @@ def prepared(folder: pathlib.Path, urls: dict[str, str], count: int, **limits: o
 
 def collected(folder: pathlib.Path, workdir: str = 'run', **fields: object) -> int:
   """Runs the mode in this process; returns its exit code."""
-  config = collect_config.get_config()
+  config = common.get_config()
   config.pool.file = str(folder / 'pool.yaml')
   config.collect.update({'queries': str(folder / 'queries.jsonl'), 'samples': 2, 'drain_s': 5.0, **fields})
   return collect.collect(config, folder / workdir)
