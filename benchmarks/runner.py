@@ -12,6 +12,7 @@ Every client runs in a process of its own; the rounds take turns, and the median
 import argparse
 import asyncio
 import json
+import os
 import pathlib
 import statistics
 import subprocess
@@ -142,6 +143,7 @@ async def openai(url: str, count: int) -> None:
 
 async def litellm(url: str, count: int) -> None:
   """The litellm SDK."""
+  os.environ['LITELLM_LOCAL_MODEL_COST_MAP'] = 'True'  # it would look for prices in the network
   import litellm as sdk
 
   async def ask(number: int) -> None:

@@ -80,17 +80,13 @@ def write_queries(path: pathlib.Path, asked: list[queries.Query]) -> None:
 
 def start(folder: pathlib.Path, workdir: str = 'run', **fields: Any) -> subprocess.Popen[str]:
   """Starts the command that collects `folder/queries.jsonl` from `folder/pool.yaml`."""
-  overrides = {
-    'mode': 'collect',
-    'pool.file': folder / 'pool.yaml',
-    'collect.queries': folder / 'queries.jsonl',
-    **fields,
-  }
+  files = {'pool.file': folder / 'pool.yaml', 'collect.queries': folder / 'queries.jsonl'}
   command = [
     *(sys.executable, '-m', 'selectllm.main'),
     '--config=configs/common.py',
+    '--config.mode=collect',
     f'--workdir={folder / workdir}',
-    *(f'--config.{name}={value}' for name, value in overrides.items()),
+    *(f'--config.{name}={value}' for name, value in (files | fields).items()),
   ]
   root = HERE.parent.parent
   return subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
