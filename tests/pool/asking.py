@@ -18,10 +18,11 @@ HERE = pathlib.Path(__file__).parent
 QUICK = {'concurrency': 8, 'timeout_s': 5.0, 'attempts': 3, 'first_backoff_s': 0.01, 'longest_backoff_s': 0.05}
 
 
-def llm(url: str, name: str = 'a', *, key: str | None = None, api: str = 'chat', **limits: Any) -> spec.LLM:
+def llm(url: str, name: str = 'a', *, key: str | None = None, system: str = '', **limits: Any) -> spec.LLM:
   """An LLM at this address."""
   quick = spec.Limits(**{**QUICK, **limits})
-  return spec.LLM(name, endpoint=spec.Endpoint(url, api, 'm', limits=quick, api_key_env=key))
+  prompt = spec.Prompt(system=system)
+  return spec.LLM(name, endpoint=spec.Endpoint(url, 'chat', 'm', prompt, limits=quick, api_key_env=key))
 
 
 def some_queries(count: int) -> list[queries.Query]:
