@@ -108,8 +108,7 @@ async def ours(url: str, count: int) -> None:
   with tempfile.TemporaryDirectory() as folder:
     recorded = collection.Collection(pathlib.Path(folder) / 'journal.jsonl')
     asking = runner.Runner(recorded, [spec.LLM('m', endpoint=endpoint)])
-    for query in asked:
-      recorded.add_query(query)
+    recorded.add_queries(asked)
     async with asking:
       half = len(asked) // 20
       await asking.run({'m': (runner.Item(query, 'm', sample) for query in asked[:half] for sample in range(10))})

@@ -76,9 +76,7 @@ async def _collect(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> 
   try:
     for other in _journals(options.merge):
       print(f'{other}: {recorded.merge(other):,} answers taken over')
-    asking = runner.Runner(recorded, llms, limits.Budget(options.budget_usd, recorded.spent_usd))
-    for query in asked:
-      recorded.add_query(query)
+    recorded.check_queries(asked)
     plans, problems = _plans(llms, asked, options.samples, recorded)
     if options.budget_usd is not None:
       problems += [f'{llm.name!r} has no price, so no budget can be kept' for llm in llms if llm.price is None]
@@ -86,6 +84,8 @@ async def _collect(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> 
     if options.dry_run:
       _print_plans(plans)
       return 0
+    asking = runner.Runner(recorded, llms, limits.Budget(options.budget_usd, recorded.spent_usd))
+    recorded.add_queries(asked)
     code = await _run(asking, asked, plans, options)
   finally:
     recorded.journal.close()
@@ -180,6 +180,7 @@ def _plans(
   plans, problems = {}, []
   for llm in llms:
     endpoint = endpoints.Endpoint(llm)
+    recorded.check_llm(llm.name, endpoint.spec.identity())
     unknown = {field: q for q in reversed(asked) for field in endpoint.spec.prompt.fields() - q.texts().keys()}
     problems += [
       f'{llm.name!r}: its prompt names {{{field}}}, which query {query.query_id!r} lacks; '

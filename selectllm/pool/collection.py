@@ -86,7 +86,7 @@ class Collection:
     self.answered: collections.Counter[str] = collections.Counter()  # LLM -> recorded answers
     self.spent_usd = 0.0
     self._llms: dict[str, dict[str, Any]] = {}
-    self._queries: dict[str, bytes] = {}  # query_id -> the query, as JSON
+    self._queries: dict[str, bytes] = {}  # query_id -> digest of the query
     self._offsets: dict[bytes, int] = {}  # identity -> where its answer stands
     self._copies: dict[Key, int] = {}  # key of an answer that was copied from an equal request -> where it stands
     try:
@@ -100,7 +100,7 @@ class Collection:
     if entry['kind'] == 'llm':
       self._llms[entry['name']] = entry['identity']
     elif entry['kind'] == 'query':
-      self._queries[entry['query_id']] = _query_digest(entry)
+      self._queries[entry['query_id']] = _digest(_query(entry))
     elif entry['kind'] == 'response':
       self._index_response(offset, Response(**entry))
 
@@ -127,54 +127,61 @@ class Collection:
     """Records a response."""
     self._index_response(self.journal.append(response), response)
 
-  def add_llm(self, name: str, identity: dict[str, Any]) -> None:
-    """Notes what an LLM's requests are made of.
+  def check_llm(self, name: str, identity: dict[str, Any]) -> None:
+    """Refuses an LLM whose recorded answers were asked for differently.
 
     Raises:
-      CollectionError: its recorded answers were asked for differently; the message shows the difference.
+      CollectionError: the message shows the difference.
     """
-    identity = orjson.loads(orjson.dumps(identity))
-    recorded = self._llms.get(name)
-    if recorded == identity:
-      return
-    if recorded is not None and self.answered[name]:
-      changes = '\n'.join(_differences(recorded, identity, name))
+    changes = list(_differences(self._llms.get(name, identity), identity, name))
+    if changes and self.answered[name]:
       raise CollectionError(
         f'{self.journal.path} holds {self.answered[name]:,} answers of {name!r} that were asked for differently:\n'
-        f'{changes}\nUndo the change, give the LLM a new name, or collect into another workdir.'
+        + '\n'.join(changes)
+        + '\nUndo the change, give the LLM a new name, or collect into another workdir.'
       )
-    self._llms[name] = identity
-    self.journal.append({'kind': 'llm', 'name': name, 'identity': identity})
 
-  def add_query(self, query: queries.Query) -> None:
-    """Notes a query; a reference or task may be put right later, its texts may not.
+  def add_llm(self, name: str, identity: dict[str, Any]) -> None:
+    """Notes what an LLM's requests are made of, when that is new; raises as `check_llm` does."""
+    self.check_llm(name, identity)
+    if self._llms.get(name) != identity:
+      self._llms[name] = identity
+      self.journal.append({'kind': 'llm', 'name': name, 'identity': identity})
+
+  def check_queries(self, asked: collections.abc.Iterable[queries.Query]) -> None:
+    """Refuses queries that have answers under another text; a reference or task may be put right.
 
     Raises:
-      CollectionError: the query has answers, and another text under the same id.
+      CollectionError: the message shows the first difference.
     """
-    entry = {'kind': 'query', **dataclasses.asdict(query)}
-    digest = _query_digest(entry)
-    recorded = self._queries.get(query.query_id)
-    if recorded == digest:
+    changed = {query.query_id: query for query in asked if self._is_known(query) is False}
+    if not changed or not self.answered:
       return
-    if recorded is not None:
-      self._refuse_changed_texts(query)
-    self._queries[query.query_id] = digest
-    self.journal.append(entry)
-
-  def _refuse_changed_texts(self, query: queries.Query) -> None:
-    recorded = None
+    texts: dict[str, dict[str, Any]] = {}
     for _, entry in journal.read(self.journal.path):
-      if entry['kind'] == 'query' and entry['query_id'] == query.query_id:
-        recorded = entry
-    if recorded is None:
-      return
-    new = {'query': query.query, 'fields': query.fields}
-    if changes := list(_differences({name: recorded[name] for name in new}, new, query.query_id)):
-      raise CollectionError(
-        f'{self.journal.path} holds another text of a query:\n' + '\n'.join(changes) + '\n'
-        'Undo the change, give the query a new id, or collect into another workdir.'
-      )
+      if entry['kind'] == 'query' and entry['query_id'] in changed:
+        texts[entry['query_id']] = {'query': entry['query'], 'fields': entry['fields']}
+      elif entry['kind'] == 'response' and entry['query_id'] in changed and entry['error'] is None:
+        query = changed[entry['query_id']]
+        now = {'query': query.query, 'fields': query.fields}
+        if changes := list(_differences(texts[query.query_id], now, query.query_id)):
+          raise CollectionError(
+            f'{self.journal.path} holds answers to another text of a query:\n' + '\n'.join(changes) + '\n'
+            'Undo the change, give the query a new id, or collect into another workdir.'
+          )
+
+  def add_queries(self, asked: collections.abc.Iterable[queries.Query]) -> None:
+    """Notes the queries that are new or were put right; raises as `check_queries` does."""
+    new = [query for query in asked if not self._is_known(query)]
+    self.check_queries(new)
+    for query in new:
+      self._queries[query.query_id] = _digest(query)
+      self.journal.append({'kind': 'query', **dataclasses.asdict(query)})
+
+  def _is_known(self, query: queries.Query) -> bool | None:
+    """Whether the query is recorded as it is; None when it is not recorded at all."""
+    recorded = self._queries.get(query.query_id)
+    return None if recorded is None else recorded == _digest(query)
 
   def merge(self, path: pathlib.Path) -> int:
     """Takes over from another journal the answers that are not here yet; returns their number.
@@ -188,7 +195,7 @@ class Collection:
       if entry['kind'] == 'llm':
         self.add_llm(entry['name'], entry['identity'])
       elif entry['kind'] == 'query':
-        self.add_query(queries.Query(**{name: entry[name] for name in queries.Query.__slots__}))
+        self.add_queries([_query(entry)])
       elif entry['kind'] == 'response':
         response = Response(**entry)
         known = self.find(bytes.fromhex(response.identity), response.key())
@@ -198,9 +205,12 @@ class Collection:
     return taken
 
 
-def _query_digest(entry: dict[str, Any]) -> bytes:
-  content = [entry[name] for name in queries.Query.__slots__]
-  return hashlib.blake2b(orjson.dumps(content), digest_size=8).digest()
+def _query(entry: dict[str, Any]) -> queries.Query:
+  return queries.Query(**{name: entry[name] for name in queries.Query.__slots__})
+
+
+def _digest(query: queries.Query) -> bytes:
+  return hashlib.blake2b(orjson.dumps(query), digest_size=8).digest()
 
 
 def _differences(old: Any, new: Any, where: str) -> collections.abc.Iterator[str]:

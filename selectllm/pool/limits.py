@@ -119,7 +119,7 @@ class Gate:
     """
     while True:
       if self.stopped:
-        raise self.stopped
+        raise self.stopped.with_traceback(None)  # else it would remember everybody it was raised to
       now = time.monotonic()
       opens_at = max(self._pause_until, self._next_request, self._next_token)
       if self.in_flight < self.concurrency and opens_at <= now:

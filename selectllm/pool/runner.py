@@ -95,7 +95,7 @@ class Runner:
     self._unacknowledged: list[tuple[_Lane, Item, collection.Response]] = []  # recorded, but not committed
     self._recorded, self._acknowledged = asyncio.Event(), asyncio.Event()
     self._error: Exception | None = None
-    self._stopping, self._out_of_time = asyncio.Event(), asyncio.Event()
+    self._stopping, self._ended = asyncio.Event(), False
     self._exits = contextlib.AsyncExitStack()
 
   async def __aenter__(self) -> 'Runner':
@@ -104,8 +104,10 @@ class Runner:
       for endpoint in self._endpoints:
         self._lanes[endpoint.llm.name] = _Lane(await exits.enter_async_context(endpoint))
       self._exits = exits.pop_all()
-    workers = [self._work(lane) for lane in self._lanes.values() for _ in range(lane.limits.concurrency)]
-    self._tasks = [asyncio.create_task(task) for task in (self._acknowledge(), *workers)]
+    self._workers = [
+      asyncio.create_task(self._work(lane)) for lane in self._lanes.values() for _ in range(lane.limits.concurrency)
+    ]
+    self._acknowledging = asyncio.create_task(self._acknowledge())
     return self
 
   async def __aexit__(self, *exc_info: object) -> None:
@@ -119,9 +121,10 @@ class Runner:
     try:
       await self.finished()
     finally:
-      for task in self._tasks:
+      tasks = [*self._workers, self._acknowledging]
+      for task in tasks:
         task.cancel()
-      await asyncio.gather(*self._tasks, return_exceptions=True)
+      await asyncio.gather(*tasks, return_exceptions=True)
       await self._exits.aclose()
     if self._error:
       raise self._error
@@ -144,7 +147,7 @@ class Runner:
 
   async def finished(self) -> None:
     """Waits until every submitted item has its record or, once the runner is stopped, has been let go."""
-    await _first_of(asyncio.gather(*(lane.inbox.join() for lane in self._lanes.values())), self._out_of_time)
+    await asyncio.gather(*(lane.inbox.join() for lane in self._lanes.values()))
 
   async def run(self, items: collections.abc.Mapping[str, collections.abc.Iterable[Item]]) -> None:
     """Submits the items of each LLM at that LLM's own speed, until all are or the runner is stopped.
@@ -170,6 +173,8 @@ class Runner:
     if self.stopped:
       raise limits.Stopped(self.stopped)
     await self._lanes[item.llm].inbox.put(item)
+    if self._ended:  # while we waited
+      self._let_all_go()
 
   async def ask(self, query: queries.Query, llm: str, sample: int = 0) -> collection.Response:
     """The terminal record of one response; a failure is a record too.
@@ -177,7 +182,7 @@ class Runner:
     Raises:
       limits.Stopped: the runner stopped before there was one.
     """
-    self.collection.add_query(query)
+    self.collection.add_queries([query])
     item = Item(query, llm, sample, asyncio.get_running_loop().create_future())
     await self.submit(item)
     assert item.answered is not None
@@ -189,7 +194,18 @@ class Runner:
     self._stopping.set()
     for lane in self._lanes.values():
       lane.gate.stop(limits.Stopped(reason))
-    asyncio.get_running_loop().call_later(grace_s, self._out_of_time.set)
+    asyncio.get_running_loop().call_later(grace_s, self._end)
+
+  def _end(self) -> None:
+    self._ended = True
+    for worker in self._workers:
+      worker.cancel()
+    self._let_all_go()
+
+  def _let_all_go(self) -> None:
+    for lane in self._lanes.values():
+      while not lane.inbox.empty():
+        _let_go(lane, lane.inbox.get_nowait(), self.stopped)
 
   async def _work(self, lane: _Lane) -> None:
     while True:

@@ -145,9 +145,10 @@ class Endpoint:
   answers_as: tuple[str, ...] = ()
 
   def identity(self) -> dict[str, Any]:
-    """What a response depends on: all of this is part of the identity of a request, and nothing else."""
-    value = {name: getattr(self, name) for name in ('api', 'model')}
-    return value | {'prompt': dataclasses.asdict(self.prompt), 'sampling': dataclasses.asdict(self.sampling)}
+    """What a response depends on: all of this is part of the identity of a request. As JSON has it."""
+    prompt = dataclasses.asdict(self.prompt) | {'few_shot': list(self.prompt.few_shot)}
+    sampling = dataclasses.asdict(self.sampling) | {'stop': list(self.sampling.stop)}
+    return {'api': self.api, 'model': self.model, 'prompt': prompt, 'sampling': sampling}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

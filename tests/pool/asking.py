@@ -42,8 +42,7 @@ async def ask_all(
   recorded = collection.Collection(path)
   try:
     asking = runner.Runner(recorded, llms, **options)
-    for query in asked:
-      recorded.add_query(query)
+    recorded.add_queries(asked)
     async with asking:
       await asking.run({one.name: [runner.Item(q, one.name, s) for q in asked for s in range(samples)] for one in llms})
     return asking

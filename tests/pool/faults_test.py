@@ -407,8 +407,7 @@ def test_fault_24_many_items_need_bounded_memory_and_few_descriptors(path, count
     recorded = collection.Collection(path)
     run = runner.Runner(recorded, [asking.llm(url, concurrency=64)])
     asked = asking.some_queries(count // 100)
-    for query in asked:
-      recorded.add_query(query)
+    recorded.add_queries(asked)
 
     def items(start, stop):
       for query in asked[start:stop]:
