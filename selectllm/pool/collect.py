@@ -181,15 +181,11 @@ def _plans(
   for llm in llms:
     endpoint = endpoints.Endpoint(llm)
     recorded.check_llm(llm.name, endpoint.spec.identity())
-    unknown = {field: q for q in reversed(asked) for field in endpoint.spec.prompt.fields() - q.texts().keys()}
-    problems += [
-      f'{llm.name!r}: its prompt names {{{field}}}, which query {query.query_id!r} lacks; '
-      f'it has {", ".join(sorted(query.texts()))}'
-      for field, query in unknown.items()
-    ]
-    if not unknown:
+    try:
       plans[llm.name], problem = _plan(endpoint, asked, samples, recorded)
-      problems += [problem] if problem else []
+    except spec.PoolError as error:
+      problem = str(error)
+    problems += [problem] if problem else []
   return plans, problems
 
 

@@ -217,6 +217,7 @@ class Endpoint:
     self._turns = [turn for pair in turns for turn in pair]
     self._shots = [u + a for u, a in shots]
     self._name, self._api = llm.name.encode(), self.spec.api.encode()
+    self._fields = self.spec.prompt.fields()
     self._last: tuple[queries.Query | None, bytes] = None, b''
 
   async def __aenter__(self) -> 'Endpoint':
@@ -233,9 +234,14 @@ class Endpoint:
     """The request for one sample of the response to a query.
 
     Raises:
-      KeyError: the template names a field that the query lacks.
+      spec.PoolError: the template names a field that the query lacks.
     """
     if query is not self._last[0]:  # samples of a query come one after the other
+      if missing := self._fields - query.texts().keys():
+        raise spec.PoolError(
+          f'{self.llm.name!r}: its prompt names {{{min(missing)}}}, which query {query.query_id!r} lacks; '
+          f'it has {", ".join(sorted(query.texts()))}'
+        )
       self._last = query, self._content(query.texts())
     content = self._last[1]
     body = content if self.spec.sampling.seed is None else _with_seed(content, self.spec.sampling.seed + sample)

@@ -91,6 +91,7 @@ class Runner:
     for endpoint in self._endpoints:
       recorded.add_llm(endpoint.llm.name, endpoint.spec.identity())
     self._lanes: dict[str, _Lane] = {}
+    self._workers: list[asyncio.Task[None]] = []
     self._in_flight: dict[bytes, list[Item]] = {}  # identity -> the items that wait for it
     self._unacknowledged: list[tuple[_Lane, Item, collection.Response]] = []  # recorded, but not committed
     self._recorded, self._acknowledged = asyncio.Event(), asyncio.Event()
@@ -183,10 +184,9 @@ class Runner:
       limits.Stopped: the runner stopped before there was one.
     """
     self.collection.add_queries([query])
-    item = Item(query, llm, sample, asyncio.get_running_loop().create_future())
-    await self.submit(item)
-    assert item.answered is not None
-    return await item.answered
+    answered = asyncio.get_running_loop().create_future()
+    await self.submit(Item(query, llm, sample, answered))
+    return await answered
 
   def stop(self, reason: str, grace_s: float = 0.0) -> None:
     """Sends nothing more. What is in flight may take the grace period; what is not sent stays unrecorded."""
@@ -220,7 +220,11 @@ class Runner:
 
   async def _finish(self, lane: _Lane, item: Item) -> None:
     """Brings an item to its terminal record; equal requests in flight wait for the first of them."""
-    request = lane.endpoint.request(item.query, item.sample)
+    try:
+      request = lane.endpoint.request(item.query, item.sample)
+    except BaseException:
+      _let_go(lane, item, self.stopped)
+      raise
     if waiting := self._in_flight.get(request.identity):
       waiting.append(item)
       return
@@ -245,14 +249,11 @@ class Runner:
 
   def _record(self, lane: _Lane, response: collection.Response, waiting: list[Item]) -> None:
     """Records a response for every key that waits for it."""
-    recorded: dict[collection.Key, collection.Response] = {}
-    for item in waiting:
-      key = item.key()
-      if key not in recorded:
-        recorded[key] = _for_key(response, key)
-        self.collection.add(recorded[key])
-        _count(lane.tally, recorded[key])
-      self._unacknowledged.append((lane, item, recorded[key]))
+    recorded = {key: _for_key(response, key) for key in dict.fromkeys(item.key() for item in waiting)}
+    for mine in recorded.values():
+      self.collection.add(mine)
+      _count(lane.tally, mine)
+    self._unacknowledged += [(lane, item, recorded[item.key()]) for item in waiting]
 
   async def _acknowledge(self) -> None:
     """Commits in groups, and only then tells those who wait."""

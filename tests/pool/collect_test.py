@@ -275,3 +275,17 @@ def test_references_are_brought_to_canonical_form(tmp_path, path, served):
   assert collected(tmp_path) == 0
   (record,) = responses.read_jsonl(path.with_name('responses.jsonl'))
   assert record.reference == '1000'
+
+
+def test_a_query_may_be_corrected_before_it_is_answered(tmp_path, path, served, capsys):
+  assert collected(tmp_path, dry_run=True) == 0
+  assert path.read_bytes().count(b'\n') == 1  # nothing but the journal's own line
+  served.rule = lambda body: fault_server.status(400)
+  assert collected(tmp_path) == collect.INCOMPLETE
+  served.rule = lambda body: None
+  changed = [queries.Query(q.query_id, q.query + '?', q.task, q.reference) for q in asking.some_queries(10)]
+  asking.write_queries(tmp_path / 'queries.jsonl', changed)
+  assert collected(tmp_path) == 0
+  asking.write_queries(tmp_path / 'queries.jsonl', asking.some_queries(10))
+  assert collected(tmp_path) == collect.REFUSED
+  assert "q0.query was 'What is 0 + 1??', is now 'What is 0 + 1?'" in capsys.readouterr().err
