@@ -28,7 +28,11 @@ def parse_argument(argument: str | None, words: tuple[str, ...] = (), **defaults
     if not given and key in words:
       values['words'].append(key)
     elif given and key in defaults:
-      values[key] = type(defaults[key])(value)
+      try:
+        values[key] = type(defaults[key])(value)
+      except ValueError:
+        wanted = type(defaults[key]).__name__
+        raise ValueError(f'config argument {item!r}: {key} must be of type {wanted}') from None
     else:
       known = ', '.join([*words, *(f'{name}=...' for name in defaults)])
       raise ValueError(f'config argument {item!r} is not one of: {known}')

@@ -32,12 +32,12 @@ class Outcome(NamedTuple):
     cost_usd: float32[N], all calls' dollars, NaN where unknown.
   """
 
-  correct: np.ndarray
-  valid: np.ndarray
-  calls: np.ndarray
-  latency_parallel_s: np.ndarray
-  latency_sequential_s: np.ndarray
-  cost_usd: np.ndarray
+  correct: policies.Array
+  valid: policies.Array
+  calls: policies.Array
+  latency_parallel_s: policies.Array
+  latency_sequential_s: policies.Array
+  cost_usd: policies.Array
 
 
 class Method(NamedTuple):
@@ -46,6 +46,10 @@ class Method(NamedTuple):
   name: str
   size: int | None
   outcome: Outcome
+
+
+# What names a row: a method and its size.
+Key = tuple[str, int | None]
 
 
 class Part(NamedTuple):
@@ -209,7 +213,7 @@ def methods(
   nearest = np.where(asked.observed, fitted.knn[rows], -np.inf).argmax(-1)
   yield from played('knn_top1', np.eye(count, dtype=bool)[nearest][:, None], [1])
   yield from played('single', np.eye(count, dtype=bool), [1] * count)
-  best = jax.device_get(oracle.select(asked.labels, asked.observed, np.nan_to_num(asked.latency_s)))
+  best = np.asarray(oracle.select(*map(jnp.asarray, (asked.labels, asked.observed, np.nan_to_num(asked.latency_s)))))
   yield from played('oracle', best[:, None], [None])
 
 
@@ -231,33 +235,28 @@ def _versus(outcome: Outcome, reference: Outcome | None) -> dict[str, float] | N
   return {'delta': test.delta, 'p': test.p}
 
 
-def _rows(played: list[Method], references: dict[tuple[str, int | None], Outcome], config: Any) -> list[dict[str, Any]]:
-  """The rows of a report's table: means, intervals and paired comparisons of every method."""
-  correct, valid = (np.stack([getattr(m.outcome, field) for m in played], 1) for field in ('correct', 'valid'))
-  intervals = metrics.bootstrap_ci(correct, valid, resamples=config.resamples)
-  oracle_accuracy = _mean(references['oracle', None].correct, references['oracle', None].valid)
-  rows = []
-  for method, interval in zip(played, intervals, strict=True):
-    outcome, accuracy = method.outcome, _mean(method.outcome.correct, method.outcome.valid)
-    keys = (('best_single', None), ('all_llms', None), ('top_s', method.size))
-    rows.append(
-      {
-        'name': method.name,
-        'size': method.size,
-        'queries': int(outcome.valid.sum()),
-        'accuracy': accuracy,
-        'accuracy_ci': [float(bound) for bound in interval],
-        'calls': _mean(outcome.calls, outcome.valid),
-        'latency_parallel_s': _mean(outcome.latency_parallel_s, outcome.valid),
-        'latency_parallel_p50_s': _quantile(outcome.latency_parallel_s, outcome.valid, 0.5),
-        'latency_parallel_p95_s': _quantile(outcome.latency_parallel_s, outcome.valid, 0.95),
-        'latency_sequential_s': _mean(outcome.latency_sequential_s, outcome.valid),
-        'cost_usd': _mean(outcome.cost_usd, outcome.valid),
-        'gap_to_oracle': metrics.gap_to_oracle(accuracy, oracle_accuracy),
-        'versus': {name: _versus(outcome, references.get((name, size))) for name, size in keys},
-      }
-    )
-  return rows
+def _row(method: Method, interval: np.ndarray, references: dict[str, Outcome | None]) -> dict[str, Any]:
+  """One row of a report's table: means, interval and paired comparisons of a method."""
+  outcome, oracle_outcome = method.outcome, references['oracle']
+  accuracy = _mean(outcome.correct, outcome.valid)
+  best_possible = None if oracle_outcome is None else _mean(oracle_outcome.correct, oracle_outcome.valid)
+  return {
+    'name': method.name,
+    'size': method.size,
+    'queries': int(outcome.valid.sum()),
+    'accuracy': accuracy,
+    'accuracy_ci': [None if np.isnan(bound) else float(bound) for bound in interval],
+    'calls': _mean(outcome.calls, outcome.valid),
+    'latency_parallel_s': _mean(outcome.latency_parallel_s, outcome.valid),
+    'latency_parallel_p50_s': _quantile(outcome.latency_parallel_s, outcome.valid, 0.5),
+    'latency_parallel_p95_s': _quantile(outcome.latency_parallel_s, outcome.valid, 0.95),
+    'latency_sequential_s': _mean(outcome.latency_sequential_s, outcome.valid),
+    'cost_usd': _mean(outcome.cost_usd, outcome.valid),
+    'gap_to_oracle': None
+    if accuracy is None or best_possible is None
+    else metrics.gap_to_oracle(accuracy, best_possible),
+    'versus': {name: _versus(outcome, references[name]) for name in REFERENCES},
+  }
 
 
 def _join(parts: list[Outcome]) -> Outcome:
@@ -270,8 +269,26 @@ class _PartResult(NamedTuple):
 
   test: np.ndarray
   fitted: Fitted
-  methods: dict[tuple[str, int | None], Outcome]
+  methods: dict[Key, Outcome]
   chosen_sizes: dict[str, int]
+
+
+def _trade_off(rows: list[dict[str, Any]], best_single: Outcome | None) -> dict[str, dict[str, float]] | None:
+  """What each policy's sizes together buy, by sequential latency; None where latencies are unknown.
+
+  `aiq` is the area under the policy's accuracy hull, `save` the largest share of the best single LLM's latency that a
+  size at least as accurate leaves out.
+  """
+  if best_single is None or any(row['latency_sequential_s'] is None for row in rows):
+    return None
+  counted = best_single.valid
+  reference = [float(values[counted].mean()) for values in (best_single.latency_sequential_s, best_single.correct)]
+  trade_off = {}
+  for name in policies.POLICIES:
+    of = [(row['latency_sequential_s'], row['accuracy']) for row in rows if row['name'] == name]
+    latency, accuracy = np.array(of).T
+    trade_off[name] = {'aiq': metrics.aiq(latency, accuracy), 'save': metrics.cost_save(latency, accuracy, *reference)}
+  return trade_off
 
 
 def _evaluate_part(table: votes.Table, part: Part, embeddings: np.ndarray, config: Any) -> _PartResult:
@@ -299,7 +316,8 @@ def _llm_rows(table: votes.Table, parts: list[Part]) -> dict[str, dict[str, Any]
     accuracy = {}
     for which, name in enumerate(splits.NAMES):
       means = [_mean(data.labels[:, column], observed & (part.split == which)) for part in parts]
-      accuracy[name] = None if None in means else float(np.mean(means))
+      known = [mean for mean in means if mean is not None]
+      accuracy[name] = float(np.mean(known)) if known else None
     rows[llm] = {
       'accuracy': accuracy | {'all': _mean(data.labels[:, column], observed)},
       'missing': int((~observed).sum()),
@@ -325,21 +343,40 @@ def evaluate(
   """
   results = [_evaluate_part(table, part, embeddings, config) for part in parts]
   data, test = table.votes, np.concatenate([result.test for result in results])
-  played = [Method(*key, _join([result.methods[key] for result in results])) for key in results[0].methods]
-  references: dict[tuple[str, int | None], Outcome] = {(m.name, m.size): m.outcome for m in played}
+
+  def joined(keys: list[Key]) -> Outcome | None:
+    """The outcomes of a method, given by its key in each fold; None where it does not exist."""
+    outcomes = [result.methods[key] for result, key in zip(results, keys, strict=True) if key in result.methods]
+    return _join(outcomes) if len(outcomes) == len(results) else None
+
+  def everywhere(name: str, size: int | None) -> Outcome | None:
+    return joined([(name, size)] * len(results))
+
   single = [f'single:{table.llms[result.fitted.best_single]}' for result in results]
-  references['best_single', None] = _join([r.methods[name, 1] for r, name in zip(results, single, strict=True)])
-  if data.has_answers:
-    references['all_llms', None] = references['all_llms', len(table.llms)]
-  chosen = [
-    Method(name, None, _join([result.methods[name, result.chosen_sizes[name]] for result in results]))
-    for name in results[0].chosen_sizes
+  references = {
+    'best_single': joined([(name, 1) for name in single]),
+    'all_llms': everywhere('all_llms', len(table.llms)),
+    'oracle': everywhere('oracle', None),
+  }
+  # All methods at all sizes; then those with a size again, at the size that was most accurate on validation.
+  keys = [[key] * len(results) for key in results[0].methods]
+  chosen: list[list[Key]] = [
+    [(name, result.chosen_sizes[name]) for result in results] for name in results[0].chosen_sizes
+  ]
+  played = [Method(*key[0], _join([r.methods[k] for r, k in zip(results, key, strict=True)])) for key in keys]
+  played += [
+    Method(key[0][0], None, _join([r.methods[k] for r, k in zip(results, key, strict=True)])) for key in chosen
+  ]
+  correct, valid = (np.stack([getattr(m.outcome, name) for m in played], 1) for name in ('correct', 'valid'))
+  intervals = metrics.bootstrap_ci(correct, valid, resamples=config.resamples)
+  rows = [
+    _row(method, interval, {**references, 'top_s': joined([('top_s', size) for _, size in key])})
+    for method, interval, key in zip(played, intervals, keys + chosen, strict=True)
   ]
   confidences = np.concatenate(
     [part.scores.confidences[result.test] for part, result in zip(parts, results, strict=True)]
   )
   judged = (data.labels[test], confidences, data.observed[test])
-  oracle_row = references['oracle', None]
   return {
     'dataset': {
       'name': table.name,
@@ -363,18 +400,14 @@ def evaluate(
       },
       'confusion': dict(zip(table.llms, metrics.confusion(*judged, threshold=config.threshold).tolist(), strict=True)),
     },
-    'oracle': {
-      'accuracy': _mean(oracle_row.correct, oracle_row.valid),
-      'latency_s': _mean(oracle_row.latency_sequential_s, oracle_row.valid),
-    },
+    'oracle': next(
+      {'accuracy': row['accuracy'], 'latency_s': row['latency_sequential_s']} for row in rows if row['name'] == 'oracle'
+    ),
     'best_single': sorted(set(single)),
+    'trade_off': _trade_off(rows[: len(keys)], references['best_single']),
     'knn_neighbours': [result.fitted.neighbours for result in results],
-    'methods': _rows(played, references, config),
-    # The same methods, each at the size that was most accurate on validation.
-    'chosen': [
-      {**row, 'sizes': [result.chosen_sizes[row['name']] for result in results]}
-      for row in _rows(chosen, references, config)
-    ],
+    'methods': rows[: len(keys)],
+    'chosen': [{**row, 'sizes': [size for _, size in key]} for row, key in zip(rows[len(keys) :], chosen, strict=True)],
     'selected': {
       name: np.concatenate([p.scores.selections[name].mask[r.test] for p, r in zip(parts, results, strict=True)])
       .mean(0)

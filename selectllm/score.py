@@ -22,8 +22,8 @@ class Selecting(NamedTuple):
     threshold: The confidence above which an LLM is predicted to be right.
   """
 
-  latency_s: np.ndarray
-  sizes: np.ndarray
+  latency_s: policies.Array
+  sizes: policies.Array
   threshold: float
 
 
@@ -35,7 +35,7 @@ class Scores(NamedTuple):
     selections: Policy name -> Selection of mask bool[N, M, K] and weight float32[N, M, K], for M sizes.
   """
 
-  confidences: np.ndarray
+  confidences: policies.Array
   selections: dict[str, policies.Selection]
 
 

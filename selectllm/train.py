@@ -58,6 +58,8 @@ def make_model(config: ml_collections.ConfigDict, num_llms: int) -> Model:
   if config.encoder.dtype not in DTYPES:
     raise ValueError(f'config.encoder.dtype={config.encoder.dtype!r} is not one of {", ".join(DTYPES)}')
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
+  if config.train.batch_size % mesh.size:
+    raise ValueError(f'config.train.batch_size={config.train.batch_size} does not divide over {mesh.size} devices')
   folder = pretrained.find(config.encoder.name)
   shape = dataclasses.replace(pretrained.read_config(folder), dropout=config.encoder.dropout)
   max_length = min(config.encoder.max_length, shape.max_length)
@@ -117,7 +119,8 @@ def loss_weight(labels: np.ndarray, observed: np.ndarray, train: np.ndarray, los
   if loss == 'bce':
     return observed.astype(np.float32)
   seen = observed[train]
-  right = np.sum(labels[train] * seen, 0) / np.maximum(seen.sum(0), 1)
+  count = np.maximum(seen.sum(0), 2)
+  right = np.clip(np.sum(labels[train] * seen, 0) / count, 1 / count, 1 - 1 / count)
   return (observed * np.where(labels >= 0.5, 0.5 / right, 0.5 / (1 - right))).astype(np.float32)
 
 
@@ -198,6 +201,14 @@ def time_one_query(model: Model, params: nnx.State, queries: Sequence[str], sele
   return float(np.median(seconds[len(queries) :]))
 
 
+def init_state(model: Model, optimizer: optax.GradientTransformation) -> TrainState:
+  """The state before the first step, laid out like the parameters, of which it holds a copy: steps donate it."""
+  step = jax.device_put(jnp.zeros((), jnp.int32), sharding.replicated(model.mesh))
+  return TrainState(
+    step, jax.tree.map(jnp.copy, model.params), sharding.create(model.mesh, optimizer.init, model.params)
+  )
+
+
 class _Training(NamedTuple):
   """A training before its first step: the fresh state, and all that a step needs."""
 
@@ -209,9 +220,7 @@ class _Training(NamedTuple):
 
 
 def _open(config, model: Model, tokens, data: votes.Votes, split, weight, workdir: pathlib.Path) -> _Training:
-  options, mesh = config.train, model.mesh
-  if options.batch_size % mesh.size:
-    raise ValueError(f'config.train.batch_size={options.batch_size} does not divide over {mesh.size} devices')
+  options = config.train
   source = batches.TrainingBatches(
     tokens,
     np.flatnonzero(split == splits.TRAIN),
@@ -224,12 +233,9 @@ def _open(config, model: Model, tokens, data: votes.Votes, split, weight, workdi
     process=(jax.process_index(), jax.process_count()),
   )
   optimizer = optim.make_optimizer(options, len(source), freeze_encoder=config.encoder.freeze)
-  opt_state = sharding.create(mesh, optimizer.init, model.params)
-  # The step donates its state: a copy of the parameters, so that the pretrained ones outlive it.
-  params = jax.tree.map(jnp.copy, model.params)
-  state = TrainState(jax.device_put(jnp.zeros((), jnp.int32), sharding.replicated(mesh)), params, opt_state)
+  state = init_state(model, optimizer)
   manager = checkpoint.open_manager(workdir / 'checkpoints')
-  return _Training(source, optimizer, state, sharding.abstract(mesh, state), manager)
+  return _Training(source, optimizer, state, sharding.abstract(model.mesh, state), manager)
 
 
 def fit(
@@ -255,10 +261,9 @@ def fit(
 
   Raises:
     FloatingPointError: when the loss is no longer finite; names the step.
-    ValueError: when the mesh does not divide the batch size.
     checkpoint.CheckpointError: when a checkpoint cannot be read.
   """
-  options, mesh = config.train, model.mesh
+  options = config.train
   train, validation = (np.flatnonzero(split == part) for part in (splits.TRAIN, splits.VALIDATION))
   weight = loss_weight(data.labels, data.observed, train, options.loss)
   training = _open(config, model, tokens, data, split, weight, workdir)
@@ -274,7 +279,7 @@ def fit(
   pending: list[tuple[int, dict[str, jax.Array]]] = []
   note = ''
   for step in range(start + 1, steps + 1):
-    batch = _on_mesh(next(iterator), mesh)
+    batch = on_mesh(next(iterator), model.mesh)
     with jax.transfer_guard('disallow'):
       state, scalars = step_fn(state, batch)
     pending.append((step, scalars))
@@ -320,7 +325,8 @@ def jit_train_step(
   )
 
 
-def _on_mesh(batch: batches.Batch, mesh: jax.sharding.Mesh) -> batches.Batch:
+def on_mesh(batch: batches.Batch, mesh: jax.sharding.Mesh) -> batches.Batch:
+  """Lays this process's share of a batch over the mesh."""
   place = sharding.batch_sharding(mesh)
   return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(place, rows), batch)
 

@@ -1,5 +1,6 @@
 """Fixtures for all tests, and the devices that they run on."""
 
+import json
 import os
 import pathlib
 from typing import TYPE_CHECKING
@@ -29,3 +30,92 @@ def test_data() -> pathlib.Path:
   if not folder:
     pytest.skip('SELECTLLM_TEST_DATA names no folder with the published responses')
   return pathlib.Path(folder)
+
+
+WORDS = ('apples', 'buys', 'cats', 'costs', 'dogs', 'eggs', 'gives', 'has', 'how', 'many', 'plus', 'sells', 'times')
+
+
+@pytest.fixture(scope='session')
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  """A folder with a small BERT of random weights and a tokenizer of few words and all digits."""
+  import numpy as np
+  import safetensors.numpy
+  import tokenizers
+
+  folder = tmp_path_factory.mktemp('tiny_encoder')
+  vocabulary = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', *WORDS, *'0123456789']
+  size, inner, layers = 16, 32, 2
+  config = {
+    'model_type': 'bert',
+    'vocab_size': len(vocabulary),
+    'hidden_size': size,
+    'num_hidden_layers': layers,
+    'num_attention_heads': 2,
+    'intermediate_size': inner,
+    'max_position_embeddings': 40,
+    'type_vocab_size': 2,
+    'layer_norm_eps': 1e-12,
+    'hidden_dropout_prob': 0.1,
+    'hidden_act': 'gelu',
+    'pad_token_id': 0,
+  }
+  (folder / 'config.json').write_text(json.dumps(config))
+  random = np.random.default_rng(0)
+  shapes = {
+    'embeddings.word_embeddings.weight': (len(vocabulary), size),
+    'embeddings.position_embeddings.weight': (40, size),
+    'embeddings.token_type_embeddings.weight': (2, size),
+  }
+  norms = ['embeddings.LayerNorm']
+  for layer in range(layers):
+    name = f'encoder.layer.{layer}'
+    norms += [f'{name}.attention.output.LayerNorm', f'{name}.output.LayerNorm']
+    dense = {f'attention.self.{part}': (size, size) for part in ('query', 'key', 'value')}
+    dense |= {
+      'attention.output.dense': (size, size),
+      'intermediate.dense': (inner, size),
+      'output.dense': (size, inner),
+    }
+    for part, shape in dense.items():
+      shapes |= {f'{name}.{part}.weight': shape, f'{name}.{part}.bias': shape[:1]}
+  tensors = {name: random.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
+  for name in norms:
+    tensors |= {f'{name}.weight': np.ones(size, np.float32), f'{name}.bias': np.zeros(size, np.float32)}
+  safetensors.numpy.save_file(tensors, folder / 'model.safetensors')
+  tokenizer = tokenizers.Tokenizer(
+    tokenizers.models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token='[UNK]')
+  )
+  tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+  tokenizer.post_processor = tokenizers.processors.BertProcessing(('[SEP]', 3), ('[CLS]', 2))
+  tokenizer.save(str(folder / 'tokenizer.json'))
+  special = {'pad_token': '[PAD]', 'unk_token': '[UNK]', 'cls_token': '[CLS]', 'sep_token': '[SEP]'}
+  (folder / 'tokenizer_config.json').write_text(
+    json.dumps({'tokenizer_class': 'PreTrainedTokenizerFast', 'model_max_length': 40, **special})
+  )
+  return folder
+
+
+@pytest.fixture(scope='session')
+def responses_file(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+  """160 queries answered by three LLMs, each good at another kind of query: what a classifier can learn."""
+  import numpy as np
+
+  random = np.random.default_rng(1)
+  path = tmp_path_factory.mktemp('responses') / 'responses.jsonl'
+  with path.open('w') as file:
+    for number in range(160):
+      kind = ('plus', 'times')[random.integers(2)]
+      a, b = random.integers(1, 10, 2)
+      filler = ' '.join(random.choice(WORDS[:9], random.integers(1, 8)))
+      answer = str(a + b if kind == 'plus' else a * b)
+      right = {'adder': 0.9 if kind == 'plus' else 0.2, 'multiplier': 0.9 if kind == 'times' else 0.2, 'guesser': 0.5}
+      samples = {}
+      for llm, chance in right.items():
+        given = answer if random.random() < chance else str(random.integers(200, 300))
+        samples[llm] = [
+          {'text': f'The answer is {given}.', 'answer': given, 'latency_s': float(random.uniform(0.5, 2))}
+        ]
+      query = f'{filler} {a} {kind} {b} how many {number // 100} {number // 10 % 10} {number % 10}'
+      record = {'query_id': f'q{number}', 'query': query, 'task': kind, 'reference': answer, 'responses': samples}
+      file.write(json.dumps(record) + '\n')
+  return path

@@ -5,7 +5,7 @@ import functools
 import itertools
 import os
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -42,6 +42,9 @@ class Tokens(NamedTuple):
     return np.where(inside, self.values[np.where(inside, starts[:, None] + place, 0)], 0)
 
 
+Array = Any  # of numpy on the host, of JAX on the device
+
+
 class Batch(NamedTuple):
   """One padded batch of B queries; rows without a query have length 1 and weight 0.
 
@@ -52,10 +55,10 @@ class Batch(NamedTuple):
     weight: float32[B, K], 0 where there is no query or the LLM is missing.
   """
 
-  tokens: np.ndarray
-  lengths: np.ndarray
-  labels: np.ndarray
-  weight: np.ndarray
+  tokens: Array
+  lengths: Array
+  labels: Array
+  weight: Array
 
 
 class Tokenizer:
@@ -87,7 +90,7 @@ def buckets(lengths: np.ndarray, max_length: int) -> np.ndarray:
 
 def fitting(edges: np.ndarray, length: int) -> int:
   """The shortest padded length that holds a sequence; the longest one where none does."""
-  return int(edges[min(np.searchsorted(edges, length), len(edges) - 1)])
+  return int(edges[min(int(np.searchsorted(edges, length)), len(edges) - 1)])
 
 
 class TrainingBatches:

@@ -56,8 +56,6 @@ def load(config: ml_collections.ConfigDict) -> tuple[votes.Table, dict[str, Any]
   _prepare(builder)
   source = builder.as_data_source(split='full')
   _LOG.info('%s: %d queries, prepared in %s', builder.name, len(source), builder.data_path)
-  if not len(source):
-    raise ValueError(f'{builder.name} holds no queries: {builder.info.description}')
   pool = spec.read_pool(config.pool.file) if config.pool.file else None
   table = votes.build(
     (responses.from_example(source[i]) for i in range(len(source))),

@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 from selectllm.data import responses
 
 
-class PoolBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class PoolBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
   """Builds a data set of response records in array_record files, without TensorFlow.
 
   A prepared data set is found again by its identity: a digest of all that it was made from. What changes, be it a
@@ -47,5 +47,7 @@ class PoolBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       llms.update(dict.fromkeys(record.responses or record.scores))
       most_samples = max([most_samples, *map(len, record.responses.values())])
       yield position, responses.to_example(record)
+    if not llms:
+      raise ValueError(f'{self.name} holds no queries: {self._description}')
     # What a reader must know before the first record, to lay out its arrays.
     self.info.metadata.update(llms=list(llms), samples=most_samples)

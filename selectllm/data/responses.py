@@ -17,6 +17,7 @@ import orjson
 # Part of the identity of what is prepared from records: another form, another identity.
 FORM = 'record-v1'
 LATENCY_KINDS = ('measured', 'estimated', 'unknown')
+_MOST_TOKENS = 2**31 - 1  # what an int32 holds
 
 
 class RecordError(ValueError):
@@ -106,6 +107,12 @@ def _sample_from_json(value: Any, llm: str, where: str) -> Sample:
   kind = fields.get('latency_is', 'unknown' if latency is None else 'measured')
   if kind not in LATENCY_KINDS:
     raise RecordError(f'{where}: latency_is of {llm!r} must be one of {", ".join(LATENCY_KINDS)}, not {kind!r}')
+  for name in ('prompt_tokens', 'completion_tokens'):
+    if not 0 <= (fields.get(name) or 0) <= _MOST_TOKENS:
+      raise RecordError(f'{where}: {name} of {llm!r} must be from 0 to {_MOST_TOKENS}, not {fields[name]!r}')
+  for name in ('answer', 'error'):  # an error without words would look like none once it is stored
+    if fields.get(name) == '':
+      raise RecordError(f'{where}: {name} of {llm!r} is empty; give null where there is none')
   return Sample(**{**fields, 'latency_is': kind})
 
 
@@ -132,7 +139,7 @@ def from_json(value: Any, where: str) -> Record:
   for llm, samples in responses.items():
     if not isinstance(samples, list):
       raise RecordError(f'{where}: responses[{llm!r}] must be a list of samples, not {samples!r:.80}')
-  if responses and fields.get('reference') is None:
+  if responses and not (fields.get('reference') or '').strip():
     raise RecordError(f'{where}: a record with responses needs a reference answer')
   return Record(
     **{

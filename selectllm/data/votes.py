@@ -178,7 +178,10 @@ def build(
   query_ids, queries, kinds = [], [], set()
   for row, record in enumerate(records):
     if bool(record.scores) == bool(samples):
-      raise ValueError(f'query {record.query_id!r} has {"scores" if samples else "responses"}, earlier ones had not')
+      raise ValueError(
+        f'query {record.query_id!r} has {"scores" if samples else "no scores"}: '
+        'the queries of a data set hold either responses or scores, all of them the same'
+      )
     query_ids.append(record.query_id)
     queries.append(record.query)
     votes.task[row] = tasks.setdefault(record.task, len(tasks))

@@ -69,7 +69,7 @@ async def _collect(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> 
   options = config.collect
   llms = _chosen(spec.read_pool(config.pool.file), config.pool.llms)
   shard = _shard(options.shard)
-  extract = grading.get_extractor(options.extractor)
+  extract = _extractor(options.extractor)
   asked = [q for q in queries.read(options.queries, options.manual_dir, extract) if queries.in_shard(q, shard)]
   path = workdir / collection.journal_name(shard)
   recorded = collection.Collection(path, options.salvage)
@@ -147,6 +147,13 @@ def _chosen(pool: spec.Pool, names: collections.abc.Sequence[str]) -> list[spec.
   if unknown := [name for name in names if name not in pool.llms]:
     raise spec.PoolError(f'config.pool.llms names {", ".join(unknown)}; the pool file has {", ".join(pool.llms)}')
   return [pool.llms[name] for name in names or pool.llms]
+
+
+def _extractor(name: str) -> grading.Extractor:
+  try:
+    return grading.get_extractor(name)
+  except ValueError as error:
+    raise queries.QueryError(f'config.collect.extractor: {error}') from error
 
 
 def _shard(text: str) -> tuple[int, int] | None:

@@ -4,6 +4,7 @@ import collections.abc
 import dataclasses
 import datetime
 import difflib
+import math
 import pathlib
 import string
 import typing
@@ -211,11 +212,14 @@ def _build(cls: type, fields: Any, where: str) -> Any:
       raise PoolError(f'{where} has an unknown field {name!r}' + (f'; did you mean {near[0]!r}?' if near else ''))
   values = {}
   for field in dataclasses.fields(cls):
-    if field.name in fields and not (fields[field.name] is None and field.default is None):
+    if fields.get(field.name) is not None:
       values[field.name] = _fitting(fields[field.name], field.type, f'{where}.{field.name}')
     elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
       raise PoolError(f'{where} lacks {field.name}')
   return cls(**values)
+
+
+_TYPE_NAMES = {int: 'a whole number', float: 'a number', str: 'text', bool: 'true or false', tuple: 'a list'}
 
 
 def _fitting(value: Any, wanted: Any, where: str) -> Any:
@@ -230,12 +234,12 @@ def _fitting(value: Any, wanted: Any, where: str) -> Any:
   if float in kinds and isinstance(value, int) and not isinstance(value, bool):
     return float(value)
   if not isinstance(value, tuple(kinds)) or (isinstance(value, bool) and bool not in kinds):
-    names = ' or '.join('list' if kind is tuple else kind.__name__ for kind in kinds if kind is not type(None))
-    raise PoolError(f'{where} must be {names}, not {value!r:.80}')
+    names = ' or '.join(_TYPE_NAMES.get(kind, kind.__name__) for kind in kinds if kind is not type(None))
+    raise PoolError(f'{where} must be {names}, not {value!r:.80}' + ('; put it in quotes' if str in kinds else ''))
   return value
 
 
-def _endpoint(fields: Any, where: str) -> Endpoint:
+def _read_endpoint(fields: Any, where: str) -> Endpoint:
   """Makes an endpoint with its parts and checks what can be checked without asking it."""
   if isinstance(fields, dict):
     fields = dict(fields)
@@ -255,12 +259,41 @@ def _endpoint(fields: Any, where: str) -> Endpoint:
   except PoolError as error:
     raise PoolError(f'{where}.prompt: {error}') from error
   for number, shot in enumerate(endpoint.prompt.few_shot):
-    if not isinstance(shot, dict) or (missing := needed - shot.keys()):
+    missing = needed - shot.keys() if isinstance(shot, dict) else needed
+    if missing:
       raise PoolError(f'{where}.prompt.few_shot[{number}] lacks {", ".join(sorted(missing))}')
+    if numbers := [name for name in needed if not isinstance(shot[name], str)]:
+      raise PoolError(f'{where}.prompt.few_shot[{number}].{numbers[0]} must be text; put it in quotes')
   for name, value in dataclasses.asdict(endpoint.limits).items():
     if value is not None and value <= 0:
       raise PoolError(f'{where}.limits.{name} must be above 0, not {value!r}')
   return endpoint
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _read_price(fields: Any, where: str) -> Price:
+  price: Price = _build(Price, fields, where)
+  for name in ('prompt_usd_per_million', 'completion_usd_per_million'):
+    value = getattr(price, name)
+    if not (_is_number(value) and value >= 0):
+      raise PoolError(f'{where}.{name} must be a number of at least 0, not {value!r}')
+  return price
+
+
+def _read_llm(entry: Any, where: str) -> LLM:
+  if isinstance(entry, dict) and entry.get('price') is not None:
+    entry = {**entry, 'price': _read_price(entry['price'], f'{where}.price')}
+  if isinstance(entry, dict) and entry.get('endpoint') is not None:
+    entry = {**entry, 'endpoint': _read_endpoint(entry['endpoint'], f'{where}.endpoint')}
+  llm: LLM = _build(LLM, entry, where)
+  for name in ('parameters_b', 'seconds_per_token', 'samples_drawn'):
+    value = getattr(llm, name)
+    if value is not None and not (_is_number(value) and value > 0):
+      raise PoolError(f'{where}.{name} must be a number above 0, not {value!r}')
+  return llm
 
 
 def read_pool(path: str | pathlib.Path) -> Pool:
@@ -280,17 +313,8 @@ def read_pool(path: str | pathlib.Path) -> Pool:
   llms: dict[str, LLM] = {}
   for position, entry in enumerate(entries):
     where = f'{path}: llms[{position}]'
-    fields = dict(entry) if isinstance(entry, dict) else entry
-    if isinstance(fields, dict) and fields.get('price') is not None:
-      fields['price'] = _build(Price, fields['price'], f'{where}.price')
-    if isinstance(fields, dict) and fields.get('endpoint') is not None:
-      fields['endpoint'] = _endpoint(fields['endpoint'], f'{where}.endpoint')
-    llm = _build(LLM, fields, where)
+    llm = _read_llm(entry, where)
     if llm.name in llms:
       raise PoolError(f'{where}: the name {llm.name!r} is already taken by an earlier entry')
-    for name in ('parameters_b', 'seconds_per_token', 'samples_drawn'):
-      value = getattr(llm, name)
-      if value is not None and not (isinstance(value, int | float) and value > 0):
-        raise PoolError(f'{where}.{name} must be a number above 0, not {value!r}')
     llms[llm.name] = llm
   return Pool(llms)

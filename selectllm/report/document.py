@@ -67,7 +67,7 @@ def summary(results: dict[str, Any]) -> list[str]:
     verdicts = [
       _verdict(row, 'best_single', 'the best single LLM'),
       _verdict(row, 'all_llms', 'the vote of all LLMs'),
-      _verdict(row, 'top_s', 'the fixed subset of the same size') if len(set(row['sizes'])) == 1 else '',
+      _verdict(row, 'top_s', 'as many of the most accurate LLMs'),
     ]
     share = ''
     if whole and row['latency_sequential_s'] is not None and whole['latency_sequential_s']:
@@ -84,11 +84,12 @@ _EXPLANATION = """\
 *Accuracy* is the share of test queries whose elected answer is right, with a 95 % bootstrap interval over queries.
 *Seconds*: parallel waits for the slowest called LLM, sequential asks one after the other; both include the
 classifier's own {own} s (measured here, one query at a time) where it takes part. *s* is the subset size; in this
-first table it was chosen on validation, for policies and baselines alike. *vs* columns give points gained on the same
-queries; a difference that a paired test finds inside the noise (p > {significant}) is a tie. The *oracle* is right
-when any LLM is. `top_s` asks the s LLMs most accurate on train, `best_s` the subset of size s whose vote was most accurate on
-train and validation, `random` any s, `knn_top1` the LLM most often right on the {neighbours} most similar training
-queries. *Missing* responses are left out, an answer that could not be extracted is wrong.
+table policies and subsets have the size that was most accurate on validation. *vs* columns give points gained on the
+same queries (`top_s` at the same size); a difference that a paired test finds inside the noise (p > {significant}) is
+a tie. The *oracle* is right when any LLM is. `top_s` asks the s LLMs most accurate on train, `best_s` the subset of
+size s whose vote was most accurate on train and validation, `random` any s, `knn_top1` the LLM most often right on the
+{neighbours} most similar training queries. *Missing* responses are left out; an answer that could not be extracted is
+wrong.
 """
 
 
@@ -107,6 +108,7 @@ def markdown(results: dict[str, Any]) -> str:
     tables.methods_table(tables.headline_rows(results), results).markdown(),
     explanation,
     '![Accuracy against latency](figures/accuracy_latency.png)\n',
+    *([tables.trade_off_table(results).markdown()] if results['trade_off'] else []),
     '## The LLMs\n',
     tables.llms_table(results).markdown(),
     '## The classifier\n',
@@ -132,7 +134,7 @@ def write(workdir: pathlib.Path, results: dict[str, Any]) -> None:
   (workdir / 'report.md').write_text(markdown(results), encoding='utf-8')
   figures.draw(results, workdir / 'figures')
   console = rich.console.Console()
-  console.print(tables.methods_table(tables.headline_rows(results), results).rich(title(results)))
+  console.print(tables.console_table(results).rich(title(results)))
   for line in warnings(results):
     console.print(f'[yellow]Note:[/] {line}', highlight=False)
   console.print(f'Report: {workdir / "report.md"}', highlight=False)

@@ -33,7 +33,9 @@ def accuracy_and_latency(results: dict[str, Any]) -> matplotlib.figure.Figure:
   for name, colour in _COLOURS.items():
     line = [row for row in rows if row['name'] == name]
     x, y = [_x(row) for row in line], [100 * row['accuracy'] for row in line]
-    axes.plot(x, y, '.-', color=colour, label=name, linewidth=1.4, markersize=7)
+    # From size to size a fixed subset's latency goes up and down: points, not a line.
+    style = 'x' if name in ('top_s', 'best_s') else '.-'
+    axes.plot(x, y, style, color=colour, label=name, linewidth=1.4, markersize=6)
     if name in ('weighted_max_conf', 'top_s'):
       for row, left, top in zip(line, x, y, strict=True):
         axes.annotate(str(row['size']), (left, top), (3, -9), textcoords='offset points', fontsize=7, color=colour)

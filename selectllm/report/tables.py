@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import rich.box
 import rich.table
 
 # A difference with a p-value above this is reported as a tie.
 SIGNIFICANT = 0.05
 POLICIES = ('weighted_max_conf', 'max_conf', 'labelled_max_conf')
-_BASELINES = ('top_s', 'best_s', 'random')
 # Methods that the classifier (or its encoder) takes part in: their latency includes its own.
 _CLASSIFIED = (*POLICIES, 'knn_top1')
 
@@ -26,9 +26,9 @@ class Table(NamedTuple):
 
   def rich(self, title: str) -> rich.table.Table:
     """The table for a console."""
-    table = rich.table.Table(title=title, title_justify='left')
+    table = rich.table.Table(title=title, title_justify='left', box=rich.box.SIMPLE)
     for position, name in enumerate(self.header):
-      table.add_column(name, justify='right' if position else 'left')
+      table.add_column(name, justify='right' if position else 'left', no_wrap=not position)
     for cells in self.rows:
       table.add_row(*cells)
     return table
@@ -61,12 +61,19 @@ def versus(row: dict[str, Any], reference: str) -> str:
 
 
 def headline_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
-  """The rows of the main table: policies and baselines at the size chosen on validation, and what needs no size."""
+  """The rows of the main table: what depends on a size at the one chosen on validation, then what does not.
+
+  Random subsets would always choose all LLMs; they are as large as the first policy's.
+  """
   chosen = {row['name']: row for row in results['chosen']}
+  by_key = {(row['name'], row['size']): row for row in results['methods']}
   by_name = {row['name']: row for row in results['methods']}
-  names = [*POLICIES, 'knn_top1', *_BASELINES, 'all_llms']
-  rows = [chosen.get(name) or by_name[name] for name in names if name in chosen or name in by_name]
-  return [*rows, *(by_name[name] for name in results['best_single']), by_name['oracle']]
+  sizes = chosen[POLICIES[0]]['sizes']
+  rows = [chosen[name] for name in POLICIES]
+  rows += [by_name['knn_top1'], *(chosen[name] for name in ('top_s', 'best_s') if name in chosen)]
+  rows.append(by_key['random', max(sizes, key=sizes.count)])
+  rows += [by_name[name] for name in ('all_llms', *results['best_single'], 'oracle') if name in by_name]
+  return rows
 
 
 def size_of(row: dict[str, Any]) -> str:
@@ -103,6 +110,14 @@ def methods_table(rows: list[dict[str, Any]], results: dict[str, Any]) -> Table:
   return Table(header, cells)
 
 
+def console_table(results: dict[str, Any]) -> Table:
+  """The main table's most telling columns: what fits a terminal."""
+  table = methods_table(headline_rows(results), results)
+  columns = ['method', 's', 'accuracy %', 'calls', 'seconds, sequential', 'vs best single', 'vs all LLMs']
+  kept = [table.header.index(name) for name in columns]
+  return Table(columns, [[cells[place] for place in kept] for cells in table.rows])
+
+
 def llms_table(results: dict[str, Any]) -> Table:
   """Every LLM's accuracy in each split, side by side, and what a call of it takes."""
   header = ['LLM', 'all %', 'train %', 'validation %', 'test %', 'missing', 'seconds a call', '$ per 1,000']
@@ -111,6 +126,16 @@ def llms_table(results: dict[str, Any]) -> Table:
     accuracy = [percent(row['accuracy'][part]) for part in ('all', 'train', 'validation', 'test')]
     rows.append([name, *accuracy, str(row['missing']), seconds(row['latency_s']), dollars(row['cost_usd'])])
   return Table(header, rows)
+
+
+def trade_off_table(results: dict[str, Any]) -> Table:
+  """What all sizes of a policy buy together."""
+  rows = [
+    [name, f'{100 * values["aiq"]:.1f}', percent(values['save'])] for name, values in results['trade_off'].items()
+  ]
+  return Table(
+    ['policy', 'mean accuracy over the latency range (AIQ) %', 'latency saved at best-single accuracy %'], rows
+  )
 
 
 def classifier_table(results: dict[str, Any]) -> Table:

@@ -36,14 +36,17 @@ def by_accuracy(labels: np.ndarray, observed: np.ndarray, latency_s: np.ndarray)
 
 @functools.partial(jax.jit, static_argnames='over')
 def _subset_accuracy(subsets, answers, reference, observed, latency_s, over):
-  """The vote's accuracy, float32[M], of every subset bool[M, K]."""
+  """The vote's accuracy, float32[M], of every subset bool[M, K], over queries that it was observed on."""
 
   def right(subset, answers, reference, observed):
     elected = voting.vote(answers, subset & observed, jnp.ones_like(latency_s), latency_s, over=over)
     return elected == reference
 
-  queries = jax.vmap(right, in_axes=(None, 0, 0, 0))
-  return jax.lax.map(lambda subset: queries(subset, answers, reference, observed).mean(), subsets, batch_size=16)
+  def accuracy(subset):
+    rights = jax.vmap(right, in_axes=(None, 0, 0, 0))(subset, answers, reference, observed)
+    return rights.mean(where=(subset & observed).any(-1))
+
+  return jax.lax.map(accuracy, subsets, batch_size=16)
 
 
 def best_subsets(

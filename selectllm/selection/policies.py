@@ -4,10 +4,12 @@ A policy is a pure function `(confidences[K], latency_s[K], available[K], *, siz
 the expected latency of each LLM, never what an LLM answered to this query or how long it took.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+
+Array = Any  # of numpy on the host, of JAX on the device
 
 
 class Selection(NamedTuple):
@@ -18,8 +20,8 @@ class Selection(NamedTuple):
     weight: float32[K], the weight of each LLM's vote; read only where `mask` is true.
   """
 
-  mask: jax.Array
-  weight: jax.Array
+  mask: Array
+  weight: Array
 
 
 class Policy(Protocol):

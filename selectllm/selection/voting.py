@@ -31,8 +31,9 @@ def vote(
   Returns:
     int32[], the elected answer's id; -1 where nobody called has an answer.
   """
+  own = majority(answers)
   if over == 'majority':
-    answers = majority(answers)[:, None]
+    answers = own[:, None]
   elif over != 'samples':
     raise ValueError(f'vote over {over!r}; it must be one of {", ".join(VOTES)}')
   samples = answers.shape[1]
@@ -43,5 +44,7 @@ def vote(
   support = jnp.where(cast, support, -jnp.inf)
   # Sums of the same weights in another order may differ in the last bits; that is still a tie.
   tied = cast & (support >= support.max() * (1 - 1e-6))
-  winner = jnp.argmin(jnp.where(tied, jnp.repeat(latency_s, samples), jnp.inf))
+  latency = jnp.where(tied, jnp.repeat(latency_s, samples), jnp.inf)
+  # Where samples of the fastest LLM tie, its majority wins: so one LLM alone always elects its majority answer.
+  winner = jnp.argmax((latency == latency.min()) * (1 + (ballots == jnp.repeat(own, samples))))
   return jnp.where(cast.any(), ballots[winner], NO_ANSWER)

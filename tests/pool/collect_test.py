@@ -193,7 +193,7 @@ def edited(folder, old, new, count=1):
     ('api: chat', 'api: chat\n    context_tokens: 60', "'a': query 'q9' needs about"),
     ('model: m', 'model: other', "serves m; not 'other'"),
     ('concurrency: 8', 'concurrency: 0', 'limits.concurrency must be above 0, not 0'),
-    ('concurrency: 8', 'concurrency: many', "limits.concurrency must be int, not 'many'"),
+    ('concurrency: 8', 'concurrency: many', "limits.concurrency must be a whole number, not 'many'"),
     ('max_tokens', 'max_token', "unknown field 'max_token'; did you mean 'max_tokens'?"),
   ],
 )
@@ -252,6 +252,11 @@ def test_a_bad_query_is_refused_with_its_line(tmp_path, served, capsys, line, sa
   assert collected(tmp_path) == collect.REFUSED
   assert said in capsys.readouterr().err
   assert served.seen == []
+
+
+def test_an_unknown_extractor_is_refused(tmp_path, served, capsys):
+  assert collected(tmp_path, extractor='number-v0') == collect.REFUSED
+  assert "config.collect.extractor: no extractor 'number-v0'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('shard', ['0/3', '4/3', '1', 'a/b'])

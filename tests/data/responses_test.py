@@ -1,0 +1,176 @@
+import json
+import math
+
+import pytest
+
+from configs import jsonl
+from selectllm.data import load, responses
+
+Record, Sample = responses.Record, responses.Sample
+
+# Latencies and scores are sums of powers of two, which the float32 of the stored form holds exactly.
+ANSWERED = [
+  Record('q/1', 'Was ist 2 + 2? 🧮', 'sums', '4', {'b': [Sample('vier: 4', '4', None, 1.5, 'measured', 12, 3)]}),
+  Record('q/0', 'lines\nand\u2028separators\u2029and\x85next\x0bones\r\n', '', 'ja', {
+    'a': [Sample('\u2028 "quoted" \\ \t', None), Sample('', 'nein', None, 0.25, 'estimated', 0, 0)],
+    'b': [Sample(error='timeout\nafter 60 s'), Sample(error='again', latency_s=60.0, latency_is='measured')],
+  }),
+  Record('Ünïcode', '日本語の質問', '算数', '⅓', {'a.b/c-d': [Sample('x' * 100_000, '-1.5', latency_s=0.0)]}),
+]  # fmt: skip
+SCORED = [
+  Record('s1', 'first', 'trivia', scores={'gemma-2-9b-it': 1.0, 'mistral-7b': 0.0}),
+  Record('s2', 'second', scores={'mistral-7b': 0.375}),
+]
+
+
+def line(**changes):
+  """A good record as decoded JSON, with changes; None takes a field away."""
+  record = {'query_id': 'q', 'query': 'what?', 'reference': '4', 'responses': {'a': [{'text': '4', 'answer': '4'}]}}
+  return {name: value for name, value in (record | changes).items() if value is not None}
+
+
+def sample(**fields):
+  return line(responses={'a': [fields]})
+
+
+def written(path, *lines):
+  path.write_text(''.join(value if isinstance(value, str) else json.dumps(value) + '\n' for value in lines))
+  return path
+
+
+@pytest.mark.parametrize('records', [ANSWERED, SCORED, []])
+def test_jsonl_round_trip(tmp_path, records):
+  path = tmp_path / 'responses.jsonl'
+  responses.write_jsonl(path, records)
+  assert path.read_bytes().count(b'\n') == len(records)
+  assert list(responses.read_jsonl(path)) == records
+  assert [json.loads(line)['query_id'] for line in path.read_bytes().split(b'\n')[:-1]] == [r.query_id for r in records]
+
+
+@pytest.mark.parametrize('records', [ANSWERED, SCORED])
+def test_tfds_round_trip(tmp_path, monkeypatch, records):
+  monkeypatch.setenv('SELECTLLM_CACHE', str(tmp_path / 'cache'))
+  responses.write_jsonl(tmp_path / 'responses.jsonl', records)
+  config = jsonl.get_config().dataset
+  config.path = str(tmp_path / 'responses.jsonl')
+  builder = load.make_builder(config)
+  builder.download_and_prepare()
+  source = builder.as_data_source(split='full')
+  assert [responses.from_example(source[i]) for i in range(len(source))] == records
+
+
+def test_a_line_may_leave_out_what_is_unknown(tmp_path):
+  path = written(tmp_path / 'r.jsonl', line(task=None, responses={'a': [{'text': 'four'}, {'latency_s': 2}], 'b': []}))
+  [record] = responses.read_jsonl(path)
+  assert record.task == ''
+  assert record.responses == {'a': [Sample('four'), Sample(latency_s=2, latency_is='measured')], 'b': []}
+
+
+def test_lines_of_other_hands(tmp_path):
+  """Raw U+2028 is no line end, CRLF is one, blank lines are none's record, the last line needs no end."""
+  path = tmp_path / 'r.jsonl'
+  one, two = (json.dumps(line(query_id=name, query=f'a\u2028b {name}'), ensure_ascii=False) for name in '12')
+  path.write_bytes(f'{one}\r\n\r\n   \n{two}'.encode())
+  assert [(r.query_id, r.query) for r in responses.read_jsonl(path)] == [('1', 'a\u2028b 1'), ('2', 'a\u2028b 2')]
+
+
+def test_records_come_one_at_a_time(tmp_path):
+  path = written(tmp_path / 'r.jsonl', line(), 'not JSON\n')
+  assert next(responses.read_jsonl(path)).query_id == 'q'
+
+
+@pytest.mark.parametrize('keep', [1, 20, 60, -2])
+def test_a_truncated_last_line_names_file_line_and_likely_cause(tmp_path, keep):
+  path = written(tmp_path / 'r.jsonl', line(query_id='1'), '\n', json.dumps(line(query_id='2'))[:keep])
+  with pytest.raises(responses.RecordError) as error:
+    list(responses.read_jsonl(path))
+  assert f'{path}:3: not valid JSON' in str(error.value)
+  assert 'the file ends within this line' in str(error.value)
+
+
+def test_a_broken_line_within_the_file_is_not_called_cut_off(tmp_path):
+  path = written(tmp_path / 'r.jsonl', line(query_id='1'), json.dumps(line())[:30] + '\n', line(query_id='3'))
+  with pytest.raises(responses.RecordError) as error:
+    list(responses.read_jsonl(path))
+  assert f'{path}:2: not valid JSON' in str(error.value)
+  assert 'ends within' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'content', [b'\xff\xfe', b'{"query_id": "\xff"}', b'{"query": "\\ud800"}', b'NaN', b'{"latency_s": 1e999}']
+)
+def test_text_that_is_not_json_names_its_line(tmp_path, content):
+  path = tmp_path / 'r.jsonl'
+  path.write_bytes(content + b'\n')
+  with pytest.raises(responses.RecordError, match=r'r\.jsonl:1: not valid JSON'):
+    list(responses.read_jsonl(path))
+
+
+def test_duplicate_query_ids_name_both_places(tmp_path):
+  here = written(tmp_path / 'here.jsonl', line(query_id='1'), '\n', line(query_id='twin'))
+  there = written(tmp_path / 'there.jsonl', line(query_id='twin'))
+  with pytest.raises(responses.RecordError) as error:
+    list(responses.read_jsonl(here, there))
+  assert str(error.value) == f"{there}:1: query_id 'twin' already stands at {here}:3"
+  same = written(tmp_path / 'same.jsonl', line(), line(query='another'))
+  with pytest.raises(responses.RecordError) as error:
+    list(responses.read_jsonl(same))
+  assert str(error.value) == f"{same}:2: query_id 'q' already stands at {same}:1"
+
+
+def test_a_file_that_is_not_there(tmp_path):
+  with pytest.raises(FileNotFoundError, match='nowhere'):
+    list(responses.read_jsonl(tmp_path / 'nowhere.jsonl'))
+
+
+@pytest.mark.parametrize(
+  ('value', 'problem'),
+  [
+    ([1], 'the record must be an object, not [1]'),
+    (line(query_id=None), 'query_id is missing'),
+    (line(query_id=''), 'query_id is empty'),
+    (line(query_id=' \t'), 'query_id is empty'),
+    (line(query_id=17), 'query_id must be str, not 17'),
+    (line(query=None), 'query is missing'),
+    (line(query='\n '), 'query is empty'),
+    (line(query=['a']), "query must be str, not ['a']"),
+    (line(querry='x'), "unknown field 'querry'; the fields are query_id, query, task"),
+    (line(task=3), 'task must be str, not 3'),
+    (line(reference=4), 'reference must be str or null, not 4'),
+    (line(reference=None), 'needs a reference'),
+    (line(reference=''), 'needs a reference'),
+    (line(scores={'a': 1}), 'either responses or scores, this one both'),
+    (line(responses=None), 'either responses or scores, this one neither'),
+    (line(responses={}, scores={}), 'either responses or scores, this one neither'),
+    (line(responses=[]), 'responses must be dict, not []'),
+    (line(responses={'a': {'text': 'x'}}), "responses['a'] must be a list of samples, not {'text': 'x'}"),
+    (line(responses={'a': ['x']}), "a sample of 'a' must be an object, not 'x'"),
+    (sample(txt='4'), "a sample of 'a' has an unknown field 'txt'; the fields are text, answer"),
+    (sample(text=None), 'text must be str, not None'),
+    (sample(answer=4), 'answer must be str or null, not 4'),
+    (sample(answer=''), "answer of 'a' is empty; give null"),
+    (sample(error=''), "error of 'a' is empty; give null"),
+    (sample(error=False), 'error must be str or null, not False'),
+    (sample(latency_s='1'), "latency_s must be float or int or null, not '1'"),
+    (sample(latency_s=True), 'latency_s must be float or int or null, not True'),
+    (sample(latency_s=-0.5), 'finite number of seconds >= 0, not -0.5'),
+    (sample(latency_s=math.inf), 'finite number of seconds >= 0, not inf'),
+    (sample(latency_s=math.nan), 'finite number of seconds >= 0, not nan'),
+    (sample(latency_s=1.0, latency_is='guessed'), "one of measured, estimated, unknown, not 'guessed'"),
+    (sample(prompt_tokens=1.5), 'prompt_tokens must be int or null, not 1.5'),
+    (sample(completion_tokens=True), 'completion_tokens must be int or null, not True'),
+    (sample(prompt_tokens=-1), "prompt_tokens of 'a' must be from 0 to 2147483647, not -1"),
+    (sample(completion_tokens=2**31), 'must be from 0 to 2147483647, not 2147483648'),
+    (line(reference=None, responses=None, scores={'a': 1.01}), "score of 'a' must be a number in [0, 1], not 1.01"),
+    (line(reference=None, responses=None, scores={'a': -1}), 'number in [0, 1], not -1'),
+    (line(reference=None, responses=None, scores={'a': math.nan}), 'number in [0, 1], not nan'),
+    (line(reference=None, responses=None, scores={'a': True}), 'number in [0, 1], not True'),
+    (line(reference=None, responses=None, scores={'a': None}), 'number in [0, 1], not None'),
+    (line(reference=None, responses=None, scores={'a': '1'}), "number in [0, 1], not '1'"),
+  ],
+)
+def test_what_is_no_record_is_refused(value, problem):
+  with pytest.raises(responses.RecordError) as error:
+    responses.from_json(value, 'file.jsonl:7')
+  assert str(error.value).startswith('file.jsonl:7: ')
+  assert problem in str(error.value)

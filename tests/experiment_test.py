@@ -1,0 +1,222 @@
+"""The main job end to end, shrunk by its config: the real command, the real files."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import ml_collections
+import numpy as np
+import pytest
+
+from configs import jsonl
+from selectllm import checkpoint, experiment, rundir
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+  monkeypatch.setenv('SELECTLLM_CACHE', str(tmp_path_factory.getbasetemp() / 'cache'))
+
+
+def _overrides(tiny_encoder: pathlib.Path, responses_file: pathlib.Path) -> dict[str, object]:
+  return {
+    'dataset.path': str(responses_file),
+    'dataset.title': 'Sums',
+    'encoder.name': str(tiny_encoder),
+    'mesh.data': 1,
+    'train.epochs': 12,
+    'train.batch_size': 16,
+    'train.learning_rate': 3e-3,
+    'train.head_learning_rate': 1e-2,
+    'train.checkpoint_every_steps': 3,
+    'train.log_every_steps': 1,
+    'evaluate.random_draws': 3,
+    'evaluate.resamples': 200,
+    'evaluate.knn_neighbours': (5, 20),
+  }
+
+
+@pytest.fixture
+def config(tiny_encoder: pathlib.Path, responses_file: pathlib.Path) -> ml_collections.ConfigDict:
+  config = jsonl.get_config()
+  config.update_from_flattened_dict(_overrides(tiny_encoder, responses_file))
+  return config.lock()
+
+
+@pytest.fixture(scope='module')
+def finished(
+  tiny_encoder: pathlib.Path, responses_file: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
+  """An undisturbed run of the real command."""
+  workdir = tmp_path_factory.mktemp('finished')
+  done = subprocess.run(_command(tiny_encoder, responses_file, workdir), capture_output=True, text=True, cwd=ROOT)
+  assert done.returncode == 0, done.stderr[-3000:]
+  assert 'weighted_max_conf' in done.stdout
+  return workdir
+
+
+def _command(tiny_encoder: pathlib.Path, responses_file: pathlib.Path, workdir: pathlib.Path) -> list[str]:
+  fields = [f'--config.{name}={value}' for name, value in _overrides(tiny_encoder, responses_file).items()]
+  return [sys.executable, '-m', 'selectllm.main', '--config=configs/jsonl.py', f'--workdir={workdir}', *fields]
+
+
+def _report(workdir: pathlib.Path) -> dict:
+  report = json.loads((workdir / 'report.json').read_text())
+  del report['timing']
+  return report
+
+
+def _metrics(workdir: pathlib.Path) -> list[dict]:
+  return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
+def test_learns_who_is_right(finished: pathlib.Path):
+  report = _report(finished)
+  assert report['dataset'] | {'queries_per_split': None} == {
+    'name': 'Sums',
+    'llms': ['adder', 'guesser', 'multiplier'],
+    'tasks': report['dataset']['tasks'],
+    'responses': 'recorded',
+    'latency': 'measured',
+    'folds': 0,
+    'queries': 160,
+    'queries_per_split': None,
+    'truncated': 0,
+  }
+  assert sum(report['dataset']['queries_per_split'].values()) == 160
+  assert report['classifier']['auroc'] > 0.65  # two LLMs can be predicted, the third guesses
+  accuracy = {(row['name'], row['size']): row['accuracy'] for row in report['methods']}
+  assert accuracy['max_conf', 1] > accuracy['top_s', 1] + 0.1
+  assert accuracy['oracle', None] >= max(accuracy.values())
+  for name in (
+    'config.json',
+    'environment.json',
+    'metrics.jsonl',
+    'predictions.npz',
+    'report.md',
+    'figures/selection.png',
+  ):
+    assert (finished / name).stat().st_size
+  assert list((finished / 'tensorboard').iterdir())
+
+
+def test_losses_are_logged_by_step_and_fall(finished: pathlib.Path):
+  lines = _metrics(finished)
+  losses = {line['step']: line['loss'] for line in lines if 'loss' in line}
+  steps = max(losses)
+  assert list(losses) == list(range(1, steps + 1))
+  assert np.mean([losses[s] for s in range(steps - 5, steps)]) < 0.8 * np.mean([losses[s] for s in range(1, 6)])
+  assert len([line for line in lines if 'validation_loss' in line]) == 12
+
+
+@pytest.mark.parametrize('seed', [0, 1])
+def test_killed_at_a_random_step_ends_in_the_same_report(tiny_encoder, responses_file, finished, tmp_path, seed):
+  random = np.random.default_rng(seed)
+  last = max(line['step'] for line in _metrics(finished))
+  kill_after = int(random.integers(2, last - 2))
+  child = subprocess.Popen(
+    _command(tiny_encoder, responses_file, tmp_path), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+  )
+  written = tmp_path / 'metrics.jsonl'
+  while child.poll() is None and not (written.exists() and written.read_text().count('\n') >= kill_after):
+    time.sleep(0.005)
+  child.send_signal(signal.SIGKILL)
+  assert child.wait() == -signal.SIGKILL, 'the run ended before it was killed'
+  assert not (tmp_path / 'report.json').exists()
+  again = subprocess.run(_command(tiny_encoder, responses_file, tmp_path), capture_output=True, text=True, cwd=ROOT)
+  assert again.returncode == 0, again.stderr[-3000:]
+  assert _report(tmp_path) == _report(finished)
+  assert _metrics(tmp_path) == _metrics(finished)
+
+
+def test_evaluate_from_predictions_and_from_checkpoint(config, finished, tmp_path):
+  expected = _report(finished)
+  config.mode = 'evaluate'
+  experiment.run(config, finished)
+  assert _report(finished) == expected
+  (finished / 'predictions.npz').rename(tmp_path / 'predictions.npz')
+  experiment.run(config, finished)
+  assert _report(finished) == expected
+
+
+def test_another_config_is_refused_with_the_difference(config, finished):
+  config.train.epochs = 3
+  with pytest.raises(rundir.RunDirError, match=r'train\.epochs: 12 there, 3 now'):
+    experiment.run(config, finished)
+
+
+def test_folds_test_every_query_once(config, tmp_path):
+  config.dataset.folds = 2
+  config.train.epochs = 1
+  experiment.run(config, tmp_path)
+  report = _report(tmp_path)
+  assert report['dataset']['folds'] == 2
+  assert report['dataset']['queries_per_split']['test'] == 160
+  assert all(row['queries'] == 160 for row in report['methods'])
+  with np.load(tmp_path / 'predictions.npz') as arrays:
+    assert arrays['confidences'].shape == (2, 160, 3)
+    assert ((arrays['split'] == 2).sum(0) == 1).all()
+
+
+def test_scores_only_pool(config, tmp_path):
+  path = tmp_path / 'scores.jsonl'
+  random = np.random.default_rng(0)
+  records = [
+    {'query_id': f's{i}', 'query': f'how many {i}', 'scores': {'a': float(random.random()), 'b': float(i % 2)}}
+    for i in range(80)
+  ]
+  path.write_text(''.join(json.dumps(record) + '\n' for record in records))
+  config.dataset.path, config.train.epochs = str(path), 1
+  experiment.run(config, tmp_path / 'run')
+  report = _report(tmp_path / 'run')
+  assert {row['size'] for row in report['methods']} == {1, None}
+  assert report['dataset']['latency'] == 'unknown'
+  assert all(row['latency_sequential_s'] is None for row in report['methods'])
+
+
+def test_not_a_number_stops_with_the_step_named(config, tmp_path):
+  config.train.learning_rate = 1e30
+  config.train.clip_norm = 1e30
+  with pytest.raises(FloatingPointError, match=r'at step \d+'):
+    experiment.run(config, tmp_path)
+
+
+def test_half_written_checkpoint_is_cleared_and_a_damaged_one_named(config, tmp_path):
+  config.train.epochs = 1
+  experiment.run(config, tmp_path)
+  expected = _report(tmp_path)
+  half = tmp_path / 'checkpoints' / '99.orbax-checkpoint-tmp-1'
+  half.mkdir()
+  (half / 'rubbish').write_text('x')
+  experiment.run(config, tmp_path)
+  assert not half.exists()
+  assert _report(tmp_path) == expected
+  step = next(path for path in (tmp_path / 'checkpoints').iterdir() if path.is_dir())
+  for file in (step / 'state').rglob('*'):
+    if file.is_file():
+      os.truncate(file, file.stat().st_size // 2)
+  with pytest.raises(checkpoint.CheckpointError, match=rf'checkpoints/{step.name} is damaged'):
+    experiment.run(config, tmp_path)
+
+
+def test_an_llm_that_is_always_right_is_refused(config, responses_file, tmp_path):
+  path = tmp_path / 'constant.jsonl'
+  with path.open('w') as file:
+    for line in responses_file.read_text().splitlines():
+      record = json.loads(line)
+      record['responses']['sage'] = [{'text': '', 'answer': record['reference']}]
+      file.write(json.dumps(record) + '\n')
+  config.dataset.path = str(path)
+  with pytest.raises(ValueError, match=r'sage is right on all \d+.*config\.pool\.llms'):
+    experiment.run(config, tmp_path / 'run')
+
+
+def test_an_unknown_mode_is_refused(config, tmp_path):
+  config.mode = 'predict'
+  with pytest.raises(ValueError, match="'predict' is not one of train_and_evaluate, evaluate"):
+    experiment.run(config, tmp_path)
