@@ -44,14 +44,14 @@ class Plan:
     wanted: Responses that the collection is to hold.
     calls: Those that it does not hold yet.
     prompt_tokens: Of these calls, estimated.
-    completion_tokens: Of these calls, at most.
-    cost_usd: Of these calls, at most; None when the LLM has no price.
+    completion_tokens: Of these calls, at most; None when they have no limit.
+    cost_usd: Of these calls, at most; None when the LLM has no price or no limit.
   """
 
   wanted: int = 0
   calls: int = 0
   prompt_tokens: int = 0
-  completion_tokens: int = 0
+  completion_tokens: int | None = 0
   cost_usd: float | None = None
 
 
@@ -79,7 +79,8 @@ async def _collect(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> 
     recorded.check_queries(asked)
     plans, problems = _plans(llms, asked, options.samples, recorded)
     if options.budget_usd is not None:
-      problems += [f'{llm.name!r} has no price, so no budget can be kept' for llm in llms if llm.price is None]
+      unpriced = [name for name, plan in plans.items() if plan.cost_usd is None]
+      problems += [f'{name!r} lacks price or sampling.max_tokens, so no budget can be kept' for name in unpriced]
     _refuse(problems)
     if options.dry_run:
       _print_plans(plans)
@@ -201,7 +202,7 @@ def _plan(
 ) -> tuple[Plan, str | None]:
   plan, longest = Plan(wanted=len(asked) * samples), (0, '')
   fresh = not recorded.answered[endpoint.llm.name]
-  most = endpoint.spec.sampling.max_tokens or 0
+  most = endpoint.spec.sampling.max_tokens
   for query in asked:
     request = endpoint.request(query, 0)
     calls = samples
@@ -210,14 +211,15 @@ def _plan(
     plan.calls += calls
     plan.prompt_tokens += calls * request.prompt_tokens
     longest = max(longest, (request.max_tokens, query.query_id))
-  plan.completion_tokens = plan.calls * most
-  plan.cost_usd = endpoint.llm.cost_usd(plan.prompt_tokens, plan.completion_tokens)
+  plan.completion_tokens = None if most is None else plan.calls * most
+  if plan.completion_tokens is not None:
+    plan.cost_usd = endpoint.llm.cost_usd(plan.prompt_tokens, plan.completion_tokens)
   context = endpoint.spec.context_tokens
   if context is None or longest[0] <= context:
     return plan, None
   return plan, (
     f'{endpoint.llm.name!r}: query {longest[1]!r} needs about {longest[0]:,} tokens (4 bytes each, '
-    f'{most:,} of them for the response), its context holds {context:,}'
+    f'{most or 0:,} of them for the response), its context holds {context:,}'
   )
 
 
@@ -225,13 +227,18 @@ def _print_plans(plans: dict[str, Plan]) -> None:
   table = rich.table.Table(
     'LLM', 'recorded', 'calls', 'prompt tokens (about)', 'completion tokens (at most)', 'at most $'
   )
-  total = Plan(cost_usd=sum(plan.cost_usd or 0 for plan in plans.values()))
-  for name in ('wanted', 'calls', 'prompt_tokens', 'completion_tokens'):
-    setattr(total, name, sum(getattr(plan, name) for plan in plans.values()))
+  total = Plan(
+    sum(plan.wanted for plan in plans.values()),
+    sum(plan.calls for plan in plans.values()),
+    sum(plan.prompt_tokens for plan in plans.values()),
+    sum(plan.completion_tokens or 0 for plan in plans.values()),
+    sum(plan.cost_usd or 0 for plan in plans.values()),
+  )
   for llm, plan in [*plans.items(), ('all', total)]:
-    cost = 'no price' if plan.cost_usd is None else f'{plan.cost_usd:,.2f}'
-    numbers = (plan.wanted - plan.calls, plan.calls, plan.prompt_tokens, plan.completion_tokens)
-    table.add_row(llm, *(f'{number:,}' for number in numbers), cost)
+    written = 'no limit' if plan.completion_tokens is None else f'{plan.completion_tokens:,}'
+    cost = 'unknown' if plan.cost_usd is None else f'{plan.cost_usd:,.2f}'
+    counts = f'{plan.wanted - plan.calls:,}', f'{plan.calls:,}', f'{plan.prompt_tokens:,}'
+    table.add_row(llm, *counts, written, cost)
   rich.console.Console().print(table)
 
 

@@ -6,7 +6,6 @@ import hashlib
 import pathlib
 from typing import Any
 
-import huggingface_hub
 import orjson
 
 Extractor = collections.abc.Callable[[str], str | None]
@@ -133,7 +132,8 @@ def _query(value: Any, where: str) -> Query:
 
 
 def _published(source: str, manual_dir: str) -> collections.abc.Iterator[tuple[str, Query]]:
-  import pyarrow.parquet  # only for these files
+  import huggingface_hub  # these two are slow to load and needed for published files only
+  import pyarrow.parquet
 
   repository, file = _PUBLISHED[source]
   if manual_dir:

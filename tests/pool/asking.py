@@ -78,7 +78,9 @@ def write_queries(path: pathlib.Path, asked: list[queries.Query]) -> None:
   path.write_text(''.join(json.dumps({name: getattr(query, name) for name in names}) + '\n' for query in asked))
 
 
-def start(folder: pathlib.Path, workdir: str = 'run', **fields: Any) -> subprocess.Popen[str]:
+def start(
+  folder: pathlib.Path, workdir: str = 'run', stderr: int = subprocess.PIPE, **fields: Any
+) -> subprocess.Popen[str]:
   """Starts the command that collects `folder/queries.jsonl` from `folder/pool.yaml`."""
   files = {'pool.file': folder / 'pool.yaml', 'collect.queries': folder / 'queries.jsonl'}
   command = [
@@ -89,7 +91,7 @@ def start(folder: pathlib.Path, workdir: str = 'run', **fields: Any) -> subproce
     *(f'--config.{name}={value}' for name, value in (files | fields).items()),
   ]
   root = HERE.parent.parent
-  return subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+  return subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL, stderr=stderr, text=True)
 
 
 def finish(started: subprocess.Popen[str]) -> tuple[int, str]:

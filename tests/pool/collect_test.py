@@ -1,6 +1,10 @@
+import contextlib
 import json
+import os
 import pathlib
 import re
+import subprocess
+import sys
 
 import asking
 import fault_server
@@ -272,7 +276,9 @@ def test_an_unknown_llm_and_a_budget_without_prices_are_refused(tmp_path, served
   unpriced = [line for line in text.splitlines() if 'price' not in line and 'usd' not in line and 'read_on' not in line]
   (tmp_path / 'pool.yaml').write_text('\n'.join(unpriced))
   assert collected(tmp_path, budget_usd=1.0) == collect.REFUSED
-  assert "'a' has no price, so no budget can be kept" in capsys.readouterr().err
+  assert "'a' lacks price or sampling.max_tokens, so no budget can be kept" in capsys.readouterr().err
+  assert collected(tmp_path, dry_run=True) == 0
+  assert 'unknown' in capsys.readouterr().out
 
 
 def test_references_are_brought_to_canonical_form(tmp_path, path, served):
@@ -294,3 +300,24 @@ def test_a_query_may_be_corrected_before_it_is_answered(tmp_path, path, served, 
   asking.write_queries(tmp_path / 'queries.jsonl', asking.some_queries(10))
   assert collected(tmp_path) == collect.REFUSED
   assert "q0.query was 'What is 0 + 1??', is now 'What is 0 + 1?'" in capsys.readouterr().err
+
+
+def test_a_terminal_shows_a_live_table(tmp_path, served):
+  served.latency_s = 0.3
+  terminal, child_s = os.openpty()
+  child = asking.start(tmp_path, stderr=child_s)
+  os.close(child_s)
+  shown = b''
+  with contextlib.suppress(OSError):  # the terminal is gone when the child is
+    while chunk := os.read(terminal, 65536):
+      shown += chunk
+  os.close(terminal)
+  assert child.wait() == 0
+  assert shown.count(b'requests/s') >= 2  # drawn again and again
+  assert b'\x1b[' in shown
+
+
+def test_collecting_and_answering_do_not_load_jax():
+  modules = 'selectllm.pool.collect', 'selectllm.pool.answering'
+  code = f'import sys, {", ".join(modules)}; sys.exit("jax" in sys.modules)'
+  subprocess.run([sys.executable, '-c', code], cwd=asking.HERE.parents[1], check=True)
