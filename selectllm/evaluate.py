@@ -68,7 +68,7 @@ class Fitted(NamedTuple):
   """What train (and, for choices, validation) says of the pool.
 
   Attributes:
-    latency_s: float32[K], expected; 0 where unknown.
+    latency_s: float32[K], see `expected_latency_s`.
     top: int[K], LLMs from the most accurate on train.
     best_single: The LLM most accurate on train and validation.
     best: bool[K, K], the subset of each size whose vote was most accurate on train and validation; None without votes.
@@ -90,9 +90,11 @@ def sizes_of(data: votes.Votes) -> np.ndarray:
 
 
 def expected_latency_s(data: votes.Votes, split: np.ndarray) -> np.ndarray:
-  """Each LLM's mean latency on train, float32[K]; 0 where it is unknown, so that it decides nothing."""
+  """Each LLM's mean latency on train, float32[K]; where it is unknown, as slow as any, so that it wins no tie."""
   train = data.rows(split == splits.TRAIN)
-  return np.nan_to_num(baselines.mean_by_llm(train.latency_s, train.observed)).astype(np.float32)
+  mean = baselines.mean_by_llm(train.latency_s, train.observed & ~np.isnan(train.latency_s))
+  slowest = np.max(mean, where=~np.isnan(mean), initial=0)
+  return np.where(np.isnan(mean), slowest, mean).astype(np.float32)
 
 
 @functools.partial(jax.jit, static_argnames='over')
@@ -213,7 +215,9 @@ def methods(
   nearest = np.where(asked.observed, fitted.knn[rows], -np.inf).argmax(-1)
   yield from played('knn_top1', np.eye(count, dtype=bool)[nearest][:, None], [1])
   yield from played('single', np.eye(count, dtype=bool), [1] * count)
-  best = np.asarray(oracle.select(*map(jnp.asarray, (asked.labels, asked.observed, np.nan_to_num(asked.latency_s)))))
+  # Of unknown latencies, the last that an oracle which looks for the fastest takes.
+  latency_s = np.nan_to_num(asked.latency_s, nan=np.finfo(np.float32).max)
+  best = np.asarray(oracle.select(asked.labels, asked.observed, latency_s))
   yield from played('oracle', best[:, None], [None])
 
 
@@ -231,7 +235,10 @@ def _quantile(values: np.ndarray, valid: np.ndarray, share: float) -> float | No
 def _versus(outcome: Outcome, reference: Outcome | None) -> dict[str, float] | None:
   if reference is None:
     return None
-  test = metrics.paired_test(outcome.correct, reference.correct, outcome.valid & reference.valid)
+  both = outcome.valid & reference.valid
+  if not both.any():
+    return None
+  test = metrics.paired_test(outcome.correct, reference.correct, both)
   return {'delta': test.delta, 'p': test.p}
 
 
@@ -301,7 +308,7 @@ def _evaluate_part(table: votes.Table, part: Part, embeddings: np.ndarray, confi
   for (name, size), outcome in on_validation.items():
     if size is None or name.startswith('single:') or name in ('all_llms', 'knn_top1'):
       continue
-    # As accurate, the smaller latency is better.
+    # As accurate, fewer calls are better.
     merit = (_mean(outcome.correct, outcome.valid) or 0.0, -float(outcome.calls.mean()))
     best[name] = max(best.get(name, (merit, size)), (merit, size), key=lambda entry: entry[0])
   chosen = {name: size for name, (_, size) in best.items()}

@@ -1,8 +1,12 @@
 """Fixtures for all tests, and the devices that they run on."""
 
+import collections.abc
+import http.server
 import json
 import os
 import pathlib
+import socket
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,6 +34,34 @@ def test_data() -> pathlib.Path:
   if not folder:
     pytest.skip('SELECTLLM_TEST_DATA names no folder with the published responses')
   return pathlib.Path(folder)
+
+
+@pytest.fixture(scope='session')
+def serve() -> collections.abc.Iterator[collections.abc.Callable[..., str]]:
+  """Starts an HTTP server on loopback with a request handler, and returns its address."""
+  servers = []
+
+  def start(handler: collections.abc.Callable[..., http.server.BaseHTTPRequestHandler]) -> str:
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), handler)
+    threading.Thread(target=server.serve_forever, kwargs={'poll_interval': 0.05}, daemon=True).start()
+    servers.append(server)
+    return f'http://127.0.0.1:{server.server_port}'
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('NO_PROXY', '127.0.0.1')
+    patch.setenv('no_proxy', '127.0.0.1')
+    yield start
+  for server in servers:
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def dead_url() -> str:
+  """An address on loopback at which nobody listens."""
+  with socket.socket() as held:
+    held.bind(('127.0.0.1', 0))
+    return f'http://127.0.0.1:{held.getsockname()[1]}'
 
 
 WORDS = ('apples', 'buys', 'cats', 'costs', 'dogs', 'eggs', 'gives', 'has', 'how', 'many', 'plus', 'sells', 'times')

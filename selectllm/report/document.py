@@ -45,7 +45,7 @@ def warnings(results: dict[str, Any]) -> list[str]:
 
 def _verdict(row: dict[str, Any], reference: str, name: str) -> str:
   comparison = row['versus'][reference]
-  if comparison is None or comparison['delta'] is None:
+  if comparison is None:
     return ''
   points, p = 100 * comparison['delta'], comparison['p']
   if p > tables.SIGNIFICANT:

@@ -52,7 +52,7 @@ def dollars(value: float | None) -> str:
 def versus(row: dict[str, Any], reference: str) -> str:
   """The gain over a reference in points, `tie` inside the noise, `-` where there is none."""
   comparison = row['versus'][reference]
-  if comparison is None or comparison['delta'] is None:
+  if comparison is None:
     return '-'
   gain = f'{100 * comparison["delta"]:+.1f}'
   if comparison['p'] > SIGNIFICANT:
@@ -100,7 +100,7 @@ def methods_table(rows: list[dict[str, Any]], results: dict[str, Any]) -> Table:
         size_of(row),
         percent(row['accuracy']),
         f'{percent(low)} to {percent(high)}',
-        f'{row["calls"]:.2f}',
+        '-' if row['calls'] is None else f'{row["calls"]:.2f}',
         *(seconds(None if value is None else value + extra) for value in times),
         *([dollars(row['cost_usd'])] * with_cost),
         percent(None if row['gap_to_oracle'] is None else 1 - row['gap_to_oracle']),

@@ -1,0 +1,160 @@
+import functools
+import http.server
+import shutil
+
+import numpy as np
+import pytest
+
+from configs import gsm8k
+from selectllm.data import load, sources
+from selectllm.data.gsm8k_pool import gsm8k_pool_dataset_builder as gsm8k_pool
+
+# As published, in percent of all 1,319 questions, extracted independently of us.
+ACCURACY = {
+  'gpt3-6b-finetuning': 21.7,
+  'gpt3-6b-verification': 39.0,
+  'gpt3-175b-finetuning': 34.7,
+  'gpt3-175b-verification': 56.3,
+  'mixtral-8x7b-instruct': 63.6,
+  'gpt-4-1106': 88.9,
+  'tora-code-34b': 80.5,
+  'tora-70b': 84.3,
+  'codex-pot-fewshot': 71.4,
+  'codex-pot-zeroshot': 56.7,
+}
+MISSING = {'codex-pot-fewshot': 1, 'codex-pot-zeroshot': 2}
+
+
+def make_config(**dataset):
+  config = gsm8k.get_config()
+  config.dataset.update(dataset)
+  return config
+
+
+@pytest.fixture(scope='module')
+def published(test_data):
+  return test_data / 'gsm8k'
+
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory):
+  """A cache in which the data set is prepared once for all tests."""
+  folder = tmp_path_factory.mktemp('cache')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('SELECTLLM_CACHE', str(folder))
+    yield folder
+
+
+@pytest.fixture(scope='module')
+def table(cache, published):
+  return load.load(make_config(manual_dir=str(published)))[0]
+
+
+@pytest.fixture
+def fresh_cache(tmp_path, monkeypatch):
+  monkeypatch.setenv('SELECTLLM_CACHE', str(tmp_path / 'cache'))
+  return tmp_path / 'cache'
+
+
+def test_all_queries_in_order(table):
+  assert table.name == 'GSM8K'
+  assert table.llms == tuple(ACCURACY)
+  assert table.tasks == ('gsm8k',)
+  assert table.query_ids == [f'gsm8k/{position}' for position in range(1319)]
+  assert len(set(table.queries)) == 1319
+  assert table.queries[0].startswith('Janet’s ducks lay 16 eggs per day.')
+  assert table.latency_is == 'estimated'
+  assert table.votes.answers.shape == (1319, 10, 1)
+
+
+def test_accuracies_are_the_published_ones(table):
+  ours = dict(zip(table.llms, 100 * table.votes.labels.mean(axis=0), strict=True))
+  assert {llm: ours[llm] for llm in ACCURACY if abs(ours[llm] - ACCURACY[llm]) > 0.5} == {}
+  assert 100 * table.votes.labels.any(axis=1).mean() == pytest.approx(97.7, abs=0.5)
+
+
+def test_missing_rows_are_missing_and_failed_programs_are_wrong(table):
+  votes = table.votes
+  missing = dict(zip(table.llms, (~votes.observed).sum(axis=0).tolist(), strict=True))
+  assert {llm: count for llm, count in missing.items() if count} == MISSING
+  assert not votes.labels[~votes.observed].any()
+  assert np.isnan(votes.latency_s[~votes.observed]).all()
+  silent = votes.observed & (votes.answers[..., 0] < 0)
+  counts = dict(zip(table.llms, silent.sum(axis=0).tolist(), strict=True))
+  assert {llm for llm, count in counts.items() if count} == {'codex-pot-fewshot', 'codex-pot-zeroshot'}
+  assert not votes.labels[silent].any()
+
+
+def test_latencies_follow_from_lengths_and_sizes(table):
+  votes, column = table.votes, table.llms.index
+  assert (votes.latency_s[votes.observed] > 0).all()
+  assert np.isnan(votes.cost_usd).all()  # no price is known
+  # Ten times the 6B model's tokens per second or more: 175 over 6, and answers of like length.
+  ratio = np.median(votes.latency_s[:, column('gpt3-175b-finetuning')] / votes.latency_s[:, column('gpt3-6b-finetuning')])
+  assert 20 < ratio < 40
+
+
+def test_a_mirror_gives_the_same_table(table, published, serve, fresh_cache):
+  requests = []
+
+  class Handler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+      requests.append(self.path)
+
+  base_url = serve(functools.partial(Handler, directory=str(published)))
+  mirrored, _ = load.load(make_config(base_url=base_url))
+  assert sorted(requests) == sorted(f'/{source.path}' for source in gsm8k_pool.SOURCES)
+  assert mirrored._replace(votes=None) == table._replace(votes=None)
+  for name, ours, theirs in zip(table.votes._fields, table.votes, mirrored.votes, strict=True):
+    np.testing.assert_array_equal(theirs, ours, err_msg=name)
+  load.load(make_config(base_url=base_url))
+  assert len(requests) == len(gsm8k_pool.SOURCES)
+
+
+def test_what_is_prepared_needs_no_source(table, dead_url):
+  again, _ = load.load(make_config(base_url=dead_url))
+  np.testing.assert_array_equal(again.votes.labels, table.votes.labels)
+
+
+def test_a_damaged_copy_is_an_error_although_the_data_are_prepared(table, published, tmp_path):
+  copy = shutil.copytree(published, tmp_path / 'copy', copy_function=shutil.copyfile)
+  damaged = copy / gsm8k_pool.TORA_70B.path
+  content = bytearray(damaged.read_bytes())
+  content[len(content) // 2] ^= 1
+  damaged.write_bytes(content)
+  with pytest.raises(sources.SourceError, match=r'tora-70b.* has SHA-256'):
+    load.load(make_config(manual_dir=str(copy)))
+  damaged.unlink()
+  with pytest.raises(sources.SourceError, match='lacks 1 of 7 files'):
+    load.load(make_config(manual_dir=str(copy)))
+
+
+def test_neither_network_nor_manual_dir(dead_url, fresh_cache):
+  with pytest.raises(sources.SourceError) as error:
+    load.load(make_config(base_url=dead_url))
+  for words in (dead_url, '--config.dataset.manual_dir', '--config.dataset.base_url'):
+    assert words in str(error.value)
+
+
+def test_other_sources_or_graders_are_another_data_set(fresh_cache, monkeypatch):
+  def identity():
+    return load.make_builder(gsm8k.get_config().dataset).builder_config.name
+
+  first = identity()
+  assert identity() == first
+  with monkeypatch.context() as patch:
+    patch.setattr(gsm8k_pool, 'TEXT_EXTRACTOR', 'number-v2')
+    other_grader = identity()
+  with monkeypatch.context() as patch:
+    patch.setattr(gsm8k_pool, 'SOURCES', gsm8k_pool.SOURCES[1:])
+    other_sources = identity()
+  assert len({first, other_grader, other_sources}) == 3
+
+
+def test_some_of_the_llms_graded_again(table, published, cache):
+  config = make_config(manual_dir=str(published), extractor='number-v1')
+  config.pool.llms = ('tora-70b', 'gpt-4-1106')
+  some, _ = load.load(config)
+  assert some.llms == ('tora-70b', 'gpt-4-1106')
+  # What was graded by this extractor before is graded alike.
+  np.testing.assert_array_equal(some.votes.labels[:, 1], table.votes.labels[:, table.llms.index('gpt-4-1106')])

@@ -1,0 +1,556 @@
+import functools
+import json
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+from selectllm import evaluate, score
+from selectllm.data import splits, votes
+from selectllm.selection import policies, voting
+
+SIZED = ('max_conf', 'labelled_max_conf', 'weighted_max_conf', 'top_s', 'best_s', 'random')
+
+
+def _config(**changes: Any) -> ml_collections.ConfigDict:
+  options = {'threshold': 0.5, 'vote': 'majority', 'random_draws': 3, 'knn_neighbours': (2, 5), 'resamples': 20}
+  return ml_collections.ConfigDict(options | changes)
+
+
+def _table(answers, reference, latency_s, cost_usd, observed, latency_is: str = 'measured') -> votes.Table:
+  """A table whose labels follow from the majority answers, in plain Python."""
+  answers, observed = np.asarray(answers, np.int16), np.asarray(observed, bool)
+  labels = np.zeros(observed.shape, np.float32)
+  for (n, k), seen in np.ndenumerate(observed):
+    given = [a for a in answers[n, k].tolist() if a != voting.NO_ANSWER]
+    first_reached = max(given, key=given.count, default=None) if len(given) < 3 else None
+    assert len(given) < 3, 'one or two samples: the first of the most frequent is the first to reach its count'
+    labels[n, k] = seen and first_reached == reference[n]
+  queries, count = observed.shape
+  return votes.Table(
+    name='toy',
+    llms=tuple('abcdefgh'[:count]),
+    tasks=('sums',),
+    query_ids=[f'q{n}' for n in range(queries)],
+    queries=[f'query {n}' for n in range(queries)],
+    votes=votes.Votes(
+      answers=answers,
+      reference=np.asarray(reference, np.int16),
+      labels=labels,
+      observed=observed,
+      latency_s=np.where(observed, np.asarray(latency_s, np.float32), np.float32(np.nan)),
+      cost_usd=np.where(observed, np.asarray(cost_usd, np.float32), np.float32(np.nan)),
+      task=np.zeros(queries, np.int16),
+    ),
+    latency_is=latency_is,
+  )
+
+
+def _part(table: votes.Table, split: np.ndarray, confidences: np.ndarray, threshold: float = 0.5) -> evaluate.Part:
+  """What a classifier with these confidences makes of one split."""
+  selecting = score.Selecting(
+    evaluate.expected_latency_s(table.votes, split), evaluate.sizes_of(table.votes), threshold
+  )
+  selections = jax.device_get(score.select(confidences, table.votes.observed, selecting))
+  return evaluate.Part(split, score.Scores(confidences, selections))
+
+
+def _rows(results: dict[str, Any]) -> dict[tuple[str, int | None], dict[str, Any]]:
+  return {(row['name'], row['size']): row for row in results['methods']}
+
+
+# A case small enough to be reckoned by hand.
+#
+# Three LLMs: a (fast, weak), b, c (slow, strong). Queries 0 to 2 train, 3 validates, 4 to 7 test. The right answer is
+# 0; the one LLM that is missing is a on query 7.
+HAND_SPLIT = np.array([0, 0, 0, 1, 2, 2, 2, 2], np.int8)
+HAND_ANSWERS = [
+  [0, 0, 0], [1, 0, 0], [1, 1, 0],
+  [0, 1, 0],
+  [0, 1, 1], [1, 0, 0], [1, 0, 2], [-1, -1, 0],
+]  # fmt: skip
+HAND_LATENCY_S = [
+  [1, 2, 4], [1, 2, 4], [1, 2, 4],
+  [1, 2, 4],
+  [1, 3, 4], [1, 2, 4], [1, 2, 8], [9, 2, 4],
+]  # fmt: skip
+HAND_CONFIDENCES = np.float32([
+  [0.5, 0.5, 0.5], [0.5, 0.5, 0.5], [0.5, 0.5, 0.5],
+  [0.2, 0.9, 0.3],
+  [0.9, 0.6, 0.2], [0.4, 0.7, 0.6], [0.3, 0.2, 0.1], [0.9, 0.8, 0.7],
+])  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def by_hand() -> dict[str, Any]:
+  observed = np.ones((8, 3), bool)
+  observed[7, 0] = False
+  cost_usd = np.tile(np.float32([1, 2, 4]), (8, 1))
+  table = _table(np.array(HAND_ANSWERS)[..., None], [0] * 8, HAND_LATENCY_S, cost_usd, observed)
+  embeddings = np.float32([[1, 0], [0, 1], [-1, 0], [1, 0], [1, 0], [0, 1], [-1, 0], [-1, 0]])
+  part = _part(table, HAND_SPLIT, HAND_CONFIDENCES)
+  return evaluate.evaluate(table, [part], embeddings, _config(knn_neighbours=(1,)))
+
+
+@pytest.mark.parametrize(
+  ('name', 'size', 'accuracy', 'calls', 'parallel_s', 'sequential_s', 'cost_usd'),
+  [
+    # a right; b right; a wrong; a is missing, so b, which has no answer.
+    ('max_conf', 1, 2 / 4, 1, (1 + 2 + 1 + 2) / 4, (1 + 2 + 1 + 2) / 4, (1 + 2 + 1 + 2) / 4),
+    # a against b, the faster is right; b and c; a against b, the faster is wrong; c, since b abstains.
+    ('max_conf', 2, 3 / 4, 2, (3 + 4 + 2 + 4) / 4, (4 + 6 + 3 + 6) / 4, (3 + 6 + 3 + 6) / 4),
+    # b and c are wrong together; b and c right; all differ, the fastest is wrong; c.
+    ('max_conf', 3, 2 / 4, 11 / 4, (4 + 4 + 8 + 4) / 4, (8 + 7 + 11 + 6) / 4, (7 + 7 + 7 + 6) / 4),
+    # a and b; b and c; nobody above 0.5, so all three; b and c.
+    ('labelled_max_conf', 3, 3 / 4, 9 / 4, (3 + 4 + 8 + 4) / 4, (4 + 6 + 11 + 6) / 4, (3 + 6 + 7 + 6) / 4),
+    # a outweighs b and c together; right; a outweighs b and c one by one; c.
+    ('weighted_max_conf', 3, 3 / 4, 11 / 4, (4 + 4 + 8 + 4) / 4, (8 + 7 + 11 + 6) / 4, (7 + 7 + 7 + 6) / 4),
+    ('all_llms', 3, 2 / 4, 11 / 4, (4 + 4 + 8 + 4) / 4, (8 + 7 + 11 + 6) / 4, (7 + 7 + 7 + 6) / 4),
+    # c is the most accurate on train, then b.
+    ('top_s', 1, 2 / 4, 1, (4 + 4 + 8 + 4) / 4, (4 + 4 + 8 + 4) / 4, 4),
+    ('top_s', 2, 3 / 4, 2, (4 + 4 + 8 + 4) / 4, (7 + 6 + 10 + 6) / 4, 6),
+    # The nearest training query of each: all right there; b and c; c twice. Equal scores: the first LLM.
+    ('single:a', 1, 1 / 3, 1, 1, 1, 1),
+    ('single:b', 1, 2 / 4, 1, (3 + 2 + 2 + 2) / 4, (3 + 2 + 2 + 2) / 4, 2),
+    ('single:c', 1, 2 / 4, 1, (4 + 4 + 8 + 4) / 4, (4 + 4 + 8 + 4) / 4, 4),
+    # a; b, faster than c; b; c.
+    ('oracle', None, 1, 1, (1 + 2 + 2 + 4) / 4, (1 + 2 + 2 + 4) / 4, (1 + 2 + 2 + 4) / 4),
+    # All LLMs together, whatever the order they were drawn in.
+    ('random', 3, 2 / 4, 11 / 4, (4 + 4 + 8 + 4) / 4, (8 + 7 + 11 + 6) / 4, (7 + 7 + 7 + 6) / 4),
+  ],
+)  # fmt: skip
+def test_methods_are_accounted_for_as_by_hand(
+  by_hand, name, size, accuracy, calls, parallel_s, sequential_s, cost_usd
+):
+  row = _rows(by_hand)[name, size]
+  assert row['accuracy'] == pytest.approx(accuracy)
+  assert row['calls'] == pytest.approx(calls)
+  assert row['latency_parallel_s'] == pytest.approx(parallel_s)
+  assert row['latency_sequential_s'] == pytest.approx(sequential_s)
+  assert row['cost_usd'] == pytest.approx(cost_usd)
+  assert row['gap_to_oracle'] == pytest.approx(1 - accuracy)
+
+
+def test_an_llm_alone_is_judged_where_it_was_observed(by_hand):
+  assert {name: row['queries'] for (name, _), row in _rows(by_hand).items() if name.startswith('single:')} == {
+    'single:a': 3,
+    'single:b': 4,
+    'single:c': 4,
+  }
+  assert by_hand['llms']['a']['accuracy'] == {'train': 1 / 3, 'validation': 1, 'test': 1 / 3, 'all': 3 / 7}
+  assert by_hand['llms']['a']['missing'] == 1
+  assert by_hand['llms']['a']['latency_s'] == pytest.approx(1)  # not the 9 s of the call that failed
+  assert by_hand['llms']['c']['accuracy']['train'] == 1
+  assert by_hand['llms']['c']['missing'] == 0
+
+
+def test_the_references_are_chosen_before_test_and_compared_on_the_same_queries(by_hand):
+  assert by_hand['best_single'] == ['single:c']
+  row = _rows(by_hand)['max_conf', 2]
+  assert row['versus']['best_single'] == {'delta': pytest.approx(1 / 4), 'p': 1}
+  assert row['versus']['all_llms'] == {'delta': pytest.approx(1 / 4), 'p': 1}
+  assert row['versus']['top_s'] == {'delta': pytest.approx(0), 'p': 1}
+  # The first LLM is compared on the three queries it was observed on, where c is right once too.
+  assert _rows(by_hand)['single:a', 1]['versus']['best_single'] == {'delta': pytest.approx(0), 'p': 1}
+
+
+def test_sizes_are_chosen_on_validation(by_hand):
+  """There b alone is confident and wrong: only with all three calls do a and c win, and only if votes are equal."""
+  chosen = {row['name']: row for row in by_hand['chosen']}
+  assert chosen['max_conf']['sizes'] == [3]
+  assert chosen['weighted_max_conf']['sizes'] == [1]  # never right: the smallest
+  assert chosen['labelled_max_conf']['sizes'] == [1]
+  assert chosen['top_s']['sizes'] == [1]  # c is right alone
+  rows = _rows(by_hand)
+  for name, row in chosen.items():
+    alike = rows[name, row['sizes'][0]]
+    differing = {field for field in alike if alike[field] != row[field]}
+    assert differing == {'size', 'accuracy_ci'} or differing == {'size'}
+
+
+# Larger random cases; all share their shapes, so that little is compiled.
+
+QUERIES, LLMS = 50, 4
+SPLIT = np.repeat(np.int8([splits.TRAIN, splits.VALIDATION, splits.TEST]), (22, 14, 14))
+
+
+@functools.cache
+def _embeddings() -> np.ndarray:
+  vectors = np.random.default_rng(99).normal(size=(QUERIES, 6)).astype(np.float32)
+  return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@functools.cache
+def _confidences() -> np.ndarray:
+  return np.random.default_rng(98).random((QUERIES, LLMS), np.float32)
+
+
+def _random_table(seed: int = 0, missing: float = 0.15) -> votes.Table:
+  rng = np.random.default_rng(seed)
+  shape = (QUERIES, LLMS)
+  right = rng.random((*shape, 2)) < np.linspace(0.3, 0.7, LLMS)[:, None]
+  answers = np.where(right, 0, rng.choice([-1, 1, 2], right.shape))
+  observed = rng.random(shape) >= missing
+  answers[~observed] = voting.NO_ANSWER
+  latency_s = rng.uniform(0.5, 1.5, shape) * [1, 3, 2, 6]
+  return _table(answers, np.zeros(QUERIES, int), latency_s, latency_s / 100, observed)
+
+
+def _with(table: votes.Table, **arrays: np.ndarray) -> votes.Table:
+  return table._replace(votes=table.votes._replace(**arrays))
+
+
+def _evaluate(table: votes.Table, split: np.ndarray = SPLIT, **changes: Any) -> dict[str, Any]:
+  return evaluate.evaluate(table, [_part(table, split, _confidences())], _embeddings(), _config(**changes))
+
+
+@pytest.fixture(scope='module')
+def results() -> dict[str, Any]:
+  return _evaluate(_random_table())
+
+
+def _number(value: Any) -> bool:
+  return isinstance(value, float | int) and not isinstance(value, bool)
+
+
+def test_the_report_holds_what_was_promised(results):
+  dataset = results['dataset']
+  assert {'name', 'llms', 'responses', 'latency', 'queries_per_split'} <= dataset.keys()
+  assert (dataset['name'], dataset['llms']) == ('toy', ['a', 'b', 'c', 'd'])
+  assert dataset['responses'] == 'recorded'
+  assert dataset['latency'] == 'measured'
+  assert dataset['queries_per_split'] == {'train': 22, 'validation': 14, 'test': 14}
+  assert list(results['llms']) == dataset['llms']
+  for row in results['llms'].values():
+    assert {'accuracy', 'missing', 'latency_s', 'cost_usd'} <= row.keys()
+    assert all(_number(row['accuracy'][part]) for part in ('train', 'validation', 'test'))
+  for measure in ('weighted_f1', 'macro_f1', 'auroc', 'brier', 'ece'):
+    assert _number(results['classifier'][measure])
+  assert _number(results['oracle']['accuracy'])
+  assert _number(results['oracle']['latency_s'])
+  for row in results['methods']:
+    for field in ('accuracy', 'calls', 'latency_parallel_s', 'latency_sequential_s', 'cost_usd', 'gap_to_oracle'):
+      assert _number(row[field]), (row['name'], field)
+    low, high = row['accuracy_ci']
+    assert 0 <= low <= row['accuracy'] + 1e-9
+    assert row['accuracy'] - 1e-9 <= high <= 1
+    assert set(row['versus']) == {'best_single', 'all_llms', 'top_s'}
+    for reference, comparison in row['versus'].items():
+      if (row['name'], reference) != ('oracle', 'top_s'):  # the oracle has no size
+        assert set(comparison) == {'delta', 'p'}
+        assert 0 <= comparison['p'] <= 1
+  json.dumps(results, allow_nan=False)
+
+
+def test_every_method_is_there_at_every_size(results):
+  keys = [(row['name'], row['size']) for row in results['methods']]
+  expected = {(name, size) for name in SIZED for size in range(1, LLMS + 1)}
+  expected |= {(f'single:{llm}', 1) for llm in 'abcd'} | {('all_llms', LLMS), ('knn_top1', 1), ('oracle', None)}
+  assert set(keys) == expected
+  assert len(keys) == len(set(keys))
+  assert {row['name'] for row in results['chosen']} == set(SIZED)
+
+
+def test_whoever_calls_everybody_fares_like_all_llms(results):
+  rows = _rows(results)
+  for name in ('max_conf', 'top_s', 'best_s', 'random'):
+    alike = {field: value for field, value in rows[name, LLMS].items() if field not in ('name', 'size')}
+    # The mean of equal random draws may differ from each in the last bits.
+    for field in ('accuracy', 'calls', 'latency_parallel_s', 'latency_sequential_s', 'cost_usd'):
+      assert alike[field] == pytest.approx(rows['all_llms', LLMS][field], rel=1e-5)
+
+
+def test_nothing_beats_the_oracle_and_nothing_is_faster_at_its_accuracy(results):
+  for row in results['methods']:
+    if not row['name'].startswith('single:'):  # which may have been spared hard queries
+      assert row['accuracy'] <= results['oracle']['accuracy']
+    assert row['latency_parallel_s'] <= row['latency_sequential_s'] + 1e-6
+    assert row['latency_parallel_p50_s'] <= row['latency_parallel_p95_s']
+
+
+@pytest.mark.parametrize('vote', voting.VOTES)
+def test_an_llm_alone_is_as_accurate_as_its_labels_say(vote):
+  table = _random_table(seed=5)
+  evaluated = _evaluate(table, vote=vote)
+  test = SPLIT == splits.TEST
+  for column, llm in enumerate(table.llms):
+    seen = test & table.votes.observed[:, column]
+    expected = table.votes.labels[seen, column].mean()
+    assert _rows(evaluated)[f'single:{llm}', 1]['accuracy'] == pytest.approx(expected)
+    assert evaluated['llms'][llm]['accuracy']['test'] == pytest.approx(expected)
+  right = (table.votes.labels * table.votes.observed).max(1)
+  assert evaluated['oracle']['accuracy'] == pytest.approx(right[test & table.votes.observed.any(1)].mean())
+
+
+def test_two_evaluations_are_equal(results):
+  assert _evaluate(_random_table()) == results
+
+
+def test_random_subsets_average_over_their_draws():
+  """One LLM of four, each drawn as often: the mean of the LLMs, not one lucky draw's."""
+  table = _random_table(missing=0)
+  row = _rows(_evaluate(table, random_draws=300))['random', 1]
+  test = SPLIT == splits.TEST
+  assert row['accuracy'] == pytest.approx(table.votes.labels[test].mean(), abs=0.05)
+  assert row['latency_sequential_s'] == pytest.approx(table.votes.latency_s[test].mean(), rel=0.05)
+  assert row['calls'] == 1
+
+
+# No leak: what is fitted or chosen must not know the test.
+
+
+def _adverse(table: votes.Table, which: int, rng: np.random.Generator) -> votes.Table:
+  """The same queries, where all answers, labels, latencies, prices and missing LLMs of one split are others."""
+  data, rows = table.votes, which == SPLIT
+  changed = {name: array.copy() for name, array in data._asdict().items()}
+  changed['answers'][rows] = np.where(rng.random(changed['answers'][rows].shape) < 0.5, 3, 4)
+  changed['answers'][rows, 0] = 0  # the weakest LLM is now always right, and alone
+  changed['reference'][rows] = 0
+  changed['labels'][rows] = [1, 0, 0, 0]
+  changed['latency_s'][rows] = rng.uniform(100, 200, changed['latency_s'][rows].shape)
+  changed['cost_usd'][rows] = 7
+  changed['observed'][rows] = True
+  return table._replace(votes=votes.Votes(**changed))
+
+
+def _fit(table: votes.Table) -> evaluate.Fitted:
+  return evaluate.fit(table.votes, SPLIT, _embeddings(), _config())
+
+
+def _same(one: evaluate.Fitted, other: evaluate.Fitted) -> dict[str, bool]:
+  return {name: np.array_equal(getattr(one, name), getattr(other, name)) for name in evaluate.Fitted._fields}
+
+
+CHOSEN = ('best_single', 'knn_neighbours')
+
+
+@pytest.mark.parametrize('seed', range(2))
+def test_nothing_fitted_or_chosen_knows_the_test_split(seed):
+  table = _random_table(seed)
+  other = _adverse(table, splits.TEST, np.random.default_rng(seed))
+  assert all(_same(_fit(table), _fit(other)).values())
+  here, there = _evaluate(table), _evaluate(other)
+  assert {row['name']: row['sizes'] for row in here['chosen']} == {row['name']: row['sizes'] for row in there['chosen']}
+  assert [here[name] for name in CHOSEN] == [there[name] for name in CHOSEN]
+  assert [row['accuracy'] for row in here['methods']] != [row['accuracy'] for row in there['methods']]
+
+
+def test_the_change_that_must_not_matter_on_test_matters_elsewhere():
+  """Else the test above could not see a leak."""
+  table, rng = _random_table(), np.random.default_rng(0)
+  on_train = _same(_fit(table), _fit(_adverse(table, splits.TRAIN, rng)))
+  assert not any(on_train[name] for name in ('latency_s', 'top', 'best_single', 'best', 'knn'))
+  other = _adverse(table, splits.VALIDATION, rng)
+  on_validation = _same(_fit(table), _fit(other))
+  assert on_validation['latency_s']
+  assert on_validation['top']
+  assert not on_validation['best']
+  sizes = [{row['name']: row['sizes'] for row in _evaluate(t)['chosen']} for t in (table, other)]
+  assert sizes[0] != sizes[1]
+
+
+def test_shuffled_test_references_leave_what_is_fitted_bit_identical():
+  table = _random_table()
+  reference = table.votes.reference.copy()
+  test = np.flatnonzero(SPLIT == splits.TEST)
+  reference[test] = np.random.default_rng(0).integers(0, 3, len(test))
+  other = _with(table, reference=reference)
+  for one, two in zip(jax.tree.leaves(_fit(table)), jax.tree.leaves(_fit(other)), strict=True):
+    assert np.asarray(one).tobytes() == np.asarray(two).tobytes()
+
+
+def test_selections_do_not_see_the_answers_latencies_or_labels_of_their_query():
+  table = _random_table(missing=0)
+  other = _adverse(table, splits.TEST, np.random.default_rng(1))
+  here, there = (_part(t, SPLIT, _confidences()).scores.selections for t in (table, other))
+  for name in policies.POLICIES:
+    np.testing.assert_array_equal(here[name].mask, there[name].mask)
+    np.testing.assert_array_equal(here[name].weight, there[name].weight)
+
+
+# Missing responses.
+
+
+def test_a_policy_selects_the_next_llm_where_its_first_is_missing():
+  table = _random_table(missing=0)
+  observed = np.ones((QUERIES, LLMS), bool)
+  order = (-_confidences()).argsort(1)
+  observed[np.arange(QUERIES), order[:, 0]] = False
+  mask = _part(_with(table, observed=observed), SPLIT, _confidences()).scores.selections['max_conf'].mask
+  np.testing.assert_array_equal(mask[:, 0].argmax(1), order[:, 1])
+  np.testing.assert_array_equal(mask[:, 0].sum(1), 1)
+  np.testing.assert_array_equal(mask[:, LLMS - 1].sum(1), LLMS - 1)
+
+
+def test_what_a_missing_call_would_have_answered_or_taken_changes_nothing(results):
+  table = _random_table()
+  gone = ~table.votes.observed
+  filled = {name: getattr(table.votes, name).copy() for name in ('answers', 'labels', 'latency_s', 'cost_usd')}
+  for array, value in zip(filled.values(), (0, 1, 1e6, 1e6), strict=True):
+    array[gone] = value
+  assert _evaluate(_with(table, **filled)) == results
+
+
+def test_queries_that_nobody_answered_are_not_counted():
+  table = _random_table(missing=0)
+  observed = np.ones((QUERIES, LLMS), bool)
+  observed[[0, 25, 40, 41]] = False  # of train, of validation, two of test
+  evaluated = _evaluate(_with(table, observed=observed))
+  assert {row['queries'] for row in evaluated['methods']} == {12}
+  counted = np.flatnonzero(SPLIT == splits.TEST)
+  counted = counted[~np.isin(counted, (40, 41))]
+  for column, llm in enumerate('abcd'):
+    expected = table.votes.labels[counted, column].mean()
+    assert _rows(evaluated)[f'single:{llm}', 1]['accuracy'] == pytest.approx(expected)
+  assert evaluated['llms']['a']['missing'] == 4
+
+
+def test_an_llm_missing_from_all_of_test_has_no_accuracy_and_breaks_nothing():
+  table = _random_table(missing=0)
+  observed = np.ones((QUERIES, LLMS), bool)
+  observed[SPLIT == splits.TEST, 0] = False
+  evaluated = _evaluate(_with(table, observed=observed))
+  json.dumps(evaluated, allow_nan=False)
+  row = _rows(evaluated)['single:a', 1]
+  assert (row['queries'], row['accuracy'], row['accuracy_ci'], row['calls']) == (0, None, [None, None], None)
+  assert row['versus'] == {'best_single': None, 'all_llms': None, 'top_s': None}
+  assert evaluated['llms']['a']['accuracy']['test'] is None
+  assert evaluated['llms']['a']['accuracy']['train'] is not None
+
+
+# Latencies and prices that nobody knows.
+
+
+def test_unknown_latencies_and_costs_are_none_and_valid_json(results):
+  table = _random_table()
+  nothing = np.full((QUERIES, LLMS), np.nan, np.float32)
+  evaluated = _evaluate(_with(table, latency_s=nothing, cost_usd=nothing)._replace(latency_is='unknown'))
+  json.dumps(evaluated, allow_nan=False)
+  for row in evaluated['methods']:
+    for field in ('latency_parallel_s', 'latency_parallel_p50_s', 'latency_parallel_p95_s', 'latency_sequential_s'):
+      assert row[field] is None
+    assert row['cost_usd'] is None
+    assert row['accuracy'] is not None
+  assert evaluated['trade_off'] is None
+  assert evaluated['oracle']['latency_s'] is None
+  assert evaluated['dataset']['latency'] == 'unknown'
+  assert all(row['latency_s'] is None and row['cost_usd'] is None for row in evaluated['llms'].values())
+
+
+def test_an_llm_of_unknown_latency_makes_only_those_who_call_it_unknown():
+  table = _random_table(missing=0)
+  latency_s = table.votes.latency_s.copy()
+  latency_s[:, 1] = np.nan
+  rows = _rows(_evaluate(_with(table, latency_s=latency_s)))
+  assert rows['single:b', 1]['latency_sequential_s'] is None
+  assert rows['all_llms', LLMS]['latency_parallel_s'] is None
+  assert rows['single:a', 1]['latency_sequential_s'] == pytest.approx(latency_s[SPLIT == 2, 0].mean())
+
+
+def test_expected_latency_is_the_mean_over_known_calls_of_train():
+  table = _random_table(missing=0)
+  latency_s = np.tile(np.float32([1, 2, 3, 4]), (QUERIES, 1))
+  latency_s[SPLIT != splits.TRAIN] = 50
+  latency_s[:2] = [[3, 2, np.nan, 4], [5, 2, np.nan, 4]]
+  observed = np.ones((QUERIES, LLMS), bool)
+  observed[1, 0] = False
+  data = table.votes._replace(latency_s=latency_s, observed=observed)
+  np.testing.assert_allclose(evaluate.expected_latency_s(data, SPLIT), [(20 + 3) / 21, 2, 3, 4], rtol=1e-6)
+
+
+def test_an_llm_of_unknown_latency_is_not_taken_for_the_fastest():
+  table = _random_table(missing=0)
+  latency_s = np.tile(np.float32([1, 2, np.nan, 4]), (QUERIES, 1))
+  expected = evaluate.expected_latency_s(table.votes._replace(latency_s=latency_s), SPLIT)
+  assert expected.tolist() == [1, 2, 4, 4]
+  unknown = table.votes._replace(latency_s=np.full_like(latency_s, np.nan))
+  assert evaluate.expected_latency_s(unknown, SPLIT).tolist() == [0, 0, 0, 0]
+
+
+# Scores without answers.
+
+
+@pytest.fixture(scope='module')
+def scored() -> dict[str, Any]:
+  return _evaluate(_scores_table())
+
+
+def _scores_table() -> votes.Table:
+  rng = np.random.default_rng(4)
+  table = _random_table()
+  nothing = np.full((QUERIES, LLMS), np.nan, np.float32)
+  return _with(
+    table,
+    answers=np.zeros((QUERIES, LLMS, 0), np.int16),
+    reference=np.full(QUERIES, voting.NO_ANSWER, np.int16),
+    labels=np.where(table.votes.observed, rng.random((QUERIES, LLMS)), 0).astype(np.float32),
+    latency_s=nothing,
+    cost_usd=nothing,
+  )._replace(latency_is='unknown')
+
+
+def test_scores_alone_know_no_votes(scored):
+  names = {(row['name'], row['size']) for row in scored['methods']}
+  expected = {(name, 1) for name in (*policies.POLICIES, 'top_s', 'random', 'knn_top1')}
+  assert names == expected | {(f'single:{llm}', 1) for llm in 'abcd'} | {('oracle', None)}
+  assert all(row['versus']['all_llms'] is None for row in scored['methods'])
+  assert {row['name'] for row in scored['chosen']} == {*policies.POLICIES, 'top_s', 'random'}
+  assert all(row['sizes'] == [1] for row in scored['chosen'])
+  json.dumps(scored, allow_nan=False)
+
+
+def test_scores_are_averaged_over_the_called_llms(scored):
+  data, test = _scores_table().votes, np.flatnonzero(SPLIT == splits.TEST)
+  best = np.where(data.observed, _confidences(), -1).argmax(1)
+  rows = _rows(scored)
+  assert rows['max_conf', 1]['accuracy'] == pytest.approx(data.labels[test, best[test]].mean())
+  highest = np.where(data.observed, data.labels, -1).max(1)
+  assert scored['oracle']['accuracy'] == pytest.approx(highest[test].mean())
+  assert rows['max_conf', 1]['versus']['best_single']['delta'] is not None
+
+
+# Folds.
+
+
+@pytest.fixture(scope='module')
+def folded() -> tuple[dict[str, Any], list[dict[str, Any]], votes.Table]:
+  """A cross-validation in three folds of 14 tests, 14 validations and 22 trains, and each fold for itself.
+
+  Query 42 to 49 never test.
+  """
+  table = _random_table(missing=0.1)
+  parts = [_part(table, np.roll(SPLIT, 14 * (fold + 1)), _confidences() ** (fold + 1)) for fold in range(3)]
+  together = evaluate.evaluate(table, parts, _embeddings(), _config())
+  return together, [evaluate.evaluate(table, [part], _embeddings(), _config()) for part in parts], table
+
+
+def test_every_query_of_the_folds_is_counted_once(folded):
+  together, _, table = folded
+  assert together['dataset']['folds'] == 3
+  assert together['dataset']['queries_per_split'] == {'train': 22, 'validation': 14, 'test': 42}
+  for column, llm in enumerate(table.llms):
+    seen = table.votes.observed[:42, column]
+    row = _rows(together)[f'single:{llm}', 1]
+    assert row['queries'] == seen.sum()
+    assert row['accuracy'] == pytest.approx(table.votes.labels[:42, column][seen].mean())
+    assert np.sum(together['classifier']['confusion'][llm]) == seen.sum()
+  assert _rows(together)['all_llms', LLMS]['queries'] == table.votes.observed[:42].any(1).sum()
+
+
+def test_folds_together_are_what_they_are_one_by_one(folded):
+  together, apart, _ = folded
+
+  def joined(rows: list[dict[str, Any]], field: str) -> float:
+    return np.average([row[field] for row in rows], weights=[row['queries'] for row in rows])
+
+  for key, row in _rows(together).items():
+    for field in ('accuracy', 'calls', 'latency_parallel_s', 'latency_sequential_s', 'cost_usd'):
+      assert row[field] == pytest.approx(joined([_rows(one)[key] for one in apart], field), rel=1e-5), (key, field)
+  chosen = [{row['name']: row for row in one['chosen']} for one in apart]
+  for row in together['chosen']:
+    assert row['sizes'] == [one[row['name']]['sizes'][0] for one in chosen]
+    assert row['accuracy'] == pytest.approx(joined([one[row['name']] for one in chosen], 'accuracy'))
+  assert together['knn_neighbours'] == [one['knn_neighbours'][0] for one in apart]
+  assert together['best_single'] == sorted({name for one in apart for name in one['best_single']})

@@ -1,0 +1,71 @@
+"""Results to report on, by the evaluation itself, so that no test knows another form of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+from selectllm import evaluate, score
+from selectllm.data import votes
+from selectllm.selection import baselines
+
+Results = dict[str, Any]
+# Twelve queries train, eight validate, eight test.
+SPLIT = np.repeat(np.int8([0, 1, 2]), (12, 8, 8))
+CONFIG = ml_collections.ConfigDict(
+  {'threshold': 0.5, 'vote': 'majority', 'random_draws': 2, 'knn_neighbours': (3,), 'resamples': 20}
+)
+
+
+def _evaluate(llms: int, kind: str) -> Results:
+  rng = np.random.default_rng(llms)
+  shape = (len(SPLIT), llms)
+  answers = np.where(rng.random(shape) < np.linspace(0.3, 0.8, llms), 0, rng.choice([-1, 1, 2], shape))[..., None]
+  nothing = np.full(shape, np.nan, np.float32)
+  latency_s = np.exp(rng.normal(0, 0.1, shape) + np.linspace(-1, 3, llms)).astype(np.float32)
+  observed = np.ones(shape, bool)
+  observed[0, 0] = False
+  if kind == 'unseen':
+    observed[SPLIT == 2, 0] = False
+  data = votes.Votes(
+    answers=(answers[..., :0] if kind == 'scores' else answers).astype(np.int16),
+    reference=np.zeros(len(SPLIT), np.int16),
+    labels=(answers[..., 0] == 0).astype(np.float32) * observed,
+    observed=observed,
+    latency_s=nothing if kind in ('unknown', 'scores') else latency_s,
+    cost_usd=latency_s / 1000 if kind == 'priced' else nothing,
+    task=np.zeros(len(SPLIT), np.int16),
+  )
+  names = tuple(f'llama-{size}b-instruct' for size in range(1, llms + 1))
+  queries = [f'question {n}' for n in range(len(SPLIT))]
+  kinds = {'unknown': 'unknown', 'scores': 'unknown', 'priced': 'measured'}
+  table = votes.Table('Sums', names, ('sums',), queries, queries, data, kinds.get(kind, 'estimated'))
+  confidences = np.clip(np.linspace(0.3, 0.8, llms) + rng.normal(0, 0.1, shape), 0, 1).astype(np.float32)
+  selecting = score.Selecting(evaluate.expected_latency_s(data, SPLIT), evaluate.sizes_of(data), 0.5)
+  part = evaluate.Part(SPLIT, score.Scores(confidences, jax.device_get(score.select(confidences, observed, selecting))))
+  embeddings = np.eye(len(SPLIT), dtype=np.float32)
+  folds = 2 if kind == 'folds' else 1
+  results = evaluate.evaluate(table, [part] * folds, embeddings, CONFIG)
+  return results | {
+    'dataset': results['dataset'] | {'truncated': 0},
+    'timing': {'classifier_latency_s': 0.25},
+  }
+
+
+@pytest.fixture(scope='session')
+def results_of() -> Callable[..., Results]:
+  """Makes the results of a pool: of so many LLMs, `estimated`, `priced`, `unknown`, `scores`, `unseen` or `folds`."""
+  made: dict[tuple[int, str], Results] = {}
+
+  def results(llms: int = 3, kind: str = 'estimated') -> Results:
+    if (llms, kind) not in made:
+      with pytest.MonkeyPatch.context() as patch:
+        # Any subsets do here, and the best of 32 LLMs would take a while to find.
+        patch.setattr(baselines, 'best_subsets', lambda *_, **__: np.tri(llms, dtype=bool))
+        made[llms, kind] = _evaluate(llms, kind)
+    return made[llms, kind]
+
+  return results
