@@ -62,13 +62,13 @@ def recorded_responses(path: pathlib.Path) -> dict[collection.Key, collection.Re
 
 
 def write_pool(path: pathlib.Path, urls: dict[str, str], **limits: Any) -> None:
-  """Writes a pool file: name -> base URL."""
-  entry = {'api': 'chat', 'model': 'm', 'prompt': {'user': 'Q: {query}'}, 'sampling': {'max_tokens': 50}}
+  """Writes a pool file: name -> base URL. Each LLM is told its name, so that the server can tell them apart."""
+  entry = {'api': 'chat', 'model': 'm', 'sampling': {'max_tokens': 50}}
   price = {'prompt_usd_per_million': 1.0, 'completion_usd_per_million': 2.0, 'read_on': '2026-01-01'}
-  llms = [
-    {'name': name, 'price': price, 'endpoint': {**entry, 'base_url': url, 'limits': {**QUICK, **limits}}}
-    for name, url in urls.items()
-  ]
+  llms = []
+  for name, url in urls.items():
+    own = {'base_url': url, 'prompt': {'system': name, 'user': '{query}'}, 'limits': {**QUICK, **limits}}
+    llms.append({'name': name, 'price': price, 'endpoint': entry | own})
   path.write_text(yaml.safe_dump({'llms': llms}))
 
 

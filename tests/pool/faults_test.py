@@ -303,8 +303,8 @@ def test_fault_19_samples_are_calls_and_a_resubmitted_identity_is_one_call(path)
 def test_fault_19_results_are_aligned_by_key_not_by_order(path):
   async def echoes(request):
     body = json.loads(await request.read())
-    await asyncio.sleep(0.03 * (int(body['messages'][0]['content'].split()[2]) % 3))
-    return await fault_server.replies(fault_server.with_text(body['messages'][0]['content']))(request)
+    await asyncio.sleep(0.03 * (int(body['messages'][-1]['content'].split()[2]) % 3))
+    return await fault_server.replies(fault_server.with_text(body['messages'][-1]['content']))(request)
 
   async def main():
     async with fault_server.FaultServer(rule=lambda body: echoes) as server:

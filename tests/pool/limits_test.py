@@ -52,7 +52,7 @@ def test_one_woken_and_cancelled_at_once_passes_its_turn_on():
 
 
 def test_the_breaker_opens_after_failures_in_a_row_and_lets_one_probe_through(monkeypatch):
-  monkeypatch.setattr(limits, '_COOLDOWN_S', (0.05, 0.1))
+  monkeypatch.setattr(limits, '_COOLDOWN_S', (0.5, 0.5))
 
   async def main():
     gate = limits.Gate('a', spec.Limits(concurrency=4, give_up_s=60))
@@ -62,10 +62,10 @@ def test_the_breaker_opens_after_failures_in_a_row_and_lets_one_probe_through(mo
     waiting = [asyncio.create_task(gate.enter(1)) for _ in range(4)]
     await asyncio.sleep(0.02)
     assert not any(task.done() for task in waiting)
-    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    (probe,), _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     await asyncio.sleep(0.02)
     assert gate.in_flight == sum(task.done() for task in waiting) == 1
-    gate.leave(waiting[0].result())  # the probe succeeds, and the others follow
+    gate.leave(probe.result())  # it succeeds, and the others follow
     await asyncio.gather(*waiting)
 
   asking.run(main())

@@ -69,7 +69,7 @@ def test_a_base_url_with_a_key_is_refused_and_not_shown(tmp_path, url, said):
 
 def test_a_shot_needs_the_fields_of_the_template(tmp_path):
   asking.write_pool(tmp_path / 'pool.yaml', {'a': 'http://x/v1'})
-  text = (tmp_path / 'pool.yaml').read_text().replace("user: 'Q:", "few_shot: [{query: x}]\n      user: 'Q:")
+  text = (tmp_path / 'pool.yaml').read_text().replace('user: ', 'few_shot: [{query: x}]\n      user: ')
   (tmp_path / 'pool.yaml').write_text(text)
   with pytest.raises(spec.PoolError, match=r'few_shot\[0\] lacks answer'):
     spec.read_pool(tmp_path / 'pool.yaml')
