@@ -104,14 +104,14 @@ async def _capped_body(response: aiohttp.ClientResponse) -> bytes:
     size += len(part)
   body = b''.join(parts)
   encoding = response.headers.get('Content-Encoding', 'identity')
-  if encoding in ('gzip', 'deflate') and size <= LARGEST_REPLY:  # though it was not asked for
+  if max(declared, size) <= LARGEST_REPLY and encoding in ('gzip', 'deflate'):  # though it was not asked for
     body = zlib.decompressobj(wbits=47).decompress(body, LARGEST_REPLY + 1)
     size = len(body)
-  elif encoding != 'identity':
-    raise limits.Failure('bad_reply', f'unknown Content-Encoding {encoding!r:.40}', billed=True)
   if max(declared, size) > LARGEST_REPLY:
     response.close()
     raise limits.Failure('too_large', f'the reply is larger than {LARGEST_REPLY >> 20} MiB', billed=True)
+  if encoding not in ('gzip', 'deflate', 'identity'):
+    raise limits.Failure('bad_reply', f'unknown Content-Encoding {encoding!r:.40}', billed=True)
   return body
 
 

@@ -6,6 +6,7 @@ import datetime
 import difflib
 import math
 import pathlib
+import re
 import string
 import typing
 import urllib.parse
@@ -249,6 +250,8 @@ def _read_endpoint(fields: Any, where: str) -> Endpoint:
   endpoint: Endpoint = _build(Endpoint, fields, where)
   if endpoint.api not in APIS:
     raise PoolError(f'{where}.api must be {" or ".join(APIS)}, not {endpoint.api!r}')
+  if endpoint.api_key_env and not re.fullmatch('[A-Za-z_][A-Za-z0-9_]*', endpoint.api_key_env):
+    raise PoolError(f'{where}.api_key_env must be the name of an environment variable, not the key (not shown here)')
   url = urllib.parse.urlsplit(endpoint.base_url)
   if url.scheme not in ('http', 'https') or not url.hostname or url.username or url.query:
     shown = endpoint.base_url if not (url.username or url.query) else '(not shown, it may hold a key)'

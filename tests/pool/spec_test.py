@@ -67,6 +67,16 @@ def test_a_base_url_with_a_key_is_refused_and_not_shown(tmp_path, url, said):
   assert 'secret' not in str(refused.value)
 
 
+def test_a_key_in_the_pool_file_is_refused_and_not_shown(tmp_path):
+  asking.write_pool(tmp_path / 'pool.yaml', {'a': 'http://x/v1'})
+  text = (tmp_path / 'pool.yaml').read_text()
+  for line, said in (('api_key_env: sk-secret', 'not the key'), ('api_key: sk-secret', "did you mean 'api_key_env'")):
+    (tmp_path / 'pool.yaml').write_text(text.replace('api: chat', f'api: chat\n    {line}'))
+    with pytest.raises(spec.PoolError, match=said) as refused:
+      spec.read_pool(tmp_path / 'pool.yaml')
+    assert 'secret' not in str(refused.value)
+
+
 def test_a_shot_needs_the_fields_of_the_template(tmp_path):
   asking.write_pool(tmp_path / 'pool.yaml', {'a': 'http://x/v1'})
   text = (tmp_path / 'pool.yaml').read_text().replace('user: ', 'few_shot: [{query: x}]\n      user: ')
