@@ -216,8 +216,8 @@ def methods(
   yield from played('knn_top1', np.eye(count, dtype=bool)[nearest][:, None], [1])
   yield from played('single', np.eye(count, dtype=bool), [1] * count)
   # Of unknown latencies, the last that an oracle which looks for the fastest takes.
-  latency_s = np.nan_to_num(asked.latency_s, nan=np.finfo(np.float32).max)
-  best = np.asarray(oracle.select(asked.labels, asked.observed, latency_s))
+  latency_s = np.nan_to_num(asked.latency_s, nan=float(np.finfo(np.float32).max))
+  best = np.asarray(oracle.select(*map(jnp.asarray, (asked.labels, asked.observed, latency_s))))
   yield from played('oracle', best[:, None], [None])
 
 

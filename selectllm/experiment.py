@@ -64,7 +64,7 @@ def evaluate_only(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> N
     with np.load(path) as arrays:
       predictions = Predictions(**arrays)
   else:
-    predictions = _predict(config, workdir, table, train.load_best)
+    predictions = _predict(config, workdir, table, lambda *args: train.load_best(config, args[1], args[-1]))
   _report(config, workdir, table, predictions, {})
 
 

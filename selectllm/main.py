@@ -23,7 +23,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
     return app.parse_flags_with_usage(argv)
   except (AttributeError, KeyError) as error:  # ml_collections' own; it names the nearest field
     near = re.search('Did you mean "(.+)" instead of "(.+)"', str(error))
-    sys.exit(f'No such config field: {near[2]!r}; did you mean {near[1]!r}?' if near else f'{error}')
+    sys.exit(
+      f'No such config field: {near[2]!r}; did you mean {near[1]!r}?' if near else f'No such config field: {error}'
+    )
 
 
 def _config_name() -> str:

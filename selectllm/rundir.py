@@ -46,16 +46,30 @@ def flatten(value: Any, prefix: str = '') -> dict[str, Any]:
 
 
 def _claim(path: pathlib.Path, content: dict[str, Any], exempt: tuple[str, ...]) -> None:
-  """Writes what identifies a run, or refuses to go on with a run that was something else."""
+  """Writes what identifies a run, or refuses to go on with a run that was something else.
+
+  Args:
+    path: Where it stands, or will.
+    content: What identifies this run, as JSON knows it.
+    exempt: Fields and sections that may differ.
+  """
   content = json.loads(json.dumps(content))
   if not path.exists():
-    path.write_text(json.dumps(content, indent=2, sort_keys=True) + '\n')
+    # Renamed when complete, so that a run killed here leaves nothing that the next one stumbles over.
+    partial = path.with_suffix('.part')
+    partial.write_text(json.dumps(content, indent=2, sort_keys=True) + '\n')
+    partial.replace(path)
     return
-  there, here = flatten(json.loads(path.read_text())), flatten(content)
+  try:
+    there, here = flatten(json.loads(path.read_text())), flatten(content)
+  except ValueError as error:
+    raise RunDirError(
+      f'{path} is no JSON ({error}), so nobody knows whose run it is. Take another --workdir.'
+    ) from error
   changed = [
     f'  {name}: {there.get(name, "absent")!r} there, {here.get(name, "absent")!r} now'
     for name in sorted(there.keys() | here.keys())
-    if there.get(name) != here.get(name) and not name.startswith(exempt)
+    if there.get(name) != here.get(name) and not f'{name}.'.startswith(tuple(f'{field}.' for field in exempt))
   ]
   if changed:
     raise RunDirError(
@@ -73,7 +87,7 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
   """
   workdir.mkdir(parents=True, exist_ok=True)
   # Evaluation is done anew in seconds, so an evaluation may differ from the run's first one.
-  exempt = (*_LOCATIONS, 'evaluate.') if config.mode == 'evaluate' else _LOCATIONS
+  exempt = (*_LOCATIONS, 'evaluate') if config.mode == 'evaluate' else _LOCATIONS
   _claim(workdir / 'config.json', json.loads(config.to_json_best_effort()), exempt)
   (workdir / 'environment.json').write_text(json.dumps(environment(), indent=2) + '\n')
 

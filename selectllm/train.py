@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 from flax import nnx
 
 from selectllm import checkpoint, optim, score, sharding, writer
@@ -209,35 +208,6 @@ def init_state(model: Model, optimizer: optax.GradientTransformation) -> TrainSt
   )
 
 
-class _Training(NamedTuple):
-  """A training before its first step: the fresh state, and all that a step needs."""
-
-  source: batches.TrainingBatches
-  optimizer: optax.GradientTransformation
-  state: TrainState
-  abstract: TrainState
-  manager: ocp.CheckpointManager
-
-
-def _open(config, model: Model, tokens, data: votes.Votes, split, weight, workdir: pathlib.Path) -> _Training:
-  options = config.train
-  source = batches.TrainingBatches(
-    tokens,
-    np.flatnonzero(split == splits.TRAIN),
-    data.labels,
-    weight,
-    batch_size=options.batch_size,
-    epochs=options.epochs,
-    max_length=model.tokenize.max_length,
-    seed=config.seed,
-    process=(jax.process_index(), jax.process_count()),
-  )
-  optimizer = optim.make_optimizer(options, len(source), freeze_encoder=config.encoder.freeze)
-  state = init_state(model, optimizer)
-  manager = checkpoint.open_manager(workdir / 'checkpoints')
-  return _Training(source, optimizer, state, sharding.abstract(model.mesh, state), manager)
-
-
 def fit(
   config: ml_collections.ConfigDict,
   model: Model,
@@ -266,16 +236,31 @@ def fit(
   options = config.train
   train, validation = (np.flatnonzero(split == part) for part in (splits.TRAIN, splits.VALIDATION))
   weight = loss_weight(data.labels, data.observed, train, options.loss)
-  training = _open(config, model, tokens, data, split, weight, workdir)
-  iterator = batches.training_iterator(training.source)
-  steps, per_epoch = len(training.source), training.source.steps_per_epoch
+  source = batches.TrainingBatches(
+    tokens,
+    train,
+    data.labels,
+    weight,
+    batch_size=options.batch_size,
+    epochs=options.epochs,
+    max_length=model.tokenize.max_length,
+    seed=config.seed,
+    process=(jax.process_index(), jax.process_count()),
+  )
+  iterator = batches.training_iterator(source)
+  steps, per_epoch = len(source), source.steps_per_epoch
 
   # What an earlier run left takes precedence over a fresh start.
-  state = checkpoint.restore_latest(training.manager, training.abstract, iterator) or training.state
+  optimizer = optim.make_optimizer(options, steps, freeze_encoder=config.encoder.freeze)
+  state = init_state(model, optimizer)
+  abstract = sharding.abstract(model.mesh, state)
+  manager = checkpoint.open_manager(workdir / 'checkpoints')
+  state = checkpoint.restore_latest(manager, abstract, iterator) or state
   start = int(state.step)
+
+  step_fn = jit_train_step(model, optimizer, abstract, config.seed)
   metrics = writer.MetricWriter(workdir, resumed_step=start)
   progress = writer.Progress('Training', steps, start=start)
-  step_fn = jit_train_step(model, training.optimizer, training.abstract, config.seed)
   pending: list[tuple[int, dict[str, jax.Array]]] = []
   note = ''
   for step in range(start + 1, steps + 1):
@@ -294,21 +279,24 @@ def fit(
         loss = _validation_loss(model, state.params, tokens, data, validation, weight, config.evaluate.batch_size)
         metrics.write(step, validation_loss=loss)
         note = f', validation loss {loss:.4f}'
-      checkpoint.save(training.manager, step, state, iterator, loss)
+      checkpoint.save(manager, step, state, iterator, loss)
   progress.close()
   metrics.close()
-  return _best(training)
+  manager.close()
+  return load_best(config, model, workdir)
 
 
-def load_best(config, model: Model, tokens, data: votes.Votes, split, workdir: pathlib.Path) -> tuple[int, nnx.State]:
-  """What `fit` returns, from the checkpoints that it left; trains nothing."""
-  return _best(_open(config, model, tokens, data, split, np.zeros_like(data.labels), workdir))
+def load_best(config: ml_collections.ConfigDict, model: Model, workdir: pathlib.Path) -> tuple[int, nnx.State]:
+  """What `fit` returns, from the checkpoints that it left; trains nothing.
 
-
-def _best(training: _Training) -> tuple[int, nnx.State]:
-  with training.manager as manager:
-    step, state = checkpoint.restore_best(manager, training.abstract)
-  _LOG.info('The best validation loss was at step %d of %d', step, len(training.source))
+  Raises:
+    checkpoint.CheckpointError: when there is none, or it cannot be read.
+  """
+  optimizer = optim.make_optimizer(config.train, 1, freeze_encoder=config.encoder.freeze)
+  abstract = sharding.abstract(model.mesh, jax.eval_shape(lambda: init_state(model, optimizer)))
+  with checkpoint.open_manager(workdir / 'checkpoints') as manager:
+    step, state = checkpoint.restore_best(manager, abstract)
+  _LOG.info('The validation loss was lowest at step %d', step)
   return step, state.params
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from selectllm import evaluate, score
 from selectllm.data import splits, votes
-from selectllm.selection import policies, voting
+from selectllm.selection import baselines, policies, voting
 
 SIZED = ('max_conf', 'labelled_max_conf', 'weighted_max_conf', 'top_s', 'best_s', 'random')
 
@@ -25,9 +25,8 @@ def _table(answers, reference, latency_s, cost_usd, observed, latency_is: str = 
   labels = np.zeros(observed.shape, np.float32)
   for (n, k), seen in np.ndenumerate(observed):
     given = [a for a in answers[n, k].tolist() if a != voting.NO_ANSWER]
-    first_reached = max(given, key=given.count, default=None) if len(given) < 3 else None
-    assert len(given) < 3, 'one or two samples: the first of the most frequent is the first to reach its count'
-    labels[n, k] = seen and first_reached == reference[n]
+    majority = max(given, key=given.count, default=None)  # the first of equals, right for up to two samples
+    labels[n, k] = seen and majority == reference[n]
   queries, count = observed.shape
   return votes.Table(
     name='toy',
@@ -111,7 +110,11 @@ def by_hand() -> dict[str, Any]:
     # c is the most accurate on train, then b.
     ('top_s', 1, 2 / 4, 1, (4 + 4 + 8 + 4) / 4, (4 + 4 + 8 + 4) / 4, 4),
     ('top_s', 2, 3 / 4, 2, (4 + 4 + 8 + 4) / 4, (7 + 6 + 10 + 6) / 4, 6),
-    # The nearest training query of each: all right there; b and c; c twice. Equal scores: the first LLM.
+    # c is never wrong on train and validation; all pairs are right on two of four, and a and b are the fastest.
+    ('best_s', 1, 2 / 4, 1, (4 + 4 + 8 + 4) / 4, (4 + 4 + 8 + 4) / 4, 4),
+    ('best_s', 2, 1 / 4, 7 / 4, (3 + 2 + 2 + 2) / 4, (4 + 3 + 3 + 2) / 4, (3 + 3 + 3 + 2) / 4),
+    # c is right on every training query, so next to every test query too.
+    ('knn_top1', 1, 2 / 4, 1, (4 + 4 + 8 + 4) / 4, (4 + 4 + 8 + 4) / 4, 4),
     ('single:a', 1, 1 / 3, 1, 1, 1, 1),
     ('single:b', 1, 2 / 4, 1, (3 + 2 + 2 + 2) / 4, (3 + 2 + 2 + 2) / 4, 2),
     ('single:c', 1, 2 / 4, 1, (4 + 4 + 8 + 4) / 4, (4 + 4 + 8 + 4) / 4, 4),
@@ -121,9 +124,7 @@ def by_hand() -> dict[str, Any]:
     ('random', 3, 2 / 4, 11 / 4, (4 + 4 + 8 + 4) / 4, (8 + 7 + 11 + 6) / 4, (7 + 7 + 7 + 6) / 4),
   ],
 )  # fmt: skip
-def test_methods_are_accounted_for_as_by_hand(
-  by_hand, name, size, accuracy, calls, parallel_s, sequential_s, cost_usd
-):
+def test_methods_are_accounted_for_as_by_hand(by_hand, name, size, accuracy, calls, parallel_s, sequential_s, cost_usd):
   row = _rows(by_hand)[name, size]
   assert row['accuracy'] == pytest.approx(accuracy)
   assert row['calls'] == pytest.approx(calls)
@@ -296,6 +297,23 @@ def test_random_subsets_average_over_their_draws():
   assert row['accuracy'] == pytest.approx(table.votes.labels[test].mean(), abs=0.05)
   assert row['latency_sequential_s'] == pytest.approx(table.votes.latency_s[test].mean(), rel=0.05)
   assert row['calls'] == 1
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_nearest_neighbours_are_tuned_on_validation_and_ask_the_best_llm_there_is(seed):
+  table = _random_table(seed)
+  data, train = table.votes, SPLIT == splits.TRAIN
+  accuracy = {}
+  for neighbours in (1, 3, 9):
+    scores = baselines.knn_scores(
+      _embeddings(), _embeddings()[train], data.labels[train], data.observed[train], neighbours=neighbours
+    )
+    right = data.labels[np.arange(QUERIES), np.where(data.observed, scores, -1).argmax(1)]
+    accuracy[neighbours] = [right[part == SPLIT].mean() for part in (splits.VALIDATION, splits.TEST)]
+  evaluated = _evaluate(table, knn_neighbours=(3, 9, 1))
+  best = max(accuracy, key=lambda neighbours: (accuracy[neighbours][0], neighbours))
+  assert evaluated['knn_neighbours'] == [best]
+  assert _rows(evaluated)['knn_top1', 1]['accuracy'] == pytest.approx(accuracy[best][1])
 
 
 # No leak: what is fitted or chosen must not know the test.

@@ -41,6 +41,8 @@ def _prepare(builder: pool_builder.PoolBuilder) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   with filelock.FileLock(path.with_suffix('.lock')):
     builder.download_and_prepare()
+    # A builder made before another run prepared the data would go on without what is known of them.
+    builder.info.read_from_directory(builder.data_path)
 
 
 def load(config: ml_collections.ConfigDict) -> tuple[votes.Table, dict[str, Any]]:

@@ -211,13 +211,15 @@ def _build(cls: type, fields: Any, where: str) -> Any:
     if name not in known:
       near = difflib.get_close_matches(str(name), known, n=1)
       raise PoolError(f'{where} has an unknown field {name!r}' + (f'; did you mean {near[0]!r}?' if near else ''))
-  values = {}
-  for field in dataclasses.fields(cls):
-    if fields.get(field.name) is not None:
-      values[field.name] = _fitting(fields[field.name], field.type, f'{where}.{field.name}')
-    elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-      raise PoolError(f'{where} lacks {field.name}')
-  return cls(**values)
+  given = [field for field in dataclasses.fields(cls) if fields.get(field.name) is not None]
+  optional = {field.name for field in dataclasses.fields(cls) if not _is_required(field)}
+  if missing := [name for name in known if name not in optional and fields.get(name) is None]:
+    raise PoolError(f'{where} lacks {", ".join(missing)}')
+  return cls(**{field.name: _fitting(fields[field.name], field.type, f'{where}.{field.name}') for field in given})
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+  return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 _TYPE_NAMES = {int: 'a whole number', float: 'a number', str: 'text', bool: 'true or false', tuple: 'a list'}
@@ -267,36 +269,32 @@ def _read_endpoint(fields: Any, where: str) -> Endpoint:
       raise PoolError(f'{where}.prompt.few_shot[{number}] lacks {", ".join(sorted(missing))}')
     if numbers := [name for name in needed if not isinstance(shot[name], str)]:
       raise PoolError(f'{where}.prompt.few_shot[{number}].{numbers[0]} must be text; put it in quotes')
-  for name, value in dataclasses.asdict(endpoint.limits).items():
-    if value is not None and value <= 0:
-      raise PoolError(f'{where}.limits.{name} must be above 0, not {value!r}')
+  for name in dataclasses.asdict(endpoint.limits):
+    _check_number(dataclasses.asdict(endpoint.limits), name, f'{where}.limits', above_zero=True)
   return endpoint
 
 
-def _is_number(value: Any) -> bool:
-  return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _check_number(fields: Any, name: str, where: str, *, above_zero: bool) -> None:
+  value = fields.get(name) if isinstance(fields, collections.abc.Mapping) else None
+  is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+  if value is not None and not (is_number and (value > 0 if above_zero else value >= 0)):
+    raise PoolError(f'{where}.{name} must be a number {"above 0" if above_zero else "of at least 0"}, not {value!r}')
 
 
 def _read_price(fields: Any, where: str) -> Price:
-  price: Price = _build(Price, fields, where)
   for name in ('prompt_usd_per_million', 'completion_usd_per_million'):
-    value = getattr(price, name)
-    if not (_is_number(value) and value >= 0):
-      raise PoolError(f'{where}.{name} must be a number of at least 0, not {value!r}')
-  return price
+    _check_number(fields, name, where, above_zero=False)
+  return _build(Price, fields, where)
 
 
 def _read_llm(entry: Any, where: str) -> LLM:
-  if isinstance(entry, dict) and entry.get('price') is not None:
-    entry = {**entry, 'price': _read_price(entry['price'], f'{where}.price')}
-  if isinstance(entry, dict) and entry.get('endpoint') is not None:
-    entry = {**entry, 'endpoint': _read_endpoint(entry['endpoint'], f'{where}.endpoint')}
-  llm: LLM = _build(LLM, entry, where)
   for name in ('parameters_b', 'seconds_per_token', 'samples_drawn'):
-    value = getattr(llm, name)
-    if value is not None and not (_is_number(value) and value > 0):
-      raise PoolError(f'{where}.{name} must be a number above 0, not {value!r}')
-  return llm
+    _check_number(entry, name, where, above_zero=True)
+  fields = dict(entry) if isinstance(entry, dict) else entry
+  for name, read_part in (('price', _read_price), ('endpoint', _read_endpoint)):
+    if isinstance(fields, dict) and fields.get(name) is not None:
+      fields[name] = read_part(fields[name], f'{where}.{name}')
+  return _build(LLM, fields, where)
 
 
 def read_pool(path: str | pathlib.Path) -> Pool:

@@ -1,5 +1,6 @@
 import functools
 import http.server
+import json
 import shutil
 
 import numpy as np
@@ -85,12 +86,33 @@ def test_missing_rows_are_missing_and_failed_programs_are_wrong(table):
   assert not votes.labels[silent].any()
 
 
+def test_programs_as_they_were_published(table, published):
+  """Each printed number is an answer, 0 too; what a program printed took the LLM no time to write."""
+  column = table.llms.index('codex-pot-fewshot')
+  rows = map(json.loads, (published / gsm8k_pool.CODEX_FEWSHOT.path).read_text(encoding='utf-8').splitlines())
+  by_question = {row['question']: row for row in rows if 'question' in row}
+  answers, latency_s = table.votes.answers[:, column, 0], table.votes.latency_s[:, column]
+  for query, question in enumerate(table.queries):
+    if question not in by_question:
+      assert not table.votes.observed[query, column]
+      continue
+    program, printed = by_question[question]['generated'], by_question[question]['executed']
+    program = program if isinstance(program, str) else program[0]
+    assert latency_s[query] == pytest.approx(round(len(program) / 4) * 175 / 1000)
+    if printed is None:
+      assert answers[query] == -1
+    elif isinstance(printed, int | float) and not isinstance(printed, bool):
+      assert answers[query] >= 0
+
+
 def test_latencies_follow_from_lengths_and_sizes(table):
   votes, column = table.votes, table.llms.index
   assert (votes.latency_s[votes.observed] > 0).all()
   assert np.isnan(votes.cost_usd).all()  # no price is known
-  # Ten times the 6B model's tokens per second or more: 175 over 6, and answers of like length.
-  ratio = np.median(votes.latency_s[:, column('gpt3-175b-finetuning')] / votes.latency_s[:, column('gpt3-6b-finetuning')])
+  # Answers of like length, by LLMs of 175 and of 6 billion parameters.
+  ratio = np.median(
+    votes.latency_s[:, column('gpt3-175b-finetuning')] / votes.latency_s[:, column('gpt3-6b-finetuning')]
+  )
   assert 20 < ratio < 40
 
 

@@ -137,5 +137,5 @@ def test_own_scores(folder):
 @pytest.mark.parametrize('scores_first', [True, False])
 def test_responses_and_scores_do_not_mix(folder, scores_first):
   lines = [line('x'), {'query_id': 'y', 'query': 'y', 'scores': {'a': 1, 'b': 0}}]
-  with pytest.raises(ValueError, match="query 'y' has scores: .* either responses or scores"):
+  with pytest.raises(ValueError, match=r"query 'y' has scores: .* either responses or scores"):
     load_table(write(folder / 'r.jsonl', *(lines[::-1] if scores_first else lines)))

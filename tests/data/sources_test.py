@@ -10,7 +10,9 @@ CONTENT = {'owner/repo/data/one.jsonl': b'{"a": 1}\n' * 1000, 'other/repo/two.cs
 
 def source(path, content=None):
   content = CONTENT[path] if content is None else content
-  return sources.Source(path, hashlib.sha1(path.encode()).hexdigest(), len(content), hashlib.sha256(content).hexdigest())
+  return sources.Source(
+    path, hashlib.sha1(path.encode()).hexdigest(), len(content), hashlib.sha256(content).hexdigest()
+  )
 
 
 ONE, TWO = (source(path) for path in CONTENT)
@@ -33,7 +35,7 @@ def mirror():
 @pytest.fixture
 def base_url(serve, mirror):
   class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):  # noqa: N802
+    def do_GET(self):
       mirror.requests.append(self.path)
       body = mirror.content.get(self.path)
       if body is None:

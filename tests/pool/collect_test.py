@@ -196,7 +196,7 @@ def edited(folder, old, new, count=1):
     ('{query}', '{query.__class__}', "not 'query.__class__'"),
     ('api: chat', 'api: chat\n    context_tokens: 60', "'a': query 'q9' needs about"),
     ('model: m', 'model: other', "serves m; not 'other'"),
-    ('concurrency: 8', 'concurrency: 0', 'limits.concurrency must be above 0, not 0'),
+    ('concurrency: 8', 'concurrency: 0', 'limits.concurrency must be a number above 0, not 0'),
     ('concurrency: 8', 'concurrency: many', "limits.concurrency must be a whole number, not 'many'"),
     ('max_tokens', 'max_token', "unknown field 'max_token'; did you mean 'max_tokens'?"),
   ],

@@ -1,85 +1,122 @@
-import json
+import math
+import pathlib
+import subprocess
+import sys
 
-import asking
 import pytest
 
-from selectllm.pool import endpoints, queries, spec
+from selectllm.pool import spec
 
-QUERY = queries.Query('q', 'What is {this}?', fields={'subject': 'braces'})
+ROOT = pathlib.Path(__file__).parents[2]
 
-
-def body(sample: int = 0, **changes: object) -> dict:
-  endpoint = spec.Endpoint(**{'base_url': 'http://localhost:1/v1', 'api': 'chat', 'model': 'm', **changes})
-  return json.loads(endpoints.Endpoint(spec.LLM('a', endpoint=endpoint)).request(QUERY, sample).body)
-
-
-PROMPT = spec.Prompt('On {subject}: {query}', 'Be {{brief}}.', ({'subject': 's', 'query': 'q', 'answer': ' a'},))
-
-
-def test_a_chat_gets_system_shots_and_question_as_turns():
-  assert body(prompt=PROMPT)['messages'] == [
-    {'role': 'system', 'content': 'Be {brief}.'},
-    {'role': 'user', 'content': 'On s: q'},
-    {'role': 'assistant', 'content': ' a'},
-    {'role': 'user', 'content': 'On braces: What is {this}?'},
-  ]
+POOL = """
+llms:
+  - name: small
+    parameters_b: 7
+  - name: big.one-2
+    parameters_b: 70
+    parameters_assumed: true
+    seconds_per_token: 0.02
+    samples_drawn: 100
+    price: {prompt_usd_per_million: 0.5, completion_usd_per_million: 1, read_on: 2025-01-31}
+  - name: unknown
+    parameters_b:
+    samples_drawn:
+"""
 
 
-def test_a_completion_gets_one_text():
-  assert body(api='completions', prompt=PROMPT)['prompt'] == 'Be {brief}.\n\nOn s: q a\n\nOn braces: What is {this}?'
+@pytest.fixture
+def read(tmp_path):
+  def read(text):
+    (tmp_path / 'pool.yaml').write_text(text, encoding='utf-8')
+    return spec.read_pool(tmp_path / 'pool.yaml')
+
+  return read
 
 
-def test_sampling_reaches_the_server_and_each_sample_has_its_seed():
-  sampling = spec.Sampling(temperature=0.0, max_tokens=5, stop=('x',), seed=7, extra={'top_k': 3})
-  sent = body(sample=2, sampling=sampling)
-  del sent['messages']
-  assert sent == {'model': 'm', 'temperature': 0.0, 'max_tokens': 5, 'stop': ['x'], 'top_k': 3, 'seed': 9}
+def test_facts(read):
+  pool = read(POOL)
+  assert list(pool.llms) == ['small', 'big.one-2', 'unknown']
+  price = spec.Price(0.5, 1, '2025-01-31')  # YAML's date as text, which can be written down again
+  assert pool.facts('big.one-2') == spec.LLM('big.one-2', 70, True, 0.02, 100, price)
+  assert pool.facts('small') == spec.LLM('small', 7)
+  assert pool.facts('unknown') == spec.LLM('unknown')
+  assert pool.facts('not listed') == spec.LLM('not listed')
 
 
-def test_an_identity_depends_on_everything_that_the_response_does_and_on_nothing_else():
-  def identity(name='a', sample=0, query=QUERY, **changes):
-    fields = {'base_url': 'http://localhost:1/v1', 'api': 'chat', 'model': 'm', **changes}
-    return endpoints.Endpoint(spec.LLM(name, endpoint=spec.Endpoint(**fields))).request(query, sample).identity
+def test_estimated_latency(read):
+  pool = read(POOL)
+  assert pool.facts('small').estimated_latency_s(200) == pytest.approx(7 * 200 / 1000)
+  assert pool.facts('big.one-2').estimated_latency_s(200) == pytest.approx(4)  # its own speed; drawn in parallel
+  assert pool.facts('small').estimated_latency_s(0) == 0
+  assert pool.facts('unknown').estimated_latency_s(200) is None
 
-  different = [
-    identity(),
-    identity(name='b'),
-    identity(sample=1),
-    identity(api='completions'),
-    identity(model='n'),
-    identity(query=queries.Query('q', 'Else?')),
-    identity(prompt=spec.Prompt('Q: {query}')),
-    identity(sampling=spec.Sampling(temperature=0.1)),
-  ]
-  assert len(set(different)) == len(different)
-  assert identity() == identity(base_url='http://elsewhere/v1', limits=spec.Limits(concurrency=1))
-  assert identity() == identity(query=queries.Query('other', QUERY.query))
+
+def test_cost(read):
+  pool = read(POOL)
+  assert pool.facts('big.one-2').cost_usd(1000, 10) == pytest.approx((1000 * 0.5 + 10 * 100) / 1e6)
+  assert pool.facts('small').cost_usd(1000, 10) is None
+  free = spec.LLM('free', price=spec.Price(0, 0, '2025-01-31'))
+  assert free.cost_usd(1000, 10) == 0
+
+
+def test_published_pool_files():
+  files = sorted((ROOT / 'configs' / 'pools').glob('*.yaml'))
+  assert files
+  for file in files:
+    pool = spec.read_pool(file)
+    assert len(pool.llms) >= 2
+    for llm in pool.llms.values():
+      latency_s = llm.estimated_latency_s(1)
+      assert latency_s is None or (math.isfinite(latency_s) and latency_s > 0)
+
+
+PRICED = 'llms: [{name: a, price: {prompt_usd_per_million: %s, completion_usd_per_million: 1, read_on: "2025-01-31"}}]'
 
 
 @pytest.mark.parametrize(
-  ('url', 'said'),
-  [('ftp://x/v1', 'http'), ('http://me:secret@x/v1', 'may hold a key'), ('http://x/v1?key=secret', 'may hold a key')],
+  ('text', 'problem'),
+  [
+    ('', 'pool.yaml needs a list `llms`'),
+    ('[a, b]', 'needs a list `llms`'),
+    ('llms: {a: {parameters_b: 7}}', 'needs a list `llms`'),
+    ('llms: []', 'needs a list `llms`'),
+    ('llms: [', 'pool.yaml is not valid YAML'),
+    ('llms: [a]', "pool.yaml: llms[0] must be a mapping, not 'a'"),
+    ('llms: [{name: a}, {parameters_b: 7}]', 'llms[1] lacks name'),
+    ('llms: [{name: }]', 'llms[0] lacks name'),
+    ('llms: [{name: 7}]', 'llms[0].name must be text, not 7; put it in quotes'),
+    ('llms: [{name: on}]', 'llms[0].name must be text, not True'),
+    ('llms: [{name: a}, {name: b}, {name: a}]', "llms[2]: the name 'a' is already taken"),
+    ('llms: [{name: a, parameter_b: 7}]', "unknown field 'parameter_b'; did you mean 'parameters_b'?"),
+    ('llms: [{name: a, 7: 7}]', 'unknown field 7'),
+    ('llms: [{name: a, parameters_b: 7B}]', "llms[0].parameters_b must be a number above 0, not '7B'"),
+    ('llms: [{name: a, parameters_b: 0}]', 'parameters_b must be a number above 0, not 0'),
+    ('llms: [{name: a, parameters_b: true}]', 'parameters_b must be a number above 0, not True'),
+    ('llms: [{name: a, seconds_per_token: -1}]', 'seconds_per_token must be a number above 0, not -1'),
+    ('llms: [{name: a, seconds_per_token: .nan}]', 'seconds_per_token must be a number above 0, not nan'),
+    ('llms: [{name: a, seconds_per_token: .inf}]', 'seconds_per_token must be a number above 0, not inf'),
+    ('llms: [{name: a, samples_drawn: 0}]', 'samples_drawn must be a number above 0, not 0'),
+    ('llms: [{name: a, price: 3}]', 'llms[0].price must be a mapping, not 3'),
+    ('llms: [{name: a, price: {}}]', 'llms[0].price lacks prompt_usd_per_million, completion_usd_per_million, read_on'),
+    ('llms: [{name: a, price: {promt_usd_per_million: 1}}]', "did you mean 'prompt_usd_per_million'?"),
+    (PRICED % '-1', 'llms[0].price.prompt_usd_per_million must be a number of at least 0, not -1'),
+    (PRICED % '$1', "price.prompt_usd_per_million must be a number of at least 0, not '$1'"),
+  ],
 )
-def test_a_base_url_with_a_key_is_refused_and_not_shown(tmp_path, url, said):
-  asking.write_pool(tmp_path / 'pool.yaml', {'a': url})
-  with pytest.raises(spec.PoolError, match=said) as refused:
-    spec.read_pool(tmp_path / 'pool.yaml')
-  assert 'secret' not in str(refused.value)
+def test_a_bad_file_is_refused(read, text, problem):
+  with pytest.raises(spec.PoolError) as error:
+    read(text)
+  assert problem in str(error.value)
+  assert 'pool.yaml' in str(error.value)
 
 
-def test_a_key_in_the_pool_file_is_refused_and_not_shown(tmp_path):
-  asking.write_pool(tmp_path / 'pool.yaml', {'a': 'http://x/v1'})
-  text = (tmp_path / 'pool.yaml').read_text()
-  for line, said in (('api_key_env: sk-secret', 'not the key'), ('api_key: sk-secret', "did you mean 'api_key_env'")):
-    (tmp_path / 'pool.yaml').write_text(text.replace('api: chat', f'api: chat\n    {line}'))
-    with pytest.raises(spec.PoolError, match=said) as refused:
-      spec.read_pool(tmp_path / 'pool.yaml')
-    assert 'secret' not in str(refused.value)
+def test_a_file_that_is_not_there(tmp_path):
+  with pytest.raises(FileNotFoundError, match='nowhere'):
+    spec.read_pool(tmp_path / 'nowhere.yaml')
 
 
-def test_a_shot_needs_the_fields_of_the_template(tmp_path):
-  asking.write_pool(tmp_path / 'pool.yaml', {'a': 'http://x/v1'})
-  text = (tmp_path / 'pool.yaml').read_text().replace('user: ', 'few_shot: [{query: x}]\n      user: ')
-  (tmp_path / 'pool.yaml').write_text(text)
-  with pytest.raises(spec.PoolError, match=r'few_shot\[0\] lacks answer'):
-    spec.read_pool(tmp_path / 'pool.yaml')
+def test_pool_never_imports_jax():
+  """Whoever collects responses needs no accelerator's libraries."""
+  code = 'import sys; import selectllm.pool.spec; sys.exit("jax" in sys.modules)'
+  assert subprocess.run([sys.executable, '-c', code], cwd=ROOT).returncode == 0

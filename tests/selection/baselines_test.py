@@ -160,7 +160,5 @@ def test_knn_scores_do_not_depend_on_how_queries_are_blocked(monkeypatch):
   labels, observed = (rng.random((12, 3)) < 0.5).astype(np.float32), np.ones((12, 3), bool)
   whole = baselines.knn_scores(embeddings, bank, labels, observed, neighbours=4)
   monkeypatch.setattr(baselines, '_BLOCK', 48)  # four queries at a time, two at last
-  np.testing.assert_allclose(
-    baselines.knn_scores(embeddings, bank, labels, observed, neighbours=4), whole, rtol=1e-6
-  )
+  np.testing.assert_allclose(baselines.knn_scores(embeddings, bank, labels, observed, neighbours=4), whole, rtol=1e-6)
   assert baselines.knn_scores(embeddings[:0], bank, labels, observed, neighbours=4).shape == (0, 3)

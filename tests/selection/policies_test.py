@@ -1,4 +1,5 @@
 import functools
+import itertools
 
 import jax
 import numpy as np
@@ -67,7 +68,7 @@ def test_the_random_queries_hold_the_cases_that_matter():
   confidences, available = queries['confidences'], queries['available']
   positive = available & (confidences > queries['threshold'][:, None])
   assert (~positive.any(1) & available.any(1)).sum() > 10
-  assert ((positive.sum(1) > queries['size'])).sum() > 10
+  assert (positive.sum(1) > queries['size']).sum() > 10
   assert ((positive.sum(1) < queries['size']) & positive.any(1)).sum() > 10
   assert (queries['size'] > available.sum(1)).sum() > 10
   assert (queries['size'] > LLMS).sum() > 10
@@ -128,7 +129,7 @@ def test_permuting_the_llms_permutes_the_selection(name):
 def test_a_larger_size_adds_llms_and_drops_none(name):
   queries = _queries(8)
   masks = [_select(name, queries | {'size': np.full(QUERIES, size, np.int32)}).mask for size in range(1, LLMS + 2)]
-  for smaller, larger in zip(masks, masks[1:], strict=False):
+  for smaller, larger in itertools.pairwise(masks):
     assert (smaller <= larger).all()
 
 

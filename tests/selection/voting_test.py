@@ -113,7 +113,9 @@ def test_the_fastest_llm_breaks_no_tie_that_it_has_no_part_in():
   two = [np.array([1, 1, 1, 1, 1], bool), np.ones(5, np.float32), (0.1, 5, 4, 3, 2)]
   assert _majority_vote([9, 5, 6, 6, 5], *two) == 5
   assert _majority_vote([-1, 5, 6, 6, 5], *two) == 5
-  assert _majority_vote([6, 5, 6, 5, 7], mask=[False, True, True, True, True], weight=np.ones(5), latency_s=(1,) * 5) == 5
+  assert (
+    _majority_vote([6, 5, 6, 5, 7], mask=[False, True, True, True, True], weight=np.ones(5), latency_s=(1,) * 5) == 5
+  )
 
 
 def test_an_llm_that_is_not_called_has_no_vote():
@@ -127,10 +129,15 @@ def test_weights_outvote_numbers():
 
 
 def test_the_order_of_a_sum_decides_no_tie():
-  """0.1 + 0.2 + 0.3 and 0.3 + 0.2 + 0.1 differ in float32's last bit in some order, but not as votes."""
-  answers, weight = [8, 8, 8, 9, 9, 9], np.float32([0.1, 0.2, 0.3, 0.3, 0.2, 0.1])
-  for latency_s, elected in (((2, 2, 2, 1, 2, 2), 9), ((2, 2, 1, 2, 2, 2), 8)):
-    assert _majority_vote(answers, np.ones(6, bool), weight, latency_s) == elected
+  """The same weights in another order may add to another last bit in float32, but they are as many votes."""
+  rng = np.random.default_rng(0)
+  half = rng.random((QUERIES, 4), np.float32)
+  elected = rng.integers(8, 10, QUERIES)
+  latency_s = np.ones((QUERIES, 8), np.float32)
+  latency_s[np.arange(QUERIES), np.where(elected == 8, 2, 5)] = 0.5
+  answers = np.tile(np.repeat(np.int16([8, 9]), 4)[:, None], (QUERIES, 1, 1))
+  weight = np.concatenate([half, rng.permuted(half, axis=1)], axis=1)
+  assert _vote('majority', answers, np.ones((QUERIES, 8), bool), weight, latency_s) == elected.tolist()
 
 
 def test_votes_of_no_weight_still_name_an_answer():
@@ -170,5 +177,5 @@ def test_the_order_of_the_llms_does_not_matter(over):
 
 
 def test_an_unknown_kind_of_vote_is_refused():
-  with pytest.raises(ValueError, match="'plurality'.*majority, samples"):
+  with pytest.raises(ValueError, match=r"'plurality'.*majority, samples"):
     voting.vote(np.zeros((2, 1), np.int16), ALL[:2], EVEN[:2], EVEN[:2], over='plurality')

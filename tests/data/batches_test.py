@@ -1,0 +1,230 @@
+import json
+
+import numpy as np
+import pytest
+
+from selectllm.data import batches
+
+MAX_LENGTH = 128
+
+
+def make_tokens(lengths, truncated=0):
+  """Queries whose tokens are all different, and none 0, so that each place in a batch tells where it is from."""
+  offsets = np.cumsum([0, *lengths], dtype=np.int64)
+  return batches.Tokens(np.arange(1, offsets[-1] + 1, dtype=np.int32), offsets, truncated)
+
+
+def question_lengths(count, seed=0):
+  """Lengths like those of GSM8K's questions: 58 tokens on average, some much longer."""
+  lengths = np.random.default_rng(seed).lognormal(4.0, 0.35, count)
+  return np.clip(lengths, 8, MAX_LENGTH).astype(int)
+
+
+COUNT, LLMS = 203, 3
+TOKENS = make_tokens(question_lengths(COUNT))
+INDEX = np.arange(1, COUNT, 2)  # 101 queries to train on
+LABELS = np.random.default_rng(1).integers(0, 2, (COUNT, LLMS)).astype(np.float32)
+WEIGHT = (np.random.default_rng(2).random((COUNT, LLMS)) < 0.8).astype(np.float32)
+
+
+def make_source(tokens=TOKENS, index=INDEX, **options):
+  options = {'batch_size': 8, 'epochs': 3, 'max_length': MAX_LENGTH, 'seed': 0} | options
+  return batches.TrainingBatches(tokens, index, LABELS, WEIGHT, **options)
+
+
+def queries(batch, tokens=TOKENS):
+  """Which queries a batch holds, by the first token of its rows; -1 for rows without one."""
+  known = {int(tokens.values[start]): i for i, start in enumerate(tokens.offsets[:-1])}
+  return [known.get(int(first), -1) for first in batch.tokens[:, 0]]
+
+
+def assert_same(one, other):
+  for ours, theirs in zip(one, other, strict=True):
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_every_query_once_an_epoch():
+  source = make_source()
+  assert source.steps_per_epoch == 13
+  assert len(source) == 39
+  orders = []
+  for epoch in range(3):
+    seen = [queries(source[epoch * 13 + place]) for place in range(13)]
+    orders.append([query for batch in seen for query in batch if query >= 0])
+    assert sorted(orders[-1]) == INDEX.tolist()
+  assert orders[0] != orders[1] != orders[2]
+
+
+def test_rows_hold_their_query_whole():
+  source = make_source()
+  for step in range(len(source)):
+    batch = source[step]
+    assert batch.tokens.shape == (8, batch.tokens.shape[1])
+    assert (batch.tokens.dtype, batch.lengths.dtype) == (np.int32, np.int32)
+    assert (batch.labels.dtype, batch.weight.dtype) == (np.float32, np.float32)
+    for row, query in enumerate(queries(batch)):
+      if query < 0:
+        continue
+      length = TOKENS.lengths[query]
+      assert batch.lengths[row] == length
+      values = TOKENS.values[TOKENS.offsets[query] : TOKENS.offsets[query + 1]]
+      np.testing.assert_array_equal(batch.tokens[row, :length], values)
+      assert not batch.tokens[row, length:].any()
+      np.testing.assert_array_equal(batch.labels[row], LABELS[query])
+      np.testing.assert_array_equal(batch.weight[row], WEIGHT[query])
+
+
+def test_filler_rows_weigh_nothing():
+  source = make_source()
+  fillers = 0
+  for place in range(source.steps_per_epoch):
+    batch = source[place]
+    filler = np.array(queries(batch)) < 0
+    fillers += filler.sum()
+    assert not batch.weight[filler].any()
+    assert not batch.tokens[filler].any()
+    assert (batch.lengths[filler] == 1).all()  # none would let a mean over them divide by zero
+  assert fillers == 13 * 8 - 101
+
+
+def test_a_batch_is_a_function_of_seed_and_step():
+  source, again = make_source(), make_source()
+  for step in (38, 0, 20, 5):  # in any order
+    assert_same(source[step], again[step])
+  assert_same(source[20], make_source(epochs=2)[20])  # however long the run is to last
+  order = [queries(source[step]) for step in range(13)]
+  assert order != [queries(make_source(seed=1)[step]) for step in range(13)]
+
+
+@pytest.mark.parametrize('count', [2, 4])
+def test_processes_share_the_rows(count):
+  whole = make_source()
+  parts = [make_source(process=(rank, count)) for rank in range(count)]
+  for step in (0, 6, 12, 38):
+    shares = [part[step] for part in parts]
+    assert {share.tokens.shape[0] for share in shares} == {8 // count}
+    assert_same([np.concatenate(arrays) for arrays in zip(*shares, strict=True)], whole[step])
+
+
+@pytest.mark.parametrize('batch_size', [8, 32])
+def test_little_is_padding(batch_size):
+  tokens, size = make_tokens(question_lengths(1000)), 0
+  source = batches.TrainingBatches(
+    tokens, np.arange(1000), np.zeros((1000, 1)), np.ones((1000, 1)),
+    batch_size=batch_size, epochs=1, max_length=MAX_LENGTH, seed=0,
+  )  # fmt: skip
+  widths = set()
+  for step in range(len(source)):
+    size += source[step].tokens.size
+    widths.add(source[step].tokens.shape[1])
+  padding = 1 - tokens.lengths.sum() / size
+  assert padding <= 0.25
+  assert len(widths) <= batches.MOST_BUCKETS  # each is a compilation
+  assert max(widths) <= MAX_LENGTH
+
+
+def test_batches_do_not_come_from_short_to_long():
+  source = make_source(index=np.arange(COUNT), batch_size=13, epochs=20)
+  steps = np.arange(len(source)).reshape(20, -1)
+  lengths = np.array([[source[step].lengths.max() for step in epoch] for epoch in steps])
+  assert abs(np.mean([np.corrcoef(of_epoch, np.arange(len(of_epoch)))[0, 1] for of_epoch in lengths])) < 0.2
+
+
+def test_queries_meet_others_in_the_next_epoch():
+  source = make_source(index=np.arange(COUNT))
+  steps = np.arange(2 * source.steps_per_epoch).reshape(2, -1)
+  first, second = ({frozenset(queries(source[step])) for step in epoch} for epoch in steps)
+  assert len(first & second) <= 2
+
+
+def test_buckets():
+  lengths = question_lengths(1000)
+  edges = batches.buckets(lengths, MAX_LENGTH)
+  assert (np.diff(edges) > 0).all()
+  assert len(edges) <= batches.MOST_BUCKETS
+  assert edges[-1] >= lengths.max()
+  assert all(edge % batches.LENGTH_MULTIPLE == 0 for edge in edges)
+  for length in range(1, int(edges[-1]) + 1):
+    fit = batches.fitting(edges, length)
+    assert fit >= length
+    assert not any(length <= edge < fit for edge in edges)
+  assert batches.buckets(np.full(10, 17), MAX_LENGTH).tolist() == [24]
+  assert batches.buckets(np.full(10, 99), 100).tolist() == [100]  # an encoder that reads no more
+  assert batches.buckets(np.zeros(0, int), MAX_LENGTH).tolist() == [MAX_LENGTH]
+
+
+def test_iterator_goes_on_where_it_was_saved():
+  def make_iterator():
+    return batches.training_iterator(make_source())
+
+  whole = list(make_iterator())
+  assert len(whole) == 39
+  for step, batch in enumerate(whole):
+    assert_same(batch, make_source()[step])
+  for taken in (0, 1, 13, 38):
+    saved = make_iterator()
+    for _ in range(taken):
+      next(saved)
+    state = json.loads(json.dumps(saved.get_state()))
+    ahead = next(saved)  # what is read after saving does not count
+    restored = make_iterator()
+    restored.set_state(state)
+    rest = list(restored)
+    assert len(rest) == 39 - taken
+    assert_same(rest[0], ahead)
+    for one, other in zip(rest, whole[taken:], strict=True):
+      assert_same(one, other)
+
+
+@pytest.mark.parametrize('batch_size', [1, 7, 64, 500])
+def test_scoring_covers_all_rows_once(batch_size):
+  rows = np.random.default_rng(0).permutation(COUNT)[:100]
+  seen, padded = [], 0
+  for at, length in batches.scoring_order(TOKENS, rows, batch_size=batch_size, max_length=MAX_LENGTH):
+    assert 1 <= len(at) <= batch_size
+    assert TOKENS.lengths[rows[at]].max() <= length
+    seen += at.tolist()
+    padded += length * len(at)
+  assert sorted(seen) == list(range(100))
+  if batch_size <= 7:
+    assert 1 - TOKENS.lengths[rows].sum() / padded <= 0.25
+
+
+def test_scoring_nothing():
+  assert not list(batches.scoring_order(TOKENS, np.zeros(0, int), batch_size=4, max_length=MAX_LENGTH))
+
+
+def test_padded_rows_in_any_order():
+  tokens = make_tokens([3, 1, 2])
+  assert tokens.padded(np.array([2, 0, 2]), 4).tolist() == [[5, 6, 0, 0], [1, 2, 3, 0], [5, 6, 0, 0]]
+  assert tokens.padded(np.array([0]), 2).tolist() == [[1, 2]]
+
+
+def test_tokenizer_counts_what_it_cuts(tiny_encoder):
+  queries = ['cats', '', 'how many cats', 'how many eggs has', 'how many cats plus dogs', 'unheard-of']
+  whole = batches.Tokenizer(tiny_encoder, 40)(queries)
+  assert whole.lengths.tolist() == [3, 2, 5, 6, 7, 5]  # with the two marks of begin and end
+  assert whole.truncated == 0
+  cut = batches.Tokenizer(tiny_encoder, 5)(queries)
+  assert cut.lengths.tolist() == [3, 2, 5, 5, 5, 5]
+  assert cut.truncated == 2
+  assert (cut.offsets.dtype, cut.values.dtype) == (np.int64, np.int32)
+  for query in range(len(queries)):
+    start = cut.offsets[query]
+    ours, theirs = cut.values[start : cut.offsets[query + 1]], whole.padded(np.array([query]), 7)[0]
+    np.testing.assert_array_equal(ours[:-1], theirs[: len(ours) - 1])  # the end is cut off
+    assert ours[-1] == 3  # and the mark of the end stays
+
+
+def test_tokenizing_nothing(tiny_encoder):
+  tokens = batches.Tokenizer(tiny_encoder, 5)([])
+  assert (len(tokens.values), tokens.offsets.tolist(), tokens.truncated) == (0, [0], 0)
+
+
+def test_real_questions_are_little_padded(test_data, tiny_encoder):
+  lines = (test_data / 'gsm8k/openai/grade-school-math/grade_school_math/data/test.jsonl').read_bytes().splitlines()
+  tokens = batches.Tokenizer(tiny_encoder, MAX_LENGTH)([json.loads(line)['question'] for line in lines])
+  everything = np.arange(len(lines))
+  order = batches.scoring_order(tokens, everything, batch_size=64, max_length=MAX_LENGTH)
+  padded = sum(length * len(at) for at, length in order)
+  assert 1 - tokens.lengths.sum() / padded <= 0.25

@@ -1,0 +1,299 @@
+import collections
+import itertools
+
+import numpy as np
+import pytest
+
+from selectllm.data import responses, votes
+from selectllm.pool import spec
+
+Record, Sample = responses.Record, responses.Sample
+LLMS = ('c', 'a', 'd', 'b')
+
+
+def build(records, *, llms=(), pool=None, extractor=''):
+  """What `load` does, without files."""
+  present = list(dict.fromkeys(name for record in records for name in (record.responses or record.scores)))
+  samples = max((len(s) for record in records for s in record.responses.values()), default=0)
+  return votes.build(
+    records, name='data', size=len(records), present=present, samples=samples, llms=llms, pool=pool, extractor=extractor
+  )
+
+
+def answered(reference='4', **answers):
+  """A record of samples that hold nothing but these answers."""
+  name = f'{reference}/{answers}'
+  return Record(name, name, 't', reference, {llm: [Sample(answer=a) for a in given] for llm, given in answers.items()})
+
+
+def random_records(seed, count=60, samples=5):
+  """Few different answers, so that there are many ties; some failed samples, some absent LLMs."""
+  random = np.random.default_rng(seed)
+  records = []
+  for number in range(count):
+    called = {}
+    for llm in LLMS:
+      drawn = random.integers(-2, 3, random.integers(0, samples + 1)).tolist()  # -2: failed, -1: no answer
+      called[llm] = [
+        Sample(error='failed') if a == -2 else Sample(answer=None if a == -1 else f'{number}.{a}') for a in drawn
+      ]
+      if random.random() < 0.1:
+        del called[llm]
+    records.append(Record(f'q{number}', 'x', 't', f'{number}.{random.integers(3)}', called))
+  return records
+
+
+def expected_label(record, llm):
+  """The answer given most often; among those, the one that was given that often first."""
+  given = [s.answer for s in record.responses.get(llm, []) if s.error is None and s.answer is not None]
+  counts = collections.Counter(given)
+  winners = [answer for answer in counts if counts[answer] == max(counts.values())]
+  last_place = {answer: max(i for i, a in enumerate(given) if a == answer) for answer in winners}
+  return bool(winners) and min(winners, key=last_place.__getitem__) == record.reference
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_labels_against_a_reference(seed):
+  records = random_records(seed)
+  table = build(records, llms=LLMS)
+  expected = [[expected_label(record, llm) for llm in LLMS] for record in records]
+  np.testing.assert_array_equal(table.votes.labels, np.array(expected, np.float32))
+  assert 0.1 < table.votes.labels.mean() < 0.9
+  heard = [[any(s.error is None for s in r.responses.get(llm, [])) for llm in LLMS] for r in records]
+  np.testing.assert_array_equal(table.votes.observed, heard)
+  assert 0.05 < 1 - table.votes.observed.mean() < 0.5
+
+
+@pytest.mark.parametrize(
+  ('given', 'right'),
+  [
+    (['4'], True),
+    (['5', '4', '4'], True),
+    (['4', '5', '5'], False),
+    (['4', '5'], True),  # a tie: '4' came first
+    (['5', '4'], False),
+    (['5', '4', '4', '5'], True),  # '4' was first to be given twice
+    (['4', '5', '5', '4'], False),
+    ([None, None, '4'], True),  # what is no answer casts no vote
+    ([None], False),
+    ([None, '5', None, '4', '4'], True),
+  ],
+)
+def test_majority_and_ties(given, right):
+  table = build([answered(a=given, b=['9'])])
+  assert table.votes.labels.tolist() == [[right, 0]]
+  assert table.votes.observed.all()
+
+
+def test_shapes_and_types():
+  table = build([answered(a=['4', None], b=['5']), answered(b=['7', '4', '7'])])
+  assert table.votes.answers.tolist() == [[[0, -1, -1], [1, -1, -1]], [[-1, -1, -1], [0, 1, 0]]]
+  assert table.votes.reference.tolist() == [0, 1]
+  kinds = {'answers': 'int16', 'reference': 'int16', 'labels': 'float32', 'observed': 'bool', 'latency_s': 'float32'}
+  kinds |= {'cost_usd': 'float32', 'task': 'int16'}
+  assert {name: str(array.dtype) for name, array in table.votes._asdict().items()} == kinds
+  assert table.votes.has_answers
+  assert table.votes.rows(np.array([False, True])).reference.tolist() == [1]
+  assert table.votes.rows(np.array([1, 0, 0])).labels.tolist() == [[0, 0], [1, 0], [1, 0]]
+
+
+def test_ids_tell_nothing_about_the_reference():
+  """The answers' ids are the same whatever the reference, and so they are no hint to it."""
+  records = random_records(0)
+  known = build(records, llms=LLMS)
+  for reference in ('nobody said this', '7.0'):
+    other = build([Record(r.query_id, r.query, r.task, reference, r.responses) for r in records], llms=LLMS)
+    np.testing.assert_array_equal(other.votes.answers, known.votes.answers)
+  # Among answered queries, the right one is no special id: wrong answers are as often the first.
+  told = (known.votes.answers[:, 0, 0] == 0) & known.votes.observed[:, 0]
+  assert 0.1 < (known.votes.reference[told] == 0).mean() < 0.6
+
+
+@pytest.mark.parametrize('order', list(itertools.permutations(LLMS))[1::5])
+def test_the_order_of_llms_changes_no_label(order):
+  records = random_records(1)
+  table, shuffled = build(records, llms=LLMS), build(records, llms=order)
+  columns = [LLMS.index(llm) for llm in order]
+  assert shuffled.llms == order
+  np.testing.assert_array_equal(shuffled.votes.labels, table.votes.labels[:, columns])
+  np.testing.assert_array_equal(shuffled.votes.observed, table.votes.observed[:, columns])
+  same = shuffled.votes.answers == shuffled.votes.reference[:, None, None]
+  np.testing.assert_array_equal(same, (table.votes.answers == table.votes.reference[:, None, None])[:, columns])
+
+
+def test_the_names_of_answers_change_no_label():
+  records = random_records(2)
+  names = {f'{number}.{a}': f'{"zyx"[a]}{number}' for number in range(len(records)) for a in range(3)}
+  renamed = [
+    Record(
+      r.query_id, r.query, r.task, names[r.reference],
+      {llm: [Sample(answer=names.get(s.answer), error=s.error) for s in given] for llm, given in r.responses.items()},
+    )
+    for r in records
+  ]  # fmt: skip
+  np.testing.assert_array_equal(build(renamed, llms=LLMS).votes.labels, build(records, llms=LLMS).votes.labels)
+
+
+def timed(*samples, **others):
+  return Record('q', 'x', 't', '4', {'a': list(samples), 'b': [Sample(answer='4')], **others})
+
+
+def test_latency_is_the_slowest_samples():
+  slow = timed(
+    Sample(answer='4', latency_s=1.5, latency_is='measured'),
+    Sample(answer=None, latency_s=3.5, latency_is='measured'),
+    Sample(error='timeout', latency_s=60.0, latency_is='measured'),  # was no observation
+  )
+  table = build([slow])
+  assert table.votes.latency_s[0, 0] == 3.5
+  assert np.isnan(table.votes.latency_s[0, 1])
+  assert table.latency_is == 'unknown'
+
+
+def test_latency_is_estimated_where_it_was_not_recorded():
+  pool = spec.Pool({'a': spec.LLM('a', parameters_b=7), 'b': spec.LLM('b', parameters_b=70, seconds_per_token=0.5)})
+  spoke = Sample(answer='4', completion_tokens=100)
+  table = build([timed(spoke, Sample(completion_tokens=300), b=[spoke])], pool=pool)
+  np.testing.assert_allclose(table.votes.latency_s, [[7 * 300 / 1000, 50]], rtol=1e-6)
+  assert table.latency_is == 'estimated'
+  # What was recorded counts, and where neither is known nothing is.
+  recorded = Sample(completion_tokens=100, latency_s=0.0, latency_is='measured')
+  table = build([timed(recorded, b=[spoke, Sample(answer='4')])], pool=pool)
+  assert table.votes.latency_s[0, 0] == 0
+  assert np.isnan(table.votes.latency_s[0, 1])
+  assert table.latency_is == 'unknown'
+  assert np.isnan(build([timed(spoke)]).votes.latency_s).all()  # no pool file: no speed
+
+
+@pytest.mark.parametrize(
+  ('kinds', 'weakest'),
+  [
+    (['measured'], 'measured'),
+    (['measured', 'estimated', 'measured'], 'estimated'),
+    (['estimated', 'unknown', 'measured'], 'unknown'),
+    ([], 'unknown'),
+  ],
+)
+def test_a_mixture_of_latencies_is_called_by_its_weakest(kinds, weakest):
+  assert votes.weakest(kinds) == weakest
+  if kinds:
+    samples = [Sample(answer='4', latency_s=1.0, latency_is=kind) for kind in kinds]
+    measured = Sample(answer='4', latency_s=1.0, latency_is='measured')
+    assert build([timed(*samples, b=[measured])]).latency_is == weakest
+    # Also where the weakest stands in another query's call.
+    records = [timed(measured, b=[measured]), timed(measured, b=samples)]
+    assert build(records).latency_is == weakest
+
+
+def test_missing_calls_weaken_no_evidence():
+  measured = Sample(answer='4', latency_s=1.0, latency_is='measured')
+  assert build([timed(measured, b=[measured]), timed(measured, b=[Sample(error='failed')])]).latency_is == 'measured'
+
+
+def test_cost_sums_over_samples_and_over_samples_drawn():
+  price = spec.Price(2.0, 10.0, '2025-01-31')
+  pool = spec.Pool({'a': spec.LLM('a', price=price), 'b': spec.LLM('b', price=price, samples_drawn=100)})
+  one = Sample(answer='4', prompt_tokens=1000, completion_tokens=500)
+  failed = Sample(error='failed', prompt_tokens=1000, completion_tokens=500)
+  table = build([timed(one, one, failed, b=[one])], pool=pool)
+  # The prompt is paid once a response, each drawn sample's tokens are.
+  expected = [[2 * (1000 * 2 + 500 * 10) / 1e6, (1000 * 2 + 100 * 500 * 10) / 1e6]]
+  np.testing.assert_allclose(table.votes.cost_usd, expected, rtol=1e-6)
+
+
+def test_cost_is_unknown_without_price_or_tokens():
+  priced = spec.LLM('a', price=spec.Price(2.0, 10.0, '2025-01-31'))
+  known, unknown = Sample(answer='4', prompt_tokens=1, completion_tokens=1), Sample(answer='4', prompt_tokens=1)
+  for pool in (None, spec.Pool({}), spec.Pool({'a': spec.LLM('a', parameters_b=1)})):
+    assert np.isnan(build([timed(known, b=[known])], pool=pool).votes.cost_usd).all()
+  pool = spec.Pool({'a': priced})
+  assert np.isnan(build([timed(known, unknown)], pool=pool).votes.cost_usd).all()
+  assert np.isfinite(build([timed(known)], pool=pool).votes.cost_usd).tolist() == [[True, False]]
+
+
+def test_tasks():
+  records = [Record(name, name, task, '4', answered(a=['4'], b=['5']).responses) for name, task in ('1x', '2y', '3x')]
+  table = build(records)
+  assert [table.tasks[i] for i in table.votes.task] == ['x', 'y', 'x']
+  assert table.query_ids == table.queries == ['1', '2', '3']
+
+
+def test_texts_are_graded_again():
+  samples = {
+    'a': [Sample('The answer is 1,000.', answer='7'), Sample('so 1000')],
+    'b': [Sample('no idea', answer='1000')],
+    'c': [Sample('1000', error='failed')],
+  }
+  record = Record('q', 'x', 't', '1,000', samples)
+  recorded, again = build([record]), build([record], extractor='number-v1')
+  assert recorded.votes.labels.tolist() == [[0, 0, 0]]
+  assert again.votes.labels.tolist() == [[1, 0, 0]]
+  assert again.votes.answers.tolist() == [[[0, 0], [-1, -1], [-1, -1]]]
+  assert again.votes.observed.tolist() == [[True, True, False]]
+  letters = Record('q', 'x', 't', 'C', {'a': [Sample('Answer: (C)')], 'b': [Sample('B.')]})
+  assert build([letters], extractor='option_letter-v1').votes.labels.tolist() == [[1, 0]]
+
+
+def test_a_reference_without_an_answer():
+  record = Record('q7', 'x', 't', 'forty', {'a': [Sample('40')], 'b': [Sample('40')]})
+  with pytest.raises(responses.RecordError, match="query 'q7': number-v1 finds no answer in its reference 'forty'"):
+    build([record], extractor='number-v1')
+
+
+def test_an_unknown_extractor():
+  with pytest.raises(ValueError, match=r"no extractor 'numbr-v1'.* did you mean 'number-v1'"):
+    build([answered(a=['4'], b=['4'])], extractor='numbr-v1')
+
+
+def test_the_order_of_llms():
+  record = answered(z=['1'], b=['2'], a=['3'])
+  pool = spec.Pool({name: spec.LLM(name) for name in ('b', 'elsewhere', 'z')})
+  assert build([record]).llms == ('a', 'b', 'z')
+  assert build([record], pool=pool).llms == ('b', 'z', 'a')
+  assert build([record], pool=pool, llms=('z', 'a')).llms == ('z', 'a')
+
+
+def test_llms_that_the_data_lack():
+  with pytest.raises(ValueError, match=r'config\.pool\.llms names x, y, which the data lack; present: b, a'):
+    build([answered(b=['1'], a=['2'])], llms=('a', 'x', 'y'))
+  with pytest.raises(ValueError, match='names an LLM twice: a, b, a'):
+    build([answered(b=['1'], a=['2'])], llms=('a', 'b', 'a'))
+
+
+def test_a_pool_of_one():
+  with pytest.raises(ValueError, match='a pool of one has nothing to select from: a; the data hold a'):
+    build([answered(a=['4'])])
+  with pytest.raises(ValueError, match='a pool of one has nothing to select from: b; the data hold a, b'):
+    build([answered(a=['4'], b=['4'])], llms=('b',))
+
+
+def test_no_answers_at_all():
+  silent = Record('q', 'x', 't', '4', {'a': [Sample('4')], 'b': [Sample('5')]})
+  with pytest.raises(ValueError, match='no response of data has an answer') as error:
+    build([silent, silent])
+  for words in ('--config.dataset.extractor=', 'number-v1', 'option_letter-v1', 'program_output-v1'):
+    assert words in str(error.value)
+  assert build([silent], extractor='number-v1').votes.labels.tolist() == [[1, 0]]
+
+
+def scored(name, **scores):
+  return Record(name, name, scores=scores)
+
+
+def test_scores_only():
+  table = build([scored('1', b=0.25, a=1.0), scored('2', a=0.0)])
+  assert table.votes.labels.tolist() == [[1, 0.25], [0, 0]]
+  assert table.votes.observed.tolist() == [[True, True], [True, False]]
+  assert table.votes.answers.shape == (2, 2, 0)
+  assert not table.votes.has_answers
+  assert table.votes.reference.tolist() == [-1, -1]
+  assert np.isnan(table.votes.latency_s).all()
+  assert np.isnan(table.votes.cost_usd).all()
+  assert table.latency_is == 'unknown'
+
+
+def test_responses_and_scores_do_not_mix():
+  with pytest.raises(ValueError, match=r"query '2' has scores: .* either responses or scores"):
+    build([answered(a=['4'], b=['4']), scored('2', a=1.0, b=0.0)])
+  with pytest.raises(ValueError, match=r"query 'x' has no scores: .* either responses or scores"):
+    build([scored('2', a=1.0, b=0.0), Record('x', 'x', 't', '4', {'a': []})])

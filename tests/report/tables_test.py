@@ -1,0 +1,145 @@
+import io
+from typing import Any
+
+import pytest
+import rich.console
+
+from selectllm.report import tables
+
+
+def _cells(table: tables.Table, column: str) -> dict[str, str]:
+  """A column by the first cell of each row."""
+  place = list(table.header).index(column)
+  return {row[0]: row[place] for row in table.rows}
+
+
+def _headline(results: dict[str, Any]) -> tables.Table:
+  return tables.methods_table(tables.headline_rows(results), results)
+
+
+@pytest.mark.parametrize(
+  ('value', 'text'),
+  [(None, '-'), (0, '0.00'), (0.01234, '0.0123'), (1.5, '1.50'), (22.94, '22.9'), (120.4, '120'), (1234.5, '1.23e+03')],
+)
+def test_seconds_have_three_significant_digits(value, text):
+  assert tables.seconds(value) == text
+
+
+def test_shares_are_percent_and_dollars_are_per_thousand_queries():
+  assert [tables.percent(share) for share in (None, 0, 0.6666, 1)] == ['-', '0.0', '66.7', '100.0']
+  assert [tables.dollars(cost) for cost in (None, 0.0004, 0.0123456)] == ['-', '0.400', '12.3']
+
+
+@pytest.mark.parametrize(
+  ('comparison', 'text'),
+  [
+    (None, '-'),
+    ({'delta': 0.035, 'p': 0.064}, '+3.5 (tie)'),
+    ({'delta': -0.001, 'p': 1.0}, '-0.1 (tie)'),
+    ({'delta': 0.0517, 'p': 0.00071}, '+5.2 (p=0.0007)'),
+    ({'delta': -0.2, 'p': 3e-12}, '-20.0 (p=3e-12)'),
+  ],
+)
+def test_a_difference_inside_the_noise_is_a_tie_and_others_have_their_p(comparison, text):
+  assert tables.versus({'versus': {'best_single': comparison}}, 'best_single') == text
+
+
+@pytest.mark.parametrize('kind', ['estimated', 'priced', 'unknown', 'scores', 'unseen', 'folds'])
+def test_tables_are_rectangular(results_of, kind):
+  results = results_of(kind=kind)
+  made = [
+    _headline(results),
+    tables.methods_table(results['methods'], results),
+    tables.console_table(results),
+    tables.llms_table(results),
+    tables.classifier_table(results),
+  ]
+  for table in made:
+    assert table.rows
+    assert {len(row) for row in table.rows} == {len(table.header)}
+    assert all(isinstance(cell, str) and 'nan' not in cell and 'None' not in cell for row in table.rows for cell in row)
+
+
+def test_the_main_table_has_the_methods_that_matter_at_the_chosen_sizes(results_of):
+  results = results_of()
+  names = [row['name'] for row in tables.headline_rows(results)]
+  expected = [*tables.POLICIES, 'knn_top1', 'top_s', 'best_s', 'random', 'all_llms', *results['best_single'], 'oracle']
+  assert names == expected
+  sizes = {row['name']: row['sizes'] for row in results['chosen']}
+  shown = _cells(_headline(results), 's')
+  for name in (*tables.POLICIES, 'top_s', 'best_s'):
+    assert shown[name] == str(sizes[name][0])
+  assert shown['random'] == shown['weighted_max_conf']
+  assert shown['oracle'] == '-'
+
+
+def test_folds_of_different_sizes_show_them_all():
+  assert tables.size_of({'size': None, 'sizes': [3, 1, 3]}) == '1, 3'
+  assert tables.size_of({'size': 2}) == '2'
+  assert tables.size_of({'size': None}) == '-'
+
+
+def test_scores_alone_have_no_votes_to_compare_with(results_of):
+  names = [row['name'] for row in tables.headline_rows(results_of(kind='scores'))]
+  assert 'all_llms' not in names
+  assert 'best_s' not in names
+  assert set(_cells(_headline(results_of(kind='scores')), 'vs all LLMs').values()) == {'-'}
+
+
+def test_the_classifiers_own_latency_is_added_to_who_uses_it(results_of):
+  results = results_of()
+  own = results['timing']['classifier_latency_s']
+  for column, field in (('seconds, parallel', 'latency_parallel_s'), ('seconds, sequential', 'latency_sequential_s')):
+    shown = _cells(_headline(results), column)
+    for row in tables.headline_rows(results):
+      classified = row['name'] in (*tables.POLICIES, 'knn_top1')
+      assert shown[row['name']] == tables.seconds(row[field] + (own if classified else 0))
+
+
+def test_unknown_latencies_are_dashes_even_where_the_classifier_is_timed(results_of):
+  for kind in ('unknown', 'scores'):
+    assert set(_cells(_headline(results_of(kind=kind)), 'seconds, sequential').values()) == {'-'}
+
+
+def test_costs_have_a_column_where_prices_are_known(results_of):
+  assert '$ per 1,000' not in _headline(results_of()).header
+  priced = results_of(kind='priced')
+  shown = _cells(_headline(priced), '$ per 1,000')
+  whole = next(row for row in priced['methods'] if row['name'] == 'all_llms')
+  assert shown['all_llms'] == f'{1000 * whole["cost_usd"]:#.3g}'.rstrip('.')
+
+
+def test_an_llm_without_a_test_response_is_all_dashes(results_of):
+  results = results_of(kind='unseen')
+  table = tables.methods_table(results['methods'], results)
+  row = next(row for row in table.rows if row[0] == 'single:llama-1b-instruct')
+  assert row == ['single:llama-1b-instruct', '1', '-', '- to -', *['-'] * 7]
+
+
+def test_splits_stand_side_by_side(results_of):
+  results = results_of(kind='unseen')
+  table = tables.llms_table(results)
+  assert [name for name in table.header if name in ('train %', 'validation %', 'test %')] == [
+    'train %',
+    'validation %',
+    'test %',
+  ]
+  assert _cells(table, 'test %')['llama-1b-instruct'] == '-'
+  assert _cells(table, 'missing')['llama-1b-instruct'] == '9'
+  accuracy = results['llms']['llama-2b-instruct']['accuracy']
+  assert _cells(table, 'train %')['llama-2b-instruct'] == tables.percent(accuracy['train'])
+
+
+def test_markdown_has_a_header_a_rule_and_all_rows():
+  text = tables.Table(['LLM', 'right', 'wrong'], [['a', '1', '2'], ['b', '3', '4']]).markdown()
+  assert text == '| LLM | right | wrong |\n| --- | ---: | ---: |\n| a | 1 | 2 |\n| b | 3 | 4 |\n'
+
+
+def test_the_console_shows_each_method_on_one_line(results_of):
+  results = results_of(10)
+  file = io.StringIO()
+  rich.console.Console(file=file, width=100).print(tables.console_table(results).rich('A title'))
+  lines = file.getvalue().splitlines()
+  assert 'A title' in lines[0]
+  for name, accuracy in _cells(tables.console_table(results), 'accuracy %').items():
+    assert [line for line in lines if name in line.split() and accuracy in line.split()], name
