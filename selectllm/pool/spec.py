@@ -211,15 +211,12 @@ def _build(cls: type, fields: Any, where: str) -> Any:
     if name not in known:
       near = difflib.get_close_matches(str(name), known, n=1)
       raise PoolError(f'{where} has an unknown field {name!r}' + (f'; did you mean {near[0]!r}?' if near else ''))
-  given = [field for field in dataclasses.fields(cls) if fields.get(field.name) is not None]
-  optional = {field.name for field in dataclasses.fields(cls) if not _is_required(field)}
-  if missing := [name for name in known if name not in optional and fields.get(name) is None]:
+  required = [f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
+  if missing := [name for name in required if fields.get(name) is None]:
     raise PoolError(f'{where} lacks {", ".join(missing)}')
-  return cls(**{field.name: _fitting(fields[field.name], field.type, f'{where}.{field.name}') for field in given})
-
-
-def _is_required(field: dataclasses.Field) -> bool:
-  return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+  types = {field.name: field.type for field in dataclasses.fields(cls)}
+  given = {name: value for name, value in fields.items() if value is not None}
+  return cls(**{name: _fitting(value, types[name], f'{where}.{name}') for name, value in given.items()})
 
 
 _TYPE_NAMES = {int: 'a whole number', float: 'a number', str: 'text', bool: 'true or false', tuple: 'a list'}
