@@ -232,14 +232,14 @@ def _print_plans(plans: dict[str, Plan]) -> None:
     sum(plan.calls for plan in plans.values()),
     sum(plan.prompt_tokens for plan in plans.values()),
     sum(plan.completion_tokens or 0 for plan in plans.values()),
-    sum(plan.cost_usd or 0 for plan in plans.values()),
+    sum(known) if (known := [plan.cost_usd for plan in plans.values() if plan.cost_usd is not None]) else None,
   )
   for llm, plan in [*plans.items(), ('all', total)]:
     written = 'no limit' if plan.completion_tokens is None else f'{plan.completion_tokens:,}'
     cost = 'unknown' if plan.cost_usd is None else f'{plan.cost_usd:,.2f}'
     counts = f'{plan.wanted - plan.calls:,}', f'{plan.calls:,}', f'{plan.prompt_tokens:,}'
     table.add_row(llm, *counts, written, cost)
-  rich.console.Console().print(table)
+  rich.console.Console(width=120).print(table)
 
 
 def _summary(asking: runner.Runner, plans: dict[str, Plan]) -> dict[str, dict[str, Any]]:
