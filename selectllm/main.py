@@ -21,7 +21,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
     argv = [argv[0], f'--config={DEFAULT_CONFIG}', *argv[1:]]
   try:
     return app.parse_flags_with_usage(argv)
-  except (AttributeError, KeyError) as error:  # ml_collections' own; it names the nearest field
+  except (AttributeError, KeyError, TypeError) as error:  # ml_collections' own; it names the nearest field
     near = re.search('Did you mean "(.+)" instead of "(.+)"', str(error))
     sys.exit(
       f'No such config field: {near[2]!r}; did you mean {near[1]!r}?' if near else f'No such config field: {error}'

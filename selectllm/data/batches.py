@@ -82,10 +82,17 @@ class Tokenizer:
 
 
 def buckets(lengths: np.ndarray, max_length: int) -> np.ndarray:
-  """Padded lengths, ascending int[<= MOST_BUCKETS], that cut the queries into about equally many each."""
-  quantiles = np.quantile(lengths, np.arange(1, MOST_BUCKETS + 1) / MOST_BUCKETS) if len(lengths) else [max_length]
-  rounded = (np.ceil(np.asarray(quantiles) / LENGTH_MULTIPLE) * LENGTH_MULTIPLE).astype(int)
-  return np.unique(np.minimum(rounded, max_length))
+  """The padded lengths, ascending int[<= MOST_BUCKETS], that together pad the queries least."""
+  rounded = -(-np.asarray(lengths) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+  present = np.unique(np.minimum(rounded, max_length))
+  if len(present) <= MOST_BUCKETS:
+    return present
+  # Every choice of lengths below the longest; a query is padded to the next one chosen.
+  chosen = np.array(list(itertools.combinations(range(len(present) - 1), MOST_BUCKETS - 1)))
+  edges = np.concatenate([present[chosen], np.full((len(chosen), 1), present[-1])], axis=1)
+  below = np.searchsorted(np.sort(rounded), edges, side='right')  # queries no longer than each edge
+  padded = np.sum(edges * np.diff(below, axis=1, prepend=0), axis=1)
+  return edges[np.argmin(padded)]
 
 
 def fitting(edges: np.ndarray, length: int) -> int:
@@ -153,7 +160,8 @@ class TrainingBatches:
   def _epoch_plan(self, epoch: int) -> list[np.ndarray]:
     random = np.random.default_rng([self._seed, epoch])
     order = random.permutation(self._index)
-    stretch = self._STRETCH * self._batch_size
+    # At least two stretches, so that in small sets too other queries meet in each epoch.
+    stretch = max(1, min(self._STRETCH, self.steps_per_epoch // 2)) * self._batch_size
     batches: list[np.ndarray] = []
     for start in range(0, len(order), stretch):
       part = order[start : start + stretch]

@@ -65,7 +65,7 @@ def load(config: ml_collections.ConfigDict) -> tuple[votes.Table, dict[str, Any]
     size=len(source),
     present=list(builder.info.metadata['llms']),
     samples=int(builder.info.metadata['samples']),
-    llms=config.pool.llms,
+    llms=[name.strip() for names in config.pool.llms for name in names.split(',')],
     pool=pool,
     extractor=config.dataset.extractor,
   )
