@@ -7,6 +7,7 @@ import setuptools
 # Lower bounds are the oldest versions tried, upper bounds the first release line that was not.
 REQUIREMENTS = [
   'absl-py>=2.1,<3',
+  'aiohttp>=3.11,<4',
   'array_record>=0.8,<0.9',
   'etils[epath]>=1.12,<2',
   'flax>=0.12.8,<0.13',
@@ -21,6 +22,7 @@ REQUIREMENTS = [
   'orbax-checkpoint>=0.12.8,<0.13',
   'orjson>=3.10,<4',
   'PyYAML>=6,<7',
+  'pyarrow>=17',
   'requests>=2.32,<3',
   'rich>=14,<16',
   'safetensors>=0.7,<1',
@@ -28,6 +30,7 @@ REQUIREMENTS = [
   'tensorboardX>=2.6,<3',
   'tensorflow-datasets>=4.9.10,<4.10',
   'transformers>=5,<6',
+  'uvloop>=0.21,<1',
 ]
 
 TEST = ['pytest>=9,<10', 'pytest-xdist>=3.8,<4', 'scikit-learn>=1.7,<2']

@@ -3,6 +3,7 @@
 import pathlib
 
 import ml_collections
+from ml_collections import config_dict
 
 POOLS = pathlib.Path(__file__).parent / 'pools'
 
@@ -41,7 +42,7 @@ def parse_argument(argument: str | None, words: tuple[str, ...] = (), **defaults
 def get_config() -> ml_collections.ConfigDict:
   """The defaults of an experiment, in sections."""
   config = ml_collections.ConfigDict()
-  config.mode = 'train_and_evaluate'  # or evaluate
+  config.mode = 'train_and_evaluate'  # or evaluate, collect
   config.seed = 0
 
   config.dataset = ml_collections.ConfigDict()
@@ -89,6 +90,18 @@ def get_config() -> ml_collections.ConfigDict:
   config.evaluate.random_draws = 20  # random subsets averaged for each query
   config.evaluate.knn_neighbours = (5, 10, 20, 40, 80, 160)  # tried on validation
   config.evaluate.resamples = 2000  # of the bootstrap
+
+  config.collect = ml_collections.ConfigDict()
+  config.collect.queries = ''  # a .jsonl file, or gsm8k:train, gsm8k:test, mmlu:test, mmlu:dev, mmlu:validation
+  config.collect.manual_dir = ''  # published queries are read from here, not downloaded
+  config.collect.samples = 10  # responses of each LLM to each query
+  config.collect.extractor = 'number-v1'  # or option_letter-v1, program_output-v1
+  config.collect.shard = ''  # 3/16: ask the third of sixteen parts
+  config.collect.merge = ()  # journals whose answers are taken over; * allowed
+  config.collect.salvage = False  # set damaged lines of the journal aside
+  config.collect.dry_run = False  # print the calls, tokens and dollars; ask nobody
+  config.collect.budget_usd = config_dict.placeholder(float)  # stop before it is overspent, earlier runs included
+  config.collect.drain_s = 30.0  # how long the first Ctrl-C waits for what is in flight
 
   config.mesh = ml_collections.ConfigDict()
   config.mesh.data = -1  # devices that split the batch; -1: all that there are

@@ -37,10 +37,16 @@ def main(argv: list[str]) -> None:
   """Hands over to the mode of the config."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}: fields are set as --config.FIELD=VALUE')
-  from selectllm import experiment, rundir  # JAX starts here: --help and a mistyped field answer at once
-
   logging.getLogger('selectllm').setLevel(logging.INFO)
   absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax and TFDS narrate all that they do
+  if _CONFIG.value.mode == 'collect':
+    from selectllm.pool import collect
+
+    if not _WORKDIR.value:
+      raise app.UsageError('--config.mode=collect needs a --workdir: the same one to go on, another to start anew')
+    sys.exit(collect.collect(_CONFIG.value, pathlib.Path(_WORKDIR.value)))
+  from selectllm import experiment, rundir  # JAX starts here: --help, a mistyped field and collecting go without
+
   experiment.run(_CONFIG.value, pathlib.Path(_WORKDIR.value or rundir.default_workdir(_config_name())))
 
 

@@ -1,10 +1,15 @@
-"""The pool file: facts about each LLM of a pool that no response carries (size, price, speed)."""
+"""The pool file: facts about each LLM of a pool that no response carries (size, price, speed), and how it is asked."""
 
 import collections.abc
 import dataclasses
+import datetime
 import difflib
 import math
 import pathlib
+import re
+import string
+import typing
+import urllib.parse
 from typing import Any
 
 import yaml
@@ -27,6 +32,128 @@ class Price:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Prompt:
+  """What an LLM is sent; `{name}` stands for a field of the query, `{{` for a brace.
+
+  Attributes:
+    user: The question as it is put, for instance `Question: {query}`.
+    system: Said first, when it is not empty.
+    few_shot: Worked examples: the fields that `user` needs, and `answer`. A chat gets them as turns; a completion as
+      text, the parts set apart by an empty line.
+  """
+
+  user: str = '{query}'
+  system: str = ''
+  few_shot: tuple[dict[str, str], ...] = ()
+
+  def fields(self) -> set[str]:
+    """The fields of the query that the prompt needs."""
+    return {field for _, field in parse_template(self.user) + parse_template(self.system) if field}
+
+
+def parse_template(template: str) -> list[tuple[str, str | None]]:
+  """Cuts a template into (literal text, name of the field after it).
+
+  Raises:
+    PoolError: a brace without its partner, or anything but a plain name in braces.
+  """
+  try:
+    parts = list(string.Formatter().parse(template))
+  except ValueError as error:
+    raise PoolError(f'the template {template!r:.60} is broken ({error}); write {{{{ for a brace') from error
+  for _, field, form, conversion in parts:
+    if field is not None and (not field.isidentifier() or form or conversion):
+      raise PoolError(f'the template {template!r:.60} may hold only names of fields in braces, not {field!r}')
+  return [(literal, field) for literal, field, _, _ in parts]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sampling:
+  """How responses are drawn; what is None is left to the server.
+
+  Attributes:
+    temperature: As in the API.
+    top_p: As in the API.
+    max_tokens: Most tokens written. None is possible, but then neither cost nor context can be checked beforehand.
+    stop: Texts that end the response.
+    seed: Sample i is drawn with seed + i.
+    extra: Further fields of the request's body, as the server wants them.
+  """
+
+  temperature: float | None = None
+  top_p: float | None = None
+  max_tokens: int | None = None
+  stop: tuple[str, ...] = ()
+  seed: int | None = None
+  extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Limits:
+  """How an endpoint may be used; none of this changes what is asked.
+
+  Attributes:
+    concurrency: Most requests in flight. Fewer are used when the server asks for it by status 429.
+    requests_per_minute: None for no limit.
+    tokens_per_minute: Read and written, None for no limit.
+    timeout_s: One attempt, from connecting to the last byte.
+    connect_timeout_s: Connecting alone.
+    attempts: Attempts per response, those answered by 429 not counted.
+    rate_limited_attempts: Attempts per response that may be answered by 429.
+    first_backoff_s: Upper end of the first wait after a failure; it doubles from then on.
+    longest_backoff_s: Where the doubling ends.
+    give_up_s: An endpoint that does nothing but fail for so long is given up for this run.
+  """
+
+  concurrency: int = 16
+  requests_per_minute: float | None = None
+  tokens_per_minute: float | None = None
+  timeout_s: float = 300.0
+  connect_timeout_s: float = 10.0
+  attempts: int = 6
+  rate_limited_attempts: int = 60
+  first_backoff_s: float = 1.0
+  longest_backoff_s: float = 60.0
+  give_up_s: float = 600.0
+
+
+APIS = ('chat', 'completions')
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Endpoint:
+  """Where and how an LLM is asked (an OpenAI-compatible server).
+
+  Attributes:
+    base_url: Up to and with `/v1`.
+    api: `chat` or `completions`.
+    model: The server's id of the model.
+    prompt: What is sent.
+    sampling: How responses are drawn.
+    limits: How the endpoint may be used.
+    api_key_env: Name of the environment variable that holds the key, None when no key is needed.
+    context_tokens: Most tokens of prompt and response together, None when unknown.
+    answers_as: Other model ids in the replies that are known to be this model.
+  """
+
+  base_url: str
+  api: str
+  model: str
+  prompt: Prompt = Prompt()
+  sampling: Sampling = Sampling()
+  limits: Limits = Limits()
+  api_key_env: str | None = None
+  context_tokens: int | None = None
+  answers_as: tuple[str, ...] = ()
+
+  def identity(self) -> dict[str, Any]:
+    """What a response depends on: all of this is part of the identity of a request. As JSON has it."""
+    prompt = dataclasses.asdict(self.prompt) | {'few_shot': list(self.prompt.few_shot)}
+    sampling = dataclasses.asdict(self.sampling) | {'stop': list(self.sampling.stop)}
+    return {'api': self.api, 'model': self.model, 'prompt': prompt, 'sampling': sampling}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class LLM:
   """One LLM of a pool.
 
@@ -38,6 +165,7 @@ class LLM:
     samples_drawn: Samples generated to produce one response (a ranker of 100 samples costs a hundred times one,
       and takes as long as one, since they are drawn in parallel).
     price: None when no price is known; then no cost is shown.
+    endpoint: Where it can be asked, None for an LLM that is only known from recorded responses.
   """
 
   name: str
@@ -46,6 +174,7 @@ class LLM:
   seconds_per_token: float | None = None
   samples_drawn: int = 1
   price: Price | None = None
+  endpoint: Endpoint | None = None
 
   def estimated_latency_s(self, completion_tokens: float) -> float | None:
     """Seconds to write so many tokens, None when neither speed nor size is known."""
@@ -82,36 +211,87 @@ def _build(cls: type, fields: Any, where: str) -> Any:
     if name not in known:
       near = difflib.get_close_matches(str(name), known, n=1)
       raise PoolError(f'{where} has an unknown field {name!r}' + (f'; did you mean {near[0]!r}?' if near else ''))
-  required = [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
+  required = [f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
   if missing := [name for name in required if fields.get(name) is None]:
     raise PoolError(f'{where} lacks {", ".join(missing)}')
-  return cls(**{name: value for name, value in fields.items() if value is not None})
+  types = {field.name: field.type for field in dataclasses.fields(cls)}
+  given = {name: value for name, value in fields.items() if value is not None}
+  return cls(**{name: _fitting(value, types[name], f'{where}.{name}') for name, value in given.items()})
 
 
-def _is_number(value: Any) -> bool:
-  return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+_TYPE_NAMES = {int: 'a whole number', float: 'a number', str: 'text', bool: 'true or false', tuple: 'a list'}
+
+
+def _fitting(value: Any, wanted: Any, where: str) -> Any:
+  """A YAML value as the type that a field declares: lists become tuples, dates text, whole numbers fractions."""
+  kinds = [typing.get_origin(kind) or kind for kind in (typing.get_args(wanted) or (wanted,))]
+  if typing.get_origin(wanted) in (tuple, dict):
+    kinds = [typing.get_origin(wanted)]
+  if tuple in kinds and isinstance(value, list):
+    return tuple(value)
+  if str in kinds and isinstance(value, datetime.date):
+    return value.isoformat()
+  if float in kinds and isinstance(value, int) and not isinstance(value, bool):
+    return float(value)
+  if not isinstance(value, tuple(kinds)) or (isinstance(value, bool) and bool not in kinds):
+    names = ' or '.join(_TYPE_NAMES.get(kind, kind.__name__) for kind in kinds if kind is not type(None))
+    raise PoolError(f'{where} must be {names}, not {value!r:.80}' + ('; put it in quotes' if str in kinds else ''))
+  return value
+
+
+def _read_endpoint(fields: Any, where: str) -> Endpoint:
+  """Makes an endpoint with its parts and checks what can be checked without asking it."""
+  if isinstance(fields, dict):
+    fields = dict(fields)
+    for name, cls in (('prompt', Prompt), ('sampling', Sampling), ('limits', Limits)):
+      if name in fields:
+        fields[name] = _build(cls, fields[name], f'{where}.{name}')
+  endpoint: Endpoint = _build(Endpoint, fields, where)
+  if endpoint.api not in APIS:
+    raise PoolError(f'{where}.api must be {" or ".join(APIS)}, not {endpoint.api!r}')
+  if endpoint.api_key_env and not re.fullmatch('[A-Za-z_][A-Za-z0-9_]*', endpoint.api_key_env):
+    raise PoolError(f'{where}.api_key_env must be the name of an environment variable, not the key (not shown here)')
+  url = urllib.parse.urlsplit(endpoint.base_url)
+  if url.scheme not in ('http', 'https') or not url.hostname or url.username or url.query:
+    shown = endpoint.base_url if not (url.username or url.query) else '(not shown, it may hold a key)'
+    raise PoolError(f'{where}.base_url must be http(s)://host[:port]/path without user or query, not {shown}')
+  try:
+    needed = {field for _, field in parse_template(endpoint.prompt.user) if field} | {'answer'}
+    parse_template(endpoint.prompt.system)
+  except PoolError as error:
+    raise PoolError(f'{where}.prompt: {error}') from error
+  for number, shot in enumerate(endpoint.prompt.few_shot):
+    missing = needed - shot.keys() if isinstance(shot, dict) else needed
+    if missing:
+      raise PoolError(f'{where}.prompt.few_shot[{number}] lacks {", ".join(sorted(missing))}')
+    if numbers := [name for name in needed if not isinstance(shot[name], str)]:
+      raise PoolError(f'{where}.prompt.few_shot[{number}].{numbers[0]} must be text; put it in quotes')
+  for name in dataclasses.asdict(endpoint.limits):
+    _check_number(dataclasses.asdict(endpoint.limits), name, f'{where}.limits', above_zero=True)
+  return endpoint
+
+
+def _check_number(fields: Any, name: str, where: str, *, above_zero: bool) -> None:
+  value = fields.get(name) if isinstance(fields, collections.abc.Mapping) else None
+  is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+  if value is not None and not (is_number and (value > 0 if above_zero else value >= 0)):
+    raise PoolError(f'{where}.{name} must be a number {"above 0" if above_zero else "of at least 0"}, not {value!r}')
 
 
 def _read_price(fields: Any, where: str) -> Price:
-  price = _build(Price, fields, where)
   for name in ('prompt_usd_per_million', 'completion_usd_per_million'):
-    value = getattr(price, name)
-    if not (_is_number(value) and value >= 0):
-      raise PoolError(f'{where}.{name} must be a number of at least 0, not {value!r}')
-  return dataclasses.replace(price, read_on=str(price.read_on))  # YAML reads 2025-01-31 as a date
+    _check_number(fields, name, where, above_zero=False)
+  return _build(Price, fields, where)
 
 
 def _read_llm(entry: Any, where: str) -> LLM:
-  if isinstance(entry, dict) and entry.get('price') is not None:
-    entry = {**entry, 'price': _read_price(entry['price'], f'{where}.price')}
-  llm = _build(LLM, entry, where)
-  if not isinstance(llm.name, str):
-    raise PoolError(f'{where}.name must be text, not {llm.name!r}; put it in quotes')
   for name in ('parameters_b', 'seconds_per_token', 'samples_drawn'):
-    value = getattr(llm, name)
-    if value is not None and not (_is_number(value) and value > 0):
-      raise PoolError(f'{where}.{name} must be a number above 0, not {value!r}')
-  return llm
+    _check_number(entry, name, where, above_zero=True)
+  fields = dict(entry) if isinstance(entry, dict) else entry
+  for name, read_part in (('price', _read_price), ('endpoint', _read_endpoint)):
+    if isinstance(fields, dict) and fields.get(name) is not None:
+      fields[name] = read_part(fields[name], f'{where}.{name}')
+  return _build(LLM, fields, where)
 
 
 def read_pool(path: str | pathlib.Path) -> Pool:

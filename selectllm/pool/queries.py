@@ -1,0 +1,160 @@
+"""The queries that a pool is asked: any JSONL file, or the published questions of GSM8K and MMLU."""
+
+import collections.abc
+import dataclasses
+import hashlib
+import pathlib
+from typing import Any
+
+import orjson
+
+Extractor = collections.abc.Callable[[str], str | None]
+
+# name:split -> repository and file at the Hugging Face hub
+_PUBLISHED = {
+  'gsm8k:train': ('openai/gsm8k', 'main/train-00000-of-00001.parquet'),
+  'gsm8k:test': ('openai/gsm8k', 'main/test-00000-of-00001.parquet'),
+  'mmlu:test': ('cais/mmlu', 'all/test-00000-of-00001.parquet'),
+  'mmlu:dev': ('cais/mmlu', 'all/dev-00000-of-00001.parquet'),
+  'mmlu:validation': ('cais/mmlu', 'all/validation-00000-of-00001.parquet'),
+}
+
+
+class QueryError(ValueError):
+  """Queries that cannot be asked; the message names the file and line."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Query:
+  """One query.
+
+  Attributes:
+    query_id: Unique within its source.
+    query: The text that the classifier reads.
+    task: Name of the task or category.
+    reference: The right answer in canonical form, None when unknown.
+    fields: Further texts that a prompt template may name.
+  """
+
+  query_id: str
+  query: str
+  task: str = ''
+  reference: str | None = None
+  fields: dict[str, str] = dataclasses.field(default_factory=dict)
+
+  def texts(self) -> dict[str, str]:
+    """What a template may name."""
+    return {**self.fields, 'query': self.query}
+
+
+def read(source: str, manual_dir: str = '', extract: Extractor | None = None) -> list[Query]:
+  """Reads all queries of a source.
+
+  Args:
+    source: The path of a JSONL file with `query_id`, `query` and, optionally, `task`, `reference` and any further
+      texts for the prompt; or `gsm8k:train`, `gsm8k:test`, `mmlu:test`, `mmlu:dev`, `mmlu:validation`.
+    manual_dir: Where published files lie as `<owner>/<repository>/<path>`; empty to download them.
+    extract: The extractor that will grade the responses; then every query must have a reference that it can produce,
+      and the reference is brought to the extractor's canonical form. None for queries without references.
+
+  Raises:
+    QueryError: names the file and line of the first query that cannot be asked.
+    FileNotFoundError: when a file is not there.
+  """
+  if source in _PUBLISHED:
+    found = _published(source, manual_dir)
+  elif source.endswith('.jsonl'):
+    found = _jsonl(pathlib.Path(source))
+  else:
+    raise QueryError(f'queries must be a .jsonl file or one of {", ".join(_PUBLISHED)}, not {source!r}')
+  seen: dict[str, str] = {}
+  queries = []
+  for where, query in found:
+    if query.query_id in seen:
+      raise QueryError(f'{where}: query_id {query.query_id!r} already stands at {seen[query.query_id]}')
+    seen[query.query_id] = where
+    queries.append(_with_canonical_reference(query, extract, where) if extract else query)
+  if not queries:
+    raise QueryError(f'{source} holds no queries')
+  return queries
+
+
+def in_shard(query: Query, shard: tuple[int, int] | None) -> bool:
+  """Whether a query belongs to shard i of n (i from 1): by a hash of its id, so that nobody has to talk to anybody."""
+  if shard is None:
+    return True
+  digest = hashlib.blake2b(query.query_id.encode(), digest_size=8).digest()
+  return int.from_bytes(digest, 'big') % shard[1] == shard[0] - 1
+
+
+def _with_canonical_reference(query: Query, extract: Extractor, where: str) -> Query:
+  if query.reference is None:
+    raise QueryError(
+      f'{where}: query {query.query_id!r} has no reference; without one its responses cannot be labelled'
+    )
+  reference = extract(query.reference)
+  if reference is None:
+    raise QueryError(
+      f'{where}: the extractor finds no answer in the reference {query.reference!r:.80} of query {query.query_id!r}, '
+      'so no response could ever be right'
+    )
+  return dataclasses.replace(query, reference=reference)
+
+
+def _jsonl(path: pathlib.Path) -> collections.abc.Iterator[tuple[str, Query]]:
+  with open(path, 'rb') as lines:
+    for number, line in enumerate(lines, start=1):
+      where = f'{path}:{number}'
+      if not line.strip():
+        continue
+      try:
+        value = orjson.loads(line)
+      except orjson.JSONDecodeError as error:
+        raise QueryError(f'{where}: not valid JSON ({error})') from error
+      yield where, _query(value, where)
+
+
+def _query(value: Any, where: str) -> Query:
+  if not isinstance(value, dict):
+    raise QueryError(f'{where}: a query must be an object, not {value!r:.80}')
+  texts = {}
+  for name, text in value.items():
+    if isinstance(text, bool) or not isinstance(text, str | int | float):
+      if name == 'reference' and text is None:
+        continue
+      raise QueryError(f'{where}: {name} must be a text, not {text!r:.80}')
+    texts[name] = str(text)
+  for name in ('query_id', 'query'):
+    if not texts.get(name, '').strip():
+      raise QueryError(f'{where}: {name} is {"empty" if name in texts else "missing"}')
+  known = {name: texts.pop(name) for name in ('query_id', 'query', 'task', 'reference') if name in texts}
+  return Query(**known, fields=texts)
+
+
+def _published(source: str, manual_dir: str) -> collections.abc.Iterator[tuple[str, Query]]:
+  import huggingface_hub  # these two are slow to load and needed for published files only
+  import pyarrow.parquet
+
+  repository, file = _PUBLISHED[source]
+  if manual_dir:
+    path = pathlib.Path(manual_dir) / repository / file
+  else:
+    path = pathlib.Path(huggingface_hub.hf_hub_download(repository, file, repo_type='dataset'))
+  name, split = source.split(':')
+  make = {'gsm8k': _gsm8k_query, 'mmlu': _mmlu_query}[name]
+  number = 0
+  for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
+    for row in batch.to_pylist():
+      yield f'{path}: row {number}', make(f'{name}/{split}/{number}', row)
+      number += 1
+
+
+def _gsm8k_query(query_id: str, row: dict[str, Any]) -> Query:
+  return Query(query_id, row['question'], 'gsm8k', row['answer'].rpartition('####')[2].strip())
+
+
+def _mmlu_query(query_id: str, row: dict[str, Any]) -> Query:
+  options = '\n'.join(f'{letter}. {choice}' for letter, choice in zip('ABCD', row['choices'], strict=True))
+  subject = row['subject'].replace('_', ' ')
+  query = f'{row["question"]}\n{options}'
+  return Query(query_id, query, row['subject'], 'ABCD'[row['answer']], {'subject': subject})
