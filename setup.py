@@ -4,16 +4,17 @@ import pathlib
 
 import setuptools
 
-# Lower bounds are the oldest versions tried, upper bounds the first release line that was not.
+# Each range ends with the release line that is tested.
 REQUIREMENTS = [
   'absl-py>=2.1,<3',
   'aiohttp>=3.11,<4',
   'array_record>=0.8,<0.9',
-  'etils[epath]>=1.12,<2',
+  'filelock>=3.18,<4',
+  'filelock>=3.16,<5',
   'flax>=0.12.8,<0.13',
   'grain>=0.2.18,<0.3',
   'huggingface_hub>=1,<3',
-  'importlib_resources>=6',  # tensorflow-datasets imports it without declaring it
+  'importlib_resources>=6,<8',  # tensorflow-datasets imports it without declaring it
   'jax>=0.10.2,<0.11',
   'matplotlib>=3.9,<4',
   'ml-collections>=1.1,<2',
@@ -22,7 +23,7 @@ REQUIREMENTS = [
   'orbax-checkpoint>=0.12.8,<0.13',
   'orjson>=3.10,<4',
   'PyYAML>=6,<7',
-  'pyarrow>=17',
+  'pyarrow>=17,<27',
   'requests>=2.32,<3',
   'rich>=14,<16',
   'safetensors>=0.7,<1',
@@ -31,6 +32,7 @@ REQUIREMENTS = [
   'tensorflow-datasets>=4.9.10,<4.10',
   'transformers>=5,<6',
   'uvloop>=0.21,<1',
+  'yarl>=1.17,<2',
 ]
 
 TEST = ['pytest>=9,<10', 'pytest-xdist>=3.8,<4', 'scikit-learn>=1.7,<2']

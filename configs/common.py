@@ -42,7 +42,7 @@ def parse_argument(argument: str | None, words: tuple[str, ...] = (), **defaults
 def get_config() -> ml_collections.ConfigDict:
   """The defaults of an experiment, in sections."""
   config = ml_collections.ConfigDict()
-  config.mode = 'train_and_evaluate'  # or evaluate, collect
+  config.mode = 'train_and_evaluate'  # or evaluate, collect, answer
   config.seed = 0
 
   config.dataset = ml_collections.ConfigDict()
@@ -103,7 +103,28 @@ def get_config() -> ml_collections.ConfigDict:
   config.collect.budget_usd = config_dict.placeholder(float)  # stop before it is overspent, earlier runs included
   config.collect.drain_s = 30.0  # how long the first Ctrl-C waits for what is in flight
 
+  config.answer = ml_collections.ConfigDict()
+  config.answer.run = ''  # the run directory of the classifier to select with
+  config.answer.queries = ''  # as for collect; references are optional
+  config.answer.manual_dir = ''  # published queries are read from here, not downloaded
+  config.answer.policy = 'weighted_max_conf'  # or max_conf, labelled_max_conf
+  config.answer.size = 0  # the most LLMs to call for a query; 0: what the run chose on validation
+  config.answer.samples = 1  # responses of each called LLM
+  config.answer.extractor = 'number-v1'  # or option_letter-v1, program_output-v1
+  config.answer.on_failure = 'next'  # an LLM that fails is replaced by the next most confident; or fewer: it is not
+  config.answer.batch_size = 64  # queries that are scored together
+  config.answer.at_once = 64  # queries that are called for at the same time
+  config.answer.drain_s = 30.0  # how long the first Ctrl-C waits for what is in flight
+
   config.mesh = ml_collections.ConfigDict()
   config.mesh.data = -1  # devices that split the batch; -1: all that there are
   config.mesh.fsdp = 1  # devices that split parameters and optimiser too
   return config
+
+
+def collect(config: ml_collections.ConfigDict, *, pool: str, queries: str, extractor: str) -> None:
+  """Turns an experiment into the collection of its responses, ten samples of each LLM."""
+  config.mode = 'collect'
+  config.pool.file = str(POOLS / pool)
+  config.collect.queries = queries
+  config.collect.extractor = extractor

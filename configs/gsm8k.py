@@ -1,7 +1,14 @@
 """GSM8K with ten LLMs whose responses were published (1,319 questions, one sample each).
 
-python -m selectllm.main --config=configs/gsm8k.py
-python -m selectllm.main --config=configs/gsm8k.py:folds=5    # every query is tested once
+  python -m selectllm.main --config=configs/gsm8k.py
+  python -m selectllm.main --config=configs/gsm8k.py:folds=5    # every query is tested once
+
+Or collect the paper's pool anew (six LLMs on vLLM servers of yours, ten samples each; `--config.collect.dry_run=True`
+says what it takes), and train on it. The second command adds the test questions to the same collection.
+
+  python -m selectllm.main --config=configs/gsm8k.py:collect --workdir=runs/collected
+  python -m selectllm.main --config=configs/gsm8k.py:collect --workdir=runs/collected --config.collect.queries=gsm8k:test
+  python -m selectllm.main --config=configs/jsonl.py --config.dataset.path=runs/collected/responses.jsonl
 """
 
 import ml_collections
@@ -10,8 +17,8 @@ from configs import common
 
 
 def get_config(argument: str = '') -> ml_collections.ConfigDict:
-  """The experiment; `argument` may set folds=N."""
-  options = common.parse_argument(argument, folds=0)
+  """The experiment; `argument` may set folds=N, or ask to collect."""
+  options = common.parse_argument(argument, words=('collect',), folds=0)
   config = common.get_config()
   config.dataset.name = 'gsm8k_pool'
   config.dataset.title = 'GSM8K'
@@ -19,4 +26,6 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
   config.pool.file = str(common.POOLS / 'gsm8k.yaml')
   # With 900 training queries the validation loss is lowest after 2 to 4 epochs.
   config.train.epochs = 4
+  if 'collect' in options['words']:
+    common.collect(config, pool='paper_gsm8k.yaml', queries='gsm8k:train', extractor='number-v1')
   return config

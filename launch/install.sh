@@ -12,7 +12,7 @@ install_selectllm() {
     echo "No Python 3.11 or newer found (tried ${PYTHON:-python3.13, 3.12, 3.11 and python3}); name one with PYTHON=..." >&2
     return 1
   fi
-  [[ -x .venv/bin/python ]] || "$python" -m venv .venv
+  [[ -x .venv/bin/pip ]] || "$python" -m venv .venv  # pip comes last: without it, making .venv broke off
   # Installing again takes seconds even where nothing changes: it is done when setup.py or the extras do.
   local stamp=".venv/installed-${extras:-core}"
   if ! cmp -s setup.py "$stamp"; then

@@ -33,6 +33,7 @@ class Predictions(NamedTuple):
     labels: float32[N, K].
     observed: bool[N, K].
     embeddings: float32[N, D], unit vectors of the pretrained encoder.
+    latency_s: float32[F, K], expected seconds of a call of each LLM, fitted on train.
     truncated: int[], queries that were longer than the encoder reads.
     classifier_latency_s: float[], seconds from one query's text to its selection, the median over some.
   """
@@ -44,6 +45,7 @@ class Predictions(NamedTuple):
   labels: np.ndarray
   observed: np.ndarray
   embeddings: np.ndarray
+  latency_s: np.ndarray
   truncated: np.ndarray
   classifier_latency_s: np.ndarray
 
@@ -141,6 +143,7 @@ def _predict(
       labels=table.votes.labels,
       observed=table.votes.observed,
       embeddings=train.embed_queries(model, tokens, batch_size=batch_size),
+      latency_s=np.stack([evaluate.expected_latency_s(table.votes, part) for part in split]),
       truncated=np.array(tokens.truncated),
       classifier_latency_s=np.array(one_latency_s),
     )

@@ -39,12 +39,17 @@ def main(argv: list[str]) -> None:
     raise app.UsageError(f'unknown arguments {argv[1:]}: fields are set as --config.FIELD=VALUE')
   logging.getLogger('selectllm').setLevel(logging.INFO)
   absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax and TFDS narrate all that they do
-  if _CONFIG.value.mode == 'collect':
+  mode, workdir = _CONFIG.value.mode, pathlib.Path(_WORKDIR.value or '')
+  if mode in ('collect', 'answer') and not _WORKDIR.value:
+    raise app.UsageError(f'--config.mode={mode} needs a --workdir: the same one to go on, another to start anew')
+  if mode == 'collect':
     from selectllm.pool import collect
 
-    if not _WORKDIR.value:
-      raise app.UsageError('--config.mode=collect needs a --workdir: the same one to go on, another to start anew')
-    sys.exit(collect.collect(_CONFIG.value, pathlib.Path(_WORKDIR.value)))
+    sys.exit(collect.collect(_CONFIG.value, workdir))
+  if mode == 'answer':
+    from selectllm import answer
+
+    sys.exit(answer.answer(_CONFIG.value, workdir))
   from selectllm import experiment, rundir  # JAX starts here: --help, a mistyped field and collecting go without
 
   experiment.run(_CONFIG.value, pathlib.Path(_WORKDIR.value or rundir.default_workdir(_config_name())))

@@ -27,7 +27,10 @@ class MetricWriter:
             kept.append(line)
         except orjson.JSONDecodeError:  # the last line of a killed run
           break
-    path.write_bytes(b''.join(line + b'\n' for line in kept))
+    # Renamed when complete, so that a run killed here keeps its past.
+    partial = path.with_suffix('.part')
+    partial.write_bytes(b''.join(line + b'\n' for line in kept))
+    partial.replace(path)
     self._file = path.open('ab')
     self._board = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'), purge_step=resumed_step + 1)
 

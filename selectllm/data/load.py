@@ -69,5 +69,7 @@ def load(config: ml_collections.ConfigDict) -> tuple[votes.Table, dict[str, Any]
     pool=pool,
     extractor=config.dataset.extractor,
   )
-  facts = {llm: dataclasses.asdict(pool.facts(llm)) if pool else {} for llm in table.llms}
+  # How an LLM is asked changes nothing about the responses that it gave.
+  known = {llm: dataclasses.replace(pool.facts(llm), endpoint=None) if pool else None for llm in table.llms}
+  facts = {llm: dataclasses.asdict(fact) if fact else {} for llm, fact in known.items()}
   return table, {'name': builder.name, 'identity': builder.builder_config.name, 'llms': facts}

@@ -144,7 +144,8 @@ class Encoder(nnx.Module):
   """A BERT or RoBERTa encoder (Devlin et al., 2019; Liu et al., 2019).
 
   Dropout is applied to the embeddings and to the outputs of the attention and feed-forward blocks. Unlike in the
-  original, attention probabilities are not dropped: `jax.nn.dot_product_attention` keeps them to itself.
+  original, a dropped feature is dropped at all positions of a query, which takes fewer random numbers, and attention
+  probabilities are not dropped: `jax.nn.dot_product_attention` keeps them to itself.
 
   Args:
     config: The encoder's shape.

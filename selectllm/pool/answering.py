@@ -65,11 +65,8 @@ async def call_selected(
     at_once: Queries that are worked on at the same time.
 
   Raises:
-    ValueError: for another `on_failure`.
     limits.Stopped: the runner was stopped; what was answered before has been yielded.
   """
-  if on_failure not in ON_FAILURE:
-    raise ValueError(f'config.answer.on_failure must be {" or ".join(ON_FAILURE)}, not {on_failure!r}')
   chosen, drawing = aiter(selections), asyncio.Lock()
   finished: asyncio.Queue[Called | None] = asyncio.Queue()
 

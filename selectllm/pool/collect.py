@@ -27,7 +27,7 @@ from selectllm.data import grading
 from selectllm.pool import collection, endpoints, journal, limits, progress, queries, runner, spec
 
 REFUSED, INCOMPLETE = 2, 1  # exit codes; an interrupted collection ends with 128 + the signal's number
-_REFUSALS = (
+REFUSALS = (
   spec.PoolError,
   queries.QueryError,
   journal.JournalError,
@@ -60,7 +60,7 @@ def collect(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
   try:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop:
       return loop.run(_collect(config, workdir))
-  except _REFUSALS as error:
+  except REFUSALS as error:
     print(f'error: {error}', file=sys.stderr)
     return REFUSED
 
@@ -81,7 +81,7 @@ async def _collect(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> 
     if options.budget_usd is not None:
       unpriced = [name for name, plan in plans.items() if plan.cost_usd is None]
       problems += [f'{name!r} lacks price or sampling.max_tokens, so no budget can be kept' for name in unpriced]
-    _refuse(problems)
+    refuse(problems)
     if options.dry_run:
       _print_plans(plans)
       return 0
@@ -107,9 +107,9 @@ async def _run(
   def items(llm: str) -> Any:
     return (runner.Item(query, llm, sample) for query in asked for sample in range(options.samples))
 
-  with _signals(asking, interrupted, options.drain_s):
+  with stop_on_signals(asking, interrupted, options.drain_s):
     async with asking:
-      _refuse(await asking.problems([name for name, plan in plans.items() if plan.calls]))
+      refuse(await asking.problems([name for name, plan in plans.items() if plan.calls]))
       display = asyncio.create_task(progress.show(asking, wanted))
       try:
         await asking.run({name: items(name) for name in plans})
@@ -123,7 +123,7 @@ async def _run(
 
 
 @contextlib.contextmanager
-def _signals(asking: runner.Runner, interrupted: list[int], drain_s: float) -> collections.abc.Iterator[None]:
+def stop_on_signals(asking: runner.Runner, interrupted: list[int], drain_s: float) -> collections.abc.Iterator[None]:
   """Lets the first Ctrl-C or SIGTERM end what is in flight, and the second end everything now."""
   loop = asyncio.get_running_loop()
 
@@ -176,7 +176,8 @@ def _journals(patterns: collections.abc.Iterable[str]) -> list[pathlib.Path]:
   return found
 
 
-def _refuse(problems: list[str]) -> None:
+def refuse(problems: list[str]) -> None:
+  """Raises `spec.PoolError` with all problems at once, where there are any."""
   if problems:
     raise spec.PoolError('nothing was asked, because\n' + '\n'.join(f'  {problem}' for problem in problems))
 

@@ -73,7 +73,7 @@ def read(source: str, manual_dir: str = '', extract: Extractor | None = None) ->
     if query.query_id in seen:
       raise QueryError(f'{where}: query_id {query.query_id!r} already stands at {seen[query.query_id]}')
     seen[query.query_id] = where
-    queries.append(_with_canonical_reference(query, extract, where) if extract else query)
+    queries.append(with_canonical_reference(query, extract, where) if extract else query)
   if not queries:
     raise QueryError(f'{source} holds no queries')
   return queries
@@ -87,7 +87,12 @@ def in_shard(query: Query, shard: tuple[int, int] | None) -> bool:
   return int.from_bytes(digest, 'big') % shard[1] == shard[0] - 1
 
 
-def _with_canonical_reference(query: Query, extract: Extractor, where: str) -> Query:
+def with_canonical_reference(query: Query, extract: Extractor, where: str) -> Query:
+  """The query with its reference as the extractor would give it.
+
+  Raises:
+    QueryError: there is no reference, or the extractor finds no answer in it.
+  """
   if query.reference is None:
     raise QueryError(
       f'{where}: query {query.query_id!r} has no reference; without one its responses cannot be labelled'

@@ -1,0 +1,182 @@
+"""The report of queries that were answered live: what the selection gave, and what it saved."""
+
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+import rich.console
+
+from selectllm import metrics
+from selectllm.report import tables
+
+
+class Facts(NamedTuple):
+  """What the lines do not say.
+
+  Attributes:
+    llms: K names.
+    policy: Which policy selected.
+    size: The most LLMs that it called at first.
+    asked: How many queries were to be answered.
+    expected_latency_s: float32[K], of a call when the classifier was trained; for LLMs that were never called.
+    expected_cost_usd: float32[K], likewise; NaN where unknown.
+  """
+
+  llms: tuple[str, ...]
+  policy: str
+  size: int
+  asked: int
+  expected_latency_s: np.ndarray
+  expected_cost_usd: np.ndarray
+
+
+def _of_calls(lines: list[dict[str, Any]], llms: tuple[str, ...], field: str) -> np.ndarray:
+  """A field of every call, float64[N, K]; NaN where there was no call, or it brought none."""
+  values = np.full((len(lines), len(llms)), np.nan)
+  for row, line in enumerate(lines):
+    for llm, call in line['calls'].items():
+      if call[field] is not None:
+        values[row, llms.index(llm)] = call[field]
+  return values
+
+
+def _mean(values: np.ndarray) -> float | None:
+  known = values[~np.isnan(values)]
+  return float(known.mean()) if known.size else None
+
+
+def _with_all(values: np.ndarray, expected: np.ndarray) -> np.ndarray:
+  """What all LLMs would have taken: measured where called, else the LLM's mean here, else what was expected of it."""
+  means = np.array([expected[place] if (m := _mean(column)) is None else m for place, column in enumerate(values.T)])
+  return np.where(np.isnan(values), means, values)
+
+
+def results(lines: list[dict[str, Any]], facts: Facts) -> dict[str, Any]:
+  """The content of report.json: the same form as for recorded responses, with one method, and what it saved."""
+  latency, cost = (_of_calls(lines, facts.llms, field) for field in ('latency_s', 'cost_usd'))
+  all_latency, all_cost = _with_all(latency, facts.expected_latency_s), _with_all(cost, facts.expected_cost_usd)
+  right = [float(line['correct']) for line in lines if line['correct'] is not None]
+  interval = metrics.bootstrap_ci(np.array(right)[:, None], np.ones((len(right), 1), bool))[0] if right else [None] * 2
+  calls = sum(len(line['calls']) for line in lines)
+  priced = bool(lines) and not any(line['cost_usd'] is None for line in lines)
+  made = {
+    'calls': calls,
+    'latency_parallel_s': _mean(np.array([line['latency_parallel_s'] for line in lines], float)),
+    'latency_sequential_s': _mean(np.array([line['latency_sequential_s'] for line in lines], float)),
+    'cost_usd': sum(line['cost_usd'] for line in lines) if priced else None,
+  }
+  everybody = {
+    'calls': len(lines) * len(facts.llms),
+    'latency_parallel_s': _mean(all_latency.max(1)),
+    'latency_sequential_s': _mean(all_latency.sum(1)),
+    'cost_usd': None if not priced or np.isnan(all_cost).any() else float(all_cost.sum()),
+  }
+  labels = _of_calls(lines, facts.llms, 'correct')
+  return {
+    'dataset': {
+      'name': 'new queries',
+      'llms': list(facts.llms),
+      'responses': 'live',
+      'latency': 'measured',
+      'queries': facts.asked,
+      'queries_per_split': {'train': 0, 'validation': 0, 'test': len(lines)},
+    },
+    'llms': {
+      llm: {
+        'calls': sum(llm in line['calls'] for line in lines),
+        'missing': sum(llm in line['failed'] for line in lines),
+        'accuracy': {'train': None, 'validation': None, 'test': _mean(labels[:, place])},
+        'latency_s': _mean(latency[:, place]),
+        'cost_usd': _mean(cost[:, place]),
+      }
+      for place, llm in enumerate(facts.llms)
+    },
+    'methods': [
+      {
+        'name': facts.policy,
+        'size': facts.size,
+        'queries': len(right),
+        'accuracy': float(np.mean(right)) if right else None,
+        'accuracy_ci': [None if bound is None else float(bound) for bound in interval],
+        'unanswered': sum(line['unanswered'] for line in lines),
+        'calls': calls / len(lines) if lines else None,
+        'latency_parallel_s': made['latency_parallel_s'],
+        'latency_sequential_s': made['latency_sequential_s'],
+        'cost_usd': float(np.mean([line['cost_usd'] for line in lines])) if priced else None,
+      }
+    ],
+    'savings': {'made': made, 'calling_all': everybody},
+  }
+
+
+def savings_table(found: dict[str, Any]) -> tables.Table:
+  """What was called, beside what calling every LLM would have taken."""
+  made, everybody = found['savings']['made'], found['savings']['calling_all']
+  rows = []
+  for name, field, show in (
+    ('calls', 'calls', '{:,.0f}'),
+    ('seconds a query, parallel', 'latency_parallel_s', '{:.3g}'),
+    ('seconds a query, sequential', 'latency_sequential_s', '{:.3g}'),
+    ('dollars', 'cost_usd', '{:.4g}'),
+  ):
+    values = made[field], everybody[field]
+    known = None not in values
+    share = f'{100 * values[0] / values[1]:.0f} %' if known and values[1] else '-'
+    rows.append([name, *('-' if value is None else show.format(value) for value in values), share])
+  return tables.Table(['', 'selected LLMs', 'all LLMs (estimated)', 'share'], rows)
+
+
+def llms_table(found: dict[str, Any]) -> tables.Table:
+  """Who was called, how often, and how it went."""
+  rows = [
+    [
+      llm,
+      f'{row["calls"]:,}',
+      f'{row["missing"]:,}',
+      tables.percent(row['accuracy']['test']),
+      tables.seconds(row['latency_s']),
+      tables.dollars(row['cost_usd']),
+    ]
+    for llm, row in found['llms'].items()
+  ]
+  return tables.Table(['LLM', 'calls', 'failed', 'right when called %', 'seconds a call', '$ per 1,000'], rows)
+
+
+def _sentences(found: dict[str, Any]) -> list[str]:
+  method, queries = found['methods'][0], found['dataset']
+  lines = [f'{queries["queries_per_split"]["test"]:,} of {queries["queries"]:,} queries were asked.']
+  if method['unanswered']:
+    lines.append(f'For {method["unanswered"]:,} of them every call failed.')
+  if method['accuracy'] is not None:
+    low, high = (tables.percent(bound) for bound in method['accuracy_ci'])
+    share = f'{tables.percent(method["accuracy"])} % (95 % interval {low} to {high})'
+    lines.append(f'Of the {method["queries"]:,} with a reference {share} were answered right.')
+  return lines
+
+
+def write(workdir: pathlib.Path, lines: list[dict[str, Any]], facts: Facts) -> None:
+  """Writes report.json and report.md, and shows the summary on the console.
+
+  Args:
+    workdir: Takes both files.
+    lines: Of answers.jsonl.
+    facts: What the lines do not say.
+  """
+  found = results(lines, facts)
+  (workdir / 'report.json').write_text(json.dumps(found, indent=1, allow_nan=False) + '\n')
+  title = f'{facts.policy} (s={facts.size}) on {facts.asked:,} new queries, live responses, measured latencies'
+  sections = [
+    f'# {title}\n',
+    '\n'.join(f'- {sentence}' for sentence in _sentences(found)) + '\n',
+    savings_table(found).markdown(),
+    'Calls that were not made are counted with what they took on average here, or when the classifier was trained.\n',
+    llms_table(found).markdown(),
+  ]
+  (workdir / 'report.md').write_text('\n'.join(sections), encoding='utf-8')
+  console = rich.console.Console()
+  console.print(savings_table(found).rich(title))
+  console.print(llms_table(found).rich('Who was called'))
+  for sentence in _sentences(found):
+    console.print(sentence, highlight=False)
+  console.print(f'Answers: {workdir / "answers.jsonl"}', highlight=False)

@@ -1,0 +1,215 @@
+"""Answering new queries with a trained classifier and live servers on loopback."""
+
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import asking
+import fault_server
+import ml_collections
+import numpy as np
+import pytest
+
+from configs import jsonl
+from selectllm import answer, experiment
+from selectllm.data import responses
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope='module')
+def trained(tiny_encoder, responses_file, tmp_path_factory) -> pathlib.Path:
+  """A finished run."""
+  workdir = tmp_path_factory.mktemp('trained')
+  config = jsonl.get_config()
+  config.dataset.path = str(responses_file)
+  config.encoder.name = str(tiny_encoder)
+  config.mesh.data = 1
+  config.train.update({'epochs': 3, 'batch_size': 16, 'learning_rate': 3e-3, 'head_learning_rate': 1e-2})
+  config.evaluate.update({'random_draws': 2, 'resamples': 100, 'knn_neighbours': (5,)})
+  experiment.run(config, workdir)
+  return workdir
+
+
+@pytest.fixture(scope='module')
+def records(responses_file) -> dict[str, responses.Record]:
+  """What each LLM answers, by query text."""
+  return {record.query: record for record in responses.read_jsonl(responses_file)}
+
+
+@pytest.fixture
+def config(trained, tmp_path) -> ml_collections.ConfigDict:
+  config = jsonl.get_config()
+  config.pool.file = str(tmp_path / 'pool.yaml')
+  config.mesh.data = 1
+  config.answer.update({'run': str(trained), 'queries': str(tmp_path / 'queries.jsonl'), 'batch_size': 16, 'size': 2})
+  return config
+
+
+def write_queries(path: pathlib.Path, records: dict[str, responses.Record], *, references: bool = True) -> None:
+  with path.open('w') as file:
+    for record in records.values():
+      line = {'query_id': record.query_id, 'query': record.query}
+      file.write(json.dumps(line | ({'reference': record.reference} if references else {})) + '\n')
+
+
+def serving(records: dict[str, responses.Record], *, dead: tuple[str, ...] = ()) -> fault_server.FaultServer:
+  """Answers as recorded; the system prompt says which LLM is asked."""
+
+  def rule(body):
+    llm, query = (message['content'] for message in body['messages'])
+    if llm in dead:
+      return fault_server.status(400)
+    return fault_server.replies(fault_server.with_text(records[query].responses[llm][0].text))
+
+  return fault_server.FaultServer(rule=rule)
+
+
+def lines_of(workdir: pathlib.Path) -> list[dict]:
+  return [json.loads(line) for line in (workdir / 'answers.jsonl').read_text().splitlines()]
+
+
+LLMS = ('adder', 'guesser', 'multiplier')
+
+
+def answered(config, records, folder, *, dead=(), references=True):
+  """Runs the mode; returns its exit code, its lines, and the requests that the server saw."""
+  with fault_server.in_thread(serving(records, dead=dead)) as server:
+    asking.write_pool(folder / 'pool.yaml', dict.fromkeys(LLMS, server.url))
+    write_queries(folder / 'queries.jsonl', records, references=references)
+    code = answer.answer(config, folder / 'run')
+    return code, lines_of(folder / 'run'), len(server.seen)
+
+
+def test_calls_the_selected_and_reports_live(config, trained, records, tmp_path):
+  code, lines, requests = answered(config, records, tmp_path)
+  assert code == 0
+  assert requests == 2 * len(records) == sum(len(line['calls']) for line in lines)
+  assert [line['query_id'] for line in lines] == [record.query_id for record in records.values()]
+  for line in lines:
+    ranked = sorted(LLMS, key=lambda llm: -line['confidences'][llm])
+    assert line['selected'] == ranked[:2] == list(line['calls'])
+    given = {llm: call['answers'][0] for llm, call in line['calls'].items()}
+    assert given == {llm: records[line['query']].responses[llm][0].answer for llm in line['selected']}
+    # Of two votes the more confident one's counts more.
+    assert line['answer'] == given[ranked[0]]
+    assert line['correct'] == (line['answer'] == line['reference'])
+    assert line['latency_parallel_s'] == max(call['latency_s'] for call in line['calls'].values())
+    assert line['cost_usd'] == pytest.approx(2 * (20 * 1 + 10 * 2) / 1e6)
+  report = json.loads((tmp_path / 'run' / 'report.json').read_text())
+  assert report['dataset']['responses'] == 'live'
+  assert report['dataset']['latency'] == 'measured'
+  (method,) = report['methods']
+  assert method['accuracy'] == np.mean([line['correct'] for line in lines])
+  assert method['calls'] == 2
+  saved = report['savings']
+  assert saved['made']['calls'] * 3 == saved['calling_all']['calls'] * 2
+  never_called = {llm for llm, row in report['llms'].items() if not row['calls']}
+  assert (saved['calling_all']['cost_usd'] is None) == bool(never_called)  # the training data had no prices
+  assert saved['made']['latency_sequential_s'] < saved['calling_all']['latency_sequential_s']
+  assert 'live responses, measured latencies' in (tmp_path / 'run' / 'report.md').read_text()
+  # Confidences are those of the run.
+  with np.load(trained / 'predictions.npz') as arrays:
+    expected = dict(zip(arrays['query_ids'], arrays['confidences'][0], strict=True))
+  for line in lines:
+    np.testing.assert_allclose(list(line['confidences'].values()), expected[line['query_id']], atol=1e-5)
+
+
+@pytest.mark.parametrize('on_failure', ['next', 'fewer'])
+def test_an_llm_that_fails_is_replaced_or_not(config, records, tmp_path, on_failure):
+  config.answer.on_failure = on_failure
+  code, lines, _ = answered(config, records, tmp_path, dead=('adder',))
+  assert code == 0
+  hit = [line for line in lines if 'adder' in line['selected']]
+  assert hit
+  for line in hit:
+    assert line['failed'] == ['adder']
+    assert line['calls']['adder']['error'] is not None
+    assert len(line['calls']) == (3 if on_failure == 'next' else 2)
+    assert line['answer'] in [call['answers'][0] for llm, call in line['calls'].items() if llm != 'adder']
+    assert line['correct'] is not None
+
+
+def test_nobody_answers_a_query(config, records, tmp_path):
+  few = dict(list(records.items())[:5])
+  code, lines, _ = answered(config, few, tmp_path, dead=LLMS)
+  assert code != 0
+  assert all(line['answer'] is None and line['unanswered'] for line in lines)
+  report = json.loads((tmp_path / 'run' / 'report.json').read_text())
+  assert report['methods'][0]['unanswered'] == 5
+
+
+def test_without_references_there_is_no_accuracy(config, records, tmp_path):
+  code, lines, _ = answered(config, records, tmp_path, references=False)
+  assert code == 0
+  assert all(line['correct'] is None and line['answer'] is not None for line in lines)
+  assert json.loads((tmp_path / 'run' / 'report.json').read_text())['methods'][0]['accuracy'] is None
+
+
+def test_a_killed_run_goes_on_and_calls_nobody_twice(config, trained, records, tmp_path):
+  with fault_server.in_thread(serving(records)) as server:
+    server.latency_s = 0.0
+    asking.write_pool(tmp_path / 'pool.yaml', dict.fromkeys(LLMS, server.url), concurrency=2)
+    write_queries(tmp_path / 'queries.jsonl', records)
+    fields = {f'answer.{name}': config.answer[name] for name in ('run', 'queries', 'batch_size', 'size')}
+    fields |= {'mode': 'answer', 'pool.file': config.pool.file, 'mesh.data': 1, 'answer.at_once': 4}
+    command = [
+      *(sys.executable, '-m', 'selectllm.main', '--config=configs/jsonl.py', f'--workdir={tmp_path / "run"}'),
+      *(f'--config.{name}={value}' for name, value in fields.items()),
+    ]
+    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(server.seen) < 40 and child.poll() is None:
+      time.sleep(0.001)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    seen = len(server.seen)
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr[-3000:]
+    in_flight = 3 * 2  # three endpoints, two at a time
+    assert 2 * len(records) <= len(server.seen) <= 2 * len(records) + in_flight
+    assert seen < len(server.seen)
+    code, lines, _ = 0, lines_of(tmp_path / 'run'), None
+    assert code == 0
+    assert len(lines) == len(records)
+    assert all(line['answer'] == line['calls'][line['selected'][0]]['answers'][0] for line in lines)
+    before = len(server.seen)
+    config.answer.at_once = 4
+    assert answer.answer(config, tmp_path / 'run') == 0
+    assert len(server.seen) == before
+    assert lines_of(tmp_path / 'run') == lines
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'answer.run': 'nowhere'}, 'not a finished run: it has no config.json'),
+    ({'answer.policy': 'best'}, "'best' is not one of max_conf, labelled_max_conf, weighted_max_conf"),
+    ({'answer.size': 9}, 'size=9: the run knows 3 LLMs'),
+    ({'answer.extractor': 'numbers'}, 'number-v1'),
+    ({'answer.on_failure': 'retry'}, 'next or fewer'),
+    ({'pool.llms': ('adder', 'oracle')}, 'names oracle; the run knows adder, guesser, multiplier'),
+    ({'pool.file': 'half.yaml'}, 'lacks multiplier, which the run may select'),
+  ],
+)
+def test_what_cannot_be_answered_is_refused_before_any_call(config, records, tmp_path, capsys, changes, message):
+  with fault_server.in_thread(serving(records)) as server:
+    asking.write_pool(tmp_path / 'pool.yaml', dict.fromkeys(LLMS, server.url))
+    asking.write_pool(tmp_path / 'half.yaml', dict.fromkeys(LLMS[:2], server.url))
+    write_queries(tmp_path / 'queries.jsonl', records)
+    if 'pool.file' in changes:
+      changes = {'pool.file': str(tmp_path / 'half.yaml')}
+    config.update_from_flattened_dict(changes)
+    assert answer.answer(config, tmp_path / 'run') == 2
+    assert message in capsys.readouterr().err
+    assert not server.seen
+
+
+def test_only_the_named_llms_are_selected_from(config, records, tmp_path):
+  config.pool.llms = ('guesser', 'multiplier')
+  few = dict(list(records.items())[:20])
+  code, lines, _ = answered(config, few, tmp_path)
+  assert code == 0
+  assert all(set(line['calls']) == {'guesser', 'multiplier'} for line in lines)

@@ -1,0 +1,79 @@
+import numpy as np
+import pytest
+
+from selectllm.report import answered
+
+
+def call(latency_s=1.0, cost_usd=0.001, *, correct=True, error=None):
+  return {
+    'answers': ['1'],
+    'confidence': 0.5,
+    'latency_s': None if error else latency_s,
+    'cost_usd': None if error else cost_usd,
+    'error': error,
+    'correct': None if error else correct,
+  }
+
+
+def line(calls, *, correct=True):
+  good = [one for one in calls.values() if not one['error']]
+  return {
+    'calls': calls,
+    'correct': correct,
+    'failed': [llm for llm, one in calls.items() if one['error']],
+    'unanswered': not good,
+    'latency_parallel_s': max((one['latency_s'] for one in good), default=None),
+    'latency_sequential_s': sum(one['latency_s'] for one in good) or None,
+    'cost_usd': None if any(one['cost_usd'] is None for one in good) else sum(one['cost_usd'] for one in good),
+  }
+
+
+def facts(expected_cost=0.005, asked=2):
+  return answered.Facts(
+    ('a', 'b', 'c'), 'max_conf', 2, asked, np.array([9.0, 9.0, 4.0]), np.array([9.0, 9.0, expected_cost])
+  )
+
+
+def test_what_calling_all_would_have_taken():
+  lines = [line({'a': call(1.0, 0.001), 'b': call(2.0, 0.002)}), line({'a': call(3.0, 0.003)}, correct=False)]
+  found = answered.results(lines, facts())
+  # b takes 2 s where it was not called, as it did on average; c was never called, so 4 s, as expected of it.
+  assert found['savings']['calling_all'] == pytest.approx(
+    {
+      'calls': 6,
+      'latency_parallel_s': 4.0,
+      'latency_sequential_s': (7 + 9) / 2,
+      'cost_usd': 0.003 + 0.005 + 0.005 + 0.005,
+    }
+  )
+  assert found['savings']['made'] == pytest.approx(
+    {'calls': 3, 'latency_parallel_s': 2.5, 'latency_sequential_s': 3.0, 'cost_usd': 0.006}
+  )
+  (method,) = found['methods']
+  assert method['accuracy'] == 0.5
+  assert method['calls'] == 1.5
+  assert found['llms']['c'] == {
+    'calls': 0,
+    'missing': 0,
+    'accuracy': {'train': None, 'validation': None, 'test': None},
+    'latency_s': None,
+    'cost_usd': None,
+  }
+
+
+def test_unknown_costs_are_not_shown():
+  lines = [line({'a': call(cost_usd=None)})]
+  savings = answered.results(lines, facts())['savings']
+  assert savings['made']['cost_usd'] is None
+  assert savings['calling_all']['cost_usd'] is None
+  assert answered.results([line({'a': call()})], facts(np.nan))['savings']['calling_all']['cost_usd'] is None
+
+
+def test_failures_and_nothing_at_all_are_written(tmp_path, capsys):
+  answered.write(tmp_path, [line({'a': call(error='http_400')}, correct=False)], facts(asked=3))
+  out = capsys.readouterr().out
+  assert '1 of 3 queries were asked' in out
+  assert 'For 1 of them every call failed' in out
+  assert '| a | 1 | 1 | - | - | - |' in (tmp_path / 'report.md').read_text()
+  answered.write(tmp_path, [], facts(asked=3))
+  assert '0 of 3 queries were asked' in capsys.readouterr().out
