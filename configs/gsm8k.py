@@ -4,10 +4,9 @@
   python -m selectllm.main --config=configs/gsm8k.py:folds=5    # every query is tested once
 
 Or collect the paper's pool anew (six LLMs on vLLM servers of yours, ten samples each; `--config.collect.dry_run=True`
-says what it takes), and train on it. The second command adds the test questions to the same collection.
+says what it takes), and train on it. `--config.collect.queries=gsm8k:test` adds the test questions to the collection.
 
   python -m selectllm.main --config=configs/gsm8k.py:collect --workdir=runs/collected
-  python -m selectllm.main --config=configs/gsm8k.py:collect --workdir=runs/collected --config.collect.queries=gsm8k:test
   python -m selectllm.main --config=configs/jsonl.py --config.dataset.path=runs/collected/responses.jsonl
 """
 
