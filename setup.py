@@ -1,4 +1,4 @@
-"""Installs selectllm; `pip install -e .` from a checkout is the usual way."""
+"""Installs selectllm: `pip install -e .` in a checkout, which also holds the configs that the command reads."""
 
 import pathlib
 

@@ -1,7 +1,8 @@
 """The mode that answers new queries: scores them on the device, calls only the selected LLMs, and lets these vote.
 
 A workdir holds the journal of all calls (`journal.jsonl`), one line for each query (`answers.jsonl`) and, where
-references are known, a report. The same command goes on where the last one ended and calls nobody twice.
+references are known, a report. The same command goes on where the last one ended: it asks again for what
+failed, and for nothing that was answered.
 """
 
 import asyncio
@@ -39,6 +40,7 @@ class Trained(NamedTuple):
     policy: Name of the policy.
     over: What the vote is over, see `voting.vote`.
     cost_usd: What a call of each LLM cost when the run was trained, NaN where unknown.
+    classifier_latency_s: Seconds from one query's text to its selection, measured when the run was trained.
   """
 
   llms: tuple[str, ...]
@@ -48,6 +50,7 @@ class Trained(NamedTuple):
   policy: str
   over: str
   cost_usd: np.ndarray
+  classifier_latency_s: float
 
 
 class Scored(NamedTuple):
@@ -60,7 +63,11 @@ class Scored(NamedTuple):
 def answer(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
   """Runs the mode; returns 0 when every query has been answered by somebody, else an exit code that says why not."""
   try:
-    trained = load_run(pathlib.Path(config.answer.run), config)
+    run = pathlib.Path(config.answer.run)
+    if workdir.resolve() == run.resolve():
+      raise spec.PoolError(f'--workdir={str(workdir)!r} is config.answer.run, whose report would be replaced')
+    collect.check_positive(config.answer, 'config.answer', 'samples', 'batch_size', 'at_once')
+    trained = load_run(run, config)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop, sharding.use(trained.model.mesh):
       return loop.run(_answer(config, workdir, trained))
   except _REFUSALS as error:
@@ -102,15 +109,17 @@ def load_run(run: pathlib.Path, config: ml_collections.ConfigDict) -> Trained:
   with sharding.use(model.mesh):
     _, params = train.load_best(trained_with, model, run)
   with np.load(run / 'predictions.npz') as arrays:
-    latency_s = arrays['latency_s'][0]
+    latency_s, classifier_latency_s = arrays['latency_s'][0], float(arrays['classifier_latency_s'])
   selecting = score.Selecting(latency_s, np.array([size], np.int32), trained_with.evaluate.threshold)
   costs = np.array([report['llms'][llm]['cost_usd'] for llm in llms], np.float32)
-  return Trained(llms, model, params, selecting, options.policy, trained_with.evaluate.vote, costs)
+  vote = trained_with.evaluate.vote
+  return Trained(llms, model, params, selecting, options.policy, vote, costs, classifier_latency_s)
 
 
 async def _answer(config: ml_collections.ConfigDict, workdir: pathlib.Path, trained: Trained) -> int:
   options = config.answer
-  asked = _with_references(queries.read(options.queries, options.manual_dir), options.extractor)
+  extract = collect.extractor('config.answer.extractor', options.extractor)
+  asked = queries.read(options.queries, options.manual_dir, extract, unlabelled=True)
   llms = _callable(trained, config.pool)
   workdir.mkdir(parents=True, exist_ok=True)
   recorded = collection.Collection(workdir / collection.journal_name())
@@ -119,8 +128,9 @@ async def _answer(config: ml_collections.ConfigDict, workdir: pathlib.Path, trai
   progress = writer.Progress('Answering', len(asked))
   scored: dict[str, Scored] = {}
   try:
-    asking = runner.Runner(recorded, llms)
     recorded.check_queries(asked)
+    collect.refuse(collect.plan_calls(llms, asked, options.samples, recorded)[1])
+    asking = runner.Runner(recorded, llms)
     with collect.stop_on_signals(asking, interrupted, options.drain_s):
       async with asking:
         collect.refuse(await asking.problems([llm.name for llm in llms]))
@@ -130,7 +140,7 @@ async def _answer(config: ml_collections.ConfigDict, workdir: pathlib.Path, trai
             asking, selections, samples=options.samples, on_failure=options.on_failure, at_once=options.at_once
           ):
             query = called.selection.query
-            lines[query.query_id] = _line(called, scored.pop(query.query_id), trained, options.extractor)
+            lines[query.query_id] = _line(called, scored.pop(query.query_id), trained, extract)
             progress.update(len(lines))
         except limits.Stopped as stopped:
           print(f'stopped: {stopped}; the same command goes on', file=sys.stderr)
@@ -143,18 +153,6 @@ async def _answer(config: ml_collections.ConfigDict, workdir: pathlib.Path, trai
   if interrupted:
     return 128 + interrupted[0]
   return 0 if len(lines) == len(asked) and not any(line['unanswered'] for line in in_order) else collect.INCOMPLETE
-
-
-def _with_references(asked: list[queries.Query], extractor: str) -> list[queries.Query]:
-  """The queries with their references, where they have one, as the extractor gives answers."""
-  try:
-    extract = grading.get_extractor(extractor)
-  except ValueError as error:
-    raise queries.QueryError(f'config.answer.extractor: {error}') from error
-  return [
-    query if query.reference is None else queries.with_canonical_reference(query, extract, query.query_id)
-    for query in asked
-  ]
 
 
 def _callable(trained: Trained, pool: ml_collections.ConfigDict) -> list[spec.LLM]:
@@ -206,9 +204,9 @@ def _vote(answers, mask, weight, latency_s, over):
   return voting.vote(answers, mask, weight, latency_s, over=over), voting.majority(answers)
 
 
-def _line(called: answering.Called, scored: Scored, trained: Trained, extractor: str) -> dict[str, Any]:
+def _line(called: answering.Called, scored: Scored, trained: Trained, extract: grading.Extractor) -> dict[str, Any]:
   """What is written of one query."""
-  extract, query = grading.get_extractor(extractor), called.selection.query
+  query = called.selection.query
   samples = max(len(responses) for responses in called.responses.values())
   answers = np.full((len(trained.llms), samples), voting.NO_ANSWER, np.int16)
   ids: dict[str, int] = {}
@@ -232,7 +230,7 @@ def _line(called: answering.Called, scored: Scored, trained: Trained, extractor:
     'query': query.query,
     'answer': text,
     'reference': query.reference,
-    'correct': None if query.reference is None else text == query.reference,
+    'correct': text == query.reference if query.reference is not None and mask.any() else None,
     'selected': list(called.selection.llms),
     'calls': calls,
     'failed': called.failed(),
@@ -247,7 +245,7 @@ def _line(called: answering.Called, scored: Scored, trained: Trained, extractor:
 def _call(responses: list[collection.Response], given: list[str | None], confidence: float) -> dict[str, Any]:
   """One LLM's part in a line: a call asks for all samples at once, its latency is the slowest sample's."""
   good = [response for response in responses if response.error is None]
-  costs = [None if response.cost_usd is None else response.cost_usd + response.lost_usd for response in good]
+  costs = [None if r.cost_usd is None and r.error is None else (r.cost_usd or 0.0) + r.lost_usd for r in responses]
   return {
     'answers': given,
     'confidence': round(confidence, 6),
@@ -272,4 +270,5 @@ def _run_facts(trained: Trained, asked: int) -> answered.Facts:
     asked=asked,
     expected_latency_s=trained.selecting.latency_s,
     expected_cost_usd=trained.cost_usd,
+    classifier_latency_s=trained.classifier_latency_s,
   )

@@ -286,13 +286,17 @@ def _trade_off(rows: list[dict[str, Any]], best_single: Outcome | None) -> dict[
   `aiq` is the area under the policy's accuracy hull, `save` the largest share of the best single LLM's latency that a
   size at least as accurate leaves out.
   """
+  rows = [row for row in rows if row['name'] in policies.POLICIES]
   if best_single is None or any(row['latency_sequential_s'] is None for row in rows):
     return None
+  longest = max(row['latency_sequential_s'] for row in rows)
   counted = best_single.valid
   reference = [float(values[counted].mean()) for values in (best_single.latency_sequential_s, best_single.correct)]
   trade_off = {}
   for name in policies.POLICIES:
     of = [(row['latency_sequential_s'], row['accuracy']) for row in rows if row['name'] == name]
+    # Areas compare over one range only: with more time than it takes, a policy stays as accurate as it is.
+    of.append((longest, max(accuracy for _, accuracy in of)))
     latency, accuracy = np.array(of).T
     trade_off[name] = {'aiq': metrics.aiq(latency, accuracy), 'save': metrics.cost_save(latency, accuracy, *reference)}
   return trade_off

@@ -1,5 +1,6 @@
 """The modes of the main job: the road from responses to a report."""
 
+import json
 import logging
 import pathlib
 import time
@@ -11,9 +12,11 @@ import ml_collections
 import numpy as np
 from flax import nnx
 
-from selectllm import evaluate, rundir, score, sharding, train
+from selectllm import evaluate, optim, rundir, score, sharding, train
 from selectllm.data import load, splits, votes
+from selectllm.models import classifier
 from selectllm.report import document
+from selectllm.selection import voting
 
 _LOG = logging.getLogger(__name__)
 
@@ -169,12 +172,55 @@ def _report(
   results = evaluate.evaluate(table, parts, predictions.embeddings, config.evaluate)
   results['dataset']['truncated'] = int(predictions.truncated)
   results['settings'] = config.evaluate.to_dict()  # they may change when a run is evaluated anew
+  earlier = workdir / 'report.json'
   results['timing'] = {
+    **(json.loads(earlier.read_text())['timing'] if earlier.exists() else {}),
     'classifier_latency_s': float(predictions.classifier_latency_s),
     **timing,
     'evaluate_s': time.monotonic() - begun,
   }
   document.write(workdir, results)
+
+
+_AT_LEAST = {
+  'encoder.max_length': 8,
+  'train.epochs': 1,
+  'train.batch_size': 1,
+  'train.log_every_steps': 1,
+  'train.checkpoint_every_steps': 0,
+  'evaluate.batch_size': 1,
+  'evaluate.random_draws': 1,
+  'evaluate.resamples': 1,
+}
+_SHARES = ('encoder.dropout', 'train.warmup_share', 'evaluate.threshold')
+_CHOICES = {
+  'encoder.pooling': classifier.POOLINGS,
+  'encoder.dtype': tuple(train.DTYPES),
+  'train.schedule': optim.SCHEDULES,
+  'train.loss': train.LOSSES,
+  'evaluate.vote': voting.VOTES,
+}
+
+
+def check_options(config: ml_collections.ConfigDict) -> None:
+  """Refuses, before anything is done, options that would fail after the training.
+
+  Raises:
+    ValueError: names the field, its value and what it may be.
+  """
+  fields = rundir.flatten(config.to_dict())
+  problems = [f'{name}={fields[name]}: at least {least}' for name, least in _AT_LEAST.items() if fields[name] < least]
+  problems += [f'{name}={fields[name]}: from 0 to 1' for name in _SHARES if not 0 <= fields[name] <= 1]
+  problems += [
+    f'{name}={fields[name]!r}: one of {", ".join(choices)}'
+    for name, choices in _CHOICES.items()
+    if fields[name] not in choices
+  ]
+  neighbours = config.evaluate.knn_neighbours
+  if not neighbours or min(neighbours) < 1:
+    problems.append(f'evaluate.knn_neighbours={neighbours}: some numbers, each at least 1')
+  if problems:
+    raise ValueError('these options cannot be:\n' + '\n'.join(f'  config.{problem}' for problem in problems))
 
 
 MODES = {'train_and_evaluate': train_and_evaluate, 'evaluate': evaluate_only}
@@ -184,11 +230,15 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   """Runs the mode of a config in a run directory.
 
   Raises:
-    ValueError: for a mode that is not one of `MODES`.
-    rundir.RunDirError: when the directory holds another run.
+    ValueError: for a mode that is not one of `MODES`, or an option that cannot be.
+    rundir.RunDirError: when the directory holds another run, or is in use.
   """
   if config.mode not in MODES:
-    raise ValueError(f'config.mode={config.mode!r} is not one of {", ".join(MODES)}')
-  rundir.claim(workdir, config)
-  _LOG.info('Run directory: %s', workdir)
-  MODES[config.mode](config, workdir)
+    raise ValueError(f'config.mode={config.mode!r} is not one of {", ".join(MODES)}, collect, answer')
+  check_options(config)
+  if config.mode == 'evaluate' and not (workdir / 'config.json').exists():
+    raise FileNotFoundError(f'{workdir} holds no run to evaluate; name the --workdir of one')
+  with rundir.lock(workdir):
+    rundir.claim(workdir, config)
+    _LOG.info('Run directory: %s', workdir)
+    MODES[config.mode](config, workdir)

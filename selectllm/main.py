@@ -4,7 +4,9 @@ import logging
 import pathlib
 import re
 import sys
+import traceback
 
+import ml_collections
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
@@ -33,26 +35,43 @@ def _config_name() -> str:
   return '-'.join(filter(None, [pathlib.Path(path).stem, re.sub(r'[^\w=.]+', '-', argument)]))
 
 
+def _run(config: ml_collections.ConfigDict, workdir: str | None) -> int:
+  """Hands over to the mode of the config; returns the exit code."""
+  if workdir is None and config.mode in ('collect', 'answer', 'evaluate'):
+    raise app.UsageError(f'--config.mode={config.mode} needs a --workdir')
+  # What is imported for one mode is not for the others: JAX is none of collecting's business.
+  if config.mode == 'collect':
+    from selectllm.pool import collect
+
+    return collect.collect(config, pathlib.Path(str(workdir)))
+  if config.mode == 'answer':
+    from selectllm import answer
+
+    return answer.answer(config, pathlib.Path(str(workdir)))
+  from selectllm import experiment, rundir
+
+  experiment.run(config, pathlib.Path(workdir or rundir.default_workdir(_config_name())))
+  return 0
+
+
+def _is_ours(error: Exception) -> bool:
+  """Whether our own code raised an error: then its message says all there is to say."""
+  *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+  return frame.f_globals.get('__name__', '').startswith('selectllm')
+
+
 def main(argv: list[str]) -> None:
-  """Hands over to the mode of the config."""
+  """Runs the experiment that the flags ask for."""
   if len(argv) > 1:
     raise app.UsageError(f'unknown arguments {argv[1:]}: fields are set as --config.FIELD=VALUE')
   logging.getLogger('selectllm').setLevel(logging.INFO)
   absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax and TFDS narrate all that they do
-  mode, workdir = _CONFIG.value.mode, pathlib.Path(_WORKDIR.value or '')
-  if mode in ('collect', 'answer') and not _WORKDIR.value:
-    raise app.UsageError(f'--config.mode={mode} needs a --workdir: the same one to go on, another to start anew')
-  if mode == 'collect':
-    from selectllm.pool import collect
-
-    sys.exit(collect.collect(_CONFIG.value, workdir))
-  if mode == 'answer':
-    from selectllm import answer
-
-    sys.exit(answer.answer(_CONFIG.value, workdir))
-  from selectllm import experiment, rundir  # JAX starts here: --help, a mistyped field and collecting go without
-
-  experiment.run(_CONFIG.value, pathlib.Path(_WORKDIR.value or rundir.default_workdir(_config_name())))
+  try:
+    sys.exit(_run(_CONFIG.value, _WORKDIR.value))
+  except (ValueError, RuntimeError, OSError, ArithmeticError) as error:
+    if not _is_ours(error):
+      raise
+    sys.exit(f'error: {error}')
 
 
 if __name__ == '__main__':

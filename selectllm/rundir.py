@@ -1,13 +1,16 @@
 """The run directory: whose it is, and what it was made with."""
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
 import pathlib
 import platform
 import subprocess
+from collections.abc import Iterator
 from typing import Any
 
+import filelock
 import jax
 import ml_collections
 
@@ -79,6 +82,23 @@ def _claim(path: pathlib.Path, content: dict[str, Any], exempt: tuple[str, ...])
       + '\n'.join(changed)
       + '\nTake another --workdir, or give these values.'
     )
+
+
+@contextlib.contextmanager
+def lock(workdir: pathlib.Path) -> Iterator[None]:
+  """Keeps other runs out of the run directory, which is made if needed, for as long as the context lasts.
+
+  Raises:
+    RunDirError: when another run is using it.
+  """
+  workdir.mkdir(parents=True, exist_ok=True)
+  held = filelock.FileLock(workdir / '.lock')
+  try:
+    held.acquire(timeout=0)
+  except filelock.Timeout as error:
+    raise RunDirError(f'another run is using {workdir}; wait for it, or take another --workdir') from error
+  with held:
+    yield
 
 
 def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:

@@ -1,5 +1,6 @@
 """Training: the state, the step, and the loop that reads from top to bottom."""
 
+import contextlib
 import dataclasses
 import logging
 import pathlib
@@ -137,7 +138,8 @@ def make_train_step(
     loss, gradient = jax.value_and_grad(loss_fn)(state.params)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, opt_state), {'loss': loss, 'gradient_norm': optax.global_norm(gradient)}
+    norms = {'gradient_norm': optax.global_norm(gradient), 'update_norm': optax.global_norm(updates)}
+    return TrainState(state.step + 1, params, opt_state), {'loss': loss, **norms}
 
   return step
 
@@ -230,7 +232,7 @@ def fit(
     The step with the lowest validation loss, and its parameters.
 
   Raises:
-    FloatingPointError: when the loss is no longer finite; names the step.
+    FloatingPointError: when loss, gradient or update are no longer finite; names the step.
     checkpoint.CheckpointError: when a checkpoint cannot be read.
   """
   options = config.train
@@ -250,39 +252,36 @@ def fit(
   iterator = batches.training_iterator(source)
   steps, per_epoch = len(source), source.steps_per_epoch
 
-  # What an earlier run left takes precedence over a fresh start.
   optimizer = optim.make_optimizer(options, steps, freeze_encoder=config.encoder.freeze)
   state = init_state(model, optimizer)
   abstract = sharding.abstract(model.mesh, state)
-  manager = checkpoint.open_manager(workdir / 'checkpoints')
-  state = checkpoint.restore_latest(manager, abstract, iterator) or state
-  start = int(state.step)
-
-  step_fn = jit_train_step(model, optimizer, abstract, config.seed)
-  metrics = writer.MetricWriter(workdir, resumed_step=start)
-  progress = writer.Progress('Training', steps, start=start)
-  pending: list[tuple[int, dict[str, jax.Array]]] = []
-  note = ''
-  for step in range(start + 1, steps + 1):
-    batch = on_mesh(next(iterator), model.mesh)
-    with jax.transfer_guard('disallow'):
-      state, scalars = step_fn(state, batch)
-    pending.append((step, scalars))
-    epoch_ends = step % per_epoch == 0
-    saves = epoch_ends or (options.checkpoint_every_steps and step % options.checkpoint_every_steps == 0)
-    if saves or step % options.log_every_steps == 0:
-      train_loss = _flush(pending, metrics)
-      progress.update(step, f'epoch {step / per_epoch:.1f}, loss {train_loss:.4f}{note}')
-    if saves:
-      loss = None
-      if epoch_ends:
-        loss = _validation_loss(model, state.params, tokens, data, validation, weight, config.evaluate.batch_size)
-        metrics.write(step, validation_loss=loss)
-        note = f', validation loss {loss:.4f}'
-      checkpoint.save(manager, step, state, iterator, loss)
-  progress.close()
-  metrics.close()
-  manager.close()
+  with contextlib.ExitStack() as exits:
+    manager = exits.enter_context(checkpoint.open_manager(workdir / 'checkpoints'))
+    # What an earlier run left takes precedence over a fresh start.
+    state = checkpoint.restore_latest(manager, abstract, iterator) or state
+    start = int(state.step)
+    metrics = exits.enter_context(contextlib.closing(writer.MetricWriter(workdir, resumed_step=start)))
+    progress = exits.enter_context(contextlib.closing(writer.Progress('Training', steps, start=start)))
+    step_fn = jit_train_step(model, optimizer, abstract, config.seed)
+    pending: list[tuple[int, dict[str, jax.Array]]] = []
+    note = ''
+    for step in range(start + 1, steps + 1):
+      batch = on_mesh(next(iterator), model.mesh)
+      with jax.transfer_guard('disallow'):
+        state, scalars = step_fn(state, batch)
+      pending.append((step, scalars))
+      epoch_ends = step % per_epoch == 0
+      saves = epoch_ends or (options.checkpoint_every_steps and step % options.checkpoint_every_steps == 0)
+      if saves or step % options.log_every_steps == 0:
+        train_loss = _flush(pending, metrics)
+        progress.update(step, f'epoch {step / per_epoch:.1f}, loss {train_loss:.4f}{note}')
+      if saves:
+        loss = None
+        if epoch_ends:
+          loss = _validation_loss(model, state.params, tokens, data, validation, weight, config.evaluate.batch_size)
+          metrics.write(step, validation_loss=loss)
+          note = f', validation loss {loss:.4f}'
+        checkpoint.save(manager, step, state, iterator, loss)
   return load_best(config, model, workdir)
 
 
@@ -320,12 +319,15 @@ def on_mesh(batch: batches.Batch, mesh: jax.sharding.Mesh) -> batches.Batch:
 
 
 def _flush(pending: list[tuple[int, dict[str, Any]]], metrics: writer.MetricWriter) -> float:
-  """Writes the scalars of the steps since the last flush; the steps themselves never wait for their values."""
+  """Writes the scalars of the steps since the last flush; the steps themselves never wait for their values.
+
+  Called before every checkpoint, so that no step after which something is not finite is ever saved.
+  """
   for step, scalars in jax.device_get(pending):
-    if not np.isfinite(scalars['loss']):
+    if strange := {name: float(value) for name, value in scalars.items() if not np.isfinite(value)}:
       raise FloatingPointError(
-        f'the loss is {scalars["loss"]} at step {step}; the last checkpoint is from before it. Lower '
-        'config.train.learning_rate or clip_norm, or use config.encoder.dtype=float32.'
+        f'not finite at step {step}: {strange}; the last checkpoint is from before it. Lower '
+        'config.train.learning_rate, head_learning_rate or clip_norm, or use config.encoder.dtype=float32.'
       )
     metrics.write(step, **{name: float(value) for name, value in scalars.items()})
     loss = float(scalars['loss'])

@@ -33,6 +33,8 @@ def flatten(value, prefix=''):
 
 def another(value):
   """Some other value of the same type."""
+  if value is None:
+    return 2.5  # a budget in dollars
   if isinstance(value, bool):
     return not value
   if isinstance(value, int):
@@ -154,7 +156,7 @@ def test_a_mistyped_field_is_refused_with_the_nearest(arguments, nearest):
     (['--config.no_such_thing_at_all=1'], ['no_such_thing_at_all']),
     (['--config.train.epochs=ten'], ['--config.train.epochs=ten']),
     (['--config.encoder.freeze=maybe'], ['--config.encoder.freeze=maybe']),
-    (['--config=configs/gsm8k.py:fold=5'], ["'fold=5' is not one of: folds=..."]),
+    (['--config=configs/gsm8k.py:fold=5'], ["'fold=5' is not one of: collect, folds=..."]),
     (['--wrokdir=x'], ['wrokdir', 'workdir']),
   ],
 )

@@ -186,6 +186,35 @@ def test_not_a_number_stops_with_the_step_named(config, tmp_path):
     experiment.run(config, tmp_path)
 
 
+def test_no_parameters_that_are_not_finite_are_ever_saved(config, tmp_path):
+  # One step an epoch, so that nothing but the step itself could notice.
+  config.train.update({'epochs': 1, 'batch_size': 128, 'head_learning_rate': 1e38, 'checkpoint_every_steps': 0})
+  with pytest.raises(FloatingPointError, match='at step 1'):
+    experiment.run(config, tmp_path)
+  assert not [path for path in (tmp_path / 'checkpoints').iterdir() if path.name.isdigit()]
+
+
+def test_a_directory_in_use_is_refused(config, tmp_path):
+  with rundir.lock(tmp_path), pytest.raises(rundir.RunDirError, match='another run is using'):
+    experiment.run(config, tmp_path)
+
+
+def test_evaluating_nothing_is_refused_and_leaves_nothing(config, tmp_path):
+  config.mode = 'evaluate'
+  with pytest.raises(FileNotFoundError, match='holds no run to evaluate'):
+    experiment.run(config, tmp_path / 'none')
+  assert not (tmp_path / 'none').exists()
+
+
+def test_options_that_cannot_be_are_refused_at_once(config, tmp_path):
+  config.evaluate.vote = 'smaples'
+  config.train.epochs = 0
+  config.evaluate.knn_neighbours = ()
+  with pytest.raises(ValueError, match=r"epochs=0: at least 1\n.*vote='smaples': one of majority, samples\n.*knn_n"):
+    experiment.run(config, tmp_path / 'none')
+  assert not (tmp_path / 'none').exists()
+
+
 def test_half_written_checkpoint_is_cleared_and_a_damaged_one_named(config, tmp_path):
   config.train.epochs = 1
   experiment.run(config, tmp_path)
@@ -218,5 +247,5 @@ def test_an_llm_that_is_always_right_is_refused(config, responses_file, tmp_path
 
 def test_an_unknown_mode_is_refused(config, tmp_path):
   config.mode = 'predict'
-  with pytest.raises(ValueError, match="'predict' is not one of train_and_evaluate, evaluate"):
+  with pytest.raises(ValueError, match="'predict' is not one of train_and_evaluate, evaluate, collect, answer"):
     experiment.run(config, tmp_path)

@@ -70,6 +70,7 @@ def load(config: ml_collections.ConfigDict) -> tuple[votes.Table, dict[str, Any]
     extractor=config.dataset.extractor,
   )
   # How an LLM is asked changes nothing about the responses that it gave.
-  known = {llm: dataclasses.replace(pool.facts(llm), endpoint=None) if pool else None for llm in table.llms}
-  facts = {llm: dataclasses.asdict(fact) if fact else {} for llm, fact in known.items()}
+  facts = {
+    llm: dataclasses.asdict(dataclasses.replace(pool.facts(llm), endpoint=None)) if pool else {} for llm in table.llms
+  }
   return table, {'name': builder.name, 'identity': builder.builder_config.name, 'llms': facts}

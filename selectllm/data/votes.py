@@ -92,7 +92,11 @@ class _Grader:
     self._name = extractor
 
   def answer(self, sample: responses.Sample) -> str | None:
-    return self._extract(sample.text) if self._extract else sample.answer
+    if not self._extract:
+      return sample.answer
+    if sample.answer is not None and not sample.text:  # all that was kept of the response
+      return grading.canonical_reference(sample.answer, self._name)
+    return self._extract(sample.text)
 
   def reference(self, record: responses.Record) -> str:
     reference = record.reference or ''
@@ -156,7 +160,8 @@ def build(
     samples: The most samples that any call has, S.
     llms: Which LLMs to keep, in this order; empty for all (the pool file's order first).
     pool: Facts that latencies and costs follow from.
-    extractor: Grade the raw texts again with this extractor; empty to take the recorded answers.
+    extractor: Grade the raw texts again with this extractor (where there is no text, the recorded answer); empty to
+      take the recorded answers.
 
   Raises:
     ValueError: for LLMs that the data lack, a pool of one, or records that mix answers and scores.

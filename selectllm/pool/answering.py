@@ -3,7 +3,6 @@
 import asyncio
 import collections.abc
 import dataclasses
-import time
 
 from selectllm.pool import collection, queries, runner
 
@@ -32,12 +31,10 @@ class Called:
   Attributes:
     selection: Whom to call.
     responses: LLM -> the terminal records of its samples, in the order in which the LLMs were called.
-    seconds: From the first call until the last response was recorded, waiting for a free place included.
   """
 
   selection: Selection
   responses: dict[str, list[collection.Response]]
-  seconds: float
 
   def failed(self) -> list[str]:
     """The LLMs that were called and gave no response at all."""
@@ -55,7 +52,7 @@ async def call_selected(
   """Yields what the calls brought, query by query as they finish.
 
   A selection is drawn when a place gets free, while the others are being called, so selections may be made in
-  batches. What the journal already holds is not asked again: the same selections bring the same answers.
+  batches. Answers that the journal already holds are not asked for again; what failed is.
 
   Args:
     asking: The runner, entered.
@@ -98,7 +95,6 @@ async def call_selected(
 
 
 async def _call(asking: runner.Runner, selection: Selection, samples: int, replace: bool) -> Called:
-  began = time.monotonic()
   responses: dict[str, list[collection.Response]] = {}
   reserves = list(selection.reserves)
 
@@ -111,4 +107,4 @@ async def _call(asking: runner.Runner, selection: Selection, samples: int, repla
       llm = reserves.pop(0)
 
   await asyncio.gather(*(ask(llm) for llm in selection.llms))
-  return Called(selection, responses, time.monotonic() - began)
+  return Called(selection, responses)

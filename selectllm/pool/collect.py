@@ -69,7 +69,8 @@ async def _collect(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> 
   options = config.collect
   llms = _chosen(spec.read_pool(config.pool.file), config.pool.llms)
   shard = _shard(options.shard)
-  extract = _extractor(options.extractor)
+  extract = extractor('config.collect.extractor', options.extractor)
+  check_positive(options, 'config.collect', 'samples')
   asked = [q for q in queries.read(options.queries, options.manual_dir, extract) if queries.in_shard(q, shard)]
   path = workdir / collection.journal_name(shard)
   recorded = collection.Collection(path, options.salvage)
@@ -77,7 +78,7 @@ async def _collect(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> 
     for other in _journals(options.merge):
       print(f'{other}: {recorded.merge(other):,} answers taken over')
     recorded.check_queries(asked)
-    plans, problems = _plans(llms, asked, options.samples, recorded)
+    plans, problems = plan_calls(llms, asked, options.samples, recorded)
     if options.budget_usd is not None:
       unpriced = [name for name, plan in plans.items() if plan.cost_usd is None]
       problems += [f'{name!r} lacks price or sampling.max_tokens, so no budget can be kept' for name in unpriced]
@@ -150,11 +151,19 @@ def _chosen(pool: spec.Pool, names: collections.abc.Sequence[str]) -> list[spec.
   return [pool.llms[name] for name in names or pool.llms]
 
 
-def _extractor(name: str) -> grading.Extractor:
+def extractor(field: str, name: str) -> grading.Extractor:
+  """The extractor that a config field names; raises `queries.QueryError` when there is none."""
   try:
     return grading.get_extractor(name)
   except ValueError as error:
-    raise queries.QueryError(f'config.collect.extractor: {error}') from error
+    raise queries.QueryError(f'{field}: {error}') from error
+
+
+def check_positive(options: ml_collections.ConfigDict, section: str, *names: str) -> None:
+  """Raises `spec.PoolError` unless these fields are at least 1."""
+  for name in names:
+    if options[name] < 1:
+      raise spec.PoolError(f'{section}.{name} must be at least 1, not {options[name]}')
 
 
 def _shard(text: str) -> tuple[int, int] | None:
@@ -182,15 +191,19 @@ def refuse(problems: list[str]) -> None:
     raise spec.PoolError('nothing was asked, because\n' + '\n'.join(f'  {problem}' for problem in problems))
 
 
-def _plans(
+def plan_calls(
   llms: list[spec.LLM], asked: list[queries.Query], samples: int, recorded: collection.Collection
 ) -> tuple[dict[str, Plan], list[str]]:
-  """What is left to ask of each LLM, and what is wrong with it."""
+  """What is left to ask of each LLM, and what is wrong with any: everything that shows before a call is made.
+
+  Raises:
+    collection.CollectionError: recorded answers were asked for differently.
+  """
   plans, problems = {}, []
   for llm in llms:
-    endpoint = endpoints.Endpoint(llm)
-    recorded.check_llm(llm.name, endpoint.spec.identity())
     try:
+      endpoint = endpoints.Endpoint(llm)
+      recorded.check_llm(llm.name, endpoint.spec.identity())
       plans[llm.name], problem = _plan(endpoint, asked, samples, recorded)
     except spec.PoolError as error:
       problem = str(error)

@@ -47,7 +47,9 @@ class Query:
     return {**self.fields, 'query': self.query}
 
 
-def read(source: str, manual_dir: str = '', extract: Extractor | None = None) -> list[Query]:
+def read(
+  source: str, manual_dir: str = '', extract: Extractor | None = None, *, unlabelled: bool = False
+) -> list[Query]:
   """Reads all queries of a source.
 
   Args:
@@ -55,7 +57,8 @@ def read(source: str, manual_dir: str = '', extract: Extractor | None = None) ->
       texts for the prompt; or `gsm8k:train`, `gsm8k:test`, `mmlu:test`, `mmlu:dev`, `mmlu:validation`.
     manual_dir: Where published files lie as `<owner>/<repository>/<path>`; empty to download them.
     extract: The extractor that will grade the responses; then every query must have a reference that it can produce,
-      and the reference is brought to the extractor's canonical form. None for queries without references.
+      and the reference is brought to the extractor's canonical form. None to leave references as they are.
+    unlabelled: Whether queries may lack a reference.
 
   Raises:
     QueryError: names the file and line of the first query that cannot be asked.
@@ -73,7 +76,9 @@ def read(source: str, manual_dir: str = '', extract: Extractor | None = None) ->
     if query.query_id in seen:
       raise QueryError(f'{where}: query_id {query.query_id!r} already stands at {seen[query.query_id]}')
     seen[query.query_id] = where
-    queries.append(with_canonical_reference(query, extract, where) if extract else query)
+    if extract and not (unlabelled and query.reference is None):
+      query = _with_canonical_reference(query, extract, where)
+    queries.append(query)
   if not queries:
     raise QueryError(f'{source} holds no queries')
   return queries
@@ -87,12 +92,8 @@ def in_shard(query: Query, shard: tuple[int, int] | None) -> bool:
   return int.from_bytes(digest, 'big') % shard[1] == shard[0] - 1
 
 
-def with_canonical_reference(query: Query, extract: Extractor, where: str) -> Query:
-  """The query with its reference as the extractor would give it.
-
-  Raises:
-    QueryError: there is no reference, or the extractor finds no answer in it.
-  """
+def _with_canonical_reference(query: Query, extract: Extractor, where: str) -> Query:
+  """The query with its reference as the extractor would give it."""
   if query.reference is None:
     raise QueryError(
       f'{where}: query {query.query_id!r} has no reference; without one its responses cannot be labelled'

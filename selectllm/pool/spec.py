@@ -14,6 +14,11 @@ from typing import Any
 
 import yaml
 
+# What a request's body holds by itself; `extra` cannot change it unseen.
+_OWN_FIELDS = frozenset(
+  ('model', 'messages', 'prompt', 'n', 'stream', 'temperature', 'top_p', 'max_tokens', 'stop', 'seed')
+)
+
 # Where only a size is known, a token is taken to cost this long per billion active parameters.
 SECONDS_PER_TOKEN_AND_BILLION = 1e-3
 
@@ -77,7 +82,7 @@ class Sampling:
     max_tokens: Most tokens written. None is possible, but then neither cost nor context can be checked beforehand.
     stop: Texts that end the response.
     seed: Sample i is drawn with seed + i.
-    extra: Further fields of the request's body, as the server wants them.
+    extra: Further fields of the request's body, as the server wants them; none that the request has by itself.
   """
 
   temperature: float | None = None
@@ -251,6 +256,8 @@ def _read_endpoint(fields: Any, where: str) -> Endpoint:
     raise PoolError(f'{where}.api must be {" or ".join(APIS)}, not {endpoint.api!r}')
   if endpoint.api_key_env and not re.fullmatch('[A-Za-z_][A-Za-z0-9_]*', endpoint.api_key_env):
     raise PoolError(f'{where}.api_key_env must be the name of an environment variable, not the key (not shown here)')
+  if taken := sorted(_OWN_FIELDS & endpoint.sampling.extra.keys()):
+    raise PoolError(f'{where}.sampling.extra may not hold {", ".join(taken)}: the request has its own')
   url = urllib.parse.urlsplit(endpoint.base_url)
   if url.scheme not in ('http', 'https') or not url.hostname or url.username or url.query:
     shown = endpoint.base_url if not (url.username or url.query) else '(not shown, it may hold a key)'
@@ -266,6 +273,8 @@ def _read_endpoint(fields: Any, where: str) -> Endpoint:
       raise PoolError(f'{where}.prompt.few_shot[{number}] lacks {", ".join(sorted(missing))}')
     if numbers := [name for name in needed if not isinstance(shot[name], str)]:
       raise PoolError(f'{where}.prompt.few_shot[{number}].{numbers[0]} must be text; put it in quotes')
+  _check_number(dataclasses.asdict(endpoint), 'context_tokens', where, above_zero=True)
+  _check_number(dataclasses.asdict(endpoint.sampling), 'max_tokens', f'{where}.sampling', above_zero=True)
   for name in dataclasses.asdict(endpoint.limits):
     _check_number(dataclasses.asdict(endpoint.limits), name, f'{where}.limits', above_zero=True)
   return endpoint
@@ -299,11 +308,13 @@ def read_pool(path: str | pathlib.Path) -> Pool:
 
   Raises:
     PoolError: names the file, LLM and field of the first thing that is wrong.
-    FileNotFoundError: when the file is not there.
+    FileNotFoundError: when there is no such file.
   """
+  if not pathlib.Path(path).is_file():
+    raise FileNotFoundError(f'config.pool.file={str(path)!r} is not a file')
   try:
     content = yaml.safe_load(pathlib.Path(path).read_text(encoding='utf-8'))
-  except yaml.YAMLError as error:
+  except (yaml.YAMLError, UnicodeDecodeError) as error:
     raise PoolError(f'{path} is not valid YAML: {error}') from error
   entries = content.get('llms') if isinstance(content, dict) else None
   if not isinstance(entries, list) or not entries:

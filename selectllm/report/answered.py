@@ -21,6 +21,7 @@ class Facts(NamedTuple):
     asked: How many queries were to be answered.
     expected_latency_s: float32[K], of a call when the classifier was trained; for LLMs that were never called.
     expected_cost_usd: float32[K], likewise; NaN where unknown.
+    classifier_latency_s: From one query's text to its selection, when the classifier was trained.
   """
 
   llms: tuple[str, ...]
@@ -29,6 +30,7 @@ class Facts(NamedTuple):
   asked: int
   expected_latency_s: np.ndarray
   expected_cost_usd: np.ndarray
+  classifier_latency_s: float
 
 
 def _of_calls(lines: list[dict[str, Any]], llms: tuple[str, ...], field: str) -> np.ndarray:
@@ -107,12 +109,15 @@ def results(lines: list[dict[str, Any]], facts: Facts) -> dict[str, Any]:
       }
     ],
     'savings': {'made': made, 'calling_all': everybody},
+    'timing': {'classifier_latency_s': facts.classifier_latency_s},
   }
 
 
 def savings_table(found: dict[str, Any]) -> tables.Table:
-  """What was called, beside what calling every LLM would have taken."""
-  made, everybody = found['savings']['made'], found['savings']['calling_all']
+  """What was called, the classifier's own time included, beside what calling every LLM would have taken."""
+  made, everybody = dict(found['savings']['made']), found['savings']['calling_all']
+  for field in ('latency_parallel_s', 'latency_sequential_s'):
+    made[field] = None if made[field] is None else made[field] + found['timing']['classifier_latency_s']
   rows = []
   for name, field, show in (
     ('calls', 'calls', '{:,.0f}'),
@@ -151,7 +156,7 @@ def _sentences(found: dict[str, Any]) -> list[str]:
   if method['accuracy'] is not None:
     low, high = (tables.percent(bound) for bound in method['accuracy_ci'])
     share = f'{tables.percent(method["accuracy"])} % (95 % interval {low} to {high})'
-    lines.append(f'Of the {method["queries"]:,} with a reference {share} were answered right.')
+    lines.append(f'Of the {method["queries"]:,} answered ones with a reference {share} are right.')
   return lines
 
 
@@ -165,12 +170,14 @@ def write(workdir: pathlib.Path, lines: list[dict[str, Any]], facts: Facts) -> N
   """
   found = results(lines, facts)
   (workdir / 'report.json').write_text(json.dumps(found, indent=1, allow_nan=False) + '\n')
+  own = tables.seconds(found['timing']['classifier_latency_s']) + ' s'
   title = f'{facts.policy} (s={facts.size}) on {facts.asked:,} new queries, live responses, measured latencies'
   sections = [
     f'# {title}\n',
     '\n'.join(f'- {sentence}' for sentence in _sentences(found)) + '\n',
     savings_table(found).markdown(),
-    'Calls that were not made are counted with what they took on average here, or when the classifier was trained.\n',
+    'Calls that were not made are counted with what they took on average here, or when the classifier was trained. '
+    f'The seconds of the selected LLMs include {own} for the classifier, as measured when it was trained.\n',
     llms_table(found).markdown(),
   ]
   (workdir / 'report.md').write_text('\n'.join(sections), encoding='utf-8')

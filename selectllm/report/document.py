@@ -62,7 +62,7 @@ def summary(results: dict[str, Any]) -> list[str]:
     if name in by_name
   ]
   whole = by_name.get('all_llms')
-  for policy in tables.POLICIES:
+  for policy in tables.policies(results):
     row = by_name[policy]
     verdicts = [
       _verdict(row, 'best_single', 'the best single LLM'),

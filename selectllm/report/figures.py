@@ -124,7 +124,7 @@ def reliability(results: dict[str, Any]) -> matplotlib.figure.Figure:
 def selection(results: dict[str, Any]) -> matplotlib.figure.Figure:
   """How often each LLM is called, by policy and subset size."""
   llms = results['dataset']['llms']
-  names = [name for name in tables.POLICIES if name != 'weighted_max_conf']  # which calls the same LLMs as max_conf
+  names = [name for name in tables.policies(results) if name != 'weighted_max_conf']  # calls the same as max_conf
   sizes = len(results['selected'][names[0]])
   numbers = sizes <= _MOST_NUMBERS
   width = max(1.9, (0.62 if numbers else 0.22) * sizes)

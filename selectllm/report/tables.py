@@ -9,9 +9,6 @@ import rich.table
 
 # A difference with a p-value above this is reported as a tie.
 SIGNIFICANT = 0.05
-POLICIES = ('weighted_max_conf', 'max_conf', 'labelled_max_conf')
-# Methods that the classifier (or its encoder) takes part in: their latency includes its own.
-_CLASSIFIED = (*POLICIES, 'knn_top1')
 
 
 class Table(NamedTuple):
@@ -30,7 +27,7 @@ class Table(NamedTuple):
     """The table for a console."""
     table = rich.table.Table(title=title, title_justify='left', box=rich.box.SIMPLE)
     for position, name in enumerate(self.header):
-      table.add_column(name, justify='right' if position else 'left', no_wrap=not position)
+      table.add_column(name, justify='right' if position else 'left', no_wrap=not position, overflow='fold')
     for cells in self.rows:
       table.add_row(*map(rich.markup.escape, cells))
     return table
@@ -62,6 +59,11 @@ def versus(row: dict[str, Any], reference: str) -> str:
   return f'{gain} (p<0.001)' if comparison['p'] < 0.001 else f'{gain} (p={comparison["p"]:.2g})'
 
 
+def policies(results: dict[str, Any]) -> list[str]:
+  """Names of the policies, the one that stands for them all first."""
+  return list(results['selected'])
+
+
 def headline_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
   """The rows of the main table: what depends on a size at the one chosen on validation, then what does not.
 
@@ -70,8 +72,8 @@ def headline_rows(results: dict[str, Any]) -> list[dict[str, Any]]:
   chosen = {row['name']: row for row in results['chosen']}
   by_key = {(row['name'], row['size']): row for row in results['methods']}
   by_name = {row['name']: row for row in results['methods']}
-  sizes = chosen[POLICIES[0]]['sizes']
-  rows = [chosen[name] for name in POLICIES]
+  rows = [chosen[name] for name in policies(results)]
+  sizes = rows[0]['sizes']
   rows += [by_name['knn_top1'], *(chosen[name] for name in ('top_s', 'best_s') if name in chosen)]
   rows.append(by_key['random', max(sizes, key=sizes.count)])
   rows += [by_name[name] for name in ('all_llms', *results['best_single'], 'oracle') if name in by_name]
@@ -88,13 +90,14 @@ def size_of(row: dict[str, Any]) -> str:
 def methods_table(rows: list[dict[str, Any]], results: dict[str, Any]) -> Table:
   """Methods as the paper tabulates them, with intervals and paired comparisons."""
   own = results['timing']['classifier_latency_s']
+  classified = (*policies(results), 'knn_top1')  # the classifier, or its encoder, takes part
   with_cost = any(row['cost_usd'] is not None for row in rows)
   header = ['method', 's', 'accuracy %', '95 % interval', 'calls', 'seconds, parallel', 'seconds, sequential']
   header += ['$ per 1,000'] * with_cost + ['of the oracle %', 'vs best single', 'vs all LLMs', 'vs top_s']
   cells = []
   for row in rows:
     low, high = row['accuracy_ci']
-    extra = own if row['name'] in _CLASSIFIED else 0.0
+    extra = own if row['name'] in classified else 0.0
     times = [row['latency_parallel_s'], row['latency_sequential_s']]
     cells.append(
       [
@@ -117,7 +120,8 @@ def console_table(results: dict[str, Any]) -> Table:
   table = methods_table(headline_rows(results), results)
   columns = ['method', 's', 'accuracy %', 'calls', 'seconds, sequential', 'vs best single', 'vs all LLMs']
   kept = [table.header.index(name) for name in columns]
-  return Table(columns, [[cells[place] for place in kept] for cells in table.rows])
+  header = [name.removesuffix(', sequential') for name in columns]
+  return Table(header, [[cells[place] for place in kept] for cells in table.rows])
 
 
 def llms_table(results: dict[str, Any]) -> Table:

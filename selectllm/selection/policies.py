@@ -73,8 +73,9 @@ def weighted_max_conf(confidences, latency_s, available, *, size, threshold) -> 
   return Selection(top.mask, confidences)
 
 
+# In the order of reports, whose headlines compare at the first one's size.
 POLICIES: dict[str, Policy] = {
+  'weighted_max_conf': weighted_max_conf,
   'max_conf': max_conf,
   'labelled_max_conf': labelled_max_conf,
-  'weighted_max_conf': weighted_max_conf,
 }

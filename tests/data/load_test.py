@@ -58,6 +58,16 @@ def test_identity_tells_data_and_facts_apart(config, tmp_path):
   assert load.load(config)[1]['identity'] != first['identity']
 
 
+def test_how_an_llm_is_asked_is_no_part_of_the_identity(config, tmp_path):
+  config.pool.file = str(tmp_path / 'pool.yaml')
+  identities = []
+  for limit in (4, 8):
+    endpoint = f'{{base_url: "http://127.0.0.1/v1", api: chat, model: m, limits: {{concurrency: {limit}}}}}'
+    (tmp_path / 'pool.yaml').write_text(f'llms: [{{name: b, endpoint: {endpoint}}}]')
+    identities.append(load.load(config)[1])
+  assert identities[0] == identities[1]
+
+
 def test_identity_can_be_written_down(config, tmp_path):
   price = 'price: {prompt_usd_per_million: 1, completion_usd_per_million: 2, read_on: 2025-01-31}'
   (tmp_path / 'pool.yaml').write_text(f'llms: [{{name: b, {price}}}]')

@@ -234,6 +234,14 @@ def test_texts_are_graded_again():
   assert build([letters], extractor='option_letter-v1').votes.labels.tolist() == [[1, 0]]
 
 
+def test_a_response_without_its_text_is_graded_by_its_answer():
+  samples = {'a': [Sample(answer='1000.0')], 'b': [Sample('The answer is 1,000.')], 'c': [Sample(answer='no idea')]}
+  for extractor in ('number-v1', 'program_output-v1'):
+    table = build([Record('q', 'x', 't', '1,000', samples)], extractor=extractor)
+    assert table.votes.labels[0, [0, 2]].tolist() == [1, 0]
+  assert build([Record('q', 'x', 't', '1,000', samples)], extractor='number-v1').votes.labels.tolist() == [[1, 1, 0]]
+
+
 def test_a_reference_without_an_answer():
   record = Record('q7', 'x', 't', 'forty', {'a': [Sample('40')], 'b': [Sample('40')]})
   with pytest.raises(responses.RecordError, match="query 'q7': number-v1 finds no answer in its reference 'forty'"):

@@ -1,6 +1,7 @@
 """Answering new queries with a trained classifier and live servers on loopback."""
 
 import json
+import os
 import pathlib
 import signal
 import subprocess
@@ -16,6 +17,8 @@ import pytest
 from configs import jsonl
 from selectllm import answer, experiment
 from selectllm.data import responses
+from selectllm.pool import collect
+from selectllm.selection import policies
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -138,8 +141,23 @@ def test_nobody_answers_a_query(config, records, tmp_path):
   code, lines, _ = answered(config, few, tmp_path, dead=LLMS)
   assert code != 0
   assert all(line['answer'] is None and line['unanswered'] for line in lines)
+  assert all(line['correct'] is None for line in lines)  # a failure is no wrong answer
   report = json.loads((tmp_path / 'run' / 'report.json').read_text())
-  assert report['methods'][0]['unanswered'] == 5
+  assert (report['methods'][0]['unanswered'], report['methods'][0]['accuracy']) == (5, None)
+
+
+def test_what_failed_calls_may_have_cost_is_counted(config, records, tmp_path):
+  few = dict(list(records.items())[:5])
+  server = fault_server.FaultServer(rule=lambda body: fault_server.ends_short)
+  config.answer.size = 1
+  config.pool.llms = ('adder',)
+  with fault_server.in_thread(server):
+    asking.write_pool(tmp_path / 'pool.yaml', {'adder': server.url})
+    write_queries(tmp_path / 'queries.jsonl', few)
+    assert answer.answer(config, tmp_path / 'run') == collect.INCOMPLETE
+  lost = {r.query_id: r.lost_usd for r in asking.recorded_responses(tmp_path / 'run' / 'journal.jsonl').values()}
+  for line in lines_of(tmp_path / 'run'):
+    assert line['cost_usd'] == line['calls']['adder']['cost_usd'] == lost[line['query_id']] > 0
 
 
 def test_without_references_there_is_no_accuracy(config, records, tmp_path):
@@ -171,8 +189,7 @@ def test_a_killed_run_goes_on_and_calls_nobody_twice(config, trained, records, t
     in_flight = 3 * 2  # three endpoints, two at a time
     assert 2 * len(records) <= len(server.seen) <= 2 * len(records) + in_flight
     assert seen < len(server.seen)
-    code, lines, _ = 0, lines_of(tmp_path / 'run'), None
-    assert code == 0
+    lines = lines_of(tmp_path / 'run')
     assert len(lines) == len(records)
     assert all(line['answer'] == line['calls'][line['selected'][0]]['answers'][0] for line in lines)
     before = len(server.seen)
@@ -182,11 +199,41 @@ def test_a_killed_run_goes_on_and_calls_nobody_twice(config, trained, records, t
     assert lines_of(tmp_path / 'run') == lines
 
 
+@pytest.mark.parametrize('after', [1, 40])
+def test_a_first_signal_writes_what_was_answered_and_the_next_run_the_rest(config, records, tmp_path, after):
+  server = serving(records)
+  proper = server.rule
+
+  def rule(body):
+    if len(server.seen) == after:
+      os.kill(os.getpid(), signal.SIGINT)
+    return proper(body)
+
+  server.rule = rule
+  with fault_server.in_thread(server):
+    asking.write_pool(tmp_path / 'pool.yaml', dict.fromkeys(LLMS, server.url), concurrency=2)
+    write_queries(tmp_path / 'queries.jsonl', records)
+    config.answer.at_once = 4
+    assert answer.answer(config, tmp_path / 'run') == 128 + signal.SIGINT
+    some = lines_of(tmp_path / 'run')
+    assert len(some) < len(records)
+    assert bool(some) == (after == 40)
+    assert f'of {len(records)} queries were asked' in (tmp_path / 'run' / 'report.md').read_text()
+    assert len(asking.recorded_responses(tmp_path / 'run' / 'journal.jsonl')) == len(server.seen)  # drained
+    assert answer.answer(config, tmp_path / 'run') == 0
+    assert len(server.seen) == 2 * len(records)
+  every = {line['query_id']: line for line in lines_of(tmp_path / 'run')}
+  assert len(every) == len(records)
+  assert all(every[line['query_id']] == line for line in some)
+
+
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
     ({'answer.run': 'nowhere'}, 'not a finished run: it has no config.json'),
-    ({'answer.policy': 'best'}, "'best' is not one of max_conf, labelled_max_conf, weighted_max_conf"),
+    ({'answer.policy': 'best'}, f"'best' is not one of {', '.join(policies.POLICIES)}"),
+    ({'answer.samples': 0}, 'config.answer.samples must be at least 1, not 0'),
+    ({'answer.at_once': 0}, 'config.answer.at_once must be at least 1, not 0'),
     ({'answer.size': 9}, 'size=9: the run knows 3 LLMs'),
     ({'answer.extractor': 'numbers'}, 'number-v1'),
     ({'answer.on_failure': 'retry'}, 'next or fewer'),
@@ -205,6 +252,36 @@ def test_what_cannot_be_answered_is_refused_before_any_call(config, records, tmp
     assert answer.answer(config, tmp_path / 'run') == 2
     assert message in capsys.readouterr().err
     assert not server.seen
+
+
+@pytest.mark.parametrize(
+  ('line', 'old', 'new', 'message'),
+  [
+    ('{"query_id": "x"', '', '', 'queries.jsonl:6: not valid JSON'),
+    ('{"query_id": "x", "query": "y", "reference": "none"}', '', '', 'queries.jsonl:6: the extractor finds no answer'),
+    ('', '{query}', '{subject}', "'adder': its prompt names {subject}, which query"),
+    ('', 'api: chat', 'api: chat\n    context_tokens: 51', 'its context holds 51'),
+    ('', 'model: m', 'model: other', "serves m; not 'other'"),
+  ],
+)
+def test_bad_files_are_refused_before_any_call(config, records, tmp_path, capsys, line, old, new, message):
+  few = dict(list(records.items())[:5])
+  with fault_server.in_thread(serving(few)) as server:
+    pool, asked = tmp_path / 'pool.yaml', tmp_path / 'queries.jsonl'
+    asking.write_pool(pool, dict.fromkeys(LLMS, server.url))
+    pool.write_text(pool.read_text().replace(old, new, 1))
+    write_queries(asked, few)
+    asked.write_text(asked.read_text() + line)
+    assert answer.answer(config, tmp_path / 'run') == collect.REFUSED
+    assert message in capsys.readouterr().err
+    assert not server.seen
+
+
+def test_the_report_of_the_run_that_selects_is_not_replaced(config, trained, capsys):
+  before = (trained / 'report.json').read_bytes()
+  assert answer.answer(config, trained) == collect.REFUSED
+  assert 'is config.answer.run' in capsys.readouterr().err
+  assert (trained / 'report.json').read_bytes() == before
 
 
 def test_only_the_named_llms_are_selected_from(config, records, tmp_path):

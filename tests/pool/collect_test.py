@@ -198,6 +198,8 @@ def edited(folder, old, new, count=1):
     ('model: m', 'model: other', "serves m; not 'other'"),
     ('concurrency: 8', 'concurrency: 0', 'limits.concurrency must be a number above 0, not 0'),
     ('concurrency: 8', 'concurrency: many', "limits.concurrency must be a whole number, not 'many'"),
+    ('max_tokens: 50', 'max_tokens: -5', 'sampling.max_tokens must be a number above 0, not -5'),
+    ('max_tokens: 50', 'max_tokens: 50\n      extra: {n: 2, messages: []}', 'sampling.extra may not hold messages, n'),
     ('max_tokens', 'max_token', "unknown field 'max_token'; did you mean 'max_tokens'?"),
   ],
 )
@@ -206,6 +208,31 @@ def test_a_bad_pool_is_refused_before_money_is_spent(tmp_path, served, capsys, o
   assert collected(tmp_path) == collect.REFUSED
   assert said in capsys.readouterr().err
   assert served.seen == []
+
+
+@pytest.mark.parametrize(
+  ('fields', 'said'),
+  [
+    ({'collect.samples': 0}, 'config.collect.samples must be at least 1, not 0'),
+    ({'pool.file': ''}, "config.pool.file='' is not a file"),
+  ],
+)
+def test_an_option_without_sense_is_refused(tmp_path, capsys, fields, said):
+  prepared = common.get_config()
+  asking.write_pool(tmp_path / 'pool.yaml', {'a': 'http://127.0.0.1:1/v1'})
+  asking.write_queries(tmp_path / 'queries.jsonl', asking.some_queries(1))
+  files = {'pool.file': str(tmp_path / 'pool.yaml'), 'collect.queries': str(tmp_path / 'queries.jsonl')}
+  prepared.update_from_flattened_dict(files | fields)
+  assert collect.collect(prepared, tmp_path / 'run') == collect.REFUSED
+  assert said in capsys.readouterr().err
+
+
+def test_all_llms_without_an_endpoint_are_named(tmp_path, served, capsys):
+  (tmp_path / 'pool.yaml').write_text('llms: [{name: a}, {name: b}]')
+  assert collected(tmp_path) == collect.REFUSED
+  said = capsys.readouterr().err
+  assert "'a' has no endpoint" in said
+  assert "'b' has no endpoint" in said
 
 
 def test_all_problems_are_listed_at_once(tmp_path, served, capsys):

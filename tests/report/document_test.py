@@ -51,7 +51,7 @@ def test_a_significant_difference_is_named_with_its_p(results_of, delta, words):
 def test_the_summary_holds_best_llm_vote_oracle_and_every_policy(results_of):
   results = results_of()
   lines = document.summary(results)
-  for name in (*results['best_single'], 'all_llms', 'oracle', *tables.POLICIES):
+  for name in (*results['best_single'], 'all_llms', 'oracle', *tables.policies(results)):
     assert _line(lines, f'**{name}**')
   oracle = tables.percent(results['oracle']['accuracy'])
   assert f'{oracle} %' in _line(lines, '**oracle**')

@@ -1,3 +1,4 @@
+import copy
 import io
 from typing import Any
 
@@ -64,11 +65,11 @@ def test_tables_are_rectangular(results_of, kind):
 def test_the_main_table_has_the_methods_that_matter_at_the_chosen_sizes(results_of):
   results = results_of()
   names = [row['name'] for row in tables.headline_rows(results)]
-  expected = [*tables.POLICIES, 'knn_top1', 'top_s', 'best_s', 'random', 'all_llms', *results['best_single'], 'oracle']
-  assert names == expected
+  baselines = ['knn_top1', 'top_s', 'best_s', 'random', 'all_llms', *results['best_single'], 'oracle']
+  assert names == [*tables.policies(results), *baselines]
   sizes = {row['name']: row['sizes'] for row in results['chosen']}
   shown = _cells(_headline(results), 's')
-  for name in (*tables.POLICIES, 'top_s', 'best_s'):
+  for name in (*tables.policies(results), 'top_s', 'best_s'):
     assert shown[name] == str(sizes[name][0])
   assert shown['random'] == shown['weighted_max_conf']
   assert shown['oracle'] == '-'
@@ -93,8 +94,18 @@ def test_the_classifiers_own_latency_is_added_to_who_uses_it(results_of):
   for column, field in (('seconds, parallel', 'latency_parallel_s'), ('seconds, sequential', 'latency_sequential_s')):
     shown = _cells(_headline(results), column)
     for row in tables.headline_rows(results):
-      classified = row['name'] in (*tables.POLICIES, 'knn_top1')
+      classified = row['name'] in (*tables.policies(results), 'knn_top1')
       assert shown[row['name']] == tables.seconds(row[field] + (own if classified else 0))
+
+
+def test_a_policy_that_no_table_knows_is_reported_like_the_others(results_of):
+  results = copy.deepcopy(results_of())
+  for rows in (results['methods'], results['chosen']):
+    rows += [row | {'name': 'newest'} for row in rows if row['name'] == 'max_conf']
+  results['selected']['newest'] = results['selected']['max_conf']
+  for column in ('accuracy %', 'seconds, sequential'):
+    shown = _cells(_headline(results), column)
+    assert shown['newest'] == shown['max_conf']
 
 
 def test_unknown_latencies_are_dashes_even_where_the_classifier_is_timed(results_of):
@@ -134,6 +145,16 @@ def test_splits_stand_side_by_side(results_of):
 def test_markdown_has_a_header_a_rule_and_all_rows():
   text = tables.Table(['LLM', 'right', 'wrong'], [['a', '1', '2'], ['b', '3', '4']]).markdown()
   assert text == '| LLM | right | wrong |\n| --- | ---: | ---: |\n| a | 1 | 2 |\n| b | 3 | 4 |\n'
+
+
+@pytest.mark.parametrize('llms', [3, 10])
+def test_a_narrow_console_cuts_nothing_off(results_of, llms):
+  results = copy.deepcopy(results_of(llms))
+  for row in (*results['methods'], *results['chosen']):
+    row['versus']['best_single'] = {'delta': -0.22, 'p': 1e-6}
+  file = io.StringIO()
+  rich.console.Console(file=file, width=80).print(tables.console_table(results).rich('A title'))
+  assert '…' not in file.getvalue()
 
 
 def test_the_console_shows_each_method_on_one_line(results_of):
