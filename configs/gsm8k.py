@@ -3,6 +3,9 @@
   python -m selectllm.main --config=configs/gsm8k.py
   python -m selectllm.main --config=configs/gsm8k.py:folds=5    # every query is tested once
 
+About five minutes on two CPU cores, five times that with folds. To expect with folds: weighted_max_conf at s=3 answers
+91.3 % right, the best single LLM 89.0, the vote of all ten 87.0 (README).
+
 Or collect the paper's pool anew (six LLMs on vLLM servers of yours, ten samples each; `--config.collect.dry_run=True`
 says what it takes), and train on it. `--config.collect.queries=gsm8k:test` adds the test questions to the collection.
 
