@@ -98,7 +98,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.collect.extractor = 'number-v1'  # or option_letter-v1, program_output-v1
   config.collect.shard = ''  # 3/16: ask the third of sixteen parts
   config.collect.merge = ()  # journals whose answers are taken over; * allowed
-  config.collect.salvage = False  # set damaged lines of the journal aside
+  config.collect.salvage = False  # set damaged lines of the journal aside; for answers too
   config.collect.dry_run = False  # print the calls, tokens and dollars; ask nobody
   config.collect.budget_usd = config_dict.placeholder(float)  # stop before it is overspent, earlier runs included
   config.collect.drain_s = 30.0  # how long the first Ctrl-C waits for what is in flight

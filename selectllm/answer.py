@@ -122,7 +122,7 @@ async def _answer(config: ml_collections.ConfigDict, workdir: pathlib.Path, trai
   asked = queries.read(options.queries, options.manual_dir, extract, unlabelled=True)
   llms = _callable(trained, config.pool)
   workdir.mkdir(parents=True, exist_ok=True)
-  recorded = collection.Collection(workdir / collection.journal_name())
+  recorded = collection.Collection(workdir / collection.journal_name(), config.collect.salvage)
   lines: dict[str, dict[str, Any]] = {}
   interrupted: list[int] = []
   progress = writer.Progress('Answering', len(asked))
@@ -223,7 +223,8 @@ def _line(called: answering.Called, scored: Scored, trained: Trained, extract: g
     for llm, call in calls.items():
       call['correct'] = None if call['error'] else bool(right[trained.llms.index(llm)])
   text = None if elected == voting.NO_ANSWER else list(ids)[elected]
-  latencies = [call['latency_s'] for call in calls.values() if call['latency_s'] is not None]
+  # An LLM called in another's place begins when that one has failed: along a chain, seconds add up.
+  seconds = [sum(calls[llm]['latency_s'] or calls[llm]['failed_after_s'] or 0.0 for llm in c) for c in called.chains]
   costs = [call['cost_usd'] for call in calls.values()]
   return {
     'query_id': query.query_id,
@@ -236,8 +237,8 @@ def _line(called: answering.Called, scored: Scored, trained: Trained, extract: g
     'failed': called.failed(),
     'unanswered': not mask.any(),
     'confidences': {llm: round(float(c), 6) for llm, c in zip(trained.llms, scored.confidences, strict=True)},
-    'latency_parallel_s': max(latencies, default=None),
-    'latency_sequential_s': sum(latencies) if latencies else None,
+    'latency_parallel_s': max(seconds),
+    'latency_sequential_s': sum(seconds),
     'cost_usd': None if None in costs else sum(costs),
   }
 
@@ -250,6 +251,7 @@ def _call(responses: list[collection.Response], given: list[str | None], confide
     'answers': given,
     'confidence': round(confidence, 6),
     'latency_s': max((response.latency_s for response in good if response.latency_s is not None), default=None),
+    'failed_after_s': None if good else max((r.elapsed_s for r in responses if r.elapsed_s is not None), default=None),
     'cost_usd': None if None in costs else sum(c for c in costs if c is not None),
     'error': None if good else responses[0].error,
     'correct': None,

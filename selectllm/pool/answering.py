@@ -31,10 +31,12 @@ class Called:
   Attributes:
     selection: Whom to call.
     responses: LLM -> the terminal records of its samples, in the order in which the LLMs were called.
+    chains: One for each selected LLM: it and those that were called one after the other in its place.
   """
 
   selection: Selection
   responses: dict[str, list[collection.Response]]
+  chains: tuple[tuple[str, ...], ...]
 
   def failed(self) -> list[str]:
     """The LLMs that were called and gave no response at all."""
@@ -98,13 +100,15 @@ async def _call(asking: runner.Runner, selection: Selection, samples: int, repla
   responses: dict[str, list[collection.Response]] = {}
   reserves = list(selection.reserves)
 
-  async def ask(llm: str) -> None:
+  async def ask(llm: str) -> tuple[str, ...]:
+    chain = []
     while True:
+      chain.append(llm)
       responses[llm] = []  # keeps the order of the calls
       responses[llm] = await asyncio.gather(*(asking.ask(selection.query, llm, index) for index in range(samples)))
       if not replace or not reserves or any(sample.error is None for sample in responses[llm]):
-        return
+        return tuple(chain)
       llm = reserves.pop(0)
 
-  await asyncio.gather(*(ask(llm) for llm in selection.llms))
-  return Called(selection, responses)
+  chains = await asyncio.gather(*(ask(llm) for llm in selection.llms))
+  return Called(selection, responses, tuple(chains))

@@ -38,6 +38,7 @@ class Response:
     error: The typed reason of a failure, None when there is a response.
     detail: What was seen of the failure.
     latency_s: Seconds that the successful attempt took.
+    elapsed_s: Seconds from the first attempt until this record, with all attempts and the waits between them.
     prompt_tokens: As counted by the server.
     completion_tokens: As counted by the server.
     finish_reason: As told by the server.
@@ -61,6 +62,7 @@ class Response:
   cost_usd: float | None = None
   lost_usd: float = 0.0
   attempts: int = 0
+  elapsed_s: float | None = None
   kind: str = 'response'
 
   def key(self) -> Key:

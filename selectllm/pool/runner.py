@@ -286,10 +286,11 @@ class Runner:
     llm = lane.endpoint.llm
     most_usd = llm.cost_usd(request.prompt_tokens, request.max_tokens - request.prompt_tokens) or 0.0
     response = collection.Response(*item.key(), request.identity.hex())
-    throttled = 0
+    throttled, began = 0, time.monotonic()
     while True:
       try:
         await self._attempt(lane, request, response, most_usd)
+        response.elapsed_s = time.monotonic() - began
         return response
       except limits.Failure as failure:
         throttled += failure.kind == 'rate_limited'
@@ -297,6 +298,7 @@ class Runner:
         hopeless = failures >= lane.limits.attempts or throttled >= lane.limits.rate_limited_attempts
         if not failure.retry or hopeless:
           response.error, response.detail = failure.kind, failure.detail
+          response.elapsed_s = time.monotonic() - began
           return response
         if failure.kind != 'rate_limited':  # for those the gate makes everybody wait
           await self._pause(limits.backoff_s(failures, lane.limits))

@@ -17,7 +17,7 @@ class Selection(NamedTuple):
 
   Attributes:
     mask: bool[K], the called LLMs.
-    weight: float32[K], the weight of each LLM's vote; read only where `mask` is true.
+    weight: float32[K], the weight of each LLM's vote, should it be called (a live one may be, in another's place).
   """
 
   mask: Array

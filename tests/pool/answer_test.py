@@ -131,6 +131,10 @@ def test_an_llm_that_fails_is_replaced_or_not(config, records, tmp_path, on_fail
   for line in hit:
     assert line['failed'] == ['adder']
     assert line['calls']['adder']['error'] is not None
+    replaced = [llm for llm in line['calls'] if llm not in line['selected']]
+    if replaced:  # it was called after the failure, so their seconds add up
+      in_turn = line['calls']['adder']['failed_after_s'] + line['calls'][replaced[0]]['latency_s']
+      assert line['latency_parallel_s'] >= in_turn > line['calls'][replaced[0]]['latency_s']
     assert len(line['calls']) == (3 if on_failure == 'next' else 2)
     assert line['answer'] in [call['answers'][0] for llm, call in line['calls'].items() if llm != 'adder']
     assert line['correct'] is not None
