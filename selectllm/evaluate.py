@@ -395,6 +395,7 @@ def evaluate(
       'tasks': list(table.tasks),
       'responses': 'recorded',
       'latency': table.latency_is,
+      'sizes_assumed': list(table.sizes_assumed),
       'folds': len(parts) if len(parts) > 1 else 0,
       'queries': len(table.queries),
       'queries_per_split': {

@@ -51,7 +51,7 @@ class Progress:
   """A bar on a terminal, else a log line now and then; both with the time that is left."""
 
   def __init__(self, what: str, total: int, *, start: int = 0):
-    self._what, self._total, self._start, self._done = what, total, start, start
+    self._what, self._total, self._start = what, total, start
     self._begun = self._last_line = time.monotonic()
     self._bar = None
     if sys.stderr.isatty():
@@ -70,7 +70,6 @@ class Progress:
 
   def update(self, done: int, note: str = '') -> None:
     """Shows that `done` of the total are done."""
-    self._done = done
     if self._bar:
       self._bar.update(self._task, completed=done, note=note)
     elif time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES or done == self._total:

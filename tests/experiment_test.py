@@ -83,6 +83,7 @@ def test_learns_who_is_right(finished: pathlib.Path):
     'tasks': report['dataset']['tasks'],
     'responses': 'recorded',
     'latency': 'measured',
+    'sizes_assumed': [],
     'folds': 0,
     'queries': 160,
     'queries_per_split': None,

@@ -54,6 +54,7 @@ class Table(NamedTuple):
     queries: N texts.
     votes: The arrays.
     latency_is: `measured`, `estimated` or `unknown`: the weakest kind among all calls.
+    sizes_assumed: LLMs whose size, from which latencies are estimated, is itself assumed.
   """
 
   name: str
@@ -63,6 +64,7 @@ class Table(NamedTuple):
   queries: list[str]
   votes: Votes
   latency_is: str
+  sizes_assumed: tuple[str, ...] = ()
 
 
 def _choose_llms(wanted: collections.abc.Sequence[str], present: list[str], pool: spec.Pool | None) -> tuple[str, ...]:
@@ -216,4 +218,5 @@ def build(
       )
     majority = jax.jit(jax.vmap(voting.majority))(votes.answers)
     votes.labels[:] = np.asarray(majority) == votes.reference[:, None]
-  return Table(name, chosen, tuple(tasks), query_ids, queries, votes, weakest(kinds))
+  assumed = tuple(fact.name for fact in facts if fact.parameters_assumed)
+  return Table(name, chosen, tuple(tasks), query_ids, queries, votes, weakest(kinds), assumed)

@@ -38,6 +38,8 @@ def warnings(results: dict[str, Any]) -> list[str]:
       found.append(f'{llm} differs by more than {SHIFT_POINTS} points between splits: {shares} %.')
   if results['dataset']['latency'] == 'estimated':
     found.append('Latencies are estimates from response lengths and model sizes; nobody measured them.')
+    if assumed := results['dataset']['sizes_assumed']:
+      found.append(f'The sizes of {", ".join(assumed)} are not published but assumed; so are their latencies.')
   if all(row['cost_usd'] is None for row in results['llms'].values()):
     found.append('No prices are known, so no costs are shown.')
   return found

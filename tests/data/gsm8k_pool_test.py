@@ -86,6 +86,10 @@ def test_missing_rows_are_missing_and_failed_programs_are_wrong(table):
   assert not votes.labels[silent].any()
 
 
+def test_assumed_sizes_are_marked(table):
+  assert set(table.sizes_assumed) == {'gpt-4-1106', 'codex-pot-fewshot', 'codex-pot-zeroshot'}
+
+
 def test_programs_as_they_were_published(table, published):
   """Each printed number is an answer, 0 too; what a program printed took the LLM no time to write."""
   column = table.llms.index('codex-pot-fewshot')

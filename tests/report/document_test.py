@@ -101,6 +101,12 @@ def test_estimated_latencies_and_missing_prices_are_said(results_of):
   assert not [line for line in priced if 'nobody measured' in line or 'No prices' in line]
 
 
+def test_assumed_sizes_are_said(results_of):
+  results = copy.deepcopy(results_of(kind='estimated'))
+  results['dataset']['sizes_assumed'] = ['a', 'b']
+  assert 'sizes of a, b are not published' in _line(document.warnings(results), 'assumed')
+
+
 @pytest.mark.parametrize('kind', ['estimated', 'priced', 'unknown', 'scores', 'unseen', 'folds'])
 def test_the_markdown_is_whole_for_every_kind_of_results(results_of, kind):
   results = results_of(kind=kind)
