@@ -121,6 +121,7 @@ async def _answer(config: ml_collections.ConfigDict, workdir: pathlib.Path, trai
   extract = collect.extractor('config.answer.extractor', options.extractor)
   asked = queries.read(options.queries, options.manual_dir, extract, unlabelled=True)
   llms = _callable(trained, config.pool)
+  extractors = dict.fromkeys(trained.llms, extract) | collect.own_extractors(llms)
   workdir.mkdir(parents=True, exist_ok=True)
   recorded = collection.Collection(workdir / collection.journal_name(), config.collect.salvage)
   lines: dict[str, dict[str, Any]] = {}
@@ -140,7 +141,7 @@ async def _answer(config: ml_collections.ConfigDict, workdir: pathlib.Path, trai
             asking, selections, samples=options.samples, on_failure=options.on_failure, at_once=options.at_once
           ):
             query = called.selection.query
-            lines[query.query_id] = _line(called, scored.pop(query.query_id), trained, extract)
+            lines[query.query_id] = _line(called, scored.pop(query.query_id), trained, extractors)
             progress.update(len(lines))
         except limits.Stopped as stopped:
           print(f'stopped: {stopped}; the same command goes on', file=sys.stderr)
@@ -204,7 +205,9 @@ def _vote(answers, mask, weight, latency_s, over):
   return voting.vote(answers, mask, weight, latency_s, over=over), voting.majority(answers)
 
 
-def _line(called: answering.Called, scored: Scored, trained: Trained, extract: grading.Extractor) -> dict[str, Any]:
+def _line(
+  called: answering.Called, scored: Scored, trained: Trained, extractors: dict[str, grading.Extractor]
+) -> dict[str, Any]:
   """What is written of one query."""
   query = called.selection.query
   samples = max(len(responses) for responses in called.responses.values())
@@ -212,7 +215,7 @@ def _line(called: answering.Called, scored: Scored, trained: Trained, extract: g
   ids: dict[str, int] = {}
   calls = {}
   for llm, responses in called.responses.items():
-    given = [None if response.text is None else extract(response.text) for response in responses]
+    given = [None if response.text is None else extractors[llm](response.text) for response in responses]
     place = trained.llms.index(llm)
     answers[place] = [voting.NO_ANSWER if text is None else ids.setdefault(text, len(ids)) for text in given]
     calls[llm] = _call(responses, given, float(scored.confidences[place]))

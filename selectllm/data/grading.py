@@ -5,10 +5,12 @@ strings, or None when the text states none. Extractors are named with their vers
 adds a new version, and the answers already stored keep their meaning.
 """
 
+import ast
 import collections
 import collections.abc
 import difflib
 import fractions
+import operator
 import re
 
 Extractor = collections.abc.Callable[[str], str | None]
@@ -338,10 +340,55 @@ def program_output(text: str) -> str | None:
   return canonical_number(block.partition('```')[0]) if fence else None
 
 
+_OPERATIONS: dict[type, collections.abc.Callable[..., fractions.Fraction]] = {
+  ast.Add: operator.add,
+  ast.Sub: operator.sub,
+  ast.Mult: operator.mul,
+  ast.Div: operator.truediv,
+  ast.UAdd: operator.pos,
+  ast.USub: operator.neg,
+}
+
+
+def _evaluated(node: ast.AST, text: str) -> fractions.Fraction:
+  """The exact value of an expression of numbers, + - * / and brackets; raises `ValueError` for anything else."""
+  match node:
+    case ast.Expression(body):
+      return _evaluated(body, text)
+    case ast.Constant(value) if type(value) in (int, float):
+      return fractions.Fraction(ast.get_source_segment(text, node) or '')  # 0.1 is a tenth, not the float next to it
+    case ast.UnaryOp(sign, operand) if type(sign) in _OPERATIONS:
+      return _OPERATIONS[type(sign)](_evaluated(operand, text))
+    case ast.BinOp(left, sign, right) if type(sign) in _OPERATIONS:
+      return _OPERATIONS[type(sign)](_evaluated(left, text), _evaluated(right, text))
+  raise ValueError(f'not arithmetic: {text!r:.80}')
+
+
+def calculation(text: str) -> str | None:
+  """The value of the calculation that a response states (`calculation-v1`), in the form of `canonical_number`.
+
+  The first line with a number counts, what stands before a colon and after an equals sign does not: the LLM says what
+  is to be calculated, and the calculation is ours. Numbers, + - * / x ÷ and brackets make a calculation; a line with
+  other words, a division by zero or a broken expression states none.
+  """
+  line = next((line for line in _ascii(text).splitlines() if any(map(str.isdigit, line))), '')
+  written = line.rpartition(':')[2].strip().partition('=')[0]
+  written = re.sub(r'(?<=[0-9]),(?=[0-9]{3})|[$`]', '', written).replace('÷', '/')
+  written = re.sub(r'(?<=[0-9)\s])[x×](?=[0-9(\s])', '*', written).strip(' .')
+  if len(written) > _MAX_DIGITS or not re.fullmatch(r'[0-9+*/(). -]+', written):
+    return None
+  try:
+    value = _evaluated(ast.parse(written, mode='eval'), written)
+  except (SyntaxError, ValueError, ZeroDivisionError, RecursionError):
+    return None
+  return _canonical(value)
+
+
 EXTRACTORS: dict[str, Extractor] = {
   'number-v1': number,
   'option_letter-v1': option_letter,
   'program_output-v1': program_output,
+  'calculation-v1': calculation,
 }
 
 

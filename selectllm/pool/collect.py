@@ -67,7 +67,8 @@ def collect(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
 
 async def _collect(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
   options = config.collect
-  llms = _chosen(spec.read_pool(config.pool.file), config.pool.llms)
+  pool = spec.read_pool(config.pool.file)
+  llms = _chosen(pool, config.pool.llms)
   shard = _shard(options.shard)
   extract = extractor('config.collect.extractor', options.extractor)
   check_positive(options, 'config.collect', 'samples')
@@ -94,7 +95,7 @@ async def _collect(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> 
   _write_summary(asking, plans, workdir / path.name.replace('journal', 'summary').replace('.jsonl', '.json'))
   if code < 128:
     target = workdir / path.name.replace('journal', 'responses')
-    count = collection.export(path, target, extract)
+    count = collection.export(path, target, extract, own_extractors(pool.llms.values()))
     print(f'{target}: {count:,} queries, graded with {options.extractor}')
   return code
 
@@ -157,6 +158,13 @@ def extractor(field: str, name: str) -> grading.Extractor:
     return grading.get_extractor(name)
   except ValueError as error:
     raise queries.QueryError(f'{field}: {error}') from error
+
+
+def own_extractors(llms: collections.abc.Iterable[spec.LLM]) -> dict[str, grading.Extractor]:
+  """LLM -> what reads its responses, for those whose endpoint names an extractor."""
+  return {
+    llm.name: grading.get_extractor(llm.endpoint.extractor) for llm in llms if llm.endpoint and llm.endpoint.extractor
+  }
 
 
 def check_positive(options: ml_collections.ConfigDict, section: str, *names: str) -> None:

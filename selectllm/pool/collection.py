@@ -11,11 +11,12 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import types
 from typing import Any
 
 import orjson
 
-from selectllm.data import responses
+from selectllm.data import grading, responses
 from selectllm.pool import journal, queries
 
 Key = tuple[str, str, int]  # query_id, LLM, sample index
@@ -224,7 +225,12 @@ def _differences(old: Any, new: Any, where: str) -> collections.abc.Iterator[str
     yield f'  {where} was {old!r:.200}, is now {new!r:.200}'
 
 
-def export(path: pathlib.Path, target: pathlib.Path, extract: collections.abc.Callable[[str], str | None]) -> int:
+def export(
+  path: pathlib.Path,
+  target: pathlib.Path,
+  extract: grading.Extractor,
+  own: collections.abc.Mapping[str, grading.Extractor] = types.MappingProxyType({}),
+) -> int:
   """Turns a journal into a response data set, grading from the raw texts; nobody is called.
 
   A failed call becomes a sample with an error; a sample that is not recorded does too, so that sample i stays sample i.
@@ -233,6 +239,7 @@ def export(path: pathlib.Path, target: pathlib.Path, extract: collections.abc.Ca
     path: The journal.
     target: The JSONL file to write; it appears only when complete.
     extract: Text -> answer in canonical form, None when there is none.
+    own: The same for the LLMs that need one of their own.
 
   Returns:
     The number of records written.
@@ -255,7 +262,7 @@ def export(path: pathlib.Path, target: pathlib.Path, extract: collections.abc.Ca
       for query_id, at in asked.items():
         if query_id in offsets:
           recorded = [Response(**_entry_at(file, offset)) for offset in offsets[query_id]]
-          yield _record(_entry_at(file, at), recorded, extract)
+          yield _record(_entry_at(file, at), recorded, extract, own)
 
     responses.write_jsonl(partial, records())
   os.replace(partial, target)
@@ -268,7 +275,10 @@ def _entry_at(file: Any, offset: int) -> dict[str, Any]:
 
 
 def _record(
-  query: dict[str, Any], recorded: list[Response], extract: collections.abc.Callable[[str], str | None]
+  query: dict[str, Any],
+  recorded: list[Response],
+  extract: grading.Extractor,
+  own: collections.abc.Mapping[str, grading.Extractor],
 ) -> responses.Record:
   if query['reference'] is None:
     raise CollectionError(f'query {query["query_id"]!r} has no reference; without one its responses cannot be labelled')
@@ -283,13 +293,13 @@ def _record(
     task=query['task'],
     reference=query['reference'],
     responses={
-      llm: [_sample(samples.get(index), extract) for index in range(max(samples) + 1)]
+      llm: [_sample(samples.get(index), own.get(llm, extract)) for index in range(max(samples) + 1)]
       for llm, samples in sorted(by_llm.items())
     },
   )
 
 
-def _sample(response: Response | None, extract: collections.abc.Callable[[str], str | None]) -> responses.Sample:
+def _sample(response: Response | None, extract: grading.Extractor) -> responses.Sample:
   if response is None:
     return responses.Sample(error='not_asked')
   if response.text is None:

@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from selectllm.data import grading
+
 # What a request's body holds by itself; `extra` cannot change it unseen.
 _OWN_FIELDS = frozenset(
   ('model', 'messages', 'prompt', 'n', 'stream', 'temperature', 'top_p', 'max_tokens', 'stop', 'seed')
@@ -139,6 +141,7 @@ class Endpoint:
     api_key_env: Name of the environment variable that holds the key, None when no key is needed.
     context_tokens: Most tokens of prompt and response together, None when unknown.
     answers_as: Other model ids in the replies that are known to be this model.
+    extractor: Reads the answers off its responses, None for the one of the config. It changes nothing that is asked.
   """
 
   base_url: str
@@ -150,6 +153,7 @@ class Endpoint:
   api_key_env: str | None = None
   context_tokens: int | None = None
   answers_as: tuple[str, ...] = ()
+  extractor: str | None = None
 
   def identity(self) -> dict[str, Any]:
     """What a response depends on: all of this is part of the identity of a request. As JSON has it."""
@@ -254,6 +258,11 @@ def _read_endpoint(fields: Any, where: str) -> Endpoint:
   endpoint: Endpoint = _build(Endpoint, fields, where)
   if endpoint.api not in APIS:
     raise PoolError(f'{where}.api must be {" or ".join(APIS)}, not {endpoint.api!r}')
+  if endpoint.extractor is not None:
+    try:
+      grading.get_extractor(endpoint.extractor)
+    except ValueError as error:
+      raise PoolError(f'{where}.extractor: {error}') from error
   if endpoint.api_key_env and not re.fullmatch('[A-Za-z_][A-Za-z0-9_]*', endpoint.api_key_env):
     raise PoolError(f'{where}.api_key_env must be the name of an environment variable, not the key (not shown here)')
   if taken := sorted(_OWN_FIELDS & endpoint.sampling.extra.keys()):
