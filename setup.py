@@ -46,6 +46,7 @@ setuptools.setup(
   license_files=['LICENSE'],
   python_requires='>=3.11',
   packages=setuptools.find_packages(include=['selectllm', 'selectllm.*']),
+  package_data={'selectllm.data.mini_pool': ['responses.jsonl.xz', 'CARD.md']},
   install_requires=REQUIREMENTS,
   extras_require={
     'cuda': ['jax[cuda13]>=0.10.2,<0.11'],

@@ -46,12 +46,13 @@ def get_config() -> ml_collections.ConfigDict:
   config.seed = 0
 
   config.dataset = ml_collections.ConfigDict()
-  config.dataset.name = ''  # a builder in selectllm/data: gsm8k_pool, jsonl_pool
-  config.dataset.title = ''  # what reports call it; the builder's name by default
+  config.dataset.name = ''  # a builder in selectllm/data: gsm8k_pool, mini_pool, jsonl_pool
+  config.dataset.title = ''  # what reports call it; the builder's own title by default
+  config.dataset.fallback = 'none'  # used where the published files can be neither found nor downloaded: mini_pool
   config.dataset.path = ''  # jsonl_pool: files, comma-separated, * allowed
   config.dataset.manual_dir = ''  # published files are read from here, not downloaded
   config.dataset.base_url = ''  # a mirror of the published files
-  config.dataset.extractor = ''  # grade the texts again: number-v1, option_letter-v1, program_output-v1
+  config.dataset.extractor = ''  # grade the texts again: number-v1, option_letter-v1, ...
   config.dataset.split_seed = 0
   config.dataset.validation_share = 0.1
   config.dataset.test_share = 0.2
@@ -95,7 +96,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.collect.queries = ''  # a .jsonl file, or gsm8k:train, gsm8k:test, mmlu:test, mmlu:dev, mmlu:validation
   config.collect.manual_dir = ''  # published queries are read from here, not downloaded
   config.collect.samples = 10  # responses of each LLM to each query
-  config.collect.extractor = 'number-v1'  # or option_letter-v1, program_output-v1
+  config.collect.extractor = 'number-v1'  # or option_letter-v1, program_output-v1, calculation-v1
   config.collect.shard = ''  # 3/16: ask the third of sixteen parts
   config.collect.merge = ()  # journals whose answers are taken over; * allowed
   config.collect.salvage = False  # set damaged lines of the journal aside; for answers too
@@ -110,7 +111,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.answer.policy = 'weighted_max_conf'  # or max_conf, labelled_max_conf
   config.answer.size = 0  # the most LLMs to call for a query; 0: what the run chose on validation
   config.answer.samples = 1  # responses of each called LLM
-  config.answer.extractor = 'number-v1'  # or option_letter-v1, program_output-v1
+  config.answer.extractor = 'number-v1'  # or option_letter-v1, program_output-v1, calculation-v1
   config.answer.on_failure = 'next'  # an LLM that fails is replaced by the next most confident; or fewer: it is not
   config.answer.batch_size = 64  # queries that are scored together
   config.answer.at_once = 64  # queries that are called for at the same time

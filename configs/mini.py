@@ -1,6 +1,6 @@
 """The mini pool: eight ways to ask two small LLMs, recorded, and shipped with the package.
 
-  python -m selectllm.main --config=configs/mini.py
+python -m selectllm.main --config=configs/mini.py
 """
 
 import ml_collections
@@ -13,7 +13,6 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
   options = common.parse_argument(argument, words=('collect',), folds=0)
   config = common.get_config()
   config.dataset.name = 'mini_pool'
-  config.dataset.title = 'the mini pool'
   config.dataset.folds = options['folds']
   config.pool.file = str(common.POOLS / 'mini.yaml')
   if 'collect' in options['words']:

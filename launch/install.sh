@@ -1,17 +1,19 @@
 # Sourced by the other scripts: makes .venv, installs selectllm with the extras named, and the default encoder's weights.
 # PYTHON names another interpreter; EXTRAS adds extras, such as EXTRAS=cuda on a machine with a GPU.
 
-install_selectllm() {
-  local extras="${1:-}" python="${PYTHON:-}" candidate
-  if [[ -n "${EXTRAS:-}" ]]; then extras="${extras:+$extras,}$EXTRAS"; fi
-  for candidate in ${python:-python3.13 python3.12 python3.11 python3}; do
-    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python="$candidate" && break; fi
-    python=''
+find_python() {
+  local candidate
+  for candidate in ${PYTHON:-python3.13 python3.12 python3.11 python3}; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo "$candidate" && return; fi
   done
-  if [[ -z "$python" ]]; then
-    echo "No Python 3.11 or newer found (tried ${PYTHON:-python3.13, 3.12, 3.11 and python3}); name one with PYTHON=..." >&2
-    return 1
-  fi
+  echo "No Python 3.11 or newer found (tried ${PYTHON:-python3.13, 3.12, 3.11 and python3}); name one with PYTHON=..." >&2
+  return 1
+}
+
+install_selectllm() {
+  local extras="${1:-}" python
+  if [[ -n "${EXTRAS:-}" ]]; then extras="${extras:+$extras,}$EXTRAS"; fi
+  python=$(find_python)
   [[ -x .venv/bin/pip ]] || "$python" -m venv .venv  # pip comes last: without it, making .venv broke off
   # Installing again takes seconds even where nothing changes: it is done when setup.py or the extras do.
   local stamp=".venv/installed-${extras:-core}"

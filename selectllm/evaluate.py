@@ -396,6 +396,7 @@ def evaluate(
       'responses': 'recorded',
       'latency': table.latency_is,
       'sizes_assumed': list(table.sizes_assumed),
+      'in_place_of': table.in_place_of,
       'folds': len(parts) if len(parts) > 1 else 0,
       'queries': len(table.queries),
       'queries_per_split': {

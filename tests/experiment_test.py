@@ -84,6 +84,7 @@ def test_learns_who_is_right(finished: pathlib.Path):
     'responses': 'recorded',
     'latency': 'measured',
     'sizes_assumed': [],
+    'in_place_of': '',
     'folds': 0,
     'queries': 160,
     'queries_per_split': None,

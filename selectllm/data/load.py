@@ -1,5 +1,6 @@
 """From a config to a table: prepares the data set with its builder where needed, and reads it."""
 
+import copy
 import dataclasses
 import importlib
 import logging
@@ -10,12 +11,13 @@ from typing import Any
 import filelock
 import ml_collections
 
-from selectllm.data import pool_builder, responses, votes
+from selectllm.data import pool_builder, responses, sources, votes
 from selectllm.pool import spec
 
 _LOG = logging.getLogger(__name__)
 
-BUILDERS = ('gsm8k_pool', 'jsonl_pool')
+BUILDERS = ('gsm8k_pool', 'mini_pool', 'jsonl_pool')
+FALLBACKS = ('none', 'mini_pool')
 
 
 def cache_dir() -> pathlib.Path:
@@ -45,6 +47,31 @@ def _prepare(builder: pool_builder.PoolBuilder) -> None:
     builder.info.read_from_directory(builder.data_path)
 
 
+def _have(config: ml_collections.ConfigDict) -> tuple[pool_builder.PoolBuilder, str]:
+  """The prepared data set of a config, or its fallback; and the title of what could not be had, empty otherwise."""
+  options = config.dataset
+  if options.fallback not in FALLBACKS:
+    raise ValueError(f'config.dataset.fallback={options.fallback!r} is not one of {", ".join(FALLBACKS)}')
+  builder = make_builder(options)
+  try:
+    _prepare(builder)
+    return builder, ''
+  except sources.UnavailableError as error:
+    if options.fallback == 'none' or config.pool.llms:  # LLMs chosen by name are not in another pool
+      raise
+    asked_for = options.title or builder.title
+    _LOG.warning(
+      '%s\n%s\n%s can be neither found nor downloaded: this run is on the %s instead, which ships with selectllm '
+      '(--config.dataset.fallback=none makes this an error).\n%s',
+      error, '!' * 100, asked_for, options.fallback, '!' * 100,
+    )  # fmt: skip
+  instead = copy.deepcopy(options)
+  instead.name = options.fallback
+  builder = make_builder(instead)
+  _prepare(builder)
+  return builder, asked_for
+
+
 def load(config: ml_collections.ConfigDict) -> tuple[votes.Table, dict[str, Any]]:
   """Reads the data set of a config as arrays.
 
@@ -53,24 +80,29 @@ def load(config: ml_collections.ConfigDict) -> tuple[votes.Table, dict[str, Any]
 
   Returns:
     The table, and its identity: what changes when the data or the facts about the pool do.
+
+  Raises:
+    sources.SourceError: a published file cannot be had, and there is no fallback, or it is not what was published.
+    ValueError: for a name that is no builder's or no fallback's.
   """
-  builder = make_builder(config.dataset)
-  _prepare(builder)
+  builder, asked_for = _have(config)
   source = builder.as_data_source(split='full')
   _LOG.info('%s: %d queries, prepared in %s', builder.name, len(source), builder.data_path)
-  pool = spec.read_pool(config.pool.file) if config.pool.file else None
+  # The pool file and the title belong to the data set that was asked for.
+  pool = spec.read_pool(config.pool.file) if config.pool.file and not asked_for else None
   table = votes.build(
     (responses.from_example(source[i]) for i in range(len(source))),
-    name=config.dataset.title or builder.name,
+    name=builder.title if asked_for else config.dataset.title or builder.title,
     size=len(source),
     present=list(builder.info.metadata['llms']),
     samples=int(builder.info.metadata['samples']),
     llms=[name.strip() for names in config.pool.llms for name in names.split(',')],
     pool=pool,
-    extractor=config.dataset.extractor,
+    extractor='' if asked_for else config.dataset.extractor,
   )
   # How an LLM is asked changes nothing about the responses that it gave.
   facts = {
     llm: dataclasses.asdict(dataclasses.replace(pool.facts(llm), endpoint=None)) if pool else {} for llm in table.llms
   }
-  return table, {'name': builder.name, 'identity': builder.builder_config.name, 'llms': facts}
+  identity = {'name': builder.name, 'identity': builder.builder_config.name, 'llms': facts}
+  return table._replace(in_place_of=asked_for), identity

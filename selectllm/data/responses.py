@@ -7,9 +7,10 @@ them. It has three forms: `Record` in memory, one line of JSONL in files, one fl
 import collections.abc
 import dataclasses
 import itertools
+import lzma
 import math
 import pathlib
-from typing import Any
+from typing import IO, Any, Literal
 
 import numpy as np
 import orjson
@@ -158,7 +159,7 @@ def to_json(record: Record) -> dict[str, Any]:
 
 
 def read_jsonl(*paths: str | pathlib.Path) -> collections.abc.Iterator[Record]:
-  """Yields the records of JSONL files, one at a time.
+  """Yields the records of JSONL files (also `.jsonl.xz`), one at a time.
 
   Raises:
     RecordError: names the file and line of a broken or truncated line, a bad record or a second `query_id`.
@@ -173,22 +174,29 @@ def read_jsonl(*paths: str | pathlib.Path) -> collections.abc.Iterator[Record]:
     yield record
 
 
+def _open(path: str | pathlib.Path, mode: Literal['rb', 'wb']) -> IO[bytes]:
+  return lzma.open(path, mode) if str(path).endswith('.xz') else open(path, mode)
+
+
 def _read_lines(path: str | pathlib.Path) -> collections.abc.Iterator[tuple[str, Any]]:
   """Yields (file:line, decoded object) for every line that is not blank."""
-  with open(path, 'rb') as lines:
-    for number, line in enumerate(lines, start=1):
-      where = f'{path}:{number}'
-      try:
-        if line.strip():
-          yield where, orjson.loads(line)
-      except orjson.JSONDecodeError as error:
-        end = '' if line.endswith(b'\n') else '; the file ends within this line, it may have been cut off'
-        raise RecordError(f'{where}: not valid JSON ({error}){end}') from error
+  try:
+    with _open(path, 'rb') as lines:
+      for number, line in enumerate(lines, start=1):
+        where = f'{path}:{number}'
+        try:
+          if line.strip():
+            yield where, orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+          end = '' if line.endswith(b'\n') else '; the file ends within this line, it may have been cut off'
+          raise RecordError(f'{where}: not valid JSON ({error}){end}') from error
+  except (lzma.LZMAError, EOFError) as error:
+    raise RecordError(f'{path} is damaged or no xz file ({error})') from error
 
 
 def write_jsonl(path: str | pathlib.Path, records: collections.abc.Iterable[Record]) -> None:
-  """Writes records as JSONL, one line each."""
-  with open(path, 'wb') as file:
+  """Writes records as JSONL, one line each; compressed where the path ends in `.xz`."""
+  with _open(path, 'wb') as file:
     for record in records:
       file.write(orjson.dumps(to_json(record), option=orjson.OPT_APPEND_NEWLINE))
 

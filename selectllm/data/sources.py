@@ -16,6 +16,10 @@ class SourceError(RuntimeError):
   """A published file that cannot be had, or is not what was published."""
 
 
+class UnavailableError(SourceError):
+  """A published file that can be neither found nor downloaded."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Source:
   """A file in a GitHub repository at one commit.
@@ -91,7 +95,8 @@ def fetch(
     cache_dir: Where downloads are kept.
 
   Raises:
-    SourceError: lists what is missing or differs and says how to get it.
+    UnavailableError: a file is not in the cache and cannot be downloaded; says how else to get it.
+    SourceError: lists what `manual_dir` lacks, or which file is not what was published.
   """
   if manual_dir:
     paths = {source: pathlib.Path(manual_dir).expanduser() / source.path for source in sources}
@@ -110,7 +115,7 @@ def fetch(
       try:
         _download(url, paths[source], source, progress)
       except requests.RequestException as error:
-        raise SourceError(
+        raise UnavailableError(
           f'Cannot download {url}: {error}\n'
           'Without access to it, fetch the files elsewhere and name their folder with --config.dataset.manual_dir=DIR '
           '(DIR/<owner>/<repository>/<path>), or name a mirror with --config.dataset.base_url=URL.'

@@ -55,6 +55,7 @@ class Table(NamedTuple):
     votes: The arrays.
     latency_is: `measured`, `estimated` or `unknown`: the weakest kind among all calls.
     sizes_assumed: LLMs whose size, from which latencies are estimated, is itself assumed.
+    in_place_of: The data set that was asked for and could not be had; empty when this is the one.
   """
 
   name: str
@@ -65,6 +66,7 @@ class Table(NamedTuple):
   votes: Votes
   latency_is: str
   sizes_assumed: tuple[str, ...] = ()
+  in_place_of: str = ''
 
 
 def _choose_llms(wanted: collections.abc.Sequence[str], present: list[str], pool: spec.Pool | None) -> tuple[str, ...]:

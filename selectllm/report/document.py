@@ -27,6 +27,11 @@ def title(results: dict[str, Any]) -> str:
 def warnings(results: dict[str, Any]) -> list[str]:
   """What a reader should know before believing the numbers."""
   found = []
+  if asked_for := results['dataset']['in_place_of']:
+    found.append(
+      f'{asked_for} could be neither found nor downloaded: all of this is about {results["dataset"]["name"]}, '
+      'which ships with selectllm.'
+    )
   if truncated := results['dataset']['truncated']:
     found.append(f'{truncated} queries were longer than the encoder reads; their ends were cut off.')
   for llm, row in results['llms'].items():

@@ -386,13 +386,54 @@ def test_hostile_texts_are_read_to_the_end(name, unit):
     assert answer is None or re.fullmatch(r'[A-J]|-?\d{1,310}(\.\d{1,6})?', answer)
 
 
+@pytest.mark.parametrize(
+  ('text', 'expected'),
+  [
+    (' 20 - 3 * 6', '2'),
+    ('(10 + 16 + 19) / 3', '15'),
+    ('7 / 3', '2.333333'),
+    ('0.1 + 0.2', '0.3'),
+    ('.5 * 4', '2'),
+    ('-3 - -4', '1'),
+    ('60', '60'),
+    ('12 x 3', '36'),
+    ('(20 - 3) × 2', '34'),
+    ('24 ÷ 6', '4'),
+    ('$20 - 4 * $3', '8'),
+    ('$1,200 / 4.', '300'),
+    ('`5 + 5`', '10'),
+    ('Calculation: 3 * 4', '12'),
+    ('17 + 5 = 21', '22'),  # what is calculated is the LLM's, the result is not
+    ('Let us see.\n\n 5 * 3\n9', '15'),
+    ('3 apples * 4', None),
+    ('20% of 10', None),
+    ('5 * (3 + 4', None),
+    ('6 + ', None),
+    ('2 ** 3', None),
+    ('7 // 2', None),
+    ('3(4)', None),
+    ('(1, 2)', None),
+    ('1 / 0', None),
+    ('1 / (3 - 3)', None),
+    ('no number', None),
+    ('', None),
+    ('9' * 301, None),
+    ('(' * 150 + '1' + ')' * 149, None),
+  ],
+)
+def test_calculation(text, expected):
+  assert grading.calculation(text) == expected
+
+
 def test_extractor_names_carry_a_version():
   assert all(re.fullmatch(r'[a-z_]+-v\d+', name) for name in grading.EXTRACTORS)
   assert grading.get_extractor('number-v1')('so 5') == '5'
 
 
 def test_unknown_extractor_names_the_nearest():
-  with pytest.raises(ValueError, match=r"'numbers'.*number-v1, option_letter-v1, program_output-v1.*'number-v1'"):
+  with pytest.raises(
+    ValueError, match=r"'numbers'.*number-v1, option_letter-v1, program_output-v1, calculation-v1.*'number-v1'"
+  ):
     grading.get_extractor('numbers')
 
 

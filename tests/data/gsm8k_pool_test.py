@@ -155,11 +155,45 @@ def test_a_damaged_copy_is_an_error_although_the_data_are_prepared(table, publis
     load.load(make_config(manual_dir=str(copy)))
 
 
-def test_neither_network_nor_manual_dir(dead_url, fresh_cache):
-  with pytest.raises(sources.SourceError) as error:
-    load.load(make_config(base_url=dead_url))
+def test_without_network_the_mini_pool_takes_its_place_and_says_so(dead_url, fresh_cache, caplog):
+  table, identity = load.load(make_config(base_url=dead_url, title='My GSM8K', extractor='option_letter-v1'))
+  assert (table.name, table.in_place_of) == ('Mini pool', 'My GSM8K')
+  assert identity['name'] == 'mini_pool'
+  assert 'smollm2-chat' in table.llms
+  for words in (dead_url, 'My GSM8K can be neither found nor downloaded', '--config.dataset.fallback=none'):
+    assert words in caplog.text
+
+
+@pytest.mark.parametrize('change', ['no fallback', 'LLMs that the mini pool does not have'])
+def test_without_network_and_without_a_way_out(dead_url, fresh_cache, change):
+  config = make_config(base_url=dead_url)
+  if change == 'no fallback':
+    config.dataset.fallback = 'none'
+  else:
+    config.pool.llms = ('tora-70b', 'gpt-4-1106')
+  with pytest.raises(sources.UnavailableError) as error:
+    load.load(config)
   for words in (dead_url, '--config.dataset.manual_dir', '--config.dataset.base_url'):
     assert words in str(error.value)
+
+
+def test_what_is_not_the_published_file_is_no_reason_to_take_another_pool(serve, fresh_cache):
+  class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+      self.send_response(200)
+      self.end_headers()
+      self.wfile.write(b'<html>Please log in</html>')
+
+    def log_message(self, *args):
+      del args
+
+  with pytest.raises(sources.SourceError, match='is not the published file'):
+    load.load(make_config(base_url=serve(Handler)))
+
+
+def test_a_fallback_that_there_is_not(fresh_cache):
+  with pytest.raises(ValueError, match=r"config\.dataset\.fallback='mini' is not one of none, mini_pool"):
+    load.load(make_config(fallback='mini'))
 
 
 def test_other_sources_or_graders_are_another_data_set(fresh_cache, monkeypatch):

@@ -13,6 +13,7 @@ import fault_server
 import ml_collections
 import numpy as np
 import pytest
+import yaml
 
 from configs import jsonl
 from selectllm import answer, experiment
@@ -119,6 +120,22 @@ def test_calls_the_selected_and_reports_live(config, trained, records, tmp_path)
     expected = dict(zip(arrays['query_ids'], arrays['confidences'][0], strict=True))
   for line in lines:
     np.testing.assert_allclose(list(line['confidences'].values()), expected[line['query_id']], atol=1e-5)
+
+
+def test_an_llm_can_have_an_extractor_of_its_own(config, records, tmp_path):
+  few = dict(list(records.items())[:6])
+  rule = fault_server.replies(fault_server.with_text('3 + 4 = 8'))
+  with fault_server.in_thread(fault_server.FaultServer(rule=lambda body: rule)) as server:
+    asking.write_pool(tmp_path / 'pool.yaml', dict.fromkeys(LLMS, server.url))
+    pool = yaml.safe_load((tmp_path / 'pool.yaml').read_text())
+    pool['llms'][0]['endpoint']['extractor'] = 'calculation-v1'
+    (tmp_path / 'pool.yaml').write_text(yaml.safe_dump(pool))
+    write_queries(tmp_path / 'queries.jsonl', few)
+    config.answer.size = 3
+    assert answer.answer(config, tmp_path / 'run') == 0
+  for line in lines_of(tmp_path / 'run'):
+    given = {llm: call['answers'] for llm, call in line['calls'].items()}
+    assert given == {'adder': ['7'], 'guesser': ['8'], 'multiplier': ['8']}
 
 
 @pytest.mark.parametrize('on_failure', ['next', 'fewer'])

@@ -9,6 +9,7 @@ import sys
 import asking
 import fault_server
 import pytest
+import yaml
 
 from configs import common
 from selectllm.data import grading, responses
@@ -51,6 +52,16 @@ def test_the_exported_records_hold_every_response_graded(tmp_path, path, served)
         assert sample.answer == response.text.rstrip('.').split()[-1]
         assert (sample.latency_s, sample.latency_is) == (response.latency_s, 'measured')
         assert (sample.prompt_tokens, sample.completion_tokens) == (20, 10)
+
+
+def test_an_llm_can_have_an_extractor_of_its_own(tmp_path, path, served):
+  served.rule = lambda body: fault_server.replies(fault_server.with_text('3 + 4 = 8'))
+  pool = yaml.safe_load((tmp_path / 'pool.yaml').read_text())
+  pool['llms'][1]['endpoint']['extractor'] = 'calculation-v1'
+  (tmp_path / 'pool.yaml').write_text(yaml.safe_dump(pool))
+  assert collected(tmp_path) == 0
+  for record in responses.read_jsonl(path.with_name('responses.jsonl')):
+    assert {llm: sample.answer for llm, (sample, _) in record.responses.items()} == {'a': '8', 'b': '7'}
 
 
 def test_samples_llms_and_queries_can_be_added(tmp_path, path, served):

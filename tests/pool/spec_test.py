@@ -111,6 +111,20 @@ def test_a_bad_file_is_refused(read, text, problem):
   assert 'pool.yaml' in str(error.value)
 
 
+ENDPOINT = 'llms: [{name: a, endpoint: {base_url: "http://127.0.0.1/v1", api: completions, model: m, extractor: %s}}]'
+
+
+def test_an_extractor_of_ones_own(read):
+  endpoint = read(ENDPOINT % 'calculation-v1').llms['a'].endpoint
+  assert endpoint.extractor == 'calculation-v1'
+  # Texts can be read again: how they are read is no part of what was asked.
+  assert endpoint.identity() == read(ENDPOINT % 'null').llms['a'].endpoint.identity()
+  with pytest.raises(
+    spec.PoolError, match=r"llms\[0\]\.endpoint\.extractor: no extractor 'calculator'.*calculation-v1"
+  ):
+    read(ENDPOINT % 'calculator')
+
+
 def test_a_file_that_is_not_there(tmp_path):
   with pytest.raises(FileNotFoundError, match='nowhere'):
     spec.read_pool(tmp_path / 'nowhere.yaml')

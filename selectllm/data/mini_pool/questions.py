@@ -319,9 +319,8 @@ def generate(seed: int, count: int) -> collections.abc.Iterator[dict[str, str]]:
       if text not in seen:
         break
     seen.add(text)
-    yield {
-      'query_id': f'{seed}/{family}/{round_}', 'query': text, 'task': family, 'reference': grading.calculation(problem.calculation) or ''
-    }  # fmt: skip
+    reference = grading.calculation(problem.calculation) or ''
+    yield {'query_id': f'{seed}/{family}/{round_}', 'query': text, 'task': family, 'reference': reference}
 
 
 def main() -> None:

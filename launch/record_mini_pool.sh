@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Records the mini pool anew: serves the two LLMs, asks each of the eight members every question twice, and packs what they
+# answered into the package. More than an hour; the same command goes on where it was interrupted. Latencies are
+# measured, so leave the machine alone meanwhile: the servers share it, one core each.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if [[ -z "${SELECTLLM_POOL_IS_UP:-}" ]]; then
+  SELECTLLM_POOL_IS_UP=1 exec bash launch/local_pool.sh bash launch/record_mini_pool.sh "$@"
+fi
+source launch/install.sh
+install_selectllm
+readonly OUT="${1:-runs/mini_recording}"
+mkdir -p "$OUT"
+.venv/bin/python -m selectllm.data.mini_pool.questions --seed=2408 --count=1080 >"$OUT/questions.jsonl"
+
+collect() {  # workdir, further flags
+  .venv/bin/python -m selectllm.main --config=configs/mini.py:collect --workdir="$1" \
+    --config.collect.queries="$OUT/questions.jsonl" "${@:2}"
+}
+
+# One after the other, the members of a server find their worked examples in its cache.
+record() {  # server, members
+  local member
+  for member in "${@:2}"; do collect "$OUT/$1" --config.pool.llms="('$member',)"; done
+}
+
+record smollm2 smollm2-chat smollm2-direct smollm2-thinking smollm2-calculator-parts >"$OUT/smollm2.log" 2>&1 &
+first=$!
+record gemma gemma-calculator-{sums,products,money,measures} 2>&1 | tee "$OUT/gemma.log"
+wait "$first"
+collect "$OUT" --config.collect.merge="('$OUT/smollm2/journal.jsonl','$OUT/gemma/journal.jsonl')"
+.venv/bin/python -m selectllm.data.mini_pool.pack --responses="$OUT/responses.jsonl" --servers=.venv-pool/bin/python

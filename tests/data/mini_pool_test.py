@@ -1,0 +1,171 @@
+import collections
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+
+from configs import mini
+from selectllm.data import grading, load, responses
+from selectllm.data.mini_pool import mini_pool_dataset_builder as mini_pool
+from selectllm.data.mini_pool import pack, questions
+from selectllm.pool import spec
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope='module')
+def records() -> list[responses.Record]:
+  return list(responses.read_jsonl(mini_pool.RECORDING))
+
+
+@pytest.fixture(scope='module')
+def pool() -> spec.Pool:
+  return spec.read_pool(mini.get_config().pool.file)
+
+
+def test_the_recording_is_complete(records, pool):
+  assert len(records) == 1080
+  for record in records:
+    assert record.responses.keys() == pool.llms.keys()
+    for samples in record.responses.values():
+      assert len(samples) == 2
+      for sample in samples:
+        assert sample.error is None
+        assert sample.latency_is == 'measured'
+        assert 0 < sample.latency_s < 60
+        assert sample.prompt_tokens > 0
+  assert mini_pool.RECORDING.stat().st_size < 3_000_000
+
+
+def test_answers_follow_from_the_texts(records, pool):
+  """Whoever changes an extractor sees here what becomes of what was recorded."""
+  own = {name: grading.get_extractor(llm.endpoint.extractor or 'number-v1') for name, llm in pool.llms.items()}
+  for record in records:
+    for name, samples in record.responses.items():
+      assert [sample.answer for sample in samples] == [own[name](sample.text) for sample in samples]
+
+
+def test_the_questions_can_be_made_again(records):
+  made = list(questions.generate(2408, len(records)))
+  assert [(q['query_id'], q['query'], q['task'], q['reference']) for q in made] == [
+    (r.query_id, r.query, r.task, r.reference) for r in records
+  ]
+
+
+def test_members_are_good_at_different_families(records, pool):
+  """What there is to learn: who is right depends on the question."""
+  right = collections.defaultdict(list)
+  for record in records:
+    for name, samples in record.responses.items():
+      right[record.task, name] += [sample.answer == record.reference for sample in samples]
+  best = {family: max(pool.llms, key=lambda name: np.mean(right[family, name])) for family in questions.FAMILIES}
+  assert len(set(best.values())) >= 4
+  by_family = np.mean([np.mean(right[family, name]) for family, name in best.items()])
+  single = max(np.mean([np.mean(right[family, name]) for family in best]) for name in pool.llms)
+  assert by_family > single + 0.15
+
+
+def test_the_worked_examples_are_not_among_the_questions(records, pool):
+  shown = {shot['query'] for llm in pool.llms.values() for shot in llm.endpoint.prompt.few_shot}
+  assert len(shown) > 30
+  assert shown.isdisjoint(record.query for record in records)
+
+
+def test_the_card_tells_what_is_in_the_recording(records, pool):
+  """The card's tables are those of the recording that ships."""
+  again = pack.card(records, 'llama_cpp_python==0')
+  tables = [line for line in again.splitlines() if line.startswith('|')]
+  assert len(tables) == len(questions.FAMILIES) + 3 + 3
+  assert all(name in tables[0] for name in pool.llms)
+  assert [line for line in pack.CARD.read_text().splitlines() if line.startswith('|')] == tables
+
+
+def test_what_is_not_complete_is_not_packed(records):
+  first, *rest = records
+  some = dataclasses.replace(first, responses={**first.responses, 'smollm2-chat': first.responses['smollm2-chat'][:1]})
+  with pytest.raises(ValueError, match=f'smollm2-chat has not answered {first.query_id} 2 times'):
+    pack.card([some, *rest], '')
+
+
+def test_as_a_table(tmp_path, monkeypatch, records, pool):
+  monkeypatch.setenv('SELECTLLM_CACHE', str(tmp_path))
+  table, identity = load.load(mini.get_config())
+  assert table.name == 'Mini pool'
+  assert table.latency_is == 'measured'
+  assert table.llms == tuple(pool.llms)
+  assert table.tasks == tuple(questions.FAMILIES)
+  assert table.votes.observed.all()
+  assert identity['name'] == 'mini_pool'
+  elected = collections.Counter()
+  for record in records:
+    for name, (one, other) in record.responses.items():
+      # Of two answers that differ the first has the vote; one without an answer has none.
+      elected[name] += (one.answer or other.answer) == record.reference
+  labels = dict(zip(table.llms, table.votes.labels.sum(0), strict=True))
+  assert labels == {name: elected[name] for name in table.llms}
+
+
+@pytest.mark.parametrize('family', questions.FAMILIES)
+def test_a_familys_questions_are_sound(family):
+  place = list(questions.FAMILIES).index(family)
+  some = list(questions.generate(1, 200 * len(questions.FAMILIES)))[place :: len(questions.FAMILIES)]
+  assert {question['task'] for question in some} == {family}
+  assert len({question['query'] for question in some}) == len(some)
+  forms = {re.sub(r'\b[A-Z][a-z]+\b|[0-9]+', '', question['query'])[:25] for question in some}
+  assert len(forms) > 1
+  for question in some:
+    assert re.fullmatch('[1-9][0-9]*', question['reference']), question
+    assert question['query'].endswith('?')
+    assert '{' not in question['query']
+    assert '  ' not in question['query']
+
+
+@pytest.mark.parametrize('family', questions.FAMILIES)
+def test_a_calculation_uses_the_numbers_that_are_told(family):
+  for seed in range(20):
+    problem = questions.FAMILIES[family](questions.Draw(questions.random.Random(seed)))
+    told = [
+      *re.findall('[0-9]+', f'{problem.facts} {problem.asks}'),
+      '2',
+      '3',
+      '60',
+      '100',
+    ]  # twice, the mean, an hour, %
+    assert set(re.findall('[0-9]+', problem.calculation)) <= set(told)
+    steps = len(re.findall(r'[-+*/]', problem.calculation))
+    assert 1 <= steps <= 4
+
+
+def test_a_seed_gives_the_same_questions_whatever_their_number():
+  assert list(questions.generate(5, 40))[:25] == list(questions.generate(5, 25))
+  assert list(questions.generate(5, 25)) != list(questions.generate(6, 25))
+
+
+def test_the_command_prints_questions_that_can_be_asked(tmp_path):
+  command = [sys.executable, '-m', 'selectllm.data.mini_pool.questions', '--seed=7', '--count=20']
+  done = subprocess.run(command, capture_output=True, check=True, cwd=ROOT)
+  assert [json.loads(line) for line in done.stdout.splitlines()] == list(questions.generate(7, 20))
+
+
+def test_the_wheel_holds_the_recording(tmp_path, records):
+  """Built, unpacked elsewhere, and read there."""
+  pip = [sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', f'--wheel-dir={tmp_path}', str(ROOT)]
+  built = subprocess.run(pip, capture_output=True, text=True)
+  assert built.returncode == 0, built.stderr
+  (wheel,) = tmp_path.glob('*.whl')
+  with zipfile.ZipFile(wheel) as file:
+    file.extractall(tmp_path / 'unpacked')
+  code = (
+    'import ml_collections, pathlib; from selectllm.data import load; print(load.__file__);'
+    'print(sum(1 for _ in load.make_builder(ml_collections.ConfigDict({"name": "mini_pool"})).records()))'
+  )
+  environment = os.environ | {'PYTHONPATH': str(tmp_path / 'unpacked')}
+  read = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=tmp_path, env=environment)
+  assert read.stdout.split() == [str(tmp_path / 'unpacked/selectllm/data/load.py'), str(len(records))], read.stderr
