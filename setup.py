@@ -34,7 +34,7 @@ REQUIREMENTS = [
   'yarl>=1.17,<2',
 ]
 
-TEST = ['pytest>=9,<10', 'pytest-xdist>=3.8,<4', 'scikit-learn>=1.7,<2']
+TEST = ['pytest>=9,<10', 'pytest-xdist>=3.8,<4', 'scikit-learn>=1.7,<2', 'setuptools>=77']
 
 setuptools.setup(
   name='selectllm',

@@ -47,7 +47,7 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.dataset = ml_collections.ConfigDict()
   config.dataset.name = ''  # a builder in selectllm/data: gsm8k_pool, mini_pool, jsonl_pool
-  config.dataset.title = ''  # what reports call it; the builder's own title by default
+  config.dataset.title = ''  # what reports call it; the builder's name by default
   config.dataset.fallback = 'none'  # used where the published files can be neither found nor downloaded: mini_pool
   config.dataset.path = ''  # jsonl_pool: files, comma-separated, * allowed
   config.dataset.manual_dir = ''  # published files are read from here, not downloaded

@@ -23,6 +23,7 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
   options = common.parse_argument(argument, words=('collect',), folds=0)
   config = common.get_config()
   config.dataset.name = 'gsm8k_pool'
+  config.dataset.title = 'GSM8K'
   config.dataset.fallback = 'mini_pool'
   config.dataset.folds = options['folds']
   config.pool.file = str(common.POOLS / 'gsm8k.yaml')

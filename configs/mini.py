@@ -13,6 +13,7 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
   options = common.parse_argument(argument, words=('collect',), folds=0)
   config = common.get_config()
   config.dataset.name = 'mini_pool'
+  config.dataset.title = 'Mini pool'
   config.dataset.folds = options['folds']
   config.pool.file = str(common.POOLS / 'mini.yaml')
   if 'collect' in options['words']:

@@ -74,7 +74,7 @@ def evaluate_only(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> N
 
 
 def _load(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> votes.Table:
-  table, identity = load.load(config)
+  table, identity = load.load(config, rundir.begun_with(workdir))
   rundir.claim_data(workdir, identity)
   return table
 

@@ -15,7 +15,7 @@ import jax
 import ml_collections
 
 # These say where to look, not what to do: a run may change them.
-_LOCATIONS = ('mode', 'dataset.manual_dir', 'dataset.base_url', 'pool.file')
+_LOCATIONS = ('mode', 'dataset.manual_dir', 'dataset.base_url', 'dataset.fallback', 'pool.file')
 # And these are other modes' business.
 _OTHER_MODES = ('collect', 'answer')
 _PACKAGES = (
@@ -112,6 +112,12 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
   exempt = (*_LOCATIONS, *_OTHER_MODES, 'evaluate') if config.mode == 'evaluate' else (*_LOCATIONS, *_OTHER_MODES)
   _claim(workdir / 'config.json', json.loads(config.to_json_best_effort()), exempt)
   (workdir / 'environment.json').write_text(json.dumps(environment(), indent=2) + '\n')
+
+
+def begun_with(workdir: pathlib.Path) -> str:
+  """The name of the data set that the run directory is tied to; empty for a new one."""
+  path = workdir / 'data.json'
+  return json.loads(path.read_text())['name'] if path.exists() else ''
 
 
 def claim_data(workdir: pathlib.Path, identity: dict[str, Any]) -> None:

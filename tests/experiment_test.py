@@ -12,8 +12,9 @@ import ml_collections
 import numpy as np
 import pytest
 
-from configs import jsonl
+from configs import gsm8k, jsonl
 from selectllm import checkpoint, experiment, rundir
+from selectllm.data import sources
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -150,6 +151,28 @@ def test_another_config_is_refused_with_the_difference(config, finished):
   config.train.epochs = 3
   with pytest.raises(rundir.RunDirError, match=r'train\.epochs: 12 there, 3 now'):
     experiment.run(config, finished)
+
+
+def test_offline_the_mini_pool_takes_the_place_of_gsm8k(tiny_encoder, dead_url, tmp_path, capsys, monkeypatch):
+  config = gsm8k.get_config()
+  shrunk = {'encoder.name': str(tiny_encoder), 'train.epochs': 1, 'evaluate.resamples': 100, 'mesh.data': 1}
+  config.update_from_flattened_dict({'dataset.base_url': dead_url, **shrunk})
+  config.lock()
+  monkeypatch.setenv('SELECTLLM_CACHE', str(tmp_path / 'cache'))
+  experiment.run(config, tmp_path / 'run')
+  said = ' '.join(capsys.readouterr().out.split())
+  text = (tmp_path / 'run' / 'report.md').read_text()
+  assert text.startswith('# Mini pool: 8 LLMs, ')
+  assert 'recorded responses, measured latencies' in text.splitlines()[0]
+  for shown in (said, text):
+    assert 'GSM8K could be neither found nor downloaded' in shown
+  expected = _report(tmp_path / 'run')
+  assert expected['dataset']['in_place_of'] == 'GSM8K'
+  # From now on the run is about the mini pool, whatever could be had.
+  monkeypatch.setattr(sources, 'fetch', lambda *args, **options: pytest.fail('looks for GSM8K'))
+  config.mode = 'evaluate'
+  experiment.run(config, tmp_path / 'run')
+  assert _report(tmp_path / 'run') == expected
 
 
 def test_folds_test_every_query_once(config, tmp_path):

@@ -371,15 +371,16 @@ def calculation(text: str) -> str | None:
   is to be calculated, and the calculation is ours. Numbers, + - * / x ÷ and brackets make a calculation; a line with
   other words, a division by zero or a broken expression states none.
   """
-  line = next((line for line in _ascii(text).splitlines() if any(map(str.isdigit, line))), '')
+  line = next((line for line in _ascii(text).splitlines() if any(map(str.isdecimal, line))), '')
   written = line.rpartition(':')[2].strip().partition('=')[0]
   written = re.sub(r'(?<=[0-9]),(?=[0-9]{3})|[$`]', '', written).replace('÷', '/')
-  written = re.sub(r'(?<=[0-9)\s])[x×](?=[0-9(\s])', '*', written).strip(' .')
+  written = re.sub(r'(?<=[0-9)\s])[x×](?=[0-9(\s])', '*', written).strip().rstrip(' .')
+  written = re.sub(r'(?<![0-9.])0+(?=[0-9])', '', written)  # 05 is 5, which Python's grammar forbids
   if len(written) > _MAX_DIGITS or not re.fullmatch(r'[0-9+*/(). -]+', written):
     return None
   try:
     value = _evaluated(ast.parse(written, mode='eval'), written)
-  except (SyntaxError, ValueError, ZeroDivisionError, RecursionError):
+  except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):  # the last two: nested too deep
     return None
   return _canonical(value)
 
@@ -411,5 +412,5 @@ def canonical_reference(reference: str, extractor: str) -> str | None:
     ValueError: for an unknown extractor.
   """
   extract = get_extractor(extractor)
-  # A reference is a plain number also where answers are what programs print.
-  return canonical_number(reference) if extract is program_output else extract(reference)
+  # A reference is a plain number also where answers are what programs print, or are to be calculated.
+  return canonical_number(reference) if extract in (program_output, calculation) else extract(reference)

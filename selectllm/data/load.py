@@ -1,6 +1,5 @@
 """From a config to a table: prepares the data set with its builder where needed, and reads it."""
 
-import copy
 import dataclasses
 import importlib
 import logging
@@ -17,7 +16,7 @@ from selectllm.pool import spec
 _LOG = logging.getLogger(__name__)
 
 BUILDERS = ('gsm8k_pool', 'mini_pool', 'jsonl_pool')
-FALLBACKS = ('none', 'mini_pool')
+FALLBACKS = {'none': '', 'mini_pool': 'Mini pool'}  # name -> title
 
 
 def cache_dir() -> pathlib.Path:
@@ -25,58 +24,70 @@ def cache_dir() -> pathlib.Path:
   return pathlib.Path(os.environ.get('SELECTLLM_CACHE', '~/.cache/selectllm')).expanduser()
 
 
-def make_builder(config: ml_collections.ConfigDict) -> pool_builder.PoolBuilder:
-  """The TFDS builder that `config.dataset` names.
+def make_builder(name: str, options: ml_collections.ConfigDict) -> pool_builder.PoolBuilder:
+  """The TFDS builder of that name.
+
+  Args:
+    name: One of `BUILDERS`.
+    options: `config.dataset`.
 
   Raises:
     ValueError: for a name that is no builder's.
   """
-  if config.name not in BUILDERS:
-    raise ValueError(f'config.dataset.name={config.name!r} is not one of {", ".join(BUILDERS)}')
-  module = importlib.import_module(f'selectllm.data.{config.name}.{config.name}_dataset_builder')
-  return module.Builder(config, cache_dir())
+  if name not in BUILDERS:
+    raise ValueError(f'config.dataset.name={name!r} is not one of {", ".join(BUILDERS)}')
+  module = importlib.import_module(f'selectllm.data.{name}.{name}_dataset_builder')
+  return module.Builder(options, cache_dir())
 
 
-def _prepare(builder: pool_builder.PoolBuilder) -> None:
-  """Prepares a data set once, also when several runs start together."""
+def _prepared(name: str, options: ml_collections.ConfigDict) -> pool_builder.PoolBuilder:
+  """The builder of that name with its data set prepared: once, also when several runs start together."""
+  builder = make_builder(name, options)
   path = pathlib.Path(builder.data_path)
   path.parent.mkdir(parents=True, exist_ok=True)
   with filelock.FileLock(path.with_suffix('.lock')):
     builder.download_and_prepare()
     # A builder made before another run prepared the data would go on without what is known of them.
     builder.info.read_from_directory(builder.data_path)
+  return builder
 
 
-def _have(config: ml_collections.ConfigDict) -> tuple[pool_builder.PoolBuilder, str]:
-  """The prepared data set of a config, or its fallback; and the title of what could not be had, empty otherwise."""
+def _prepared_or_fallback(config: ml_collections.ConfigDict, begun_with: str) -> pool_builder.PoolBuilder:
+  """The data set of a config; or its fallback, where the published files cannot be had or the run began with it."""
   options = config.dataset
   if options.fallback not in FALLBACKS:
     raise ValueError(f'config.dataset.fallback={options.fallback!r} is not one of {", ".join(FALLBACKS)}')
-  builder = make_builder(options)
+  if begun_with in FALLBACKS and begun_with != options.name:
+    return _prepared(begun_with, options)
   try:
-    _prepare(builder)
-    return builder, ''
+    return _prepared(options.name, options)
   except sources.UnavailableError as error:
-    if options.fallback == 'none' or config.pool.llms:  # LLMs chosen by name are not in another pool
+    if config.pool.llms:
+      raise sources.UnavailableError(
+        f'{error}\nconfig.pool.llms names LLMs, so no other pool can take its place.'
+      ) from error
+    if options.fallback == 'none' or begun_with:
       raise
-    asked_for = options.title or builder.title
     _LOG.warning(
-      '%s\n%s\n%s can be neither found nor downloaded: this run is on the %s instead, which ships with selectllm '
+      '%s\n%s\n%s can be neither found nor downloaded: this run is on %s instead, which ships with selectllm '
       '(--config.dataset.fallback=none makes this an error).\n%s',
-      error, '!' * 100, asked_for, options.fallback, '!' * 100,
+      error, '!' * 100, options.name, options.fallback, '!' * 100,
     )  # fmt: skip
-  instead = copy.deepcopy(options)
-  instead.name = options.fallback
-  builder = make_builder(instead)
-  _prepare(builder)
-  return builder, asked_for
+  return _prepared(options.fallback, options)
 
 
-def load(config: ml_collections.ConfigDict) -> tuple[votes.Table, dict[str, Any]]:
+def _facts(llm: spec.LLM, regraded: bool) -> dict[str, Any]:
+  """What an LLM's arrays depend on: how it is asked changes nothing about the responses that it gave."""
+  facts = dataclasses.asdict(dataclasses.replace(llm, endpoint=None))
+  return facts | ({'extractor': llm.endpoint.extractor} if regraded and llm.endpoint else {})
+
+
+def load(config: ml_collections.ConfigDict, begun_with: str = '') -> tuple[votes.Table, dict[str, Any]]:
   """Reads the data set of a config as arrays.
 
   Args:
     config: The whole experiment's config; `dataset` and `pool` are used.
+    begun_with: The name of the builder whose data the run has already used; no other takes its place any more.
 
   Returns:
     The table, and its identity: what changes when the data or the facts about the pool do.
@@ -85,24 +96,23 @@ def load(config: ml_collections.ConfigDict) -> tuple[votes.Table, dict[str, Any]
     sources.SourceError: a published file cannot be had, and there is no fallback, or it is not what was published.
     ValueError: for a name that is no builder's or no fallback's.
   """
-  builder, asked_for = _have(config)
+  options = config.dataset
+  builder = _prepared_or_fallback(config, begun_with)
   source = builder.as_data_source(split='full')
   _LOG.info('%s: %d queries, prepared in %s', builder.name, len(source), builder.data_path)
-  # The pool file and the title belong to the data set that was asked for.
-  pool = spec.read_pool(config.pool.file) if config.pool.file and not asked_for else None
+  # Title, extractor and pool file belong to the data set that was asked for.
+  asked_for = builder.name == options.name
+  pool = spec.read_pool(config.pool.file) if config.pool.file and asked_for else None
   table = votes.build(
     (responses.from_example(source[i]) for i in range(len(source))),
-    name=builder.title if asked_for else config.dataset.title or builder.title,
+    name=(options.title or builder.name) if asked_for else FALLBACKS[builder.name],
     size=len(source),
     present=list(builder.info.metadata['llms']),
     samples=int(builder.info.metadata['samples']),
     llms=[name.strip() for names in config.pool.llms for name in names.split(',')],
     pool=pool,
-    extractor='' if asked_for else config.dataset.extractor,
+    extractor=options.extractor if asked_for else '',
   )
-  # How an LLM is asked changes nothing about the responses that it gave.
-  facts = {
-    llm: dataclasses.asdict(dataclasses.replace(pool.facts(llm), endpoint=None)) if pool else {} for llm in table.llms
-  }
+  facts = {llm: _facts(pool.facts(llm), bool(options.extractor)) if pool else {} for llm in table.llms}
   identity = {'name': builder.name, 'identity': builder.builder_config.name, 'llms': facts}
-  return table._replace(in_place_of=asked_for), identity
+  return table._replace(in_place_of='' if asked_for else options.title or options.name), identity

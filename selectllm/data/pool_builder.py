@@ -16,7 +16,6 @@ class PoolBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
   source file or the code that grades it, makes another identity, so that nothing stale is ever served.
   """
 
-  title: str  # what reports call the data set, where the config does not say
   VERSION = tfds.core.Version('1.0.0')
 
   def __init__(self, *, identity: str, description: str, data_dir: str):

@@ -83,6 +83,13 @@ def _download(url: str, path: pathlib.Path, source: Source, progress: rich.progr
     partial.unlink(missing_ok=True)
 
 
+def _is_wrong_address(error: requests.RequestException, base_url: str) -> bool:
+  """Whether it is `base_url` that is wrong: no address at all, or one where the file is not."""
+  if isinstance(error, ValueError):  # requests' own for what is no URL
+    return True
+  return bool(base_url) and error.response is not None and error.response.status_code == requests.codes.not_found
+
+
 def fetch(
   sources: collections.abc.Sequence[Source], *, manual_dir: str, base_url: str, cache_dir: pathlib.Path
 ) -> dict[Source, pathlib.Path]:
@@ -96,7 +103,7 @@ def fetch(
 
   Raises:
     UnavailableError: a file is not in the cache and cannot be downloaded; says how else to get it.
-    SourceError: lists what `manual_dir` lacks, or which file is not what was published.
+    SourceError: lists what `manual_dir` lacks, which file is not what was published, or says that `base_url` is wrong.
   """
   if manual_dir:
     paths = {source: pathlib.Path(manual_dir).expanduser() / source.path for source in sources}
@@ -115,7 +122,8 @@ def fetch(
       try:
         _download(url, paths[source], source, progress)
       except requests.RequestException as error:
-        raise UnavailableError(
+        kind = SourceError if _is_wrong_address(error, base_url) else UnavailableError
+        raise kind(
           f'Cannot download {url}: {error}\n'
           'Without access to it, fetch the files elsewhere and name their folder with --config.dataset.manual_dir=DIR '
           '(DIR/<owner>/<repository>/<path>), or name a mirror with --config.dataset.base_url=URL.'

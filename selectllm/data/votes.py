@@ -164,8 +164,8 @@ def build(
     samples: The most samples that any call has, S.
     llms: Which LLMs to keep, in this order; empty for all (the pool file's order first).
     pool: Facts that latencies and costs follow from.
-    extractor: Grade the raw texts again with this extractor (where there is no text, the recorded answer); empty to
-      take the recorded answers.
+    extractor: Grade the raw texts again with this extractor, or with an LLM's own where the pool file names one (where
+      there is no text, the recorded answer); empty to take the recorded answers.
 
   Raises:
     ValueError: for LLMs that the data lack, a pool of one, or records that mix answers and scores.
@@ -173,6 +173,8 @@ def build(
   """
   chosen = _choose_llms(llms, present, pool)
   facts = [pool.facts(llm) if pool else spec.LLM(llm) for llm in chosen]
+  own = [fact.endpoint.extractor if fact.endpoint else None for fact in facts]
+  graders = [_Grader(extractor and (name or extractor)) for name in own]
   grader, count = _Grader(extractor), len(chosen)
   votes = Votes(
     answers=np.full((size, count, samples), voting.NO_ANSWER, np.int16),
@@ -207,7 +209,7 @@ def build(
       votes.cost_usd[row, column] = _call_cost_usd(observed, facts[column])
       kinds.add(kind)
       for place, sample in enumerate(observed):
-        answer = grader.answer(sample)
+        answer = graders[column].answer(sample)
         if answer is not None:
           votes.answers[row, column, place] = ids.setdefault(answer, len(ids))
     if samples:

@@ -95,8 +95,10 @@ async def _collect(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> 
   _write_summary(asking, plans, workdir / path.name.replace('journal', 'summary').replace('.jsonl', '.json'))
   if code < 128:
     target = workdir / path.name.replace('journal', 'responses')
-    count = collection.export(path, target, extract, own_extractors(pool.llms.values()))
-    print(f'{target}: {count:,} queries, graded with {options.extractor}')
+    own = own_extractors(pool.llms.values())
+    count = collection.export(path, target, extract, own)
+    others = f' ({", ".join(own)}: each with its own)' if own else ''
+    print(f'{target}: {count:,} queries, graded with {options.extractor}{others}')
   return code
 
 

@@ -30,7 +30,7 @@ def warnings(results: dict[str, Any]) -> list[str]:
   if asked_for := results['dataset']['in_place_of']:
     found.append(
       f'{asked_for} could be neither found nor downloaded: all of this is about {results["dataset"]["name"]}, '
-      'which ships with selectllm.'
+      'which ships with selectllm; its own config is configs/mini.py, its pool file configs/pools/mini.yaml.'
     )
   if truncated := results['dataset']['truncated']:
     found.append(f'{truncated} queries were longer than the encoder reads; their ends were cut off.')

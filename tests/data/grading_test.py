@@ -394,6 +394,9 @@ def test_hostile_texts_are_read_to_the_end(name, unit):
     ('7 / 3', '2.333333'),
     ('0.1 + 0.2', '0.3'),
     ('.5 * 4', '2'),
+    ('3 * 60 + 05', '185'),
+    ('10 + 0.05', '10.05'),
+    ('x²\n5 + 5', '10'),
     ('-3 - -4', '1'),
     ('60', '60'),
     ('12 x 3', '36'),
@@ -442,6 +445,7 @@ def test_references_of_programs_are_plain_numbers():
   assert grading.canonical_reference('1,200', 'number-v1') == '1200'
   assert grading.canonical_reference('(C)', 'option_letter-v1') == 'C'
   assert grading.canonical_reference('five', 'program_output-v1') is None
+  assert grading.canonical_reference('5 apples', 'calculation-v1') == '5'
 
 
 def _jsonl(path: pathlib.Path) -> list[dict]:

@@ -160,7 +160,7 @@ def test_without_network_the_mini_pool_takes_its_place_and_says_so(dead_url, fre
   assert (table.name, table.in_place_of) == ('Mini pool', 'My GSM8K')
   assert identity['name'] == 'mini_pool'
   assert 'smollm2-chat' in table.llms
-  for words in (dead_url, 'My GSM8K can be neither found nor downloaded', '--config.dataset.fallback=none'):
+  for words in (dead_url, 'gsm8k_pool can be neither found nor downloaded', '--config.dataset.fallback=none'):
     assert words in caplog.text
 
 
@@ -191,6 +191,15 @@ def test_what_is_not_the_published_file_is_no_reason_to_take_another_pool(serve,
     load.load(make_config(base_url=serve(Handler)))
 
 
+def test_a_run_keeps_to_the_data_that_it_began_with(dead_url, fresh_cache, monkeypatch):
+  with pytest.raises(sources.UnavailableError, match=dead_url):
+    load.load(make_config(base_url=dead_url), begun_with='gsm8k_pool')
+  monkeypatch.setattr(sources, 'fetch', lambda *args, **options: pytest.fail('looks for GSM8K'))
+  for fallback in ('mini_pool', 'none'):
+    table, _ = load.load(make_config(fallback=fallback), begun_with='mini_pool')
+    assert (table.name, table.in_place_of) == ('Mini pool', 'GSM8K')
+
+
 def test_a_fallback_that_there_is_not(fresh_cache):
   with pytest.raises(ValueError, match=r"config\.dataset\.fallback='mini' is not one of none, mini_pool"):
     load.load(make_config(fallback='mini'))
@@ -198,7 +207,7 @@ def test_a_fallback_that_there_is_not(fresh_cache):
 
 def test_other_sources_or_graders_are_another_data_set(fresh_cache, monkeypatch):
   def identity():
-    return load.make_builder(gsm8k.get_config().dataset).builder_config.name
+    return load.make_builder('gsm8k_pool', gsm8k.get_config().dataset).builder_config.name
 
   first = identity()
   assert identity() == first

@@ -38,6 +38,17 @@ def written(path, *lines):
   return path
 
 
+def test_compressed_files(tmp_path):
+  path = tmp_path / 'responses.jsonl.xz'
+  responses.write_jsonl(path, ANSWERED)
+  assert list(responses.read_jsonl(path)) == ANSWERED
+  whole = path.read_bytes()
+  for damaged in (whole[:-20], whole[:30] + b'?' + whole[31:], b'{"query_id": "not compressed"}'):
+    path.write_bytes(damaged)
+    with pytest.raises(responses.RecordError, match=r'responses\.jsonl\.xz is damaged or no xz file'):
+      list(responses.read_jsonl(path))
+
+
 @pytest.mark.parametrize('records', [ANSWERED, SCORED, []])
 def test_jsonl_round_trip(tmp_path, records):
   path = tmp_path / 'responses.jsonl'
@@ -53,7 +64,7 @@ def test_tfds_round_trip(tmp_path, monkeypatch, records):
   responses.write_jsonl(tmp_path / 'responses.jsonl', records)
   config = jsonl.get_config().dataset
   config.path = str(tmp_path / 'responses.jsonl')
-  builder = load.make_builder(config)
+  builder = load.make_builder('jsonl_pool', config)
   builder.download_and_prepare()
   source = builder.as_data_source(split='full')
   assert [responses.from_example(source[i]) for i in range(len(source))] == records

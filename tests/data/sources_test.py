@@ -149,15 +149,16 @@ def test_a_body_that_breaks_off_keeps_nothing(base_url, mirror, cache_dir):
 
 def test_what_was_downloaded_before_a_failure_is_kept(base_url, mirror, cache_dir):
   del mirror.content[f'/{TWO.path}']
-  with pytest.raises(sources.SourceError, match=f'Cannot download {base_url}/{TWO.path}: 404'):
+  with pytest.raises(sources.SourceError, match=f'Cannot download {base_url}/{TWO.path}: 404') as error:
     fetch(base_url=base_url, cache_dir=cache_dir)
+  assert not isinstance(error.value, sources.UnavailableError)
   mirror.content[f'/{TWO.path}'] = CONTENT[TWO.path]
   fetch(base_url=base_url, cache_dir=cache_dir)
   assert mirror.requests == [f'/{ONE.path}', f'/{TWO.path}', f'/{TWO.path}']
 
 
 def test_without_network_the_remedies_are_named(dead_url, cache_dir):
-  with pytest.raises(sources.SourceError) as error:
+  with pytest.raises(sources.UnavailableError) as error:
     fetch(base_url=dead_url, cache_dir=cache_dir)
   for words in (f'{dead_url}/{ONE.path}', '--config.dataset.manual_dir=DIR', '--config.dataset.base_url=URL'):
     assert words in str(error.value)
@@ -166,8 +167,9 @@ def test_without_network_the_remedies_are_named(dead_url, cache_dir):
 
 @pytest.mark.parametrize('url', ['mirror.example/data', 'ftp://127.0.0.1'])
 def test_an_address_that_is_none(url, cache_dir):
-  with pytest.raises(sources.SourceError, match=f'Cannot download {url}/owner'):
+  with pytest.raises(sources.SourceError, match=f'Cannot download {url}/owner') as error:
     fetch(base_url=url, cache_dir=cache_dir)
+  assert not isinstance(error.value, sources.UnavailableError)  # a mistake, and no reason to do without
 
 
 def test_manual_dir_needs_no_network(manual_dir, dead_url, cache_dir):

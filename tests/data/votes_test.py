@@ -234,6 +234,13 @@ def test_texts_are_graded_again():
   assert build([letters], extractor='option_letter-v1').votes.labels.tolist() == [[1, 0]]
 
 
+def test_an_llm_with_an_extractor_of_its_own_is_graded_again_by_it():
+  record = Record('q', 'x', 't', '7', {'a': [Sample('3 + 4 = 8')], 'b': [Sample('3 + 4 = 8')]})
+  endpoint = spec.Endpoint('http://127.0.0.1/v1', 'chat', 'm', extractor='calculation-v1')
+  pool = spec.Pool({'a': spec.LLM('a', endpoint=endpoint)})
+  assert build([record], pool=pool, extractor='number-v1').votes.labels.tolist() == [[1, 0]]
+
+
 def test_a_response_without_its_text_is_graded_by_its_answer():
   samples = {'a': [Sample(answer='1000.0')], 'b': [Sample('The answer is 1,000.')], 'c': [Sample(answer='no idea')]}
   for extractor in ('number-v1', 'program_output-v1'):

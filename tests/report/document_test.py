@@ -107,6 +107,15 @@ def test_assumed_sizes_are_said(results_of):
   assert 'sizes of a, b are not published' in _line(document.warnings(results), 'assumed')
 
 
+def test_another_data_set_than_was_asked_for_is_said(results_of):
+  results = copy.deepcopy(results_of())
+  assert not [line for line in document.warnings(results) if 'neither found' in line]
+  results['dataset']['in_place_of'] = 'GSM8K'
+  assert _line(document.warnings(results), 'neither found nor downloaded').startswith('GSM8K could')
+  assert document.markdown(results).startswith('# Sums: ')
+  assert 'GSM8K could be neither found' in document.markdown(results)
+
+
 @pytest.mark.parametrize('kind', ['estimated', 'priced', 'unknown', 'scores', 'unseen', 'folds'])
 def test_the_markdown_is_whole_for_every_kind_of_results(results_of, kind):
   results = results_of(kind=kind)

@@ -118,7 +118,6 @@ class Builder(pool_builder.PoolBuilder):
   """GSM8K with ten LLMs, one sample each, from seven published files (see `SOURCES`)."""
 
   name = 'gsm8k_pool'
-  title = 'GSM8K'
 
   def __init__(self, config: ml_collections.ConfigDict, cache_dir: pathlib.Path):
     self._cache_dir = cache_dir / 'downloads'

@@ -14,7 +14,6 @@ class Builder(pool_builder.PoolBuilder):
   """Response records from the JSONL files that `config.dataset.path` names (comma-separated, `*` allowed)."""
 
   name = 'jsonl_pool'
-  title = 'jsonl_pool'
 
   def __init__(self, config: ml_collections.ConfigDict, cache_dir: pathlib.Path):
     patterns = [pattern.strip() for pattern in config.path.split(',') if pattern.strip()]

