@@ -51,7 +51,7 @@ member is right).
 
 {accuracies}
 
-A call takes, in seconds (the slower of its {samples} samples, mean over the questions):
+A call takes (the slower of its {samples} samples, mean over the questions):
 
 {latencies}
 
@@ -114,7 +114,7 @@ def card(records: list[responses.Record], recorded: str, packages: str) -> str:
     machine=f'{os.cpu_count()} cores of {_processor()} with {platform.system()}',
     packages=packages,
     accuracies=_table(['family', *columns], ([f, *(share[name, f] for name in columns)] for f in families)),
-    latencies=_table(members, [[f'{statistics.mean(seconds[llm]):.2f}' for llm in members]]),
+    latencies=_table(['', *members], [['seconds', *(f'{statistics.mean(seconds[llm]):.2f}' for llm in members)]]),
   )  # fmt: skip
 
 
