@@ -17,7 +17,7 @@ from selectllm import metrics, score
 from selectllm.data import splits, votes
 from selectllm.selection import baselines, oracle, policies, voting
 
-REFERENCES = ('best_single', 'all_llms', 'top_s')
+REFERENCES = ('best_single', 'all_llms', 'top_s', 'best_s')
 
 
 class Outcome(NamedTuple):
@@ -232,19 +232,36 @@ def _quantile(values: np.ndarray, valid: np.ndarray, share: float) -> float | No
   return None if np.isnan(quantile) else quantile
 
 
-def _versus(outcome: Outcome, reference: Outcome | None) -> dict[str, float] | None:
-  if reference is None:
-    return None
-  both = outcome.valid & reference.valid
-  if not both.any():
-    return None
-  test = metrics.paired_test(outcome.correct, reference.correct, both)
-  return {'delta': test.delta, 'p': test.p}
+def _versus(
+  methods: list[Outcome], references: list[dict[str, Outcome | None]], resamples: int
+) -> list[dict[str, dict[str, Any] | None]]:
+  """Each method against its own references, on the queries that both count; None where there are none.
+
+  `delta` is the mean gain, `ci` its 95 % bootstrap interval, `p` the paired test's.
+  """
+  compared: list[dict[str, dict[str, Any] | None]] = [dict.fromkeys(REFERENCES) for _ in methods]
+  pairs = [
+    (versus, name, method, reference)
+    for versus, method, others in zip(compared, methods, references, strict=True)
+    for name in REFERENCES
+    if (reference := others[name]) is not None and (method.valid & reference.valid).any()
+  ]
+  if not pairs:
+    return compared
+  gains = np.stack([method.correct - reference.correct for _, _, method, reference in pairs], 1)
+  both = np.stack([method.valid & reference.valid for _, _, method, reference in pairs], 1)
+  intervals = metrics.bootstrap_ci(gains, both, resamples=resamples)
+  for (versus, name, method, reference), valid, interval in zip(pairs, both.T, intervals, strict=True):
+    test = metrics.paired_test(method.correct, reference.correct, valid)
+    versus[name] = {'delta': test.delta, 'ci': interval.tolist(), 'p': test.p}
+  return compared
 
 
-def _row(method: Method, interval: np.ndarray, references: dict[str, Outcome | None]) -> dict[str, Any]:
+def _row(
+  method: Method, interval: np.ndarray, versus: dict[str, dict[str, Any] | None], oracle_outcome: Outcome | None
+) -> dict[str, Any]:
   """One row of a report's table: means, interval and paired comparisons of a method."""
-  outcome, oracle_outcome = method.outcome, references['oracle']
+  outcome = method.outcome
   accuracy = _mean(outcome.correct, outcome.valid)
   best_possible = None if oracle_outcome is None else _mean(oracle_outcome.correct, oracle_outcome.valid)
   return {
@@ -262,7 +279,7 @@ def _row(method: Method, interval: np.ndarray, references: dict[str, Outcome | N
     'gap_to_oracle': None
     if accuracy is None or best_possible is None
     else metrics.gap_to_oracle(accuracy, best_possible),
-    'versus': {name: _versus(outcome, references[name]) for name in REFERENCES},
+    'versus': versus,
   }
 
 
@@ -367,7 +384,6 @@ def evaluate(
   references = {
     'best_single': joined([(name, 1) for name in single]),
     'all_llms': everywhere('all_llms', len(table.llms)),
-    'oracle': everywhere('oracle', None),
   }
   # All methods at all sizes; then those with a size again, at the size that was most accurate on validation.
   keys = [[key] * len(results) for key in results[0].methods]
@@ -380,10 +396,13 @@ def evaluate(
   ]
   correct, valid = (np.stack([getattr(m.outcome, name) for m in played], 1) for name in ('correct', 'valid'))
   intervals = metrics.bootstrap_ci(correct, valid, resamples=config.resamples)
-  rows = [
-    _row(method, interval, {**references, 'top_s': joined([('top_s', size) for _, size in key])})
-    for method, interval, key in zip(played, intervals, keys + chosen, strict=True)
+  sized = [
+    references | {name: joined([(name, size) for _, size in key]) for name in ('top_s', 'best_s')}
+    for key in keys + chosen
   ]
+  versus = _versus([method.outcome for method in played], sized, config.resamples)
+  oracle_outcome = everywhere('oracle', None)
+  rows = [_row(*each, oracle_outcome) for each in zip(played, intervals, versus, strict=True)]
   confidences = np.concatenate(
     [part.scores.confidences[result.test] for part, result in zip(parts, results, strict=True)]
   )

@@ -150,11 +150,15 @@ def test_an_llm_alone_is_judged_where_it_was_observed(by_hand):
 def test_the_references_are_chosen_before_test_and_compared_on_the_same_queries(by_hand):
   assert by_hand['best_single'] == ['single:c']
   row = _rows(by_hand)['max_conf', 2]
-  assert row['versus']['best_single'] == {'delta': pytest.approx(1 / 4), 'p': 1}
-  assert row['versus']['all_llms'] == {'delta': pytest.approx(1 / 4), 'p': 1}
-  assert row['versus']['top_s'] == {'delta': pytest.approx(0), 'p': 1}
+  for name, gain in {'best_single': 1 / 4, 'all_llms': 1 / 4, 'top_s': 0}.items():
+    assert (row['versus'][name]['delta'], row['versus'][name]['p']) == (pytest.approx(gain), 1)
+  # One query of four is gained: anything from none to all of a resample.
+  low, high = row['versus']['best_single']['ci']
+  assert low == pytest.approx(0)
+  assert 1 / 2 <= high <= 1
   # The first LLM is compared on the three queries it was observed on, where c is right once too.
-  assert _rows(by_hand)['single:a', 1]['versus']['best_single'] == {'delta': pytest.approx(0), 'p': 1}
+  versus = _rows(by_hand)['single:a', 1]['versus']['best_single']
+  assert (versus['delta'], versus['p']) == (pytest.approx(0), 1)
 
 
 def test_sizes_are_chosen_on_validation(by_hand):
@@ -237,11 +241,13 @@ def test_the_report_holds_what_was_promised(results):
     low, high = row['accuracy_ci']
     assert 0 <= low <= row['accuracy'] + 1e-9
     assert row['accuracy'] - 1e-9 <= high <= 1
-    assert set(row['versus']) == {'best_single', 'all_llms', 'top_s'}
+    assert set(row['versus']) == {'best_single', 'all_llms', 'top_s', 'best_s'}
     for reference, comparison in row['versus'].items():
-      if (row['name'], reference) != ('oracle', 'top_s'):  # the oracle has no size
-        assert set(comparison) == {'delta', 'p'}
+      if row['name'] != 'oracle' or reference not in ('top_s', 'best_s'):  # the oracle has no size
+        assert set(comparison) == {'delta', 'ci', 'p'}
         assert 0 <= comparison['p'] <= 1
+        low, high = comparison['ci']
+        assert low - 1e-9 <= comparison['delta'] <= high + 1e-9
   json.dumps(results, allow_nan=False)
 
 
@@ -433,7 +439,7 @@ def test_an_llm_missing_from_all_of_test_has_no_accuracy_and_breaks_nothing():
   json.dumps(evaluated, allow_nan=False)
   row = _rows(evaluated)['single:a', 1]
   assert (row['queries'], row['accuracy'], row['accuracy_ci'], row['calls']) == (0, None, [None, None], None)
-  assert row['versus'] == {'best_single': None, 'all_llms': None, 'top_s': None}
+  assert row['versus'] == {'best_single': None, 'all_llms': None, 'top_s': None, 'best_s': None}
   assert evaluated['llms']['a']['accuracy']['test'] is None
   assert evaluated['llms']['a']['accuracy']['train'] is not None
 

@@ -75,6 +75,7 @@ def summary(results: dict[str, Any]) -> list[str]:
       _verdict(row, 'best_single', 'the best single LLM'),
       _verdict(row, 'all_llms', 'the vote of all LLMs'),
       _verdict(row, 'top_s', 'as many of the most accurate LLMs'),
+      _verdict(row, 'best_s', 'the best subset of that size'),
     ]
     share = ''
     if whole and row['latency_sequential_s'] is not None and whole['latency_sequential_s']:
@@ -114,6 +115,9 @@ def markdown(results: dict[str, Any]) -> str:
     *(['**Note**\n', '\n'.join(f'- {line}' for line in found) + '\n'] if found else []),
     tables.methods_table(tables.headline_rows(results), results).markdown(),
     explanation,
+    '## What the policies gain\n',
+    'Over each fixed choice on the same queries, with 95 % bootstrap intervals.\n',
+    tables.gains_table(results).markdown(),
     '![Accuracy against latency](figures/accuracy_latency.png)\n',
     *([tables.trade_off_table(results).markdown()] if results['trade_off'] else []),
     '## The LLMs\n',

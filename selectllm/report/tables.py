@@ -115,6 +115,23 @@ def methods_table(rows: list[dict[str, Any]], results: dict[str, Any]) -> Table:
   return Table(header, cells)
 
 
+def gains_table(results: dict[str, Any]) -> Table:
+  """What each policy gains over every fixed choice on the same queries, in points, with 95 % intervals."""
+  names = {'best_single': 'best single LLM', 'all_llms': 'all LLMs', 'top_s': 'top_s', 'best_s': 'best_s'}
+  by_name = {row['name']: row for row in results['chosen']}
+  cells = []
+  for policy in policies(results):
+    row = by_name[policy]
+    gains = []
+    for reference in names:
+      comparison = row['versus'][reference]
+      low, high = comparison['ci'] if comparison else (0.0, 0.0)
+      shown = f'{versus(row, reference)}, {100 * low:+.1f} to {100 * high:+.1f}'
+      gains.append(shown if comparison else '-')
+    cells.append([policy, size_of(row), *gains])
+  return Table(['points gained over', 's', *names.values()], cells)
+
+
 def console_table(results: dict[str, Any]) -> Table:
   """The main table's most telling columns: what fits a terminal."""
   table = methods_table(headline_rows(results), results)

@@ -165,3 +165,15 @@ def test_the_console_shows_each_method_on_one_line(results_of):
   assert 'A title' in lines[0]
   for name, accuracy in _cells(tables.console_table(results), 'accuracy %').items():
     assert [line for line in lines if name in line.split() and accuracy in line.split()], name
+
+
+def test_gains_carry_intervals(results_of):
+  results = results_of()
+  table = tables.gains_table(results)
+  assert [row[0] for row in table.rows] == tables.policies(results)
+  row = next(row for row in results['chosen'] if row['name'] == table.rows[0][0])
+  low, high = row['versus']['best_s']['ci']
+  assert table.rows[0][-1].startswith(tables.versus(row, 'best_s'))
+  assert table.rows[0][-1].endswith(f'{100 * low:+.1f} to {100 * high:+.1f}')
+  without = tables.gains_table(results_of(kind='scores'))
+  assert '-' in without.rows[0]
