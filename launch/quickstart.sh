@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets everything up and runs the main job: trains on the recorded GSM8K responses and writes a report to runs/.
+# Sets everything up and runs the main job: trains on the recorded GSM8K responses (where these cannot be had, on the mini
+# pool's, which ship with the package) and writes a report to runs/.
 # Arguments are passed on: bash launch/quickstart.sh --config.dataset.manual_dir=DIR
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
