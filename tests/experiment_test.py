@@ -164,7 +164,7 @@ def test_what_is_learned_from_real_responses_beats_every_fixed_choice(tmp_path):
   report = _report(tmp_path)
   assert (tmp_path / 'report.md').read_text().startswith('# Mini pool: 8 LLMs, ')
   row = next(row for row in report['chosen'] if row['name'] == 'max_conf')
-  for rival in ('best_single', 'all_llms'):
+  for rival in ('best_single', 'all_llms', 'top_s', 'best_s'):
     assert row['versus'][rival]['delta'] > 0.05
     assert row['versus'][rival]['p'] < 0.01
   assert report['classifier']['auroc'] > 0.75

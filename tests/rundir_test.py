@@ -132,6 +132,15 @@ def test_a_run_killed_while_it_claims_leaves_a_directory_that_can_be_claimed(tmp
   assert json.loads((tmp_path / 'config.json').read_text())['seed'] == 0
 
 
+def test_what_a_run_began_with(tmp_path):
+  assert rundir.begun_with(tmp_path) == ''
+  rundir.claim_data(tmp_path, {'name': 'mini_pool', 'identity': 'x'})
+  assert rundir.begun_with(tmp_path) == 'mini_pool'
+  (tmp_path / 'data.json').write_text('')
+  with pytest.raises(rundir.RunDirError, match=r'data\.json is no JSON'):
+    rundir.begun_with(tmp_path)
+
+
 def test_flatten_names_leaves_by_their_path():
   assert rundir.flatten({'a': {'b': 1, 'c': {'d': [2, 3]}}, 'e': None}) == {'a.b': 1, 'a.c.d': [2, 3], 'e': None}
 

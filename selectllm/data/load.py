@@ -62,12 +62,12 @@ def _prepared_or_fallback(config: ml_collections.ConfigDict, begun_with: str) ->
   try:
     return _prepared(options.name, options)
   except sources.UnavailableError as error:
+    if options.fallback == 'none' or begun_with:
+      raise
     if config.pool.llms:
       raise sources.UnavailableError(
         f'{error}\nconfig.pool.llms names LLMs, so no other pool can take its place.'
       ) from error
-    if options.fallback == 'none' or begun_with:
-      raise
     _LOG.warning(
       '%s\n%s\n%s can be neither found nor downloaded: this run is on %s instead, which ships with selectllm '
       '(--config.dataset.fallback=none makes this an error).\n%s',

@@ -116,7 +116,7 @@ def markdown(results: dict[str, Any]) -> str:
     tables.methods_table(tables.headline_rows(results), results).markdown(),
     explanation,
     '## What the policies gain\n',
-    'Over each fixed choice on the same queries, with 95 % bootstrap intervals.\n',
+    'Over fixed choices on the same queries (`top_s`, `best_s`: of the same size), with 95 % bootstrap intervals.\n',
     tables.gains_table(results).markdown(),
     '![Accuracy against latency](figures/accuracy_latency.png)\n',
     *([tables.trade_off_table(results).markdown()] if results['trade_off'] else []),

@@ -116,7 +116,7 @@ def methods_table(rows: list[dict[str, Any]], results: dict[str, Any]) -> Table:
 
 
 def gains_table(results: dict[str, Any]) -> Table:
-  """What each policy gains over every fixed choice on the same queries, in points, with 95 % intervals."""
+  """What each policy gains over fixed choices, subsets of its own size among them, in points, with 95 % intervals."""
   names = {'best_single': 'best single LLM', 'all_llms': 'all LLMs', 'top_s': 'top_s', 'best_s': 'best_s'}
   by_name = {row['name']: row for row in results['chosen']}
   cells = []
@@ -125,9 +125,9 @@ def gains_table(results: dict[str, Any]) -> Table:
     gains = []
     for reference in names:
       comparison = row['versus'][reference]
-      low, high = comparison['ci'] if comparison else (0.0, 0.0)
-      shown = f'{versus(row, reference)}, {100 * low:+.1f} to {100 * high:+.1f}'
-      gains.append(shown if comparison else '-')
+      low, high = comparison['ci'] if comparison else (None, None)
+      interval = '' if low is None or high is None else f', {100 * low:+.1f} to {100 * high:+.1f}'
+      gains.append(versus(row, reference) + interval)
     cells.append([policy, size_of(row), *gains])
   return Table(['points gained over', 's', *names.values()], cells)
 

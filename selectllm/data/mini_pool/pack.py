@@ -84,7 +84,7 @@ def card(records: list[responses.Record], recorded: str, packages: str) -> str:
 
   Args:
     records: All of the recording.
-    recorded: The day on which it was finished.
+    recorded: The day on which it was complete.
     packages: Of the LLM servers, with their versions.
 
   Raises:
