@@ -24,6 +24,6 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
   config.train.epochs = 6
   config.train.learning_rate = 2e-4
   if 'collect' in options['words']:
-    common.collect(config, pool='mini.yaml', queries='', extractor='number-v1')
+    config.mode = 'collect'
     config.collect.samples = 2
   return config

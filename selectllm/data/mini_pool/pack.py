@@ -2,7 +2,6 @@
 
 import argparse
 import collections
-import collections.abc
 import datetime
 import os
 import pathlib
@@ -12,6 +11,7 @@ import subprocess
 
 from selectllm.data import responses
 from selectllm.data.mini_pool import mini_pool_dataset_builder, questions
+from selectllm.report import tables
 
 SAMPLES = 2
 CARD = pathlib.Path(__file__).with_name('CARD.md')
@@ -50,11 +50,9 @@ Per cent of all {samples} x {per_family} samples of a family, and of all samples
 member is right).
 
 {accuracies}
-
 A call takes (the slower of its {samples} samples, mean over the questions):
 
 {latencies}
-
 ## Licences
 
 The questions, the prompts and this recording are part of the package and under its licence (Apache-2.0). The
@@ -72,11 +70,6 @@ def _check(records: list[responses.Record]) -> list[str]:
       if len(samples) != SAMPLES or any(sample.error for sample in samples):
         raise ValueError(f'{llm} has not answered {record.query_id} {SAMPLES} times; record what is missing first')
   return members
-
-
-def _table(header: list[str], rows: collections.abc.Iterable[list[str]]) -> str:
-  lines = [header, ['---', *['---:'] * (len(header) - 1)], *rows]
-  return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def card(records: list[responses.Record], recorded: str, packages: str) -> str:
@@ -104,6 +97,8 @@ def card(records: list[responses.Record], recorded: str, packages: str) -> str:
   families = [*questions.FAMILIES, 'all']
   share = {key: f'{100 * statistics.mean(samples):.0f}' for key, samples in right.items()}
   columns = [*members, 'oracle']
+  accuracies = [[family, *(share[name, family] for name in columns)] for family in families]
+  latencies = ['seconds', *(f'{statistics.mean(seconds[llm]):.2f}' for llm in members)]
   return _TEXT.format(
     queries=len(records),
     members=len(members),
@@ -113,9 +108,9 @@ def card(records: list[responses.Record], recorded: str, packages: str) -> str:
     recorded=recorded,
     machine=f'{os.cpu_count()} cores of {_processor()} with {platform.system()}',
     packages=packages,
-    accuracies=_table(['family', *columns], ([f, *(share[name, f] for name in columns)] for f in families)),
-    latencies=_table(['', *members], [['seconds', *(f'{statistics.mean(seconds[llm]):.2f}' for llm in members)]]),
-  )  # fmt: skip
+    accuracies=tables.Table(['family', *columns], accuracies).markdown(),
+    latencies=tables.Table(['', *members], [latencies]).markdown(),
+  )
 
 
 def _processor() -> str:

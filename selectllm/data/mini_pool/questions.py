@@ -9,6 +9,7 @@ numbers each time. A quarter of the questions also tell something that has nothi
 
 import argparse
 import collections.abc
+import itertools
 import random
 import sys
 from typing import NamedTuple
@@ -321,9 +322,8 @@ def generate(seed: int, count: int) -> collections.abc.Iterator[dict[str, str]]:
   """
   draws = {family: Draw(random.Random(f'{seed}/{family}')) for family in FAMILIES}
   seen: set[str] = set()
-  for position in range(count):
-    round_, turn = divmod(position, len(FAMILIES))
-    family = list(FAMILIES)[turn]
+  for position, family in zip(range(count), itertools.cycle(FAMILIES)):
+    round_ = position // len(FAMILIES)
     for _ in range(_TRIES):
       problem = FAMILIES[family](draws[family])
       text = f'{draws[family].aside()}{problem.facts} {problem.asks}'
