@@ -64,6 +64,34 @@ class Part(NamedTuple):
   scores: score.Scores
 
 
+class Outcomes(NamedTuple):
+  """How every method fared on every test query: what paired comparisons between runs need (outcomes.npz).
+
+  Attributes:
+    query_ids: str[T].
+    names: str[M], methods.
+    sizes: int16[M], their subset sizes; `NO_SIZE` where size means nothing, `CHOSEN` for the one chosen on validation.
+    correct: float32[T, M], see `Outcome.correct`.
+    valid: bool[T, M].
+  """
+
+  query_ids: np.ndarray
+  names: np.ndarray
+  sizes: np.ndarray
+  correct: np.ndarray
+  valid: np.ndarray
+
+
+NO_SIZE, CHOSEN = -1, 0
+
+
+class Evaluation(NamedTuple):
+  """What `evaluate` returns: the content of report.json but its timing, and that of outcomes.npz."""
+
+  results: dict[str, Any]
+  outcomes: Outcomes
+
+
 class Fitted(NamedTuple):
   """What train (and, for choices, validation) says of the pool.
 
@@ -362,7 +390,7 @@ def _llm_rows(table: votes.Table, parts: list[Part]) -> dict[str, dict[str, Any]
 
 def evaluate(
   table: votes.Table, parts: list[Part], embeddings: np.ndarray, config: ml_collections.ConfigDict
-) -> dict[str, Any]:
+) -> Evaluation:
   """Everything a report says but its timing.
 
   Args:
@@ -372,7 +400,7 @@ def evaluate(
     config: `config.evaluate`.
 
   Returns:
-    The content of report.json, see WORKSPACE.md.
+    The results, see WORKSPACE.md, and the outcomes that they sum up.
   """
   results = [_evaluate_part(table, part, embeddings, config) for part in parts]
   data, test = table.votes, np.concatenate([result.test for result in results])
@@ -412,7 +440,16 @@ def evaluate(
     [part.scores.confidences[result.test] for part, result in zip(parts, results, strict=True)]
   )
   judged = (data.labels[test], confidences, data.observed[test])
-  return {
+  outcomes = Outcomes(
+    query_ids=np.array(table.query_ids)[test],
+    names=np.array([method.name for method in played]),
+    sizes=np.array(
+      [NO_SIZE if m.size is None else m.size for m in played[: len(keys)]] + [CHOSEN] * len(chosen), np.int16
+    ),
+    correct=correct,
+    valid=valid,
+  )
+  results_json = {
     'dataset': {
       'name': table.name,
       'llms': list(table.llms),
@@ -452,3 +489,4 @@ def evaluate(
       for name in policies.POLICIES
     },
   }
+  return Evaluation(results_json, outcomes)

@@ -84,7 +84,7 @@ def _split(config: ml_collections.ConfigDict, table: votes.Table) -> np.ndarray:
   options = config.dataset
   shares = {'validation': options.validation_share, 'test': options.test_share}
   folds = [
-    splits.assign(table.queries, seed=options.split_seed, folds=options.folds, fold=fold, **shares)
+    splits.assign(table.questions, seed=options.split_seed, folds=options.folds, fold=fold, **shares)
     for fold in range(max(1, options.folds))
   ]
   for part in folds:
@@ -150,11 +150,15 @@ def _predict(
       truncated=np.array(tokens.truncated),
       classifier_latency_s=np.array(one_latency_s),
     )
-  # Renamed when complete, so that no half-written file is ever taken for a run's predictions.
-  partial = workdir / 'predictions.part.npz'
-  np.savez_compressed(partial, **predictions._asdict())
-  partial.replace(workdir / 'predictions.npz')
+  _save(workdir / 'predictions.npz', predictions)
   return predictions
+
+
+def _save(path: pathlib.Path, arrays: Predictions | evaluate.Outcomes) -> None:
+  """Writes arrays, renamed when complete, so that no half-written file is ever taken for a run's."""
+  partial = path.with_suffix('.part.npz')
+  np.savez_compressed(partial, **arrays._asdict())
+  partial.replace(path)
 
 
 def _report(
@@ -169,7 +173,8 @@ def _report(
   for part, confidences in zip(predictions.split, predictions.confidences, strict=True):
     selections = score.select(confidences, table.votes.observed, _selecting(config, table, part))
     parts.append(evaluate.Part(part, score.Scores(confidences, jax.device_get(selections))))
-  results = evaluate.evaluate(table, parts, predictions.embeddings, config.evaluate)
+  results, outcomes = evaluate.evaluate(table, parts, predictions.embeddings, config.evaluate)
+  _save(workdir / 'outcomes.npz', outcomes)
   results['dataset']['truncated'] = int(predictions.truncated)
   results['settings'] = config.evaluate.to_dict()  # they may change when a run is evaluated anew
   earlier = workdir / 'report.json'

@@ -90,7 +90,7 @@ def by_hand() -> dict[str, Any]:
   table = _table(np.array(HAND_ANSWERS)[..., None], [0] * 8, HAND_LATENCY_S, cost_usd, observed)
   embeddings = np.float32([[1, 0], [0, 1], [-1, 0], [1, 0], [1, 0], [0, 1], [-1, 0], [-1, 0]])
   part = _part(table, HAND_SPLIT, HAND_CONFIDENCES)
-  return evaluate.evaluate(table, [part], embeddings, _config(knn_neighbours=(1,)))
+  return evaluate.evaluate(table, [part], embeddings, _config(knn_neighbours=(1,))).results
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def _with(table: votes.Table, **arrays: np.ndarray) -> votes.Table:
 
 
 def _evaluate(table: votes.Table, split: np.ndarray = SPLIT, **changes: Any) -> dict[str, Any]:
-  return evaluate.evaluate(table, [_part(table, split, _confidences())], _embeddings(), _config(**changes))
+  return evaluate.evaluate(table, [_part(table, split, _confidences())], _embeddings(), _config(**changes)).results
 
 
 @pytest.fixture(scope='module')
@@ -546,8 +546,8 @@ def folded() -> tuple[dict[str, Any], list[dict[str, Any]], votes.Table]:
   """
   table = _random_table(missing=0.1)
   parts = [_part(table, np.roll(SPLIT, 14 * (fold + 1)), _confidences() ** (fold + 1)) for fold in range(3)]
-  together = evaluate.evaluate(table, parts, _embeddings(), _config())
-  return together, [evaluate.evaluate(table, [part], _embeddings(), _config()) for part in parts], table
+  together = evaluate.evaluate(table, parts, _embeddings(), _config()).results
+  return together, [evaluate.evaluate(table, [part], _embeddings(), _config()).results for part in parts], table
 
 
 def test_every_query_of_the_folds_is_counted_once(folded):

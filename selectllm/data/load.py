@@ -24,12 +24,12 @@ def cache_dir() -> pathlib.Path:
   return pathlib.Path(os.environ.get('SELECTLLM_CACHE', '~/.cache/selectllm')).expanduser()
 
 
-def make_builder(name: str, options: ml_collections.ConfigDict) -> pool_builder.PoolBuilder:
+def make_builder(name: str, config: ml_collections.ConfigDict) -> pool_builder.PoolBuilder:
   """The TFDS builder of that name.
 
   Args:
     name: One of `BUILDERS`.
-    options: `config.dataset`.
+    config: The whole experiment's config.
 
   Raises:
     ValueError: for a name that is no builder's.
@@ -37,12 +37,12 @@ def make_builder(name: str, options: ml_collections.ConfigDict) -> pool_builder.
   if name not in BUILDERS:
     raise ValueError(f'config.dataset.name={name!r} is not one of {", ".join(BUILDERS)}')
   module = importlib.import_module(f'selectllm.data.{name}.{name}_dataset_builder')
-  return module.Builder(options, cache_dir())
+  return module.Builder(config, cache_dir())
 
 
-def _prepared(name: str, options: ml_collections.ConfigDict) -> pool_builder.PoolBuilder:
+def _prepared(name: str, config: ml_collections.ConfigDict) -> pool_builder.PoolBuilder:
   """The builder of that name with its data set prepared: once, also when several runs start together."""
-  builder = make_builder(name, options)
+  builder = make_builder(name, config)
   path = pathlib.Path(builder.data_path)
   path.parent.mkdir(parents=True, exist_ok=True)
   with filelock.FileLock(path.with_suffix('.lock')):
@@ -58,9 +58,9 @@ def _prepared_or_fallback(config: ml_collections.ConfigDict, begun_with: str) ->
   if options.fallback not in FALLBACKS:
     raise ValueError(f'config.dataset.fallback={options.fallback!r} is not one of {", ".join(FALLBACKS)}')
   if begun_with in FALLBACKS and begun_with != options.name:
-    return _prepared(begun_with, options)
+    return _prepared(begun_with, config)
   try:
-    return _prepared(options.name, options)
+    return _prepared(options.name, config)
   except sources.UnavailableError as error:
     if options.fallback == 'none' or begun_with:
       raise
@@ -73,7 +73,7 @@ def _prepared_or_fallback(config: ml_collections.ConfigDict, begun_with: str) ->
       '(--config.dataset.fallback=none makes this an error).\n%s',
       error, '!' * 100, options.name, options.fallback, '!' * 100,
     )  # fmt: skip
-  return _prepared(options.fallback, options)
+  return _prepared(options.fallback, config)
 
 
 def _facts(llm: spec.LLM, regraded: bool) -> dict[str, Any]:

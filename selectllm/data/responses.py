@@ -15,8 +15,10 @@ from typing import IO, Any, Literal
 import numpy as np
 import orjson
 
+from selectllm.data import splits
+
 # Part of the identity of what is prepared from records: another form, another identity.
-FORM = 'record-v1'
+FORM = 'record-v2'
 LATENCY_KINDS = ('measured', 'estimated', 'unknown')
 _MOST_TOKENS = 2**31 - 1  # what an int32 holds
 
@@ -59,6 +61,9 @@ class Record:
     reference: The right answer in canonical form, None when unknown (always so with scores).
     responses: LLM name -> its samples. An LLM that is absent, or all of whose samples failed, is missing.
     scores: LLM name -> score in [0, 1], for data without texts and answers.
+    question: What decides which split the query falls into, empty when that is the query itself: queries that hold the
+      same question with other additions (such as its options) share a split.
+    split: The split that the query was published in (`train`, `validation`, `test`), empty for none.
   """
 
   query_id: str
@@ -67,6 +72,8 @@ class Record:
   reference: str | None = None
   responses: dict[str, list[Sample]] = dataclasses.field(default_factory=dict)
   scores: dict[str, float] = dataclasses.field(default_factory=dict)
+  question: str = ''
+  split: str = ''
 
 
 _SAMPLE_TYPES: dict[str, tuple[type, ...]] = {
@@ -85,6 +92,8 @@ _RECORD_TYPES: dict[str, tuple[type, ...]] = {
   'reference': (str, type(None)),
   'responses': (dict,),
   'scores': (dict,),
+  'question': (str,),
+  'split': (str,),
 }
 
 
@@ -131,6 +140,8 @@ def from_json(value: Any, where: str) -> Record:
   for name in ('query_id', 'query'):
     if not fields.get(name, '').strip():
       raise RecordError(f'{where}: {name} is {"empty" if name in fields else "missing"}')
+  if (split := fields.get('split', '')) not in ('', *splits.NAMES):
+    raise RecordError(f'{where}: split must be one of {", ".join(splits.NAMES)}, not {split!r}')
   scores, responses = fields.get('scores', {}), fields.get('responses', {})
   if bool(scores) == bool(responses):
     raise RecordError(f'{where}: a record holds either responses or scores, this one {"both" if scores else "neither"}')
@@ -155,6 +166,9 @@ def to_json(record: Record) -> dict[str, Any]:
   """The JSON object of a record; `from_json` reads it back unchanged."""
   value = dataclasses.asdict(record)
   del value['responses' if record.scores else 'scores']
+  for name in ('question', 'split'):  # most data sets have neither
+    if not value[name]:
+      del value[name]
   return value
 
 
@@ -228,6 +242,8 @@ def tfds_features() -> Any:
         }
       ),
       'scores': tfds.features.Sequence({'llm': tfds.features.Text(), 'score': np.float32}),
+      'question': tfds.features.Text(),
+      'split': tfds.features.Text(),
     }
   )
 
@@ -251,6 +267,8 @@ def to_example(record: Record) -> dict[str, Any]:
       'completion_tokens': [-1 if s.completion_tokens is None else s.completion_tokens for _, s in rows],
     },
     'scores': {'llm': list(record.scores), 'score': list(record.scores.values())},
+    'question': record.question,
+    'split': record.split,
   }
 
 
@@ -278,4 +296,6 @@ def from_example(example: dict[str, Any]) -> Record:
     reference=example['reference'].decode() or None,
     responses=responses,
     scores={k.decode(): float(v) for k, v in zip(example['scores']['llm'], example['scores']['score'], strict=True)},
+    question=example['question'].decode(),
+    split=example['split'].decode(),
   )

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from selectllm.data import grading, responses
+from selectllm.data import grading, responses, splits
 from selectllm.pool import spec
 from selectllm.selection import voting
 
@@ -56,6 +56,9 @@ class Table(NamedTuple):
     latency_is: `measured`, `estimated` or `unknown`: the weakest kind among all calls.
     sizes_assumed: LLMs whose size, from which latencies are estimated, is itself assumed.
     in_place_of: The data set that was asked for and could not be had; empty when this is the one.
+    questions: N texts whose hashes decide the splits; the queries themselves unless they say otherwise.
+    answers: For each query the answers that the ids of `votes.answers` and `votes.reference` stand for.
+    published_split: int8[N], the split that each query was published in; -1 for none.
   """
 
   name: str
@@ -67,6 +70,9 @@ class Table(NamedTuple):
   latency_is: str
   sizes_assumed: tuple[str, ...] = ()
   in_place_of: str = ''
+  questions: collections.abc.Sequence[str] = ()
+  answers: collections.abc.Sequence[tuple[str, ...]] = ()
+  published_split: np.ndarray = np.zeros(0, np.int8)
 
 
 def _choose_llms(wanted: collections.abc.Sequence[str], present: list[str], pool: spec.Pool | None) -> tuple[str, ...]:
@@ -186,7 +192,9 @@ def build(
     task=np.zeros(size, np.int16),
   )
   tasks: dict[str, int] = {}
-  query_ids, queries, kinds = [], [], set()
+  query_ids, queries, questions, kinds = [], [], [], set()
+  texts: list[tuple[str, ...]] = []
+  published_split = np.full(size, -1, np.int8)
   for row, record in enumerate(records):
     if bool(record.scores) == bool(samples):
       raise ValueError(
@@ -195,6 +203,9 @@ def build(
       )
     query_ids.append(record.query_id)
     queries.append(record.query)
+    questions.append(record.question or record.query)
+    if record.split:
+      published_split[row] = splits.NAMES.index(record.split)
     votes.task[row] = tasks.setdefault(record.task, len(tasks))
     ids: dict[str, int] = {}  # by first appearance, so that an id tells nothing about which answer is right
     for column, llm in enumerate(chosen):
@@ -214,6 +225,7 @@ def build(
           votes.answers[row, column, place] = ids.setdefault(answer, len(ids))
     if samples:
       votes.reference[row] = ids.setdefault(grader.reference(record), len(ids))
+    texts.append(tuple(ids))
   if samples:
     if not (votes.answers != voting.NO_ANSWER).any():
       raise ValueError(
@@ -223,4 +235,16 @@ def build(
     majority = jax.jit(jax.vmap(voting.majority))(votes.answers)
     votes.labels[:] = np.asarray(majority) == votes.reference[:, None]
   assumed = tuple(fact.name for fact in facts if fact.parameters_assumed)
-  return Table(name, chosen, tuple(tasks), query_ids, queries, votes, weakest(kinds), assumed)
+  return Table(
+    name=name,
+    llms=chosen,
+    tasks=tuple(tasks),
+    query_ids=query_ids,
+    queries=queries,
+    votes=votes,
+    latency_is=weakest(kinds),
+    sizes_assumed=assumed,
+    questions=questions,
+    answers=texts,
+    published_split=published_split,
+  )

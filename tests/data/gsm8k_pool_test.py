@@ -207,7 +207,7 @@ def test_a_fallback_that_there_is_not(fresh_cache):
 
 def test_other_sources_or_graders_are_another_data_set(fresh_cache, monkeypatch):
   def identity():
-    return load.make_builder('gsm8k_pool', gsm8k.get_config().dataset).builder_config.name
+    return load.make_builder('gsm8k_pool', gsm8k.get_config()).builder_config.name
 
   first = identity()
   assert identity() == first

@@ -19,7 +19,7 @@ ANSWERED = [
 ]  # fmt: skip
 SCORED = [
   Record('s1', 'first', 'trivia', scores={'gemma-2-9b-it': 1.0, 'mistral-7b': 0.0}),
-  Record('s2', 'second', scores={'mistral-7b': 0.375}),
+  Record('s2', 'second\nA. or B.', scores={'mistral-7b': 0.375}, question='second', split='validation'),
 ]
 
 
@@ -62,8 +62,8 @@ def test_jsonl_round_trip(tmp_path, records):
 def test_tfds_round_trip(tmp_path, monkeypatch, records):
   monkeypatch.setenv('SELECTLLM_CACHE', str(tmp_path / 'cache'))
   responses.write_jsonl(tmp_path / 'responses.jsonl', records)
-  config = jsonl.get_config().dataset
-  config.path = str(tmp_path / 'responses.jsonl')
+  config = jsonl.get_config()
+  config.dataset.path = str(tmp_path / 'responses.jsonl')
   builder = load.make_builder('jsonl_pool', config)
   builder.download_and_prepare()
   source = builder.as_data_source(split='full')

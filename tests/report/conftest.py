@@ -48,7 +48,7 @@ def _evaluate(llms: int, kind: str) -> Results:
   part = evaluate.Part(SPLIT, score.Scores(confidences, jax.device_get(score.select(confidences, observed, selecting))))
   embeddings = np.eye(len(SPLIT), dtype=np.float32)
   folds = 2 if kind == 'folds' else 1
-  results = evaluate.evaluate(table, [part] * folds, embeddings, CONFIG)
+  results = evaluate.evaluate(table, [part] * folds, embeddings, CONFIG).results
   return results | {
     'dataset': results['dataset'] | {'truncated': 0},
     'timing': {'classifier_latency_s': 0.25},

@@ -121,7 +121,7 @@ class Builder(pool_builder.PoolBuilder):
 
   def __init__(self, config: ml_collections.ConfigDict, cache_dir: pathlib.Path):
     self._cache_dir = cache_dir / 'downloads'
-    self._config = config
+    self._options = config.dataset
     self._paths: dict[sources.Source, pathlib.Path] = {}
     made_from = f'{sources.digest(SOURCES)} {TEXT_EXTRACTOR} {PROGRAM_EXTRACTOR} {responses.FORM}'
     super().__init__(
@@ -129,13 +129,13 @@ class Builder(pool_builder.PoolBuilder):
       description='1,319 GSM8K test questions answered by ten LLMs; latencies are estimated from lengths.',
       data_dir=str(cache_dir),
     )
-    if config.manual_dir:  # checked on every run: a file that changed is an error, not a silent reuse of old data
+    if config.dataset.manual_dir:  # checked on every run: a file that changed is an error, not a silent reuse of old data
       self._fetch()
 
   def _fetch(self) -> dict[sources.Source, pathlib.Path]:
     if not self._paths:
       self._paths = sources.fetch(
-        SOURCES, manual_dir=self._config.manual_dir, base_url=self._config.base_url, cache_dir=self._cache_dir
+        SOURCES, manual_dir=self._options.manual_dir, base_url=self._options.base_url, cache_dir=self._cache_dir
       )
     return self._paths
 

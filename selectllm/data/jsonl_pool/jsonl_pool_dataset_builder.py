@@ -16,7 +16,7 @@ class Builder(pool_builder.PoolBuilder):
   name = 'jsonl_pool'
 
   def __init__(self, config: ml_collections.ConfigDict, cache_dir: pathlib.Path):
-    patterns = [pattern.strip() for pattern in config.path.split(',') if pattern.strip()]
+    patterns = [pattern.strip() for pattern in config.dataset.path.split(',') if pattern.strip()]
     if not patterns:
       raise ValueError('jsonl_pool needs --config.dataset.path=FILE.jsonl (several: comma-separated, or with *)')
     self._paths: list[str] = []
