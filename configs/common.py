@@ -46,13 +46,14 @@ def get_config() -> ml_collections.ConfigDict:
   config.seed = 0
 
   config.dataset = ml_collections.ConfigDict()
-  config.dataset.name = ''  # a builder in selectllm/data: gsm8k_pool, mini_pool, jsonl_pool
+  config.dataset.name = ''  # a builder in selectllm/data: gsm8k_pool, mmlu_pro_pool, mini_pool, jsonl_pool
   config.dataset.title = ''  # what reports call it; the builder's name by default
   config.dataset.fallback = 'none'  # used where the published files can be neither found nor downloaded: mini_pool
   config.dataset.path = ''  # jsonl_pool: files, comma-separated, * allowed
   config.dataset.manual_dir = ''  # published files are read from here, not downloaded
   config.dataset.base_url = ''  # a mirror of the published files
   config.dataset.extractor = ''  # grade the texts again: number-v1, option_letter-v1, ...
+  config.dataset.query_includes_options = False  # mmlu_pro_pool: the classifier reads the options too
   config.dataset.split_seed = 0
   config.dataset.validation_share = 0.1
   config.dataset.test_share = 0.2

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from selectllm import metrics, score
+from selectllm import metrics, outcomes, score
 from selectllm.data import splits, votes
 from selectllm.selection import baselines, oracle, policies, voting
 
@@ -64,32 +64,11 @@ class Part(NamedTuple):
   scores: score.Scores
 
 
-class Outcomes(NamedTuple):
-  """How every method fared on every test query: what paired comparisons between runs need (outcomes.npz).
-
-  Attributes:
-    query_ids: str[T].
-    names: str[M], methods.
-    sizes: int16[M], their subset sizes; `NO_SIZE` where size means nothing, `CHOSEN` for the one chosen on validation.
-    correct: float32[T, M], see `Outcome.correct`.
-    valid: bool[T, M].
-  """
-
-  query_ids: np.ndarray
-  names: np.ndarray
-  sizes: np.ndarray
-  correct: np.ndarray
-  valid: np.ndarray
-
-
-NO_SIZE, CHOSEN = -1, 0
-
-
 class Evaluation(NamedTuple):
   """What `evaluate` returns: the content of report.json but its timing, and that of outcomes.npz."""
 
   results: dict[str, Any]
-  outcomes: Outcomes
+  played: outcomes.Outcomes
 
 
 class Fitted(NamedTuple):
@@ -407,8 +386,8 @@ def evaluate(
 
   def joined(keys: list[Key]) -> Outcome | None:
     """The outcomes of a method, given by its key in each fold; None where it does not exist."""
-    outcomes = [result.methods[key] for result, key in zip(results, keys, strict=True) if key in result.methods]
-    return _join(outcomes) if len(outcomes) == len(results) else None
+    found = [result.methods[key] for result, key in zip(results, keys, strict=True) if key in result.methods]
+    return _join(found) if len(found) == len(results) else None
 
   def everywhere(name: str, size: int | None) -> Outcome | None:
     return joined([(name, size)] * len(results))
@@ -440,11 +419,12 @@ def evaluate(
     [part.scores.confidences[result.test] for part, result in zip(parts, results, strict=True)]
   )
   judged = (data.labels[test], confidences, data.observed[test])
-  outcomes = Outcomes(
+  kept = outcomes.Outcomes(
     query_ids=np.array(table.query_ids)[test],
     names=np.array([method.name for method in played]),
     sizes=np.array(
-      [NO_SIZE if m.size is None else m.size for m in played[: len(keys)]] + [CHOSEN] * len(chosen), np.int16
+      [outcomes.NO_SIZE if m.size is None else m.size for m in played[: len(keys)]] + [outcomes.CHOSEN] * len(chosen),
+      np.int16,
     ),
     correct=correct,
     valid=valid,
@@ -458,6 +438,7 @@ def evaluate(
       'latency': table.latency_is,
       'sizes_assumed': list(table.sizes_assumed),
       'in_place_of': table.in_place_of,
+      'notes': list(table.notes),
       'folds': len(parts) if len(parts) > 1 else 0,
       'queries': len(table.queries),
       'queries_per_split': {
@@ -489,4 +470,4 @@ def evaluate(
       for name in policies.POLICIES
     },
   }
-  return Evaluation(results_json, outcomes)
+  return Evaluation(results_json, kept)

@@ -17,6 +17,8 @@ Extractor = collections.abc.Callable[[str], str | None]
 
 # Canonical numbers are rounded to this many decimals: 3.999999999999999 is 4, and 1/3 is 0.333333333.
 DECIMALS = 6
+# The letters that multiple-choice options go by.
+OPTIONS = tuple('ABCDEFGHIJ')
 # Longer numbers are no answers; Python also refuses to convert very long ones.
 _MAX_DIGITS = 300
 

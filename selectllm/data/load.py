@@ -15,7 +15,7 @@ from selectllm.pool import spec
 
 _LOG = logging.getLogger(__name__)
 
-BUILDERS = ('gsm8k_pool', 'mini_pool', 'jsonl_pool')
+BUILDERS = ('gsm8k_pool', 'mmlu_pro_pool', 'mini_pool', 'jsonl_pool')
 FALLBACKS = {'none': '', 'mini_pool': 'Mini pool'}  # name -> title
 
 
@@ -109,10 +109,11 @@ def load(config: ml_collections.ConfigDict, begun_with: str = '') -> tuple[votes
     size=len(source),
     present=list(builder.info.metadata['llms']),
     samples=int(builder.info.metadata['samples']),
-    llms=[name.strip() for names in config.pool.llms for name in names.split(',')],
+    llms=pool_builder.wanted_llms(config),
     pool=pool,
     extractor=options.extractor if asked_for else '',
   )
   facts = {llm: _facts(pool.facts(llm), bool(options.extractor)) if pool else {} for llm in table.llms}
   identity = {'name': builder.name, 'identity': builder.builder_config.name, 'llms': facts}
-  return table._replace(in_place_of='' if asked_for else options.title or options.name), identity
+  notes = tuple(builder.info.metadata.get('notes', ()))
+  return table._replace(notes=notes, in_place_of='' if asked_for else options.title or options.name), identity

@@ -4,9 +4,15 @@ import abc
 import collections.abc
 from typing import Any
 
+import ml_collections
 import tensorflow_datasets as tfds
 
 from selectllm.data import responses
+
+
+def wanted_llms(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+  """The LLMs that `config.pool.llms` names, with commas between or as a tuple; none for all."""
+  return tuple(name.strip() for names in config.pool.llms for name in names.split(','))
 
 
 class PoolBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -20,6 +26,7 @@ class PoolBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
 
   def __init__(self, *, identity: str, description: str, data_dir: str):
     self._description = description
+    self.notes: list[str] = []  # what the report must say about the data; filled by `records`
     config = tfds.core.BuilderConfig(name=identity[:16])
     super().__init__(data_dir=data_dir, config=config, file_format='array_record')
 
@@ -50,4 +57,4 @@ class PoolBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     if not llms:
       raise ValueError(f'{self.name} holds no queries: {self._description}')
     # What a reader must know before the first record, to lay out its arrays.
-    self.info.metadata.update(llms=list(llms), samples=most_samples)
+    self.info.metadata.update(llms=list(llms), samples=most_samples, notes=self.notes)

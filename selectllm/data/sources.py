@@ -1,14 +1,20 @@
-"""Published files: found in a folder or downloaded, and always checked by size and SHA-256."""
+"""Published files: found in a folder or downloaded, and always checked by size and SHA-256.
+
+A file whose digest was not known beforehand is held to the one that it had when it was first used.
+"""
 
 import collections.abc
 import dataclasses
 import hashlib
+import json
+import logging
 import os
 import pathlib
 
 import requests
 import rich.progress
 
+_LOG = logging.getLogger(__name__)
 _TIMEOUT_S = (10, 60)  # connect, read
 
 
@@ -27,14 +33,14 @@ class Source:
   Attributes:
     path: `<owner>/<repository>/<path in it>`, also its place below a `manual_dir` or a mirror.
     commit: 40 hex digits.
-    size: Bytes.
-    sha256: 64 hex digits.
+    size: Bytes; 0 where not known beforehand.
+    sha256: 64 hex digits; empty where not known beforehand.
   """
 
   path: str
   commit: str
-  size: int
-  sha256: str
+  size: int = 0
+  sha256: str = ''
 
   def url(self, base_url: str) -> str:
     """Where the file lies: at GitHub by commit, on any other host below `base_url` by its path."""
@@ -55,8 +61,43 @@ def file_sha256(path: pathlib.Path) -> str:
     return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
+def seen(source: Source, path: pathlib.Path) -> Source:
+  """The source with the size and digest of the file at `path`."""
+  return dataclasses.replace(source, size=path.stat().st_size, sha256=file_sha256(path))
+
+
+def remembered(source: Source, cache_dir: pathlib.Path) -> Source:
+  """The source with the size and digest that its file had when it was first used, where they were not known."""
+  note = _note(source, cache_dir)
+  if source.sha256 or not note.exists():
+    return source
+  return dataclasses.replace(source, **json.loads(note.read_text()))
+
+
+def _note(source: Source, cache_dir: pathlib.Path) -> pathlib.Path:
+  return cache_dir / source.commit / f'{source.path}.digest.json'
+
+
+def remember(source: Source, path: pathlib.Path, cache_dir: pathlib.Path) -> None:
+  """Holds a file whose digest was not known to what it is now; to be called once it proved to be usable."""
+  if remembered(source, cache_dir).sha256:
+    return
+  known = seen(source, path)
+  note = _note(source, cache_dir)
+  note.parent.mkdir(parents=True, exist_ok=True)
+  partial = note.with_name(f'{note.name}.{os.getpid()}.part')
+  partial.write_text(json.dumps({'size': known.size, 'sha256': known.sha256}) + '\n')
+  partial.replace(note)
+  _LOG.warning(
+    '%s: no digest of this file was known beforehand. It has %s bytes and SHA-256 %s, to which it is held from now on.',
+    source.path, f'{known.size:,}', known.sha256,
+  )  # fmt: skip
+
+
 def _problem(path: pathlib.Path, source: Source) -> str | None:
   """What is wrong with a file, None when it is what was published."""
+  if not source.sha256:
+    return None
   if (size := path.stat().st_size) != source.size:
     return f'{path} has {size:,} bytes, the published file has {source.size:,}'
   if (sha256 := file_sha256(path)) != source.sha256:
@@ -67,15 +108,21 @@ def _problem(path: pathlib.Path, source: Source) -> str | None:
 def _download(url: str, path: pathlib.Path, source: Source, progress: rich.progress.Progress) -> None:
   partial = path.with_name(f'{path.name}.{os.getpid()}.part')
   path.parent.mkdir(parents=True, exist_ok=True)
-  bar = progress.add_task(source.path.rsplit('/', 1)[-1], total=source.size)
+  bar = progress.add_task(source.path.rsplit('/', 1)[-1], total=source.size or None)
+  # Not compressed on the way: then the length that is announced is the file's.
+  request = requests.get(url, stream=True, timeout=_TIMEOUT_S, headers={'Accept-Encoding': 'identity'})
   try:
-    with requests.get(url, stream=True, timeout=_TIMEOUT_S) as response, open(partial, 'wb') as file:
+    with request as response, open(partial, 'wb') as file:
       response.raise_for_status()
+      size = source.size or int(response.headers.get('Content-Length', 0))
+      progress.update(bar, total=size or None)
       for chunk in response.iter_content(1 << 18):
         file.write(chunk)
         progress.advance(bar, len(chunk))
-        if file.tell() > source.size:
+        if size and file.tell() > size:
           break
+    if not source.sha256 and (got := partial.stat().st_size) != (size or got):
+      raise SourceError(f'{url} broke off: {got:,} of {size:,} bytes came. Nothing of it was kept.')
     if problem := _problem(partial, source):
       raise SourceError(f'{url} is not the published file: {problem}. Nothing of it was kept.')
     partial.replace(path)
@@ -105,22 +152,23 @@ def fetch(
     UnavailableError: a file is not in the cache and cannot be downloaded; says how else to get it.
     SourceError: lists what `manual_dir` lacks, which file is not what was published, or says that `base_url` is wrong.
   """
+  pinned = {source: remembered(source, cache_dir) for source in sources}
   if manual_dir:
     paths = {source: pathlib.Path(manual_dir).expanduser() / source.path for source in sources}
     if missing := [str(path) for path in paths.values() if not path.is_file()]:
       raise SourceError(
         f'manual_dir={manual_dir!r} lacks {len(missing)} of {len(paths)} files:\n  ' + '\n  '.join(missing)
       )
-    if problems := [p for source, path in paths.items() if (p := _problem(path, source))]:
+    if problems := [p for source, path in paths.items() if (p := _problem(path, pinned[source]))]:
       raise SourceError('Not the published files:\n  ' + '\n  '.join(problems))
     return paths
   paths = {source: cache_dir / source.commit / source.path for source in sources}
-  wanted = [source for source, path in paths.items() if not path.is_file() or _problem(path, source)]
+  wanted = [source for source, path in paths.items() if not path.is_file() or _problem(path, pinned[source])]
   with rich.progress.Progress(transient=True) as progress:
     for source in wanted:
       url = source.url(base_url)
       try:
-        _download(url, paths[source], source, progress)
+        _download(url, paths[source], pinned[source], progress)
       except requests.RequestException as error:
         kind = SourceError if _is_wrong_address(error, base_url) else UnavailableError
         raise kind(

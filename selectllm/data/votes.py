@@ -59,6 +59,7 @@ class Table(NamedTuple):
     questions: N texts whose hashes decide the splits; the queries themselves unless they say otherwise.
     answers: For each query the answers that the ids of `votes.answers` and `votes.reference` stand for.
     published_split: int8[N], the split that each query was published in; -1 for none.
+    notes: What a reader of any result must know about the data.
   """
 
   name: str
@@ -73,6 +74,7 @@ class Table(NamedTuple):
   questions: collections.abc.Sequence[str] = ()
   answers: collections.abc.Sequence[tuple[str, ...]] = ()
   published_split: np.ndarray = np.zeros(0, np.int8)
+  notes: tuple[str, ...] = ()
 
 
 def _choose_llms(wanted: collections.abc.Sequence[str], present: list[str], pool: spec.Pool | None) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ def warnings(results: dict[str, Any]) -> list[str]:
       f'{asked_for} could be neither found nor downloaded: all of this is about {results["dataset"]["name"]}, '
       'which ships with selectllm; its own config is configs/mini.py, its pool file configs/pools/mini.yaml.'
     )
+  found += results['dataset']['notes']
   if truncated := results['dataset']['truncated']:
     found.append(f'{truncated} queries were longer than the encoder reads; their ends were cut off.')
   for llm, row in results['llms'].items():

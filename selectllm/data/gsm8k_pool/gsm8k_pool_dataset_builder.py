@@ -129,7 +129,9 @@ class Builder(pool_builder.PoolBuilder):
       description='1,319 GSM8K test questions answered by ten LLMs; latencies are estimated from lengths.',
       data_dir=str(cache_dir),
     )
-    if config.dataset.manual_dir:  # checked on every run: a file that changed is an error, not a silent reuse of old data
+    if (
+      config.dataset.manual_dir
+    ):  # checked on every run: a file that changed is an error, not a silent reuse of old data
       self._fetch()
 
   def _fetch(self) -> dict[sources.Source, pathlib.Path]:
