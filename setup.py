@@ -9,6 +9,7 @@ REQUIREMENTS = [
   'absl-py>=2.1,<3',
   'aiohttp>=3.11,<4',
   'array_record>=0.8,<0.9',
+  'datasketch>=2,<3',
   'filelock>=3.18,<5',
   'flax>=0.12.8,<0.13',
   'grain>=0.2.18,<0.3',
@@ -34,7 +35,8 @@ REQUIREMENTS = [
   'yarl>=1.17,<2',
 ]
 
-TEST = ['pytest>=9,<10', 'pytest-xdist>=3.8,<4', 'scikit-learn>=1.7,<2', 'setuptools>=77']
+RAY = ['ray>=2.60,<3']
+TEST = ['pytest>=9,<10', 'pytest-xdist>=3.8,<4', *RAY, 'scikit-learn>=1.7,<2', 'setuptools>=77']
 
 setuptools.setup(
   name='selectllm',
@@ -46,11 +48,15 @@ setuptools.setup(
   license_files=['LICENSE'],
   python_requires='>=3.11',
   packages=setuptools.find_packages(include=['selectllm', 'selectllm.*']),
-  package_data={'selectllm.data.mini_pool': ['responses.jsonl.xz', 'CARD.md']},
+  package_data={
+    'selectllm.data.mini_pool': ['responses.jsonl.xz', 'CARD.md'],
+    'selectllm.report': ['queries_template.html'],
+  },
   install_requires=REQUIREMENTS,
   extras_require={
     'cuda': ['jax[cuda13]>=0.10.2,<0.11'],
     'tpu': ['jax[tpu]>=0.10.2,<0.11'],
+    'ray': RAY,
     'test': TEST,
     'parity': ['torch>=2.9,<3'],
     'dev': [*TEST, 'mypy>=2,<3', 'ruff>=0.17,<0.18', 'types-PyYAML>=6', 'types-requests>=2.32'],

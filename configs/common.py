@@ -42,22 +42,25 @@ def parse_argument(argument: str | None, words: tuple[str, ...] = (), **defaults
 def get_config() -> ml_collections.ConfigDict:
   """The defaults of an experiment, in sections."""
   config = ml_collections.ConfigDict()
-  config.mode = 'train_and_evaluate'  # or evaluate, collect, answer
+  config.mode = 'train_and_evaluate'  # or evaluate, collect, answer, compare
   config.seed = 0
 
   config.dataset = ml_collections.ConfigDict()
-  config.dataset.name = ''  # a builder in selectllm/data: gsm8k_pool, mmlu_pro_pool, mini_pool, jsonl_pool
+  config.dataset.name = ''  # a builder in selectllm/data: gsm8k_pool, mmlu_pro_pool, mini_pool, jsonl_pool, sldata
   config.dataset.title = ''  # what reports call it; the builder's name by default
   config.dataset.fallback = 'none'  # used where the published files can be neither found nor downloaded: mini_pool
-  config.dataset.path = ''  # jsonl_pool: files, comma-separated, * allowed
+  config.dataset.path = ''  # jsonl_pool: files, comma-separated, * allowed; sldata: SLData.zip, or a folder
+  config.dataset.task = ''  # sldata: gsm8k or mmlu, where the files hold both
   config.dataset.manual_dir = ''  # published files are read from here, not downloaded
   config.dataset.base_url = ''  # a mirror of the published files
   config.dataset.extractor = ''  # grade the texts again: number-v1, option_letter-v1, ...
   config.dataset.query_includes_options = False  # mmlu_pro_pool: the classifier reads the options too
+  config.dataset.split = 'hash'  # of the question, by the shares below; or published: the one that each query names
   config.dataset.split_seed = 0
   config.dataset.validation_share = 0.1
   config.dataset.test_share = 0.2
   config.dataset.folds = 0  # above 1: cross-validate, every query is tested once
+  config.dataset.train_share = 1.0  # of the training queries that are used; a smaller share is part of a larger one
 
   config.pool = ml_collections.ConfigDict()
   config.pool.file = ''  # facts about the LLMs: sizes, prices
@@ -92,6 +95,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.evaluate.random_draws = 20  # random subsets averaged for each query
   config.evaluate.knn_neighbours = (5, 10, 20, 40, 80, 160)  # tried on validation
   config.evaluate.resamples = 2000  # of the bootstrap
+  config.evaluate.near_duplicates = 0.8  # Jaccard similarity of questions across splits, from 0.5; 0: no search
 
   config.collect = ml_collections.ConfigDict()
   config.collect.queries = ''  # a .jsonl file, or gsm8k:train, gsm8k:test, mmlu:test, mmlu:dev, mmlu:validation
@@ -118,10 +122,31 @@ def get_config() -> ml_collections.ConfigDict:
   config.answer.at_once = 64  # queries that are called for at the same time
   config.answer.drain_s = 30.0  # how long the first Ctrl-C waits for what is in flight
 
+  config.compare = ml_collections.ConfigDict()
+  config.compare.runs = ''  # directories of finished runs, comma-separated, * allowed; the first is compared with
+
   config.mesh = ml_collections.ConfigDict()
   config.mesh.data = -1  # devices that split the batch; -1: all that there are
   config.mesh.fsdp = 1  # devices that split parameters and optimiser too
   return config
+
+
+def paper(config: ml_collections.ConfigDict, *, task: str, epochs: int) -> None:
+  """Turns an experiment into the paper's: its recorded answers (SLData), its splits, pool and recipe."""
+  config.dataset.name = 'sldata'
+  config.dataset.task = task
+  config.dataset.fallback = 'none'
+  config.dataset.split = 'published'
+  config.pool.file = str(POOLS / f'paper_{task}.yaml')
+  config.encoder.name = 'FacebookAI/roberta-base'
+  config.encoder.pooling = 'cls'
+  config.encoder.max_length = 128
+  config.train.epochs = epochs
+  config.train.batch_size = 128
+  config.train.learning_rate = config.train.head_learning_rate = 2e-5
+  # What the paper does not say is as in the trainer that its code uses, Hugging Face's: no warm-up, no weight decay.
+  config.train.warmup_share = 0.0
+  config.train.weight_decay = 0.0
 
 
 def collect(config: ml_collections.ConfigDict, *, pool: str, queries: str, extractor: str) -> None:

@@ -7,14 +7,32 @@ Under three minutes on two CPU cores, five times that with folds. `launch/record
 variant `:collect`; `launch/local_pool.sh` serves the two LLMs, to be asked live (README).
 """
 
+import types
+
 import ml_collections
 
-from configs import common
+from configs import ablations, common
+
+# From the most accurate on the training queries to the least: the order in which the sweep `pool_size` adds them.
+_BY_TRAINING_ACCURACY = (
+  'gemma-calculator-measures',
+  'gemma-calculator-products',
+  'gemma-calculator-sums',
+  'gemma-calculator-money',
+  'smollm2-calculator-parts',
+  'smollm2-thinking',
+  'smollm2-chat',
+  'smollm2-direct',
+)
+
+
+def _parse(argument: str) -> dict:
+  return common.parse_argument(argument, words=('collect', *ablations.WORDS), folds=0, **ablations.KEYS)
 
 
 def get_config(argument: str = '') -> ml_collections.ConfigDict:
-  """The experiment; `argument` may set folds=N, or ask to collect."""
-  options = common.parse_argument(argument, words=('collect',), folds=0)
+  """The experiment; `argument` may set folds=N, ask to collect, or name a sweep."""
+  options = _parse(argument)
   config = common.get_config()
   config.dataset.name = 'mini_pool'
   config.dataset.title = 'Mini pool'
@@ -27,3 +45,8 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
     config.mode = 'collect'
     config.collect.samples = 2
   return config
+
+
+def get_hyper(hyper: types.ModuleType, argument: str = '') -> list[dict]:
+  """The sweeps `:ablations` and `:ablation=NAME`, each with seeds=N; see configs/ablations.py."""
+  return ablations.get_hyper(hyper, _parse(argument), _BY_TRAINING_ACCURACY)

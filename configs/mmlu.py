@@ -1,9 +1,17 @@
-"""MMLU with the paper's pool: seven LLMs on vLLM servers of yours, ten samples each, then the experiment on them.
+"""MMLU with the paper's pool: seven LLMs whose ten answers to each question the paper's authors recorded.
+
+  python -m selectllm.main --config=configs/mmlu.py --config.dataset.path=SLData.zip
+
+SLData.zip is theirs (github.com/kaushal0494/SelectLLM); it is read as it is. Splits and training recipe are the
+paper's too, and the report tabulates every policy and baseline at every size with its accuracy and latency, as it does.
+
+Or ask the seven LLMs anew, on vLLM servers of yours, ten samples each, and train on what they answer:
 
   python -m selectllm.main --config=configs/mmlu.py:collect --workdir=runs/collected
-  python -m selectllm.main --config=configs/mmlu.py --config.dataset.path=runs/collected/responses.jsonl
+  python -m selectllm.main --config=configs/jsonl.py --config.dataset.path=runs/collected/responses.jsonl
 
-`--config.collect.queries=mmlu:dev` or `mmlu:validation` adds these questions to the same collection.
+`--config.collect.queries=mmlu:dev` or `mmlu:validation` adds these questions to the same collection. To train on it by
+the paper's recipe, give this config `--config.dataset.name=jsonl_pool --config.dataset.split=hash` and the path.
 """
 
 import ml_collections
@@ -12,13 +20,11 @@ from configs import common
 
 
 def get_config(argument: str = '') -> ml_collections.ConfigDict:
-  """The experiment; `argument` may set folds=N, or ask to collect."""
-  options = common.parse_argument(argument, words=('collect',), folds=0)
+  """The experiment; `argument` may ask to collect."""
+  options = common.parse_argument(argument, words=('collect',))
   config = common.get_config()
-  config.dataset.name = 'jsonl_pool'
   config.dataset.title = 'MMLU'
-  config.dataset.folds = options['folds']
-  config.pool.file = str(common.POOLS / 'paper_mmlu.yaml')
+  common.paper(config, task='mmlu', epochs=5)
   if 'collect' in options['words']:
     common.collect(config, pool='paper_mmlu.yaml', queries='mmlu:test', extractor='option_letter-v1')
   return config

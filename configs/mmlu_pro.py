@@ -3,14 +3,31 @@
 python -m selectllm.main --config=configs/mmlu_pro.py
 """
 
+import types
+
 import ml_collections
 
-from configs import common
+from configs import ablations, common
+
+# From the most accurate on the training queries to the least: the order in which the sweep `pool_size` adds them.
+_BY_TRAINING_ACCURACY = (
+  'Meta-Llama-3_1-8B-Instruct',
+  'mathstral-7B',
+  'Mixtral-8x7B-Instruct-v0.1',
+  'Phi-3-mini-4k-instruct',
+  'Yi-34B',
+  'c4ai-command-r-v01',
+  'gemma-7b',
+)
+
+
+def _parse(argument: str) -> dict:
+  return common.parse_argument(argument, words=ablations.WORDS, folds=0, **ablations.KEYS)
 
 
 def get_config(argument: str = '') -> ml_collections.ConfigDict:
-  """The experiment; `argument` may set folds=N."""
-  options = common.parse_argument(argument, folds=0)
+  """The experiment; `argument` may set folds=N, or name a sweep."""
+  options = _parse(argument)
   config = common.get_config()
   config.dataset.name = 'mmlu_pro_pool'
   config.dataset.title = 'MMLU-Pro'
@@ -18,3 +35,8 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
   config.pool.file = str(common.POOLS / 'mmlu_pro.yaml')
   config.train.epochs = 2
   return config
+
+
+def get_hyper(hyper: types.ModuleType, argument: str = '') -> list[dict]:
+  """The sweeps `:ablations` and `:ablation=NAME`, each with seeds=N; see configs/ablations.py."""
+  return ablations.get_hyper(hyper, _parse(argument), _BY_TRAINING_ACCURACY)

@@ -150,9 +150,9 @@ def fit(data: votes.Votes, split: np.ndarray, embeddings: np.ndarray, config: ml
     embeddings: float32[N, D], unit vectors of the pretrained encoder.
     config: `config.evaluate`.
   """
-  train, validation, fitting = split == splits.TRAIN, split == splits.VALIDATION, split != splits.TEST
+  train, validation = split == splits.TRAIN, split == splits.VALIDATION
   latency_s = expected_latency_s(data, split)
-  known, fit_on = data.rows(train), data.rows(fitting)
+  known, fit_on = data.rows(train), data.rows(train | validation)
   best = None
   if data.has_answers:
     best = baselines.best_subsets(fit_on.answers, fit_on.reference, fit_on.observed, latency_s, over=config.vote)
@@ -348,18 +348,35 @@ def _evaluate_part(table: votes.Table, part: Part, embeddings: np.ndarray, confi
   return _PartResult(np.flatnonzero(part.split == splits.TEST), fitted, on_test, chosen)
 
 
-def _llm_rows(table: votes.Table, parts: list[Part]) -> dict[str, dict[str, Any]]:
-  """Each LLM's accuracy by split (the mean over folds), and what a call of it takes."""
-  data, rows = table.votes, {}
+def _accuracy_bounds(interval: np.ndarray, accuracy: float | None, count: int) -> list[float | None]:
+  """The bootstrap's bounds; Wilson's where all answers were right or all wrong, and resampling sees no doubt."""
+  return list(metrics.wilson_ci(accuracy, count)) if accuracy in (0, 1) else _bounds(interval)
+
+
+def _llm_rows(table: votes.Table, parts: list[Part], resamples: int) -> dict[str, dict[str, Any]]:
+  """Each LLM's accuracy by split, with 95 % intervals, and what a call of it takes.
+
+  With folds a query counts once in each split that it is in in any fold: counted once for each fold it would be
+  resampled as if it were several queries, and the intervals would be too narrow.
+  """
+  data = table.votes
+  members = {
+    name: np.any([part.split == which for part in parts], axis=0) for which, name in enumerate(splits.NAMES)
+  } | {'all': np.ones(len(data.labels), bool)}
+  intervals = {
+    name: metrics.bootstrap_ci(data.labels[member], data.observed[member], resamples=resamples)
+    for name, member in members.items()
+  }
+  rows = {}
   for column, llm in enumerate(table.llms):
     observed = data.observed[:, column]
-    accuracy = {}
-    for which, name in enumerate(splits.NAMES):
-      means = [_mean(data.labels[:, column], observed & (part.split == which)) for part in parts]
-      known = [mean for mean in means if mean is not None]
-      accuracy[name] = float(np.mean(known)) if known else None
+    accuracy = {name: _mean(data.labels[:, column], observed & member) for name, member in members.items()}
     rows[llm] = {
-      'accuracy': accuracy | {'all': _mean(data.labels[:, column], observed)},
+      'accuracy': accuracy,
+      'accuracy_ci': {
+        name: _accuracy_bounds(intervals[name][column], accuracy[name], int((observed & member).sum()))
+        for name, member in members.items()
+      },
       'missing': int((~observed).sum()),
       'latency_s': _mean(data.latency_s[:, column], observed),
       'cost_usd': _mean(data.cost_usd[:, column], observed),
@@ -445,8 +462,9 @@ def evaluate(
         name: int(np.mean([np.sum(part.split == which) for part in parts])) if name != 'test' else len(test)
         for which, name in enumerate(splits.NAMES)
       },
+      'unused': int(np.mean([np.sum(part.split == splits.UNUSED) for part in parts])),
     },
-    'llms': _llm_rows(table, parts),
+    'llms': _llm_rows(table, parts, config.resamples),
     'classifier': {
       **metrics.classifier_report(*judged),
       'reliability': {

@@ -1,7 +1,9 @@
 """The modes of the main job: the road from responses to a report."""
 
+import hashlib
 import json
 import logging
+import os
 import pathlib
 import time
 from collections.abc import Callable
@@ -12,10 +14,10 @@ import ml_collections
 import numpy as np
 from flax import nnx
 
-from selectllm import evaluate, optim, rundir, score, sharding, train
-from selectllm.data import load, splits, votes
-from selectllm.models import classifier
-from selectllm.report import document
+from selectllm import analysis, evaluate, leaks, optim, outcomes, rundir, score, sharding, train
+from selectllm.data import batches, load, sources, splits, votes
+from selectllm.models import classifier, pretrained
+from selectllm.report import document, queries
 from selectllm.selection import voting
 
 _LOG = logging.getLogger(__name__)
@@ -32,11 +34,12 @@ class Predictions(NamedTuple):
     query_ids: str[N].
     llms: str[K].
     split: int8[F, N], one split or all folds; see `splits.assign`.
-    confidences: float32[F, N, K].
+    confidences: float32[F, N, K]; NaN for queries that neither validate nor test.
     labels: float32[N, K].
     observed: bool[N, K].
     embeddings: float32[N, D], unit vectors of the pretrained encoder.
     latency_s: float32[F, K], expected seconds of a call of each LLM, fitted on train.
+    tokens: int32[N], how many of each query the encoder read.
     truncated: int[], queries that were longer than the encoder reads.
     classifier_latency_s: float[], seconds from one query's text to its selection, the median over some.
   """
@@ -49,6 +52,7 @@ class Predictions(NamedTuple):
   observed: np.ndarray
   embeddings: np.ndarray
   latency_s: np.ndarray
+  tokens: np.ndarray
   truncated: np.ndarray
   classifier_latency_s: np.ndarray
 
@@ -66,11 +70,28 @@ def evaluate_only(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> N
   table = _load(config, workdir)
   path = workdir / 'predictions.npz'
   if path.exists():
-    with np.load(path) as arrays:
-      predictions = Predictions(**arrays)
+    predictions = read_predictions(path)
   else:
     predictions = _predict(config, workdir, table, lambda *args: train.load_best(config, args[1], args[-1]))
   _report(config, workdir, table, predictions, {})
+
+
+def read_predictions(path: pathlib.Path) -> Predictions:
+  """The predictions of a run.
+
+  Raises:
+    ValueError: when another version wrote them; says what helps.
+  """
+  with np.load(path) as arrays:
+    fields = dict(arrays)
+  if fields.keys() != set(Predictions._fields):
+    absent, more = set(Predictions._fields) - fields.keys(), fields.keys() - set(Predictions._fields)
+    raise ValueError(
+      f'{path} was written by another version: it lacks {", ".join(sorted(absent)) or "nothing"} and has '
+      f'{", ".join(sorted(more)) or "nothing"} beyond what is known. Remove it to score the queries again from the '
+      'checkpoints.'
+    )
+  return Predictions(**fields)
 
 
 def _load(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> votes.Table:
@@ -83,14 +104,20 @@ def _split(config: ml_collections.ConfigDict, table: votes.Table) -> np.ndarray:
   """One split, or one for each fold, int8[F, N]; refuses those that nothing can be learned from."""
   options = config.dataset
   shares = {'validation': options.validation_share, 'test': options.test_share}
+  if options.split == 'published':
+    folds = [splits.published(table.published_split, table.query_ids)]
+  else:
+    folds = [
+      splits.assign(table.questions, seed=options.split_seed, folds=options.folds, fold=fold, **shares)
+      for fold in range(max(1, options.folds))
+    ]
   folds = [
-    splits.assign(table.questions, seed=options.split_seed, folds=options.folds, fold=fold, **shares)
-    for fold in range(max(1, options.folds))
+    splits.thin_train(part, table.questions, share=options.train_share, seed=options.split_seed) for part in folds
   ]
   for part in folds:
     for which, name in enumerate(splits.NAMES):
       if not (part == which).any():
-        raise ValueError(f'the {name} split is empty: {len(table.queries)} queries are too few for these shares')
+        raise ValueError(f'the {name} split is empty: none of the {len(table.queries):,} queries falls into it')
     _check_labels(table, part == splits.TRAIN)
   return np.stack(folds)
 
@@ -122,11 +149,11 @@ def _predict(
   """Scores all queries with the classifier of each split, and keeps what the report is made of."""
   split, batch_size = _split(config, table), config.evaluate.batch_size
   model = train.make_model(config, len(table.llms))
-  tokens, everything = model.tokenize(table.queries), np.arange(len(table.queries))
+  tokens = model.tokenize(table.queries)
   if tokens.truncated:
     _LOG.warning(
       '%d of %d queries are longer than %d tokens; their ends were cut off',
-      tokens.truncated, len(everything), model.tokenize.max_length,
+      tokens.truncated, len(table.queries), model.tokenize.max_length,
     )  # fmt: skip
   with sharding.use(model.mesh):
     confidences = []
@@ -134,9 +161,12 @@ def _predict(
       directory = workdir / f'fold_{fold}' if len(split) > 1 else workdir
       directory.mkdir(exist_ok=True)
       step, params = get_params(config, model, tokens, table.votes, part, directory)
-      _LOG.info('Scoring %d queries with the classifier of step %d', len(everything), step)
-      scores = train.score_queries(model, params, tokens, everything, table.votes.observed, batch_size=batch_size)
-      confidences.append(scores.confidences)
+      # What it says of queries that it was trained on tells nothing, and is not worth the time.
+      rows = np.flatnonzero((part == splits.VALIDATION) | (part == splits.TEST))
+      _LOG.info('Scoring %d queries with the classifier of step %d', len(rows), step)
+      scores = train.score_queries(model, params, tokens, rows, table.votes.observed[rows], batch_size=batch_size)
+      confidences.append(np.full(table.votes.labels.shape, np.nan, np.float32))
+      confidences[-1][rows] = scores.confidences
     one_latency_s = train.time_one_query(model, params, table.queries[:_TIMED], _selecting(config, table, split[-1]))
     predictions = Predictions(
       query_ids=np.array(table.query_ids),
@@ -145,8 +175,9 @@ def _predict(
       confidences=np.stack(confidences),
       labels=table.votes.labels,
       observed=table.votes.observed,
-      embeddings=train.embed_queries(model, tokens, batch_size=batch_size),
+      embeddings=_embeddings(config, model, tokens),
       latency_s=np.stack([evaluate.expected_latency_s(table.votes, part) for part in split]),
+      tokens=tokens.lengths,
       truncated=np.array(tokens.truncated),
       classifier_latency_s=np.array(one_latency_s),
     )
@@ -154,7 +185,24 @@ def _predict(
   return predictions
 
 
-def _save(path: pathlib.Path, arrays: Predictions | evaluate.Outcomes) -> None:
+def _embeddings(config: ml_collections.ConfigDict, model: train.Model, tokens: batches.Tokens) -> np.ndarray:
+  """What the pretrained encoder makes of the queries: the same for every run that reads them with it, so kept."""
+  encoder = sources.file_sha256(pretrained.find(config.encoder.name) / 'model.safetensors')
+  digest = hashlib.sha256(f'{encoder} {config.encoder.pooling} {config.encoder.dtype}'.encode())
+  for array in (tokens.values, tokens.offsets):
+    digest.update(array.tobytes())
+  path = load.cache_dir() / 'embeddings' / f'{digest.hexdigest()[:32]}.npy'
+  if path.exists():
+    return np.load(path)
+  embeddings = train.embed_queries(model, tokens, batch_size=config.evaluate.batch_size)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_suffix(f'.{os.getpid()}.npy')
+  np.save(partial, embeddings)
+  partial.replace(path)
+  return embeddings
+
+
+def _save(path: pathlib.Path, arrays: Predictions | outcomes.Outcomes) -> None:
   """Writes arrays, renamed when complete, so that no half-written file is ever taken for a run's."""
   partial = path.with_suffix('.part.npz')
   np.savez_compressed(partial, **arrays._asdict())
@@ -173,8 +221,20 @@ def _report(
   for part, confidences in zip(predictions.split, predictions.confidences, strict=True):
     selections = score.select(confidences, table.votes.observed, _selecting(config, table, part))
     parts.append(evaluate.Part(part, score.Scores(confidences, jax.device_get(selections))))
-  results, outcomes = evaluate.evaluate(table, parts, predictions.embeddings, config.evaluate)
-  _save(workdir / 'outcomes.npz', outcomes)
+  results, played = evaluate.evaluate(table, parts, predictions.embeddings, config.evaluate)
+  _save(workdir / 'outcomes.npz', played)
+  over = config.evaluate.vote
+  cases = analysis.gather(table, parts, results, played, over)
+  results['by_task'] = analysis.by_task(table, cases, results, played)
+  results['analysis'] = analysis.explain(table, cases, predictions.tokens)
+  results['overlap'] = leaks.find(
+    table,
+    predictions.split,
+    results,
+    played,
+    near=config.evaluate.near_duplicates,
+    resamples=config.evaluate.resamples,
+  )
   results['dataset']['truncated'] = int(predictions.truncated)
   results['settings'] = config.evaluate.to_dict()  # they may change when a run is evaluated anew
   earlier = workdir / 'report.json'
@@ -184,6 +244,7 @@ def _report(
     **timing,
     'evaluate_s': time.monotonic() - begun,
   }
+  queries.write(workdir / 'queries.html', document.title(results), analysis.listing(table, cases, over))
   document.write(workdir, results)
 
 
@@ -204,6 +265,7 @@ _CHOICES = {
   'train.schedule': optim.SCHEDULES,
   'train.loss': train.LOSSES,
   'evaluate.vote': voting.VOTES,
+  'dataset.split': splits.KINDS,
 }
 
 
@@ -221,9 +283,16 @@ def check_options(config: ml_collections.ConfigDict) -> None:
     for name, choices in _CHOICES.items()
     if fields[name] not in choices
   ]
+  near = config.evaluate.near_duplicates
+  if near and not 0.5 <= near <= 1:
+    problems.append(f'evaluate.near_duplicates={near}: from 0.5 to 1, or 0 to look for equal questions only')
   neighbours = config.evaluate.knn_neighbours
   if not neighbours or min(neighbours) < 1:
     problems.append(f'evaluate.knn_neighbours={neighbours}: some numbers, each at least 1')
+  if not 0 < config.dataset.train_share <= 1:
+    problems.append(f'dataset.train_share={config.dataset.train_share}: above 0, at most 1')
+  if config.dataset.split == 'published' and config.dataset.folds:
+    problems.append(f'dataset.folds={config.dataset.folds}: 0 with dataset.split=published, which tests one split only')
   if problems:
     raise ValueError('these options cannot be:\n' + '\n'.join(f'  config.{problem}' for problem in problems))
 
@@ -239,7 +308,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     rundir.RunDirError: when the directory holds another run, or is in use.
   """
   if config.mode not in MODES:
-    raise ValueError(f'config.mode={config.mode!r} is not one of {", ".join(MODES)}, collect, answer')
+    raise ValueError(f'config.mode={config.mode!r} is not one of {", ".join(MODES)}, collect, answer, compare')
   check_options(config)
   if config.mode == 'evaluate' and not (workdir / 'config.json').exists():
     raise FileNotFoundError(f'{workdir} holds no run to evaluate; name the --workdir of one')

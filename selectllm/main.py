@@ -16,7 +16,7 @@ _CONFIG = config_flags.DEFINE_config_file('config', None, f'The experiment; {DEF
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory; runs/<config>/<date-time> by default.')
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
+def parse_flags(argv: list[str]) -> list[str]:
   """Parses the flags; a config field that does not exist is a mistake of the caller's, not worth a traceback."""
   # Not the flag's own default: overrides would be checked against it, whichever config was asked for.
   if not any(re.match('--?config(=|$)', argument) for argument in argv):
@@ -29,7 +29,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
     sys.exit(f'No such config field: {field}')
 
 
-def _config_name() -> str:
+def config_name() -> str:
   """The config file's name and argument as a folder's name: gsm8k, gsm8k-folds=5."""
   path, _, argument = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
   return '-'.join(filter(None, [pathlib.Path(path).stem, re.sub(r'[^\w=.]+', '-', argument)]))
@@ -48,9 +48,14 @@ def _run(config: ml_collections.ConfigDict, workdir: str | None) -> int:
     from selectllm import answer
 
     return answer.answer(config, pathlib.Path(str(workdir)))
+  if config.mode == 'compare':
+    from selectllm import compare, rundir
+
+    compare.compare(config, pathlib.Path(workdir or rundir.default_workdir('compare')))
+    return 0
   from selectllm import experiment, rundir
 
-  experiment.run(config, pathlib.Path(workdir or rundir.default_workdir(_config_name())))
+  experiment.run(config, pathlib.Path(workdir or rundir.default_workdir(config_name())))
   return 0
 
 
@@ -75,4 +80,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main, flags_parser=_parse_flags)
+  app.run(main, flags_parser=parse_flags)

@@ -239,6 +239,37 @@ def bootstrap_ci(
   return interval
 
 
+def wilson_ci(share: float, count: int, *, level: float = 0.95) -> tuple[float, float]:
+  """Wilson's score interval (1927) of a share: for few queries or shares near 0 or 1, where resampling is too sure.
+
+  Args:
+    share: Mean of values in [0, 1]; where they are not all 0 or 1, they vary less, and the interval is too wide.
+    count: How many values, at least 1.
+    level: Coverage aimed at, in (0, 1).
+
+  Returns:
+    Lower and upper end, within [0, 1].
+
+  Raises:
+    ValueError: if `share`, `count` or `level` is out of range.
+  """
+  if count < 1 or not 0 <= share <= 1 or not 0 < level < 1:
+    raise ValueError(f'share={share} and level={level} must lie between 0 and 1, and count={count} be at least 1')
+  z = scipy.stats.norm.ppf((1 + level) / 2)
+  centre = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+  half = z / (1 + z**2 / count) * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+  return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
+def holm(p: np.ndarray) -> np.ndarray:  # [M]
+  """Adjusts the p-values float[M] of M tests to the chance that any of them errs (Holm 1979); NaN is no test."""
+  p = np.asarray(p, dtype=np.float64)
+  adjusted, tested = np.full(p.shape, np.nan), np.flatnonzero(~np.isnan(p))
+  order = tested[np.argsort(p[tested], kind='stable')]
+  adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
+  return adjusted
+
+
 def paired_test(a: np.ndarray, b: np.ndarray, valid: np.ndarray, *, draws: int = 10_000, seed: int = 0) -> PairedTest:
   """Tests whether two methods differ, query by query.
 

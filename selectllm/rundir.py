@@ -11,13 +11,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import filelock
-import jax
 import ml_collections
 
 # These say where to look, not what to do: a run may change them.
 _LOCATIONS = ('mode', 'dataset.manual_dir', 'dataset.base_url', 'dataset.fallback', 'pool.file')
 # And these are other modes' business.
-_OTHER_MODES = ('collect', 'answer')
+_OTHER_MODES = ('collect', 'answer', 'compare')
 _PACKAGES = (
   'jax',
   'jaxlib',
@@ -50,6 +49,16 @@ def flatten(value: Any, prefix: str = '') -> dict[str, Any]:
   return leaves
 
 
+def _within(field: str, sections: tuple[str, ...]) -> bool:
+  """Whether a dotted name is one of these fields, or in one of these sections."""
+  return f'{field}.'.startswith(tuple(f'{section}.' for section in sections))
+
+
+def own_fields(config: dict[str, Any]) -> dict[str, Any]:
+  """Of a flattened config what decides the run's results: not where to look, nor what other modes do."""
+  return {field: value for field, value in config.items() if not _within(field, (*_LOCATIONS, *_OTHER_MODES))}
+
+
 def _read(path: pathlib.Path) -> dict[str, Any]:
   try:
     return json.loads(path.read_text())
@@ -78,7 +87,7 @@ def _claim(path: pathlib.Path, content: dict[str, Any], exempt: tuple[str, ...])
   changed = [
     f'  {name}: {there.get(name, "absent")!r} there, {here.get(name, "absent")!r} now'
     for name in sorted(there.keys() | here.keys())
-    if there.get(name) != here.get(name) and not f'{name}.'.startswith(tuple(f'{field}.' for field in exempt))
+    if there.get(name) != here.get(name) and not _within(name, exempt)
   ]
   if changed:
     raise RunDirError(
@@ -131,6 +140,8 @@ def claim_data(workdir: pathlib.Path, identity: dict[str, Any]) -> None:
 
 def environment() -> dict[str, Any]:
   """Versions, devices and the git commit, for the record."""
+  import jax  # who only reads runs needs no devices
+
   try:
     here = pathlib.Path(__file__).parent
     commit = subprocess.run(

@@ -7,17 +7,19 @@ import sys
 import ml_collections
 import pytest
 
-from configs import common, gsm8k, jsonl
+from configs import common, gsm8k, jsonl, mmlu
 from selectllm.data import load
 
 ROOT = pathlib.Path(__file__).parents[1]
-NAMES = sorted(path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem not in ('__init__', 'common'))
+NAMES = sorted(
+  path.stem for path in (ROOT / 'configs').glob('*.py') if path.stem not in ('__init__', 'ablations', 'common')
+)
 
 # The real flags, without the run that follows them.
 PARSE = """
 import sys
 from selectllm import main
-main._parse_flags(sys.argv)
+main.parse_flags(sys.argv)
 print(main._CONFIG.value.to_json_best_effort())
 assert 'jax' not in sys.modules
 """
@@ -89,6 +91,17 @@ def test_folds(module):
   assert module.get_config('folds=5').dataset.folds == 5
 
 
+def test_the_papers_experiments():
+  for config, task, epochs in ((gsm8k.get_config('sldata'), 'gsm8k', 10), (mmlu.get_config(), 'mmlu', 5)):
+    dataset, train, encoder = config.dataset, config.train, config.encoder
+    assert (dataset.name, dataset.task, dataset.split, dataset.fallback) == ('sldata', task, 'published', 'none')
+    assert config.pool.file.endswith(f'paper_{task}.yaml')
+    assert (train.epochs, train.batch_size, train.learning_rate, train.head_learning_rate) == (epochs, 128, 2e-5, 2e-5)
+    assert (encoder.name, encoder.max_length, encoder.pooling) == ('FacebookAI/roberta-base', 128, 'cls')
+  assert gsm8k.get_config().dataset.split == 'hash'
+  assert mmlu.get_config('collect').mode == 'collect'
+
+
 @pytest.mark.parametrize('argument', [None, '', ','])
 def test_no_argument(argument):
   assert common.parse_argument(argument, ('big',), folds=3) == {'folds': 3, 'words': []}
@@ -156,7 +169,7 @@ def test_a_mistyped_field_is_refused_with_the_nearest(arguments, nearest):
     (['--config.no_such_thing_at_all=1'], ['no_such_thing_at_all']),
     (['--config.train.epochs=ten'], ['--config.train.epochs=ten']),
     (['--config.encoder.freeze=maybe'], ['--config.encoder.freeze=maybe']),
-    (['--config=configs/gsm8k.py:fold=5'], ["'fold=5' is not one of: collect, folds=..."]),
+    (['--config=configs/gsm8k.py:fold=5'], ["'fold=5' is not one of: sldata, collect, ", 'folds=...']),
     (['--wrokdir=x'], ['wrokdir', 'workdir']),
   ],
 )

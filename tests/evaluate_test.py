@@ -144,6 +144,9 @@ def test_an_llm_alone_is_judged_where_it_was_observed(by_hand):
   assert by_hand['llms']['a']['missing'] == 1
   assert by_hand['llms']['a']['latency_s'] == pytest.approx(1)  # not the 9 s of the call that failed
   assert by_hand['llms']['c']['accuracy']['train'] == 1
+  low, high = by_hand['llms']['c']['accuracy_ci']['train']
+  assert low < 0.5  # three of three: resampling alone would be sure
+  assert high == pytest.approx(1)
   assert by_hand['llms']['c']['missing'] == 0
 
 
@@ -230,7 +233,10 @@ def test_the_report_holds_what_was_promised(results):
   assert list(results['llms']) == dataset['llms']
   for row in results['llms'].values():
     assert {'accuracy', 'missing', 'latency_s', 'cost_usd'} <= row.keys()
-    assert all(_number(row['accuracy'][part]) for part in ('train', 'validation', 'test'))
+    for part in ('train', 'validation', 'test', 'all'):
+      low, high = row['accuracy_ci'][part]
+      assert -1e-9 <= low < high <= 1 + 1e-9
+      assert low <= row['accuracy'][part] <= high
   for measure in ('weighted_f1', 'macro_f1', 'auroc', 'brier', 'ece'):
     assert _number(results['classifier'][measure])
   assert _number(results['oracle']['accuracy'])
@@ -375,6 +381,24 @@ def test_the_change_that_must_not_matter_on_test_matters_elsewhere():
   assert sizes[0] != sizes[1]
 
 
+def test_queries_that_are_unused_change_nothing():
+  split = SPLIT.copy()
+  split[:4] = splits.UNUSED
+  table = _random_table()
+  other = table
+  for name, array in _adverse(table, splits.TRAIN, np.random.default_rng(0)).votes._asdict().items():
+    mixed = getattr(table.votes, name).copy()
+    mixed[:4] = array[:4]
+    other = _with(other, **{name: mixed})
+  one, two = (evaluate.fit(t.votes, split, _embeddings(), _config()) for t in (table, other))
+  assert all(_same(one, two).values())
+  here, there = (_evaluate(t, split) for t in (table, other))
+  assert here['methods'] == there['methods']
+  assert here['chosen'] == there['chosen']
+  assert here['dataset']['queries_per_split'] == {'train': 18, 'validation': 14, 'test': 14}
+  assert here['dataset']['unused'] == 4
+
+
 def test_shuffled_test_references_leave_what_is_fitted_bit_identical():
   table = _random_table()
   reference = table.votes.reference.copy()
@@ -441,6 +465,7 @@ def test_an_llm_missing_from_all_of_test_has_no_accuracy_and_breaks_nothing():
   assert (row['queries'], row['accuracy'], row['accuracy_ci'], row['calls']) == (0, None, [None, None], None)
   assert row['versus'] == {'best_single': None, 'all_llms': None, 'top_s': None, 'best_s': None}
   assert evaluated['llms']['a']['accuracy']['test'] is None
+  assert evaluated['llms']['a']['accuracy_ci']['test'] == [None, None]
   assert evaluated['llms']['a']['accuracy']['train'] is not None
 
 
@@ -561,6 +586,41 @@ def test_every_query_of_the_folds_is_counted_once(folded):
     assert row['accuracy'] == pytest.approx(table.votes.labels[:42, column][seen].mean())
     assert np.sum(together['classifier']['confusion'][llm]) == seen.sum()
   assert _rows(together)['all_llms', LLMS]['queries'] == table.votes.observed[:42].any(1).sum()
+
+
+def test_folds_do_not_make_more_queries_of_what_trains_in_each():
+  """Twice the same split says as much about the LLMs as once."""
+  table = _random_table()
+  part = _part(table, SPLIT, _confidences())
+  once, twice = (
+    evaluate.evaluate(table, [part] * folds, _embeddings(), _config(resamples=200)).results['llms'] for folds in (1, 2)
+  )
+  assert twice == once
+
+
+def test_an_llms_accuracy_is_over_the_queries_that_are_in_a_split_in_any_fold(folded):
+  together, _, table = folded
+  data = table.votes
+  row = together['llms']['b']
+  for part, queries in {'test': slice(42), 'train': slice(None), 'all': slice(None)}.items():
+    observed = data.observed[queries, 1]
+    assert row['accuracy'][part] == pytest.approx(data.labels[queries, 1][observed].mean())
+  low, high = row['accuracy_ci']['train']
+  assert low < row['accuracy']['train'] < high
+
+
+@pytest.mark.parametrize(('which', 'name'), [(splits.VALIDATION, 'validation'), (splits.TRAIN, 'train')])
+def test_a_split_that_one_llm_has_seen_stands_out(which, name):
+  table = _random_table(missing=0)
+  labels = np.tile(np.float32([1, 0]), QUERIES * LLMS // 2).reshape(QUERIES, LLMS)  # half right everywhere
+  labels[:, 1] = np.arange(QUERIES) % 3 == 0
+  labels[which == SPLIT, 1] = 1
+  rows = _evaluate(_with(table, labels=labels), resamples=200)['llms']
+  for part in {'train', 'validation', 'test'} - {name}:
+    assert rows['b']['accuracy_ci'][part][1] < rows['b']['accuracy_ci'][name][0]
+    (low, high), (other_low, other_high) = (rows['c']['accuracy_ci'][p] for p in (name, part))
+    assert low <= other_high
+    assert other_low <= high
 
 
 def test_folds_together_are_what_they_are_one_by_one(folded):

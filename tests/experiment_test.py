@@ -1,5 +1,6 @@
 """The main job end to end, shrunk by its config: the real command, the real files."""
 
+import csv
 import importlib.util
 import json
 import os
@@ -15,7 +16,7 @@ import pytest
 
 from configs import gsm8k, jsonl
 from selectllm import checkpoint, experiment, rundir
-from selectllm.data import sources
+from selectllm.data import sources, splits
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -77,6 +78,20 @@ def _metrics(workdir: pathlib.Path) -> list[dict]:
   return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
 
 
+def test_the_report_says_what_leaks_between_the_splits(finished: pathlib.Path):
+  report = _report(finished)
+  counts, leaks = report['dataset']['queries_per_split'], report['overlap']['leaks']
+  assert [(row['of'], row['queries'], row['exact']) for row in leaks] == [
+    ('test', counts['test'], 0),
+    ('test', counts['test'], 0),
+    ('validation', counts['validation'], 0),  # equal questions share a split
+  ]
+  assert report['overlap']['near_duplicates'] == report['settings']['near_duplicates'] == 0.8
+  assert report['overlap']['tested'] == counts['test']
+  assert report['overlap']['methods'][0]['name'] == 'weighted_max_conf'
+  assert '## Leaks between splits' in (finished / 'report.md').read_text()
+
+
 def test_learns_who_is_right(finished: pathlib.Path):
   report = _report(finished)
   assert report['dataset'] | {'queries_per_split': None} == {
@@ -87,9 +102,11 @@ def test_learns_who_is_right(finished: pathlib.Path):
     'latency': 'measured',
     'sizes_assumed': [],
     'in_place_of': '',
+    'notes': [],
     'folds': 0,
     'queries': 160,
     'queries_per_split': None,
+    'unused': 0,
     'truncated': 0,
   }
   assert sum(report['dataset']['queries_per_split'].values()) == 160
@@ -104,9 +121,34 @@ def test_learns_who_is_right(finished: pathlib.Path):
     'predictions.npz',
     'report.md',
     'figures/selection.png',
+    'figures/oracle_gap.png',
+    'queries.html',
   ):
     assert (finished / name).stat().st_size
   assert list((finished / 'tensorboard').iterdir())
+
+
+def test_the_run_is_explained(finished: pathlib.Path):
+  report = _report(finished)
+  tested = report['dataset']['queries_per_split']['test']
+  found = report['analysis']
+  assert found['queries'] == tested
+  gap = report['oracle']['accuracy'] - next(r for r in report['chosen'] if r['name'] == found['policy'])['accuracy']
+  assert found['lost'] == pytest.approx(gap, abs=1e-6)
+  for feature in found['features']:
+    assert sum(row['queries'] for row in feature['bins']) == tested
+  # Tokens are those of the queries, with the encoder's two marks.
+  tokens = next(feature for feature in found['features'] if feature['name'] == 'tokens')
+  assert int(tokens['bins'][0]['bin'].split()[0]) > 2
+
+
+def test_predictions_of_another_version_are_refused_by_name(tmp_path: pathlib.Path):
+  path = tmp_path / 'predictions.npz'
+  np.savez(
+    path, **{name: np.zeros(1) for name in experiment.Predictions._fields if name != 'tokens'}, extra=np.zeros(1)
+  )
+  with pytest.raises(ValueError, match=r'it lacks tokens and has extra .* Remove it'):
+    experiment.read_predictions(path)
 
 
 def test_losses_are_logged_by_step_and_fall(finished: pathlib.Path):
@@ -208,6 +250,73 @@ def test_folds_test_every_query_once(config, tmp_path):
     assert ((arrays['split'] == 2).sum(0) == 1).all()
 
 
+def _as_sldata(responses_file: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+  """The responses in the form of the paper's authors: 100 queries train, 20 validate, 40 test."""
+  names = {'adder': 'gemma-7b_LM', 'multiplier': 'metamath-7b_LM', 'guesser': 'mistral-7b-inst_CHAT'}
+  rows = []
+  for number, line in enumerate(responses_file.read_text().splitlines()):
+    record = json.loads(line)
+    cells = {'question': record['query'], 'gold_answer': f'{record["reference"]}.0'}
+    cells['split'] = 'test' if number >= 120 else 'train'
+    for llm, theirs in names.items():
+      answers = [float(sample['answer']) for sample in record['responses'][llm]] + ['INVALID']
+      cells[f'auto_answers_maj_{theirs}'] = str(answers)
+      cells[f'maj_{theirs}'] = int(answers[0] == float(record['reference']))
+    rows.append(cells)
+  rows[0]['maj_gemma-7b_LM'] = 1 - rows[0]['maj_gemma-7b_LM']
+  for stem, part in (('train', rows[:100]), ('val', rows[100:120]), ('test', rows)):
+    with (folder / f'{stem}_all_top.csv').open('w', newline='') as file:
+      writer = csv.DictWriter(file, rows[0])
+      writer.writeheader()
+      writer.writerows(part)
+  return folder
+
+
+def test_the_papers_own_files_and_splits(tiny_encoder, responses_file, tmp_path):
+  config = gsm8k.get_config('sldata')
+  shrunk = {'encoder.name': str(tiny_encoder), 'train.epochs': 1, 'train.batch_size': 16, 'evaluate.resamples': 100}
+  overrides = {'dataset.path': str(_as_sldata(responses_file, tmp_path)), 'dataset.train_share': 0.5, 'mesh.data': 1}
+  config.update_from_flattened_dict(overrides | shrunk)
+  experiment.run(config.lock(), tmp_path / 'run')
+  dataset = _report(tmp_path / 'run')['dataset']
+  assert dataset['llms'] == ['gemma-7b', 'metamath-7b', 'mistral-7b-instruct-v0.1']
+  assert (dataset['queries'], dataset['latency']) == (160, 'published')
+  with np.load(tmp_path / 'run' / 'predictions.npz') as arrays:
+    split = arrays['split'][0]
+  unused = int((split == splits.UNUSED).sum())
+  assert 30 <= unused <= 70
+  assert not (split[100:] == splits.UNUSED).any()
+  assert dataset['unused'] == unused
+  assert dataset['queries_per_split'] == {'train': 100 - unused, 'validation': 20, 'test': 40}
+  assert (split[100:120] == splits.VALIDATION).all()
+  assert (split[120:] == splits.TEST).all()
+  latency = {row['name']: row['latency_sequential_s'] for row in _report(tmp_path / 'run')['methods']}
+  assert latency['single:gemma-7b'] == pytest.approx(7.1)
+  assert latency['all_llms'] == pytest.approx(7.1 + 4.7 + 1.0)
+  text = (tmp_path / 'run' / 'report.md').read_text()
+  assert text.startswith('# GSM8K: 3 LLMs, 40 test queries of 160, recorded responses, published latencies')
+  assert 'differ from the published ones in 1 of 160 for gemma-7b.' in text
+  assert f'{unused} of 100 training queries were left out' in text
+
+
+def test_published_splits_need_queries_that_name_them(config, tmp_path):
+  config.dataset.split = 'published'
+  with pytest.raises(ValueError, match="160 of 160 queries name no split, 'q0' for one"):
+    experiment.run(config, tmp_path)
+
+
+def test_splits_that_cannot_be_are_refused_at_once(config, tmp_path):
+  config.dataset.update({'split': 'published', 'folds': 5, 'train_share': 0.0})
+  with pytest.raises(
+    ValueError, match=r'train_share=0\.0: above 0, at most 1\n.*folds=5: 0 with dataset\.split=published'
+  ):
+    experiment.run(config, tmp_path / 'none')
+  config.dataset.update({'split': 'random', 'folds': 0, 'train_share': 1.5})
+  with pytest.raises(ValueError, match=r"split='random': one of hash, published\n.*train_share=1\.5: above 0"):
+    experiment.run(config, tmp_path / 'none')
+  assert not (tmp_path / 'none').exists()
+
+
 def test_scores_only_pool(config, tmp_path):
   path = tmp_path / 'scores.jsonl'
   random = np.random.default_rng(0)
@@ -255,7 +364,11 @@ def test_options_that_cannot_be_are_refused_at_once(config, tmp_path):
   config.evaluate.vote = 'smaples'
   config.train.epochs = 0
   config.evaluate.knn_neighbours = ()
-  with pytest.raises(ValueError, match=r"epochs=0: at least 1\n.*vote='smaples': one of majority, samples\n.*knn_n"):
+  config.evaluate.near_duplicates = 0.3
+  wanted = (
+    r"epochs=0: at least 1\n.*vote='smaples': one of majority, samples\n.*near_duplicates=0.3: from 0.5.*\n.*knn_n"
+  )
+  with pytest.raises(ValueError, match=wanted):
     experiment.run(config, tmp_path / 'none')
   assert not (tmp_path / 'none').exists()
 
@@ -292,5 +405,7 @@ def test_an_llm_that_is_always_right_is_refused(config, responses_file, tmp_path
 
 def test_an_unknown_mode_is_refused(config, tmp_path):
   config.mode = 'predict'
-  with pytest.raises(ValueError, match="'predict' is not one of train_and_evaluate, evaluate, collect, answer"):
+  with pytest.raises(
+    ValueError, match="'predict' is not one of train_and_evaluate, evaluate, collect, answer, compare"
+  ):
     experiment.run(config, tmp_path)

@@ -255,6 +255,25 @@ def test_a_valid_value_that_is_not_finite_is_named():
     metrics.paired_test(np.zeros(2), np.array([0.0, np.inf]), np.ones(2, dtype=bool))
 
 
+@pytest.mark.parametrize(('wins', 'count'), [(0, 7), (3, 10), (50, 50), (700, 2407)])
+def test_wilson_s_interval_is_scipy_s(wins, count):
+  expected = scipy.stats.binomtest(wins, count).proportion_ci(method='wilson')
+  assert metrics.wilson_ci(wins / count, count) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@pytest.mark.parametrize('bad', [(0.5, 0), (1.1, 3), (math.nan, 3)])
+def test_wilson_s_interval_names_what_is_out_of_range(bad):
+  with pytest.raises(ValueError, match=f'share={bad[0]}.*count={bad[1]}'):
+    metrics.wilson_ci(*bad)
+
+
+def test_holm_adjusts_step_by_step():
+  # 4 x 0.01; 3 x 0.02 = 0.06; 2 x 0.03 is raised to no less than that; the largest is not adjusted.
+  adjusted = metrics.holm(np.array([0.03, 0.01, np.nan, 0.8, 0.02]))
+  np.testing.assert_allclose(adjusted, [0.06, 0.04, np.nan, 0.8, 0.06])
+  np.testing.assert_allclose(metrics.holm(np.array([0.6, 0.7])), [1, 1])
+
+
 @pytest.mark.parametrize(('wins', 'losses'), [(1, 0), (3, 9), (9, 3), (7, 7), (60, 41), (4000, 3800)])
 def test_right_and_wrong_answers_are_compared_by_the_exact_mcnemar_test(wins, losses):
   a = np.concatenate([np.ones(wins), np.zeros(losses), np.ones(20), np.zeros(5)])

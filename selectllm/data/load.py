@@ -15,7 +15,7 @@ from selectllm.pool import spec
 
 _LOG = logging.getLogger(__name__)
 
-BUILDERS = ('gsm8k_pool', 'mmlu_pro_pool', 'mini_pool', 'jsonl_pool')
+BUILDERS = ('gsm8k_pool', 'mmlu_pro_pool', 'mini_pool', 'jsonl_pool', 'sldata')
 FALLBACKS = {'none': '', 'mini_pool': 'Mini pool'}  # name -> title
 
 

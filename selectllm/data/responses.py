@@ -19,7 +19,8 @@ from selectllm.data import splits
 
 # Part of the identity of what is prepared from records: another form, another identity.
 FORM = 'record-v2'
-LATENCY_KINDS = ('measured', 'estimated', 'unknown')
+# From the strongest evidence to the weakest.
+LATENCY_KINDS = ('measured', 'published', 'estimated', 'unknown')
 _MOST_TOKENS = 2**31 - 1  # what an int32 holds
 
 
@@ -36,7 +37,7 @@ class Sample:
     answer: The extracted answer in canonical form, None when no answer could be extracted.
     error: Why the call failed, None when it did not. A failed call is no observation of the LLM.
     latency_s: Seconds the call took, None when unknown (or to be estimated from the pool file).
-    latency_is: `measured`, `estimated` or `unknown`.
+    latency_is: `measured`, `published` (a mean over other queries), `estimated` or `unknown`.
     prompt_tokens: Tokens read, None when unknown.
     completion_tokens: Tokens written, None when unknown.
   """

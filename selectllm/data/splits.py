@@ -1,4 +1,4 @@
-"""Train, validation and test by a stable hash of the question: no file of indices, no order, no luck."""
+"""Train, validation and test: as published, or by a stable hash of the question (no file of indices, no luck)."""
 
 import collections.abc
 import hashlib
@@ -6,8 +6,9 @@ import unicodedata
 
 import numpy as np
 
-TRAIN, VALIDATION, TEST = range(3)
-NAMES = ('train', 'validation', 'test')
+TRAIN, VALIDATION, TEST, UNUSED = range(4)
+NAMES = ('train', 'validation', 'test')  # what is unused is in no split
+KINDS = ('hash', 'published')
 
 
 def normalise(question: str) -> str:
@@ -60,3 +61,40 @@ def assign(
   split = np.where(uniform_hash(questions, f'validation/{seed}') < validation, VALIDATION, TRAIN)
   split[np.floor(position * folds).astype(int) == fold] = TEST
   return split.astype(np.int8)
+
+
+def published(split: np.ndarray, query_ids: collections.abc.Sequence[str]) -> np.ndarray:
+  """Takes every query's split as it was published.
+
+  Args:
+    split: int8[N] of TRAIN, VALIDATION, TEST; -1 where none was published.
+    query_ids: N ids, for the message.
+
+  Returns:
+    int8[N].
+
+  Raises:
+    ValueError: when queries lack a published split; says how many, and names one.
+  """
+  if len(lacking := np.flatnonzero(split < 0)):
+    raise ValueError(
+      f'config.dataset.split=published, but {len(lacking):,} of {len(split):,} queries name no split, '
+      f'{query_ids[lacking[0]]!r} for one; take --config.dataset.split=hash'
+    )
+  return split
+
+
+def thin_train(split: np.ndarray, questions: collections.abc.Sequence[str], *, share: float, seed: int) -> np.ndarray:
+  """Leaves out training questions, so that only a share of them is used.
+
+  Args:
+    split: int8[N].
+    questions: N texts; equal ones are used or left out together.
+    share: From 0 to 1. What a smaller share keeps, a larger one keeps too.
+    seed: Another seed keeps others.
+
+  Returns:
+    int8[N], UNUSED where a training question is left out.
+  """
+  left_out = (split == TRAIN) & (uniform_hash(questions, f'train_share/{seed}') >= share)
+  return np.where(left_out, UNUSED, split).astype(np.int8)

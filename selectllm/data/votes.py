@@ -53,7 +53,7 @@ class Table(NamedTuple):
     query_ids: N ids.
     queries: N texts.
     votes: The arrays.
-    latency_is: `measured`, `estimated` or `unknown`: the weakest kind among all calls.
+    latency_is: `measured`, `published`, `estimated` or `unknown`: the weakest kind among all calls.
     sizes_assumed: LLMs whose size, from which latencies are estimated, is itself assumed.
     in_place_of: The data set that was asked for and could not be had; empty when this is the one.
     questions: N texts whose hashes decide the splits; the queries themselves unless they say otherwise.
@@ -123,12 +123,16 @@ class _Grader:
 
 
 def _call_latency_s(observed: list[responses.Sample], llm: spec.LLM) -> tuple[float, str]:
-  """Seconds of a call, and whether they were measured: the slowest sample's, estimated where none was recorded."""
+  """Seconds of a call, and where they are from: the slowest sample's; where none was recorded, estimated from its
+  length or, where that is unknown too, the LLM's published mean.
+  """
   kinds, slowest = set(), 0.0
   for sample in observed:
     latency, kind = sample.latency_s, sample.latency_is
     if latency is None and sample.completion_tokens is not None:
       latency, kind = llm.estimated_latency_s(sample.completion_tokens), 'estimated'
+    if latency is None:
+      latency, kind = llm.published_latency_s, 'published'
     if latency is None:
       return math.nan, 'unknown'
     kinds.add(kind)

@@ -174,6 +174,8 @@ class LLM:
     samples_drawn: Samples generated to produce one response (a ranker of 100 samples costs a hundred times one,
       and takes as long as one, since they are drawn in parallel).
     price: None when no price is known; then no cost is shown.
+    published_latency_s: Mean seconds of a call as somebody published it; used where a response carries neither its
+      latency nor its length.
     endpoint: Where it can be asked, None for an LLM that is only known from recorded responses.
   """
 
@@ -183,6 +185,7 @@ class LLM:
   seconds_per_token: float | None = None
   samples_drawn: int = 1
   price: Price | None = None
+  published_latency_s: float | None = None
   endpoint: Endpoint | None = None
 
   def estimated_latency_s(self, completion_tokens: float) -> float | None:
@@ -303,7 +306,7 @@ def _read_price(fields: Any, where: str) -> Price:
 
 
 def _read_llm(entry: Any, where: str) -> LLM:
-  for name in ('parameters_b', 'seconds_per_token', 'samples_drawn'):
+  for name in ('parameters_b', 'seconds_per_token', 'samples_drawn', 'published_latency_s'):
     _check_number(entry, name, where, above_zero=True)
   fields = dict(entry) if isinstance(entry, dict) else entry
   for name, read_part in (('price', _read_price), ('endpoint', _read_endpoint)):

@@ -29,6 +29,8 @@ _SINGLE = '#444444'
 _BLUE = _STYLES['max_conf'][0]
 # Above so many subset sizes, colours alone tell how often an LLM is called.
 _MOST_NUMBERS = 12
+# Small panels in a row.
+_PANELS = 3
 
 
 class _Label(NamedTuple):
@@ -171,17 +173,98 @@ def confusion(results: dict[str, Any]) -> matplotlib.figure.Figure:
   return figure
 
 
-FIGURES: dict[str, Callable[[dict[str, Any]], matplotlib.figure.Figure]] = {
+def by_category(results: dict[str, Any]) -> matplotlib.figure.Figure | None:
+  """Whom the headline policy calls for queries of each category, beside who is right; None for one category."""
+  rows = results['by_task']
+  if not rows:
+    return None
+  policy, llms = tables.policies(results)[0], results['dataset']['llms']
+  chosen = next(row for row in results['chosen'] if row['name'] == policy)
+  panels = {'first': 'first choice (s=1)', 'accuracy': 'accuracy'}
+  if max(chosen['sizes']) > 1 and min(chosen['sizes']) < len(llms):  # else the same as first, or all of them
+    panels = {'first': panels['first'], 'called': f'called (s={tables.size_of(chosen)})', 'accuracy': 'accuracy'}
+  numbers = len(llms) <= _MOST_NUMBERS
+  width, height = (0.42, 0.3) if numbers else (0.16, 0.24)
+  figure = matplotlib.figure.Figure(
+    figsize=(2.8 + (width * len(llms) + 0.3) * len(panels), 2.4 + height * len(rows)), layout='constrained'
+  )
+  grid = figure.subplots(1, len(panels), sharey=True)
+  for axes, (field, name) in zip(grid, panels.items(), strict=True):
+    # NaN where an LLM was not observed.
+    share = 100 * np.array([[row['llms'][llm][field] for llm in llms] for row in rows], float)
+    image = axes.imshow(share, cmap='YlGnBu', vmin=0, vmax=100, aspect='auto')
+    for (row, column), value in np.ndenumerate(share) if numbers else ():
+      if not np.isnan(value):
+        colour, weight = 'white' if value > 60 else 'black', 'bold' if value == np.nanmax(share[row]) else 'normal'
+        axes.text(column, row, f'{value:.0f}', ha='center', va='center', fontsize=7, color=colour, weight=weight)
+    axes.set_title(name, fontsize=10)
+    axes.set_xticks(range(len(llms)), llms, fontsize=8 if numbers else 6, rotation=90)
+  grid[0].set_yticks(range(len(rows)), [f'{row["task"]} ({row["queries"]:,})' for row in rows], fontsize=8)
+  if not numbers:
+    figure.colorbar(image, ax=grid, label='%')
+  figure.suptitle(f'Whom {policy} calls and who is right, % of test queries', fontsize=11)
+  return figure
+
+
+def _gap_panel(axes: matplotlib.axes.Axes, feature: dict[str, Any], policy: str) -> None:
+  """The bins of one feature: the gap with its intervals, and what it lies between."""
+  bins, place = feature['bins'], np.arange(len(feature['bins']))
+  lost, oracle, accuracy = (100 * np.array([row[key] for row in bins]) for key in ('lost', 'oracle', 'accuracy'))
+  reach = np.abs(100 * np.array([row['lost_ci'] for row in bins]).T - lost)
+  axes.bar(place - 0.2, lost, width=0.4, color='#d95f02', alpha=0.6, label='only the oracle right')
+  axes.errorbar(place - 0.2, lost, yerr=reach, fmt='none', ecolor='#555555', elinewidth=0.8, capsize=2)
+  line = '' if feature['name'] == 'category' else ':'  # categories have no order
+  axes.plot(place + 0.2, oracle, f'k{line}_', markersize=8, linewidth=1, label='oracle')
+  axes.plot(place + 0.2, accuracy, f'{line}o', color=_STYLES[policy][0], markersize=4, linewidth=1, label=policy)
+  axes.set_xticks(place, [row['bin'] for row in bins], fontsize=7)
+  if feature['name'] == 'category':
+    for label in axes.get_xticklabels():
+      label.set(rotation=35, ha='right', rotation_mode='anchor')
+  shown = tables.p_value(feature['p'])
+  axes.set_title(f'{tables.FEATURES[feature["name"]]} ({shown})', fontsize=9)
+  axes.tick_params(axis='y', labelsize=7)
+  axes.set_ylim(0, 105)
+  axes.grid(alpha=0.25, axis='y')
+
+
+def oracle_gap(results: dict[str, Any]) -> matplotlib.figure.Figure | None:
+  """The rate at which the oracle is right and the headline policy is not, by what the queries are like."""
+  found = results['analysis']
+  if not found['features']:
+    return None
+  small = [feature for feature in found['features'] if feature['name'] != 'category']
+  wide = [feature for feature in found['features'] if feature['name'] == 'category']
+  above = -(-len(small) // _PANELS)
+  figure = matplotlib.figure.Figure(figsize=(11.5, 2.4 * above + 3.4 * len(wide) + 0.6), layout='constrained')
+  grid = figure.add_gridspec(above + len(wide), _PANELS, height_ratios=[2.4] * above + [3.4] * len(wide))
+  for place, feature in enumerate(small):
+    _gap_panel(figure.add_subplot(grid[divmod(place, _PANELS)]), feature, found['policy'])
+  for feature in wide:
+    _gap_panel(figure.add_subplot(grid[-1, :]), feature, found['policy'])
+  for axes in figure.axes[::_PANELS]:
+    axes.set_ylabel('% of queries', fontsize=8)
+  figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=8, loc='outside upper right', ncols=3)
+  return figure
+
+
+FIGURES: dict[str, Callable[[dict[str, Any]], matplotlib.figure.Figure | None]] = {
   'accuracy_latency': accuracy_and_latency,
   'reliability': reliability,
   'selection': selection,
   'confusion': confusion,
+  'by_category': by_category,
+  'oracle_gap': oracle_gap,
 }
 
 
 def draw(results: dict[str, Any], directory: pathlib.Path) -> None:
-  """Draws all figures as PNG files."""
+  """Draws the figures that the results have something for as PNG files."""
   directory.mkdir(exist_ok=True)
   for name, make in FIGURES.items():
-    # Without metadata, so that the same results give the same bytes.
-    make(results).savefig(directory / f'{name}.png', dpi=130, metadata={'Software': None})
+    if figure := make(results):
+      save(figure, directory / f'{name}.png')
+
+
+def save(figure: matplotlib.figure.Figure, path: pathlib.Path) -> None:
+  """Writes a figure as PNG, without metadata, so that the same results give the same bytes."""
+  figure.savefig(path, dpi=130, metadata={'Software': None})

@@ -35,7 +35,12 @@ class Table(NamedTuple):
 
 def percent(share: float | None) -> str:
   """A share as percent with one decimal, `-` where unknown."""
-  return '-' if share is None else f'{100 * share:.1f}'
+  return '-' if share is None else f'{100 * share:z.1f}'
+
+
+def with_interval(share: float | None, interval: Sequence[float | None]) -> str:
+  """A share as percent with its interval in brackets, `-` where unknown."""
+  return '-' if share is None else f'{percent(share)} ({" to ".join(map(percent, interval))})'
 
 
 def seconds(value: float | None) -> str:
@@ -51,12 +56,20 @@ def dollars(value: float | None) -> str:
 def versus(row: dict[str, Any], reference: str) -> str:
   """The gain over a reference in points, `tie` inside the noise, `-` where there is none."""
   comparison = row['versus'][reference]
-  if comparison is None:
-    return '-'
-  gain = f'{100 * comparison["delta"]:+.1f}'
-  if comparison['p'] > SIGNIFICANT:
-    return f'{gain} (tie)'
-  return f'{gain} (p<0.001)' if comparison['p'] < 0.001 else f'{gain} (p={comparison["p"]:.2g})'
+  return '-' if comparison is None else gain(comparison['delta'], comparison['p'])
+
+
+def p_value(p: float | None) -> str:
+  """A p-value with two digits, None where nothing varied."""
+  return 'the same everywhere' if p is None else 'p<0.001' if p < 0.001 else f'p={p:.2g}'
+
+
+def gain(delta: float, p: float) -> str:
+  """A gain in points with its p-value, `tie` inside the noise."""
+  points = f'{100 * delta:+.1f}'
+  if p > SIGNIFICANT:
+    return f'{points} (tie)'
+  return f'{points} (p<0.001)' if p < 0.001 else f'{points} (p={p:.2g})'
 
 
 def policies(results: dict[str, Any]) -> list[str]:
@@ -142,13 +155,102 @@ def console_table(results: dict[str, Any]) -> Table:
 
 
 def llms_table(results: dict[str, Any]) -> Table:
-  """Every LLM's accuracy in each split, side by side, and what a call of it takes."""
+  """Every LLM's accuracy in each split, side by side with 95 % intervals, and what a call of it takes."""
   header = ['LLM', 'all %', 'train %', 'validation %', 'test %', 'missing', 'seconds a call', '$ per 1,000']
   rows = []
   for name, row in results['llms'].items():
-    accuracy = [percent(row['accuracy'][part]) for part in ('all', 'train', 'validation', 'test')]
+    parts = ('all', 'train', 'validation', 'test')
+    accuracy = [with_interval(row['accuracy'][part], row['accuracy_ci'][part]) for part in parts]
     rows.append([name, *accuracy, str(row['missing']), seconds(row['latency_s']), dollars(row['cost_usd'])])
   return Table(header, rows)
+
+
+def leaks_table(results: dict[str, Any]) -> Table:
+  """How many queries of one split have their question, or nearly theirs, in another."""
+
+  def share(count: int | None, of: int) -> str:
+    return '-' if count is None else f'{count:,} ({percent(count / of)} %)'
+
+  rows = [
+    [
+      f'{row["of"]} in {row["within"]}',
+      f'{row["queries"]:,}',
+      share(row['exact'], row['queries']),
+      share(row['near'], row['queries']),
+    ]
+    for row in results['overlap']['leaks']
+  ]
+  return Table(['queries of one split in another', 'queries', 'the same question', 'nearly the same'], rows)
+
+
+def leak_examples_table(results: dict[str, Any]) -> Table:
+  """Pairs of queries that are alike, to look at."""
+  rows = []
+  for pair in results['overlap']['examples']:
+    # As code, so that no sign in them is taken for markup.
+    texts = ['`' + text.replace('`', "'") + '`' for text in pair['texts']]
+    cells = [f'{id_} ({split})' for id_, split in zip(pair['ids'], (pair['of'], pair['within']), strict=True)]
+    rows.append([f'{pair["similarity"]:.2f}', f'{cells[0]}: {texts[0]}', f'{cells[1]}: {texts[1]}'])
+  return Table(['similarity', 'query', 'is like'], rows)
+
+
+def clean_table(results: dict[str, Any]) -> Table:
+  """What methods reach on the test queries that neither train nor validation holds."""
+  rows = []
+  for row in results['overlap']['methods']:
+    known = None not in (row['accuracy'], row['clean_accuracy'])
+    change = f'{100 * (row["clean_accuracy"] - row["accuracy"]):+.1f}' if known else '-'
+    clean = with_interval(row['clean_accuracy'], row['clean_ci'])
+    rows.append([row['name'], percent(row['accuracy']), clean, change])
+  return Table(['method', 'all test queries %', 'without duplicates %', 'change, points'], rows)
+
+
+# What the features of `analysis.explain` are called.
+FEATURES = {
+  'words': 'length in words',
+  'tokens': 'length in tokens that the encoder read',
+  'numbers': 'numbers',
+  'operations': 'arithmetic operations',
+  'reading_ease': 'reading ease (Flesch)',
+  'entities': 'named entities',
+  'agreement': 'LLMs that agree, %',
+  'llms_right': 'LLMs that are right',
+  'category': 'category',
+}
+
+
+def by_task_table(results: dict[str, Any]) -> Table:
+  """Accuracy by category, with intervals."""
+  rows = results['by_task']
+  names = list(dict.fromkeys(name for row in rows for name in row['methods']))
+  cells = []
+  for row in rows:
+    accuracies = []
+    for name in names:
+      method = row['methods'].get(name)
+      interval = ' to '.join(map(percent, method['accuracy_ci'])) if method else ''
+      accuracies.append(f'{percent(method["accuracy"])} ({interval})' if method else '-')
+    cells.append([row['task'], f'{row["queries"]:,}', *accuracies])
+  return Table(['category', 'queries', *names], cells)
+
+
+def gap_table(results: dict[str, Any]) -> Table:
+  """Where the oracle is right and the headline policy is not: every bin of every feature."""
+  found = results['analysis']
+  header = ['feature', 'bin', 'queries', 'oracle right %', f'{found["policy"]} right %', 'only the oracle %']
+  cells = []
+  for feature in found['features']:
+    for place, row in enumerate(feature['bins']):
+      cells.append(
+        [
+          '' if place else FEATURES[feature['name']],
+          row['bin'],
+          f'{row["queries"]:,}',
+          *(percent(row[field]) for field in ('oracle', 'accuracy', 'lost')),
+          ' to '.join(map(percent, row['lost_ci'])),
+        ]
+      )
+  return Table([*header, '95 % interval'], cells)
 
 
 def trade_off_table(results: dict[str, Any]) -> Table:

@@ -34,7 +34,9 @@ def test_where_data_are_kept(monkeypatch, tmp_path, config):
 @pytest.mark.parametrize('name', ['', 'gsm8k', 'jsonl_pool.x', '../jsonl_pool'])
 def test_a_name_that_is_no_builders(config, name):
   config.dataset.name = name
-  with pytest.raises(ValueError, match=f"name='{name}' is not one of gsm8k_pool, mini_pool, jsonl_pool"):
+  with pytest.raises(
+    ValueError, match=f"name='{name}' is not one of gsm8k_pool, mmlu_pro_pool, mini_pool, jsonl_pool, sldata"
+  ):
     load.load(config)
 
 

@@ -167,7 +167,7 @@ def test_a_file_that_is_not_there(tmp_path):
     (sample(latency_s=-0.5), 'finite number of seconds >= 0, not -0.5'),
     (sample(latency_s=math.inf), 'finite number of seconds >= 0, not inf'),
     (sample(latency_s=math.nan), 'finite number of seconds >= 0, not nan'),
-    (sample(latency_s=1.0, latency_is='guessed'), "one of measured, estimated, unknown, not 'guessed'"),
+    (sample(latency_s=1.0, latency_is='guessed'), "one of measured, published, estimated, unknown, not 'guessed'"),
     (sample(prompt_tokens=1.5), 'prompt_tokens must be int or null, not 1.5'),
     (sample(completion_tokens=True), 'completion_tokens must be int or null, not True'),
     (sample(prompt_tokens=-1), "prompt_tokens of 'a' must be from 0 to 2147483647, not -1"),

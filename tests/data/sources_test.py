@@ -208,3 +208,26 @@ def test_digest_tells_sources_apart():
   changed = source(ONE.path, b'changed')
   moved = sources.Source('elsewhere/repo/one', ONE.commit, ONE.size, ONE.sha256)
   assert len({sources.digest(some) for some in ([ONE, TWO], [ONE], [changed, TWO], [moved, TWO], [])}) == 5
+
+
+UNKNOWN = sources.Source(ONE.path, ONE.commit)
+
+
+def test_a_file_of_unknown_digest_is_held_to_what_it_was_when_first_used(base_url, mirror, cache_dir):
+  path = fetch(UNKNOWN, base_url=base_url, cache_dir=cache_dir)[UNKNOWN]
+  assert sources.remembered(UNKNOWN, cache_dir) == UNKNOWN  # not before it proved to be usable
+  sources.remember(UNKNOWN, path, cache_dir)
+  assert sources.remembered(UNKNOWN, cache_dir) == sources.seen(UNKNOWN, path) == ONE
+  assert sources.remembered(TWO, cache_dir) == TWO
+  path.unlink()
+  mirror.content[f'/{ONE.path}'] = b'{"a": 2}\n' * 1000
+  with pytest.raises(sources.SourceError, match='is not the published file'):
+    fetch(UNKNOWN, base_url=base_url, cache_dir=cache_dir)
+  assert not path.exists()
+
+
+def test_a_download_of_unknown_size_has_the_length_that_was_announced(base_url, mirror, cache_dir):
+  mirror.promised_length = lambda body: len(body) + 1
+  with pytest.raises(sources.SourceError):
+    fetch(UNKNOWN, base_url=base_url, cache_dir=cache_dir)
+  assert not files(cache_dir)

@@ -87,3 +87,35 @@ def test_bad_shares_are_refused(shares):
 def test_folds_that_do_not_exist_are_refused(folds):
   with pytest.raises(ValueError, match=f'folds={folds[0]}, fold={folds[1]}'):
     assign(folds=folds[0], fold=folds[1])
+
+
+def test_published_splits_are_taken_as_they_are():
+  split = np.int8([splits.TEST, splits.TRAIN, splits.VALIDATION])
+  assert splits.published(split, ['a', 'b', 'c']).tolist() == [2, 0, 1]
+  with pytest.raises(
+    ValueError, match=r"2 of 3 queries name no split, 'b' for one; take --config\.dataset\.split=hash"
+  ):
+    splits.published(np.int8([0, -1, -1]), ['a', 'b', 'c'])
+
+
+def test_a_smaller_share_of_train_is_part_of_a_larger_one():
+  split = assign()
+  kept = {}
+  for share in (0.1, 0.3, 1.0):
+    thin = splits.thin_train(split, QUESTIONS, share=share, seed=0)
+    assert thin.dtype == np.int8
+    kept[share] = thin == splits.TRAIN
+    assert kept[share].sum() / (split == splits.TRAIN).sum() == pytest.approx(share, abs=0.02)
+    # The others stay what they are, and what is left out is nothing else.
+    np.testing.assert_array_equal(thin[split != splits.TRAIN], split[split != splits.TRAIN])
+    assert set(thin[(split == splits.TRAIN) & ~kept[share]]) <= {splits.UNUSED}
+  assert (kept[0.1] <= kept[0.3]).all()
+  assert (kept[0.3] <= kept[1.0]).all()
+  # What is left out was not chosen by where the split put it, nor by another seed.
+  other = splits.thin_train(split, QUESTIONS, share=0.3, seed=1) == splits.TRAIN
+  assert (other & kept[0.3]).sum() / (split == splits.TRAIN).sum() == pytest.approx(0.09, abs=0.02)
+
+
+def test_what_is_unused_has_no_name():
+  assert splits.UNUSED not in range(len(splits.NAMES))
+  assert splits.UNUSED not in (splits.TRAIN, splits.VALIDATION, splits.TEST)

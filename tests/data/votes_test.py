@@ -165,10 +165,24 @@ def test_latency_is_estimated_where_it_was_not_recorded():
   assert np.isnan(build([timed(spoke)]).votes.latency_s).all()  # no pool file: no speed
 
 
+def test_published_latency_counts_where_neither_latency_nor_length_is_known():
+  pool = spec.Pool({name: spec.LLM(name, parameters_b=7, published_latency_s=4.5) for name in 'ab'})
+  silent, spoke = Sample(answer='4'), Sample(answer='4', completion_tokens=100)
+  measured = Sample(answer='4', latency_s=1.0, latency_is='measured')
+  table = build([timed(silent, silent, b=[measured]), timed(spoke, b=[silent])], pool=pool)
+  np.testing.assert_allclose(table.votes.latency_s, [[4.5, 1.0], [0.7, 4.5]])
+  assert table.latency_is == 'estimated'
+  assert build([timed(silent, b=[measured])], pool=pool).latency_is == 'published'
+  nobody = spec.Pool({'a': spec.LLM('a', published_latency_s=4.5)})
+  assert build([timed(silent, b=[silent])], pool=nobody).latency_is == 'unknown'
+
+
 @pytest.mark.parametrize(
   ('kinds', 'weakest'),
   [
     (['measured'], 'measured'),
+    (['measured', 'published'], 'published'),
+    (['published', 'estimated', 'measured'], 'estimated'),
     (['measured', 'estimated', 'measured'], 'estimated'),
     (['estimated', 'unknown', 'measured'], 'unknown'),
     ([], 'unknown'),

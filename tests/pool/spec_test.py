@@ -71,6 +71,14 @@ def test_published_pool_files():
       assert latency_s is None or (math.isfinite(latency_s) and latency_s > 0)
 
 
+@pytest.mark.parametrize(
+  ('name', 'seconds'), [('gsm8k', {0.7, 7.1, 1.8, 4.7, 1.0, 3.7}), ('mmlu', {1, 3, 4.8, 2.3, 2.4, 1.1, 1.8})]
+)
+def test_the_papers_pools_hold_its_latencies(name, seconds):
+  pool = spec.read_pool(ROOT / 'configs' / 'pools' / f'paper_{name}.yaml')
+  assert {llm.published_latency_s for llm in pool.llms.values()} == seconds
+
+
 PRICED = 'llms: [{name: a, price: {prompt_usd_per_million: %s, completion_usd_per_million: 1, read_on: "2025-01-31"}}]'
 
 
@@ -96,6 +104,7 @@ PRICED = 'llms: [{name: a, price: {prompt_usd_per_million: %s, completion_usd_pe
     ('llms: [{name: a, seconds_per_token: -1}]', 'seconds_per_token must be a number above 0, not -1'),
     ('llms: [{name: a, seconds_per_token: .nan}]', 'seconds_per_token must be a number above 0, not nan'),
     ('llms: [{name: a, seconds_per_token: .inf}]', 'seconds_per_token must be a number above 0, not inf'),
+    ('llms: [{name: a, published_latency_s: 0}]', 'published_latency_s must be a number above 0, not 0'),
     ('llms: [{name: a, samples_drawn: 0}]', 'samples_drawn must be a number above 0, not 0'),
     ('llms: [{name: a, price: 3}]', 'llms[0].price must be a mapping, not 3'),
     ('llms: [{name: a, price: {}}]', 'llms[0].price lacks prompt_usd_per_million, completion_usd_per_million, read_on'),

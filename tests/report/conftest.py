@@ -1,5 +1,6 @@
 """Results to report on, by the evaluation itself, so that no test knows another form of them."""
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from selectllm import evaluate, score
+from selectllm import analysis, evaluate, leaks, score
 from selectllm.data import votes
 from selectllm.selection import baselines
 
@@ -21,6 +22,7 @@ CONFIG = ml_collections.ConfigDict(
 
 
 def _evaluate(llms: int, kind: str) -> Results:
+  tasks = 3 if kind == 'tasks' else 1
   rng = np.random.default_rng(llms)
   shape = (len(SPLIT), llms)
   answers = np.where(rng.random(shape) < np.linspace(0.3, 0.8, llms), 0, rng.choice([-1, 1, 2], shape))[..., None]
@@ -37,27 +39,38 @@ def _evaluate(llms: int, kind: str) -> Results:
     observed=observed,
     latency_s=nothing if kind in ('unknown', 'scores') else latency_s,
     cost_usd=latency_s / 1000 if kind == 'priced' else nothing,
-    task=np.zeros(len(SPLIT), np.int16),
+    task=(np.arange(len(SPLIT)) % tasks).astype(np.int16),
   )
   names = tuple(f'llama-{size}b-instruct' for size in range(1, llms + 1))
   queries = [f'question {n}' for n in range(len(SPLIT))]
   kinds = {'unknown': 'unknown', 'scores': 'unknown', 'priced': 'measured'}
-  table = votes.Table('Sums', names, ('sums',), queries, queries, data, kinds.get(kind, 'estimated'))
+  table = votes.Table(
+    'Sums', names, ('sums', 'products', 'a|b')[:tasks], queries, queries, data, kinds.get(kind, 'estimated')
+  )
+  # All unlike each other, but for a test query that asks what a training query asks, and one that nearly does.
+  questions = [hashlib.sha256(bytes([n])).hexdigest() for n in range(len(SPLIT))]
+  questions[20], questions[21] = questions[0], questions[1] + '?'
+  table = table._replace(questions=questions)
   confidences = np.clip(np.linspace(0.3, 0.8, llms) + rng.normal(0, 0.1, shape), 0, 1).astype(np.float32)
   selecting = score.Selecting(evaluate.expected_latency_s(data, SPLIT), evaluate.sizes_of(data), 0.5)
   part = evaluate.Part(SPLIT, score.Scores(confidences, jax.device_get(score.select(confidences, observed, selecting))))
   embeddings = np.eye(len(SPLIT), dtype=np.float32)
   folds = 2 if kind == 'folds' else 1
-  results = evaluate.evaluate(table, [part] * folds, embeddings, CONFIG).results
+  results, played = evaluate.evaluate(table, [part] * folds, embeddings, CONFIG)
+  cases = analysis.gather(table, [part] * folds, results, played, CONFIG.vote)
   return results | {
     'dataset': results['dataset'] | {'truncated': 0},
+    'overlap': leaks.find(table, np.stack([SPLIT] * folds), results, played, near=0.8, resamples=20),
+    'by_task': analysis.by_task(table, cases, results, played),
+    'analysis': analysis.explain(table, cases, tokens=np.arange(len(SPLIT), dtype=np.int32)),
     'timing': {'classifier_latency_s': 0.25},
   }
 
 
 @pytest.fixture(scope='session')
 def results_of() -> Callable[..., Results]:
-  """Makes the results of a pool: of so many LLMs, `estimated`, `priced`, `unknown`, `scores`, `unseen` or `folds`."""
+  """Makes the results of a pool: of so many LLMs, `estimated`, `priced`, `unknown`, `scores`, `unseen`, `folds` or
+  `tasks` (three categories)."""
   made: dict[tuple[int, str], Results] = {}
 
   def results(llms: int = 3, kind: str = 'estimated') -> Results:

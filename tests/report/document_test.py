@@ -69,21 +69,121 @@ def test_the_summary_without_latencies_names_no_share_of_them(results_of):
   assert 'of its summed latency' in '\n'.join(document.summary(results_of()))
 
 
+def _with_accuracies(results: dict[str, Any], llm: str, points: int, **accuracy: float | None) -> dict[str, Any]:
+  """The results, where all LLMs are alike on all splits but one, whose intervals reach so many points to both sides."""
+  results = copy.deepcopy(results)
+  for name, row in results['llms'].items():
+    row['accuracy'] = {'train': 0.5, 'validation': 0.55, 'test': 0.5, 'all': 0.5} | (accuracy if name == llm else {})
+    row['accuracy_ci'] = {
+      part: [None, None] if share is None else [share - points / 100, share + points / 100]
+      for part, share in row['accuracy'].items()
+    }
+  return results
+
+
 @pytest.mark.parametrize(('test', 'warned'), [(0.71, True), (0.59, False), (0.39, True), (None, False)])
 def test_an_llm_that_differs_by_more_than_ten_points_between_splits_is_warned_of(results_of, test, warned):
-  results = copy.deepcopy(results_of())
-  for row in results['llms'].values():
-    row['accuracy'] = {'train': 0.5, 'validation': 0.55, 'test': 0.5, 'all': 0.5}
-  assert not [line for line in document.warnings(results) if 'differs' in line]
-  results['llms']['llama-2b-instruct']['accuracy']['test'] = test
-  found = [line for line in document.warnings(results) if 'differs' in line]
+  llm = 'llama-2b-instruct'
+  assert not [line for line in document.warnings(_with_accuracies(results_of(), llm, 3)) if 'differs' in line]
+  found = [line for line in document.warnings(_with_accuracies(results_of(), llm, 3, test=test)) if 'differs' in line]
+  assert len(found) == warned
   if warned:
-    assert found == [
-      'llama-2b-instruct differs by more than 10 points between splits: '
-      f'train 50.0, validation 55.0, test {100 * test:.1f} %.'
-    ]
-  else:
-    assert found == []
+    assert found[0].startswith(
+      f'{llm} differs by more than 10 points between splits: '
+      'train 50.0 (47.0 to 53.0), validation 55.0 (52.0 to 58.0), '
+      f'test {100 * test:.1f} ({100 * test - 3:.1f} to {100 * test + 3:.1f}) %. '
+    )
+
+
+@pytest.mark.parametrize(('points', 'words'), [(5, 'lie apart'), (9, 'lie apart'), (12, 'overlap: on so few queries')])
+def test_a_difference_between_splits_is_a_shift_only_where_the_intervals_lie_apart(results_of, points, words):
+  llm = 'llama-2b-instruct'
+  line = _line(document.warnings(_with_accuracies(results_of(), llm, points, test=0.30, validation=0.5)), 'differs')
+  assert f'The intervals of train and test {words}' in line
+
+
+@pytest.mark.parametrize(
+  ('llm', 'accuracy', 'words'),
+  [
+    # Few-shot exemplars for validation: whoever was prompted with them has them right.
+    ('llama-3b-instruct', {'train': 0.71, 'validation': 0.97, 'test': 0.70}, 'of validation and test lie apart'),
+    # One LLM was trained on the training split.
+    ('llama-1b-instruct', {'train': 0.92, 'validation': 0.91, 'test': 0.67}, 'of train and test lie apart'),
+  ],
+)
+def test_the_classic_contaminations_are_named(results_of, llm, accuracy, words):
+  line = _line(document.warnings(_with_accuracies(results_of(), llm, 2, **accuracy)), 'differs')
+  assert line.startswith(llm)
+  assert words in line
+  assert f'or {llm} has seen {words.split()[1]} before' in line
+  assert line in document.markdown(_with_accuracies(results_of(), llm, 2, **accuracy))
+
+
+def _with_leaks(results: dict[str, Any], exact: int, near: int | None, clean: int = 780) -> dict[str, Any]:
+  """The results, where 1,000 test queries have so many duplicates in train, and other splits none."""
+  results = copy.deepcopy(results)
+  results['overlap'] |= {'tested': 1000, 'clean': clean}
+  for row in results['overlap']['leaks']:
+    counts = {'exact': exact, 'near': near} if (row['of'], row['within']) == ('test', 'train') else {}
+    row.update({'queries': 1000, 'exact': 0, 'near': 0 if near is not None else None} | counts)
+  results['overlap']['methods'][0].update({'accuracy': 0.655, 'clean_accuracy': 0.612})
+  return results
+
+
+@pytest.mark.parametrize(
+  ('exact', 'near', 'words'),
+  [
+    (0, 0, []),
+    (0, 10, []),
+    (0, None, []),
+    (1, 0, ['1 of 1,000 test queries ask exactly what a train query asks.']),
+    (0, 11, ['11 of 1,000 test queries (1.1 %) ask nearly the same as a train query.']),
+    (20, 200, ['20 of 1,000 test queries ask exactly', '200 of 1,000 test queries (20.0 %) ask nearly the same']),
+  ],
+)
+def test_duplicates_across_splits_are_warned_of(results_of, exact, near, words):
+  results = _with_leaks(results_of(), exact, near)
+  found = [line for line in document.warnings(results) if ' query' in line and ' ask ' in line]
+  assert len(found) == len(words)
+  for line, start in zip(found, words, strict=True):
+    assert line.startswith(start)
+  if words:
+    policy = tables.policies(results)[0]
+    assert found[-1].endswith(
+      f'On the 780 test queries without any such duplicate, {policy} answers 61.2 % right, on all 1,000 65.5 %.'
+    )
+
+
+def test_the_section_on_leaks_holds_counts_examples_and_what_remains(results_of):
+  results = results_of()
+  section = document.markdown(results).split('## Leaks between splits')[1].split('\n## ')[0]
+  assert 'Jaccard similarity of 0.8' in section
+  assert tables.leaks_table(results).markdown() in section
+  assert 'question 20 (test)' in section
+  assert 'What remains on the 6 of 8 test queries' in section
+  assert tables.clean_table(results).markdown() in section
+  assert 'random sample' not in section
+  assert 'not all were compared' not in section
+
+
+def test_what_was_not_searched_is_said(results_of):
+  results = copy.deepcopy(results_of())
+  results['overlap'] |= {'distinct': 3_000_000, 'searched': 1_000_000, 'crowded': 12}
+  text = document.markdown(results)
+  assert 'Only a random sample of 1,000,000 of 3,000,000 different questions' in text
+  assert '12 questions have so many like them that not all were compared' in text
+  results['overlap'] |= {'near_duplicates': 0, 'searched': 0, 'crowded': 0}
+  text = document.markdown(results)
+  assert 'random sample' not in text
+  assert 'nearly the same when' not in text
+
+
+def test_without_duplicates_the_section_is_its_table(results_of):
+  results = copy.deepcopy(results_of())
+  results['overlap'] |= {'clean': 8, 'examples': []}
+  section = document.markdown(results).split('## Leaks between splits')[1].split('\n## ')[0]
+  assert section.count('| --- |') == 1
+  assert 'What remains' not in section
 
 
 def test_truncated_queries_are_warned_of(results_of):
@@ -101,6 +201,21 @@ def test_estimated_latencies_and_missing_prices_are_said(results_of):
   assert not [line for line in priced if 'nobody measured' in line or 'No prices' in line]
 
 
+def test_published_latencies_are_never_called_measured(results_of):
+  results = copy.deepcopy(results_of(kind='priced'))
+  results['dataset']['latency'] = 'published'
+  assert document.title(results).endswith('published latencies')
+  assert 'the same for every query' in _line(document.warnings(results), 'published mean')
+  assert not [line for line in document.warnings(results_of(kind='priced')) if 'published mean' in line]
+
+
+def test_training_queries_that_were_left_out_are_counted(results_of):
+  results = copy.deepcopy(results_of())
+  assert not [line for line in document.warnings(results) if 'left out' in line]
+  results['dataset']['unused'] = 1_200
+  assert _line(document.warnings(results), 'left out').startswith('1,200 of 1,212 training queries')
+
+
 def test_assumed_sizes_are_said(results_of):
   results = copy.deepcopy(results_of(kind='estimated'))
   results['dataset']['sizes_assumed'] = ['a', 'b']
@@ -116,7 +231,7 @@ def test_another_data_set_than_was_asked_for_is_said(results_of):
   assert 'GSM8K could be neither found' in document.markdown(results)
 
 
-@pytest.mark.parametrize('kind', ['estimated', 'priced', 'unknown', 'scores', 'unseen', 'folds'])
+@pytest.mark.parametrize('kind', ['estimated', 'priced', 'unknown', 'scores', 'unseen', 'folds', 'tasks'])
 def test_the_markdown_is_whole_for_every_kind_of_results(results_of, kind):
   results = results_of(kind=kind)
   text = document.markdown(results)
@@ -127,18 +242,18 @@ def test_the_markdown_is_whole_for_every_kind_of_results(results_of, kind):
     assert f'| {name} |' in text
   # The rows of a table have as many cells as its header.
   for table in re.findall(r'(?:^\|.*\n)+', text, re.MULTILINE):
-    assert len({line.count('|') for line in table.splitlines()}) == 1
+    assert len({len(re.findall(r'(?<!\\)\|', line)) for line in table.splitlines()}) == 1
 
 
-@pytest.mark.parametrize('kind', ['estimated', 'scores'])
-def test_writing_leaves_a_whole_report_and_shows_it(results_of, kind, tmp_path, capsys):
+@pytest.mark.parametrize(('kind', 'count'), [('estimated', 5), ('scores', 5), ('tasks', 6)])
+def test_writing_leaves_a_whole_report_and_shows_it(results_of, kind, count, tmp_path, capsys):
   results = results_of(kind=kind)
   document.write(tmp_path, results)
   assert json.loads((tmp_path / 'report.json').read_text()) == results
   text = (tmp_path / 'report.md').read_text()
   assert text == document.markdown(results)
-  pictures = re.findall(r'\]\((.*?)\)', text)
-  assert len(pictures) == 4
+  pictures = re.findall(r'!\[.*?\]\((.*?)\)', text)
+  assert len(pictures) == count
   for picture in pictures:
     assert (tmp_path / picture).is_file()
   shown = capsys.readouterr().out
@@ -151,3 +266,55 @@ def test_writing_again_replaces_the_report(results_of, tmp_path, monkeypatch):
   document.write(tmp_path, results_of())
   document.write(tmp_path, results_of(kind='scores'))
   assert json.loads((tmp_path / 'report.json').read_text()) == results_of(kind='scores')
+
+
+def test_categories_are_shown_where_there_are_some(results_of):
+  text = document.markdown(results_of(kind='tasks'))
+  table = text.split('## By category')[1].split('\n## ')[0]
+  assert '| category | queries | weighted_max_conf | max_conf | labelled_max_conf |' in table
+  assert r'| a\|b |' in table
+  assert 'of 3 categories' in text.split('## Who is called, by category')[1]
+  assert 'category' not in document.markdown(results_of())
+
+
+def _with_followers(results, followers):
+  """Three categories, in so many of which the LLM that is called first is the one that is right."""
+  results = copy.deepcopy(results)
+  for place, row in enumerate(results['by_task']):
+    for llm, values in row['llms'].items():
+      values['first'] = float(llm.startswith('llama-1b'))
+      values['accuracy'] = 0.9 if llm.startswith('llama-1b' if place < followers else 'llama-2b') else 0.5
+  return results
+
+
+@pytest.mark.parametrize('followers', [0, 2, 3])
+def test_whether_selection_follows_strength_is_counted(results_of, followers):
+  text = document.markdown(_with_followers(results_of(kind='tasks'), followers))
+  assert f'In {followers} of 3 categories' in text
+
+
+def _gap_line(results, **changes):
+  results = copy.deepcopy(results)
+  feature = next(feature for feature in results['analysis']['features'] if feature['name'] == 'llms_right')
+  feature |= changes
+  return _line(document.markdown(results).splitlines(), '- **LLMs that are right**')
+
+
+def test_a_feature_that_does_not_matter_is_said_not_to(results_of):
+  assert _gap_line(results_of(), p=0.3).endswith('no difference beyond noise (p=0.3).')
+  assert _gap_line(results_of(), p=None).endswith('no difference beyond noise (the same everywhere).')
+
+
+def test_a_feature_that_matters_is_told_from_its_lowest_bin_to_its_highest(results_of):
+  bins = [{'bin': name, 'queries': 9, 'accuracy': 0.5, 'oracle': 0.9, 'lost': lost, 'lost_ci': [0, 1]}
+          for name, lost in (('1 to 2', 0.25), ('3', 0.125), ('4', 0.5))]  # fmt: skip
+  line = _gap_line(results_of(), p=0.0004, correlation=0.125, bins=bins)
+  assert 'from 12.5 % (3) to 50.0 % (4; p<0.001, rank correlation +0.12)' in line
+  assert 'only once all LLMs have answered' in line
+
+
+def test_the_gap_ends_in_its_table_and_the_page_of_queries(results_of):
+  text = document.markdown(results_of(kind='tasks'))
+  assert '(queries.html)' in text
+  assert text.split('\n## ')[-1].startswith('The gap to the oracle')
+  assert '| category |' in text.split('\n## ')[-1]

@@ -6,14 +6,17 @@ import pytest
 
 from selectllm.report import figures, tables
 
-CASES = [(2, 'estimated'), (3, 'unknown'), (3, 'scores'), (3, 'unseen'), (10, 'estimated'), (32, 'estimated')]
+CASES = [
+  (2, 'estimated'), (3, 'unknown'), (3, 'scores'), (3, 'unseen'), (10, 'estimated'), (32, 'estimated'), (3, 'tasks'),
+]  # fmt: skip
 
 
 @pytest.mark.filterwarnings('error')
 @pytest.mark.parametrize(('llms', 'kind'), CASES)
 def test_all_figures_are_drawn_without_a_warning(results_of, llms, kind, tmp_path):
   figures.draw(results_of(llms, kind), tmp_path)
-  assert {path.name for path in tmp_path.iterdir()} == {f'{name}.png' for name in figures.FIGURES}
+  drawn = {path.stem for path in tmp_path.iterdir()}
+  assert drawn == set(figures.FIGURES) - ({'by_category'} if kind != 'tasks' else set())
   for path in tmp_path.iterdir():
     height, width, _ = matplotlib.image.imread(path).shape
     assert 200 < height < 2600, path.name
@@ -127,3 +130,56 @@ def test_reliability_leaves_out_empty_bins(results_of):
   np.testing.assert_allclose(drawn.get_xdata(), [bins['mean_confidence'][i] for i in kept])
   np.testing.assert_allclose(drawn.get_ydata(), [bins['frequency'][i] for i in kept])
   assert [bar.get_height() for bar in bottom.patches] == bins['count']
+
+
+def _with_categories(results, count, sizes):
+  """The results with so many categories, and the size that was chosen for the headline policy."""
+  results = copy.deepcopy(results)
+  for row in results['chosen']:
+    row['sizes'] = sizes
+  row = results['by_task'][0]
+  results['by_task'] = [row | {'task': f'a category with a longer name {place}'} for place in range(count)]
+  return results
+
+
+@pytest.mark.filterwarnings('error')
+def test_many_categories_fit_a_page(results_of, tmp_path):
+  for name in ('by_category', 'oracle_gap'):
+    results = _with_categories(results_of(32, 'tasks'), 60, [3])
+    category = next(feature for feature in results['analysis']['features'] if feature['name'] == 'category')
+    category['bins'] = [category['bins'][0] | {'bin': row['task']} for row in results['by_task']]
+    figures.save(figures.FIGURES[name](results), tmp_path / 'figure.png')
+    height, width, _ = matplotlib.image.imread(tmp_path / 'figure.png').shape
+    assert max(height, width) < 2600
+
+
+@pytest.mark.parametrize(('sizes', 'panels'), [([1], 2), ([2], 3), ([1, 3], 3), ([3], 2)])
+def test_whom_a_policy_calls_is_shown_where_it_is_neither_one_nor_all(results_of, sizes, panels):
+  results = _with_categories(results_of(3, 'tasks'), 2, sizes)
+  figure = figures.by_category(results)
+  assert len(figure.axes) == panels
+  first, accuracy = (figure.axes[place].images[0].get_array() for place in (0, -1))
+  for row, of in enumerate(results['by_task']):
+    np.testing.assert_allclose(first[row], [100 * llm['first'] for llm in of['llms'].values()])
+    np.testing.assert_allclose(accuracy[row], [100 * llm['accuracy'] for llm in of['llms'].values()])
+
+
+def test_an_unseen_llm_has_no_accuracy_in_a_category(results_of):
+  results = copy.deepcopy(results_of(3, 'tasks'))
+  for row in results['by_task']:
+    row['llms']['llama-1b-instruct']['accuracy'] = None
+  shown = figures.by_category(results).axes[-1].images[0].get_array()
+  assert np.isnan(shown.filled(np.nan)[:, 0]).all()
+
+
+def test_the_gap_has_a_panel_for_each_feature(results_of):
+  results = results_of(3, 'tasks')
+  features = results['analysis']['features']
+  axes = figures.oracle_gap(results).axes
+  assert [panel.get_title().split(' (')[0] for panel in axes] == [
+    tables.FEATURES[feature['name']].split(' (')[0] for feature in features
+  ]
+  heights = [bar.get_height() for bar in axes[-1].patches]
+  np.testing.assert_allclose(heights, [100 * row['lost'] for row in features[-1]['bins']])
+  nothing = results | {'analysis': results['analysis'] | {'features': []}}
+  assert figures.oracle_gap(nothing) is None

@@ -27,7 +27,7 @@ def test_seconds_have_three_significant_digits(value, text):
 
 
 def test_shares_are_percent_and_dollars_are_per_thousand_queries():
-  assert [tables.percent(share) for share in (None, 0, 0.6666, 1)] == ['-', '0.0', '66.7', '100.0']
+  assert [tables.percent(share) for share in (None, 0, -1e-17, 0.6666, 1)] == ['-', '0.0', '0.0', '66.7', '100.0']
   assert [tables.dollars(cost) for cost in (None, 0.0004, 0.0123456)] == ['-', '0.400', '12.3']
 
 
@@ -138,8 +138,44 @@ def test_splits_stand_side_by_side(results_of):
   ]
   assert _cells(table, 'test %')['llama-1b-instruct'] == '-'
   assert _cells(table, 'missing')['llama-1b-instruct'] == '9'
-  accuracy = results['llms']['llama-2b-instruct']['accuracy']
-  assert _cells(table, 'train %')['llama-2b-instruct'] == tables.percent(accuracy['train'])
+  row = results['llms']['llama-2b-instruct']
+  low, high = map(tables.percent, row['accuracy_ci']['train'])
+  assert (
+    _cells(table, 'train %')['llama-2b-instruct'] == f'{tables.percent(row["accuracy"]["train"])} ({low} to {high})'
+  )
+
+
+def test_leaks_have_counts_and_shares(results_of):
+  table = tables.leaks_table(results_of())
+  assert table.rows == [
+    ['test in train', '8', '1 (12.5 %)', '1 (12.5 %)'],
+    ['test in validation', '8', '0 (0.0 %)', '0 (0.0 %)'],
+    ['validation in train', '8', '0 (0.0 %)', '0 (0.0 %)'],
+  ]
+  results = copy.deepcopy(results_of())
+  results['overlap']['leaks'][0]['near'] = None
+  assert tables.leaks_table(results).rows[0][-1] == '-'
+
+
+def test_pairs_that_are_alike_are_shown_as_they_are(results_of):
+  results = copy.deepcopy(results_of())
+  results['overlap']['examples'][1]['texts'] = ['a | b *c* `d`', '<e>']
+  exact, near = tables.leak_examples_table(results).rows
+  assert exact[0] == '1.00'
+  assert near[1:] == ["question 21 (test): `a | b *c* 'd'`", 'question 1 (train): `<e>`']
+
+
+def test_accuracies_without_duplicates_stand_beside_those_with(results_of):
+  results = copy.deepcopy(results_of())
+  rows = results['overlap']['methods']
+  rows[0].update({'accuracy': 0.75, 'clean_accuracy': 0.5, 'clean_ci': [0.25, 0.625]})
+  rows[1].update({'clean_accuracy': None, 'clean_ci': [None, None]})
+  table = tables.clean_table(results)
+  assert table.rows[0] == [rows[0]['name'], '75.0', '50.0 (25.0 to 62.5)', '-25.0']
+  assert table.rows[1][2:] == ['-', '-']
+  assert [row[0] for row in table.rows] == [
+    *tables.policies(results), 'top_s', 'best_s', 'all_llms', 'knn_top1', *results['best_single']
+  ]  # fmt: skip
 
 
 def test_markdown_has_a_header_a_rule_and_all_rows():

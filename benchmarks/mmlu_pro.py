@@ -1,0 +1,127 @@
+"""What fine-tuning gains on MMLU-Pro over logistic regression on the frozen encoder's embeddings, query by query.
+
+The peer is scikit-learn's: one regression for each LLM on the embedding of the question, or of the question with its
+options, and the category; its strength is chosen on validation by log loss. Split, subsets, votes and test queries are
+those of the run.
+
+  python -m selectllm.main --config=configs/mmlu_pro.py --workdir=runs/mmlu_pro
+  python -m benchmarks.mmlu_pro --run=runs/mmlu_pro
+"""
+
+import argparse
+import json
+import pathlib
+import time
+from typing import NamedTuple
+
+import ml_collections
+import numpy as np
+import rich.console
+from sklearn import linear_model
+
+from selectllm import evaluate, experiment, metrics, score, sharding, train
+from selectllm.data import load, splits, votes
+from selectllm.report import tables
+
+SIZES = (1, 3, 5, 7)
+STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # scikit-learn's C
+QUESTION_TOKENS = 128
+
+
+class Rival(NamedTuple):
+  """Confidences float[N, K] of a classifier, how it came to them, and in what time."""
+
+  name: str
+  confidences: np.ndarray
+  seconds: float
+
+
+def embed(config: ml_collections.ConfigDict, texts: list[str], max_length: int, num_llms: int) -> np.ndarray:
+  """Unit vectors float32[N, D] of the encoder as it was pretrained."""
+  config = ml_collections.ConfigDict(config)
+  config.encoder.max_length = max_length
+  model = train.make_model(config, num_llms)
+  with sharding.use(model.mesh):
+    return train.embed_queries(model, model.tokenize(texts), batch_size=config.evaluate.batch_size)
+
+
+def log_loss(confidences: np.ndarray, data: votes.Votes, rows: np.ndarray) -> float:
+  """Mean over the observed (query, LLM) pairs of some queries."""
+  likely = np.clip(confidences[rows], 1e-6, 1 - 1e-6)
+  losses = -np.where(data.labels[rows] > 0.5, np.log(likely), np.log1p(-likely))
+  return float(losses[data.observed[rows]].mean())
+
+
+def regression(name: str, features: np.ndarray, data: votes.Votes, split: np.ndarray) -> Rival:
+  """Logistic regressions on train, as strong as suits validation."""
+  begun = time.monotonic()
+  train_rows, validation = (np.flatnonzero(split == part) for part in (splits.TRAIN, splits.VALIDATION))
+
+  def fitted(strength: float) -> np.ndarray:
+    confidences = np.zeros(data.labels.shape)
+    for column in range(data.labels.shape[1]):
+      rows = train_rows[data.observed[train_rows, column]]
+      model = linear_model.LogisticRegression(C=strength, max_iter=2000)
+      model.fit(features[rows], data.labels[rows, column])
+      confidences[:, column] = model.predict_proba(features)[:, 1]
+    return confidences
+
+  losses = {strength: log_loss(fitted(strength), data, validation) for strength in STRENGTHS}
+  strength = min(losses, key=lambda value: losses[value])
+  return Rival(f'{name}, C={strength:g}', fitted(strength), time.monotonic() - begun)
+
+
+def correct(confidences: np.ndarray, data: votes.Votes, split: np.ndarray, rows: np.ndarray) -> np.ndarray:
+  """Whether weighted_max_conf is right on the queries `rows` at `SIZES`, float32[len(rows), M]."""
+  latency_s = evaluate.expected_latency_s(data, split)
+  selecting = score.Selecting(latency_s, np.array(SIZES, np.int32), 0.5)
+  picked = score.select(confidences[rows].astype(np.float32), data.observed[rows], selecting)['weighted_max_conf']
+  played = evaluate.play(data.rows(rows), picked.mask, picked.weight, latency_s, over='majority')
+  return np.asarray(played.correct)
+
+
+def main() -> None:
+  """Prints the comparison; see the module's description."""
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--run', required=True, type=pathlib.Path, help='run directory of configs/mmlu_pro.py')
+  run = parser.parse_args().run
+  config = ml_collections.ConfigDict(json.loads((run / 'config.json').read_text()))
+  table, _ = load.load(config, config.dataset.name)
+  predictions = experiment.read_predictions(run / 'predictions.npz')
+  if len(predictions.split) > 1:
+    parser.error(f'{run} has {len(predictions.split)} folds; this benchmark takes a run with one split')
+  data, split = table.votes, predictions.split[0]
+  seconds = json.loads((run / 'report.json').read_text())['timing']['train_and_score_s']
+
+  category = np.eye(len(table.tasks))[data.task]
+  texts = {'question': (list(table.questions), QUESTION_TOKENS)}
+  if config.dataset.query_includes_options:
+    texts['question and options'] = (table.queries, config.encoder.max_length)
+  rivals = [Rival('selectllm, fine-tuned', predictions.confidences[0], seconds)]
+  for name, (queries, max_length) in texts.items():
+    features = np.concatenate([embed(config, queries, max_length, len(table.llms)), category], axis=1)
+    rivals.append(regression(f'regression, {name} + category', features, data, split))
+
+  console = rich.console.Console(width=160)
+  for which, part in (('validation', splits.VALIDATION), ('test', splits.TEST)):
+    rows = np.flatnonzero(split == part)
+    right = [correct(rival.confidences, data, split, rows) for rival in rivals]
+    everywhere = np.ones(len(rows), bool)
+    cells = []
+    for rival, ours in zip(rivals, right, strict=True):
+      line = [rival.name, f'{rival.seconds:.0f} s', f'{log_loss(rival.confidences, data, rows):.4f}']
+      for column in range(len(SIZES)):
+        text = tables.percent(float(ours[:, column].mean()))
+        if rival is not rivals[0]:
+          gain = right[0][:, [column]] - ours[:, [column]]
+          low, high = 100 * metrics.bootstrap_ci(gain, everywhere[:, None])[0]
+          test = metrics.paired_test(right[0][:, column], ours[:, column], everywhere)
+          text += f'  {100 * test.delta:+.1f} ({low:+.1f} to {high:+.1f}, p={test.p:.2g})'
+        line.append(text)
+      cells.append(line)
+    header = ['classifier', 'fitted in', 'log loss', *(f's={size} %, gain of ours' for size in SIZES)]
+    console.print(tables.Table(header, cells).rich(f'weighted_max_conf on {len(rows):,} {which} queries'))
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,115 @@
+"""The figures of a sweep."""
+
+from collections.abc import Callable, Sequence
+
+import matplotlib.axes
+import matplotlib.figure
+import matplotlib.ticker
+import numpy as np
+
+from launch import gather
+from selectllm.report import tables
+
+_BETTER, _WORSE, _TIE = '#0b6e4f', '#c1121f', '#777777'
+# Measure -> colour and style of its curve.
+_CURVES = {
+  'weighted_max_conf, s chosen': ('#0b6e4f', 'o-'),
+  'top-1': ('#1f77b4', 'o-'),
+  'all LLMs': ('#c1121f', 's--'),
+  'best single': ('#444444', 's--'),
+  'oracle': ('black', ':'),
+}
+
+
+def gains(axes: Sequence[gather.Axis]) -> matplotlib.figure.Figure | None:
+  """What every variant gains over the experiment, with intervals, a panel for each headline."""
+  lines: list[tuple[str, gather.Row | None]] = []
+  for axis in axes:
+    if rows := [row for row in axis.rows if any(row.gains.values())]:
+      lines += [(f'{axis.name}, against {axis.reference}', None), *((row.variant, row) for row in rows)]
+  if not lines:
+    return None
+  panels = [name for name in gather.HEADLINES if any(row and row.gains[name] for _, row in lines)]
+  figure = matplotlib.figure.Figure(figsize=(3 + 2.8 * len(panels), 1.4 + 0.24 * len(lines)), layout='constrained')
+  grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+  for panel, name in zip(grid, panels, strict=True):
+    _forest(panel, name, [row for _, row in lines])
+  grid[0].set_yticks(range(len(lines)), [label for label, _ in lines], fontsize=8)
+  for label, (_, row) in zip(grid[0].get_yticklabels(), lines, strict=True):
+    label.set_fontweight('bold' if row is None else 'normal')
+  figure.supxlabel('points of accuracy gained, with 95 % interval; hollow and grey: a tie', fontsize=9)
+  return figure
+
+
+def _forest(panel: matplotlib.axes.Axes, name: str, rows: Sequence[gather.Row | None]) -> None:
+  panel.axvline(0, color='black', linewidth=1)
+  for place, row in enumerate(rows):
+    if row is None:
+      panel.axhline(place - 0.5, color='#dddddd', linewidth=0.8)
+    elif gain := row.gains[name]:
+      tie = row.p[name] > tables.SIGNIFICANT
+      colour = _TIE if tie else _BETTER if gain.delta > 0 else _WORSE
+      panel.plot([100 * bound for bound in gain.ci], [place, place], color=colour, linewidth=1.6)
+      panel.plot(100 * gain.delta, place, 'o', color=colour, markersize=5, markerfacecolor='white' if tie else colour)
+  panel.set_ylim(len(rows) - 0.5, -0.5)
+  panel.set_title(name, fontsize=10)
+  panel.tick_params(axis='y', length=0)
+  panel.grid(axis='x', alpha=0.25)
+
+
+def _curves(rows: Sequence[gather.Row], x: Sequence[int]) -> tuple[matplotlib.figure.Figure, matplotlib.axes.Axes]:
+  """Accuracy against a number, with a band of one standard deviation over the seeds."""
+  figure = matplotlib.figure.Figure(figsize=(7.5, 4.4), layout='constrained')
+  axes = figure.subplots()
+  for name, (colour, style) in _CURVES.items():
+    points = [(at, row.measures[name]) for at, row in zip(x, rows, strict=True)]
+    known = [(at, 100 * value.mean, 100 * (value.std or 0.0)) for at, value in points if value.mean is not None]
+    if not known:
+      continue
+    at, mean, std = np.array(known).T
+    axes.plot(at, mean, style, color=colour, label=name, linewidth=1.4, markersize=4)
+    if style.startswith('o'):  # what is trained
+      axes.fill_between(at, mean - std, mean + std, color=colour, alpha=0.18, linewidth=0)
+  seeds = sorted({len(row.seeds) for row in rows})
+  axes.set_ylabel('accuracy on test, %')
+  axes.set_title(f'bands: one standard deviation over {" or ".join(map(str, seeds))} seeds', fontsize=9)
+  axes.grid(alpha=0.25)
+  figure.legend(fontsize=8, loc='outside right upper')
+  return figure, axes
+
+
+def _rows_of(axes: Sequence[gather.Axis], name: str) -> list[gather.Row]:
+  return [row for axis in axes if axis.name == name for row in axis.rows]
+
+
+def learning_curve(axes: Sequence[gather.Axis]) -> matplotlib.figure.Figure | None:
+  """Accuracy against the number of training queries."""
+  rows = sorted(_rows_of(axes, 'train_share'), key=lambda row: row.queries)
+  if len(rows) < 2:
+    return None
+  figure, panel = _curves(rows, [row.queries for row in rows])
+  panel.set_xscale('log')
+  panel.set_xticks([row.queries for row in rows], [f'{row.queries:,}' for row in rows])
+  panel.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+  panel.set_xlabel('training queries')
+  figure.suptitle('Learning curve', fontsize=11)
+  return figure
+
+
+def pool_size(axes: Sequence[gather.Axis]) -> matplotlib.figure.Figure | None:
+  """Accuracy against the size of the pool, which grows from the best LLM to the worst."""
+  rows = sorted(_rows_of(axes, 'pool_size'), key=lambda row: row.llms)
+  if len(rows) < 2:
+    return None
+  figure, panel = _curves(rows, [row.llms for row in rows])
+  panel.set_xticks([row.llms for row in rows])
+  panel.set_xlabel('LLMs in the pool, the most accurate on train first')
+  figure.suptitle('Pool size', fontsize=11)
+  return figure
+
+
+FIGURES: dict[str, Callable[[Sequence[gather.Axis]], matplotlib.figure.Figure | None]] = {
+  'gains': gains,
+  'learning_curve': learning_curve,
+  'pool_size': pool_size,
+}

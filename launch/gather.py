@@ -1,0 +1,210 @@
+"""What a sweep found: axis by axis, what its variants score over the seeds and gain over the experiment."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from launch import plan
+from selectllm import compare, metrics, outcomes
+from selectllm.data import splits
+from selectllm.report import tables
+
+# What variants are compared by: a label -> method and size.
+HEADLINES: dict[str, compare.Key] = {
+  'weighted_max_conf': ('weighted_max_conf', outcomes.CHOSEN),
+  'top-1': ('max_conf', 1),
+  's=3': ('weighted_max_conf', 3),
+}
+# What the experiment itself is called on axes that do not name it.
+BASE = 'base'
+
+
+class Measured(NamedTuple):
+  """Mean and standard deviation over the seeds that have it; None where there is none, or one alone."""
+
+  mean: float | None
+  std: float | None
+
+
+class Row(NamedTuple):
+  """One variant.
+
+  Attributes:
+    variant: Its name.
+    is_base: Whether it is the experiment itself.
+    seeds: That have finished.
+    queries: That the classifier was trained on.
+    llms: How many are in the pool.
+    measures: By name, see `measures`.
+    gains: What it gains over the reference, by headline; None for the reference itself, and where nothing compares.
+    p: The tests' p-values, by headline, corrected for the number of variants on the axis (Holm).
+  """
+
+  variant: str
+  is_base: bool
+  seeds: tuple[int, ...]
+  queries: int
+  llms: int
+  measures: dict[str, Measured]
+  gains: dict[str, compare.Comparison | None]
+  p: dict[str, float]
+
+
+class Axis(NamedTuple):
+  """One axis.
+
+  Attributes:
+    name: What is varied.
+    reference: The variant that the others are compared with: the experiment, or without it the first.
+    rows: Those of which at least one seed has finished.
+  """
+
+  name: str
+  reference: str
+  rows: list[Row]
+
+
+def accuracy(run: compare.Run, name: str, size: int) -> float | None:
+  """Of a method on the test queries; None where the run does not have it."""
+  column = run.outcomes.column(name, size)
+  if column is None:
+    return None
+  mean = float(metrics.masked_mean(run.outcomes.correct[:, [column]], run.outcomes.valid[:, [column]])[0])
+  return None if np.isnan(mean) else mean
+
+
+def _validation(run: compare.Run) -> dict[str, float | None]:
+  """What a choice between variants may look at: top-1 selection and the classifier, on the validation queries."""
+  with np.load(run.path / 'predictions.npz') as arrays:
+    split, confidences = arrays['split'] == splits.VALIDATION, arrays['confidences']
+    labels, observed = arrays['labels'], arrays['observed']
+  top_1, auroc = [], []
+  for rows, scores in zip(split, confidences, strict=True):
+    first = np.where(observed, scores, -np.inf).argmax(1)[:, None]
+    asked = rows & observed.any(1)
+    top_1.append(np.take_along_axis(labels, first, 1)[asked].mean())
+    auroc.append(metrics.auroc(labels[rows], scores[rows], observed[rows]))
+  known = [value for value in auroc if value is not None]
+  return {
+    'top-1, validation': float(np.mean(top_1)),
+    'AUROC, validation': float(np.mean(known)) if known else None,
+  }
+
+
+def measures(run: compare.Run) -> dict[str, float | None]:
+  """What is shown of a run, by name: accuracies as shares, then numbers as they are."""
+  results, count = run.results, len(run.results['dataset']['llms'])
+  singles, timing = results['best_single'], results['timing']
+  return {
+    **{f'{name}, s chosen': accuracy(run, name, outcomes.CHOSEN) for name in tables.policies(results)},
+    'top-1': accuracy(run, *HEADLINES['top-1']),
+    's=3': accuracy(run, *HEADLINES['s=3']),
+    'best single': accuracy(run, singles[0], 1) if len(singles) == 1 else None,
+    'all LLMs': accuracy(run, 'all_llms', count),
+    'oracle': results['oracle']['accuracy'],
+    **_validation(run),
+    'weighted F1': results['classifier']['weighted_f1'],
+    'AUROC': results['classifier']['auroc'],
+    'ECE': results['classifier']['ece'],
+    'minutes': (timing.get('train_and_score_s', 0.0) + timing['evaluate_s']) / 60,
+  }
+
+
+def summary(values: Sequence[float | None]) -> Measured:
+  """Sums up the values of all seeds."""
+  known = [value for value in values if value is not None]
+  if not known:
+    return Measured(None, None)
+  return Measured(float(np.mean(known)), float(np.std(known, ddof=1)) if len(known) > 1 else None)
+
+
+def gain(
+  runs: dict[int, compare.Run], reference: dict[int, compare.Run], key: compare.Key
+) -> compare.Comparison | None:
+  """What a variant gains over another: their correctness on each query, averaged over the seeds that both finished.
+
+  Args:
+    runs: By seed.
+    reference: By seed.
+    key: Method and size.
+
+  Returns:
+    The gain; None where they share no seed or no query, or one does not have the method.
+  """
+  seeds = sorted(runs.keys() & reference.keys())
+  played = [side[seed].outcomes for side in (reference, runs) for seed in seeds]
+  if not seeds or any(each.column(*key) is None for each in played):
+    return None
+  aligned = compare.align(played, [key] * len(played))
+  if not len(aligned.query_ids):
+    return None
+  valid = np.all(aligned.valid, axis=1, keepdims=True)
+  before, after = (aligned.correct[:, part].mean(1) for part in (slice(len(seeds)), slice(len(seeds), None)))
+  return compare.compare_pairs(before[:, None], after[:, None], valid)[0]
+
+
+def _row(variant: str, is_base: bool, runs: dict[int, compare.Run], reference: dict[int, compare.Run]) -> Row:
+  by_seed = [measures(run) for run in runs.values()]
+  first = next(iter(runs.values())).results['dataset']
+  return Row(
+    variant=variant,
+    is_base=is_base,
+    seeds=tuple(runs),
+    queries=first['queries_per_split']['train'],
+    llms=len(first['llms']),
+    measures={name: summary([values[name] for values in by_seed]) for name in by_seed[0]},
+    gains={name: None if runs is reference else gain(runs, reference, key) for name, key in HEADLINES.items()},
+    p={},
+  )
+
+
+def _corrected(rows: list[Row]) -> list[Row]:
+  """The rows with Holm's correction over the variants of an axis."""
+  for name in HEADLINES:
+    p = metrics.holm(np.array([np.nan if (g := row.gains[name]) is None else g.p for row in rows]))
+    for row, value in zip(rows, p.tolist(), strict=True):
+      row.p[name] = value
+  return rows
+
+
+def collect(sweep: plan.Plan, runs: dict[str, compare.Run]) -> list[Axis]:
+  """Brings the finished runs, by name, into axes and variants; of what has not finished there is nothing."""
+  variants: dict[str, dict[str, dict[int, str]]] = {}
+  for point in sweep.points:
+    variants.setdefault(point.axis, {}).setdefault(point.variant, {})[point.seed] = point.run
+  base = {sweep.runs[name].config.seed: name for name in sweep.base}
+  found = []
+  for axis, by_variant in variants.items():
+    rows_of = {
+      variant: {seed: runs[name] for seed, name in names.items() if name in runs}
+      for variant, names in by_variant.items()
+    }
+    own = [variant for variant, names in by_variant.items() if set(names.values()) & set(base.values())]
+    if base and not own:
+      rows_of, own = {BASE: {seed: runs[name] for seed, name in base.items() if name in runs}, **rows_of}, [BASE]
+    reference = (own or list(rows_of))[0]
+    rows = [
+      _row(variant or BASE, variant in own, of_seeds, rows_of[reference])
+      for variant, of_seeds in rows_of.items()
+      if of_seeds
+    ]
+    found.append(Axis(axis, reference or BASE, _corrected(rows)))
+  return found
+
+
+def load(
+  sweep: plan.Plan, workdir: pathlib.Path, failed: dict[str, str]
+) -> tuple[dict[str, compare.Run], dict[str, str]]:
+  """The runs that are done, and why the others are not, by name."""
+  runs, missing = {}, {}
+  for run in sweep.runs.values():
+    if not plan.is_done(run, workdir):
+      missing[run.name] = failed.get(run.name, 'not finished')
+      continue
+    try:
+      runs[run.name] = compare.load_run(workdir / run.name)
+    except (FileNotFoundError, ValueError) as error:
+      missing[run.name] = str(error)
+  return runs, missing

@@ -1,0 +1,224 @@
+"""What a sweep consists of: the points of its grid, and the runs that they need, each of them once."""
+
+import copy
+import difflib
+import hashlib
+import json
+import os
+import pathlib
+import re
+import shutil
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from launch import hyper
+from selectllm import experiment, rundir
+
+_LONGEST_NAME = 100
+# The sweep's own business: whether a run trains or only evaluates.
+_NOT_SWEPT = ('mode',)
+
+
+class Run(NamedTuple):
+  """One run of the main command.
+
+  Attributes:
+    name: Its directory below the sweep's.
+    overrides: Fields that it sets, dotted names -> values.
+    config: All fields.
+  """
+
+  name: str
+  overrides: dict[str, Any]
+  config: ml_collections.ConfigDict
+
+
+class Point(NamedTuple):
+  """One point of the grid, as tables name it.
+
+  Attributes:
+    axis: What is varied; empty for the experiment itself.
+    variant: To what.
+    seed: Of the run.
+    run: The name of the run that it is read from; points whose configs are equal share one.
+  """
+
+  axis: str
+  variant: str
+  seed: int
+  run: str
+
+
+class Plan(NamedTuple):
+  """A sweep.
+
+  Attributes:
+    points: In the grid's order.
+    runs: By name.
+    base: Names of the runs that differ from the experiment in nothing but the seed.
+  """
+
+  points: list[Point]
+  runs: dict[str, Run]
+  base: list[str]
+
+
+def make(base: ml_collections.ConfigDict, grid: hyper.Grid, given: dict[str, Any]) -> Plan:
+  """Expands a grid around an experiment, and checks every point of it.
+
+  Args:
+    base: The experiment.
+    grid: From a config's `get_hyper`.
+    given: Fields of `base` that the command line set.
+
+  Raises:
+    ValueError: for a point that cannot be run, that is there twice, or a given field that no run would use.
+  """
+  if not grid:
+    raise ValueError('the sweep has no points')
+  points: list[Point] = []
+  runs: dict[str, Run] = {}
+  for labelled in grid:
+    axis, variant, overrides = _labels_and_overrides(labelled)
+    config = _overridden(base, overrides, labelled)
+    run = Run(_name(base, config), overrides, config)
+    point = Point(axis, variant, config.seed, run.name)
+    if any(point[:3] == other[:3] for other in points):
+      raise ValueError(f'the sweep holds two points of the same axis, variant and seed: {labelled}')
+    points.append(point)
+    runs.setdefault(run.name, run)
+  if unused := [field for field in given if all(field in run.overrides for run in runs.values())]:
+    raise ValueError(f'config.{unused[0]}={given[unused[0]]!r} would be used nowhere: all points of the sweep set it')
+  return Plan(points, runs, [run.name for run in runs.values() if not _differing(base, run.config)])
+
+
+def _labels_and_overrides(point: hyper.Point) -> tuple[str, str, dict[str, Any]]:
+  """Axis, variant, and overrides by field; points without labels are named after what they override."""
+  overrides = {name.removeprefix('config.'): value for name, value in point.items() if name.startswith('config.')}
+  if strange := [name for name in point if name not in ('axis', 'variant') and not name.startswith('config.')]:
+    raise ValueError(f'{point}: {strange[0]!r} is neither a field, config.{strange[0]}, nor axis or variant')
+  varied = {name: value for name, value in overrides.items() if name != 'seed'}
+  axis = point.get('axis', ', '.join(varied))
+  variant = ', '.join(f'{name.rpartition(".")[-1]}={_text(value)}' for name, value in varied.items())
+  return axis, point.get('variant', variant), overrides
+
+
+def _overridden(
+  base: ml_collections.ConfigDict, overrides: dict[str, Any], point: hyper.Point
+) -> ml_collections.ConfigDict:
+  fields = rundir.flatten(base.to_dict())
+  for name in overrides:
+    if name not in fields:
+      near = difflib.get_close_matches(name, fields, n=1)
+      raise ValueError(f'{point}: no such config field: {name}' + (f'; did you mean {near[0]}?' if near else ''))
+    if name in _NOT_SWEPT:
+      raise ValueError(f'{point}: config.{name} cannot be swept')
+  config = copy.deepcopy(base)
+  try:
+    config.update_from_flattened_dict(overrides)
+    experiment.check_options(config)
+  except (TypeError, ValueError) as error:
+    raise ValueError(f'{point}: {error}') from error
+  return config
+
+
+def _text(value: Any) -> str:
+  return '+'.join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _differing(base: ml_collections.ConfigDict, config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """Fields but for the seed that differ from the experiment's."""
+  before = rundir.flatten(base.to_dict())
+  after = rundir.flatten(config.to_dict())
+  return {name: value for name, value in after.items() if value != before[name] and name != 'seed'}
+
+
+def _name(base: ml_collections.ConfigDict, config: ml_collections.ConfigDict) -> str:
+  """A folder's name that tells what a run is, the same in every sweep around the same experiment."""
+  differing = _differing(base, config)
+  told = ','.join(f'{name}={_text(value)}' for name, value in differing.items())
+  name = re.sub(r'[^\w.,=+-]+', '_', told)
+  if name != told or len(name) > _LONGEST_NAME:
+    name = f'{name[:_LONGEST_NAME]}-{hashlib.sha256(json.dumps(differing).encode()).hexdigest()[:8]}'
+  return ','.join(filter(None, [name, f'seed={config.seed}']))
+
+
+def _scored_by(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The fields that a run's classifier and its scores depend on: all but how they are evaluated."""
+  fields = rundir.own_fields(json.loads(json.dumps(rundir.flatten(config.to_dict()))))
+  return {name: value for name, value in fields.items() if not name.startswith('evaluate.')}
+
+
+def trainers(plan: Plan, workdir: pathlib.Path) -> dict[str, str]:
+  """For every run the one whose classifier it uses: the first of equals, or one that has been trained already."""
+  groups: dict[str, list[str]] = {}
+  for run in plan.runs.values():
+    groups.setdefault(json.dumps(_scored_by(run.config), sort_keys=True), []).append(run.name)
+  chosen: dict[str, str] = {}
+  for names in groups.values():
+    trained = [name for name in names if is_scored(workdir / name)]
+    chosen |= dict.fromkeys(names, (trained or names)[0])
+  return chosen
+
+
+def is_scored(directory: pathlib.Path) -> bool:
+  """Whether a run directory holds the scores that an evaluation starts from."""
+  return (directory / 'predictions.npz').exists()
+
+
+def is_done(run: Run, workdir: pathlib.Path) -> bool:
+  """Whether the report of a run is there, and is of its config."""
+  try:
+    report = json.loads((workdir / run.name / 'report.json').read_text())
+  except (OSError, ValueError):  # not there, or not all of it
+    return False
+  # The config of a run stays the one that it was trained with; the report says how it was evaluated.
+  return report['settings'] == json.loads(json.dumps(run.config.evaluate.to_dict()))
+
+
+def check_directories(plan: Plan, workdir: pathlib.Path) -> None:
+  """Refuses to mix runs of this sweep with those of another experiment that are in the same directories.
+
+  Raises:
+    ValueError: with the first difference.
+  """
+  for run in plan.runs.values():
+    path = workdir / run.name / 'config.json'
+    if not path.exists():
+      continue
+    there, here = rundir.flatten(json.loads(path.read_text())), _scored_by(run.config)
+    if differing := [name for name, value in here.items() if there.get(name) != value]:
+      name = differing[0]
+      raise ValueError(
+        f'{path.parent} holds a run of another experiment: config.{name} is {there.get(name)!r} there, '
+        f'{here[name]!r} now. Take another --workdir, or give these values.'
+      )
+
+
+# With the scores, which come last, the directory is one to evaluate.
+SHARED = ('config.json', 'data.json', 'predictions.npz')
+
+
+def share_classifier(trained: pathlib.Path, directory: pathlib.Path) -> None:
+  """Makes a run directory of the scores of another run, to be evaluated in another way."""
+  if is_scored(directory):
+    return
+  directory.mkdir(parents=True, exist_ok=True)
+  for name in SHARED:
+    partial = directory / f'{name}.part'
+    partial.unlink(missing_ok=True)
+    try:
+      os.link(trained / name, partial)
+    except OSError:  # another file system, or one without links
+      shutil.copyfile(trained / name, partial)
+    partial.replace(directory / name)
+    partial.unlink(missing_ok=True)  # one name of a file renamed to another name of it stays
+
+
+def save(plan: Plan, workdir: pathlib.Path, **found: Any) -> None:
+  """Writes which point is in which directory, and what was found, sweep.json."""
+  points = [{**point._asdict(), 'overrides': plan.runs[point.run].overrides} for point in plan.points]
+  partial = workdir / 'sweep.part'
+  partial.write_text(json.dumps({'points': points, **found}, indent=1, allow_nan=False) + '\n')
+  partial.replace(workdir / 'sweep.json')

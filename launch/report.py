@@ -1,0 +1,171 @@
+"""The report of a sweep: sweep.md, sweep.csv, sweep.json, figures, and tables on the console."""
+
+import csv
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import rich.console
+
+from launch import figures, gather, plan
+from selectllm import compare, outcomes
+from selectllm.report import document, tables
+from selectllm.report import figures as report_figures
+
+_SIZED = ('max_conf', 'labelled_max_conf', 'weighted_max_conf', 'top_s', 'best_s', 'random')
+# Headline -> column.
+_ON_CONSOLE = {'weighted_max_conf': 's chosen %', 'top-1': 'top-1 %'}
+_AS_THEY_ARE = ('AUROC, validation', 'weighted F1', 'AUROC', 'ECE')
+
+
+def _cell(name: str, value: gather.Measured) -> str:
+  """Mean ± standard deviation: shares as percent, others as they are."""
+  if value.mean is None:
+    return '-'
+  scale, digits = (1, 3) if name in _AS_THEY_ARE else (1, 1) if name == 'minutes' else (100, 1)
+  spread = '' if value.std is None or name == 'minutes' else f' ± {scale * value.std:.{digits}f}'
+  return f'{scale * value.mean:.{digits}f}{spread}'
+
+
+def _name(row: gather.Row) -> str:
+  return f'{row.variant} (base)' if row.is_base and row.variant != gather.BASE else row.variant
+
+
+def measures_table(axis: gather.Axis) -> tables.Table:
+  """Every measure of every variant."""
+  names = list(axis.rows[0].measures)
+  header = [name if name in (*_AS_THEY_ARE, 'minutes') else f'{name} %' for name in names]
+  rows = [[_name(row), str(len(row.seeds)), *(_cell(name, row.measures[name]) for name in names)] for row in axis.rows]
+  return tables.Table([axis.name or 'experiment', 'seeds', *header], rows)
+
+
+def _gain_cells(row: gather.Row, headline: str) -> list[str]:
+  found = row.gains[headline]
+  if found is None:
+    return ['-', '-']
+  return [tables.gain(found.delta, row.p[headline]), ' to '.join(f'{100 * bound:+.1f}' for bound in found.ci)]
+
+
+def gains_table(axis: gather.Axis) -> tables.Table:
+  """What every variant gains over the reference, in points, with intervals; ties are called ties."""
+  header = [text for name in gather.HEADLINES for text in (f'{name}, points', '95 % interval')]
+  rows = [
+    [row.variant, *(cell for name in gather.HEADLINES for cell in _gain_cells(row, name))]
+    for row in axis.rows
+    if any(row.gains.values())
+  ]
+  return tables.Table([f'gained over {axis.reference}', *header], rows)
+
+
+def policies_table(runs: Sequence[compare.Run]) -> tables.Table:
+  """Accuracy of policies and fixed choices by subset size, over the seeds of the experiment itself."""
+  count = max(len(run.results['dataset']['llms']) for run in runs)
+  rows = []
+  for label, size in [*((str(size), size) for size in range(1, count + 1)), ('chosen', outcomes.CHOSEN)]:
+    cells = [gather.summary([gather.accuracy(run, name, size) for run in runs]) for name in _SIZED]
+    if any(cell.mean is not None for cell in cells):
+      rows.append([label, *(_cell('', cell) for cell in cells)])
+  return tables.Table(['s', *(f'{name} %' for name in _SIZED)], rows)
+
+
+_EXPLANATION = """\
+Accuracies are on the test queries, mean ± standard deviation over seeds, with policies at the subset size chosen on
+validation, `weighted_max_conf` at s=3, and the single most confident LLM (top-1). Choose between variants by the
+validation columns; the test columns then say what the choice is worth. *Minutes* are those of the run itself: runs that
+share a classifier only evaluate.
+
+Gains are in points on the same queries: every query's correctness is averaged over the seeds that both variants
+finished, intervals are bootstrapped over queries, and a paired test is corrected for the number of variants on the axis
+(Holm). What it finds inside the noise (p > {significant}) is a tie. Seeds change what training draws, not the split.
+"""
+
+
+def markdown(
+  axes: list[gather.Axis], base: Sequence[compare.Run], missing: dict[str, str], drawn: Sequence[str]
+) -> str:
+  """The sweep as Markdown."""
+  title = f'# Sweep of {document.title(base[0].results)}\n' if base else '# Sweep\n'
+  sections = [title]
+  if missing:
+    sections += [f'**{len(missing)} runs are missing**\n', '\n'.join(f'- {run}: {why}' for run, why in missing.items())]
+    sections[-1] += '\n'
+  sections.append(_EXPLANATION.format(significant=tables.SIGNIFICANT))
+  sections += [f'![{name}]({name}.png)\n' for name in drawn]
+  if base:
+    sections += ['## Policy and subset size\n', policies_table(base).markdown()]
+  for axis in axes:
+    if not axis.rows:
+      continue
+    sections += [f'## {axis.name or "The experiment"}\n', measures_table(axis).markdown()]
+    gains = gains_table(axis)
+    sections += [gains.markdown()] if gains.rows else []
+  return '\n'.join(sections)
+
+
+def _write_csv(path: pathlib.Path, axes: list[gather.Axis]) -> None:
+  """One line for each variant and measure; gains where there are some."""
+  with path.open('w', newline='') as file:
+    writer = csv.writer(file)
+    writer.writerow(['axis', 'variant', 'seeds', 'measure', 'mean', 'std', 'gain', 'gain_low', 'gain_high', 'p_holm'])
+    for axis in axes:
+      for row in axis.rows:
+        gains = {_measure_of(name): (g, row.p[name]) for name, g in row.gains.items() if g is not None}
+        for name, value in row.measures.items():
+          found, p = gains.get(name, (None, None))
+          compared = ['', '', '', ''] if found is None else [found.delta, *found.ci, p]
+          writer.writerow([axis.name, row.variant, len(row.seeds), name, value.mean, value.std, *compared])
+
+
+def _measure_of(headline: str) -> str:
+  return f'{headline}, s chosen' if gather.HEADLINES[headline][1] == outcomes.CHOSEN else headline
+
+
+def _as_json(axis: gather.Axis) -> dict[str, Any]:
+  rows = []
+  for row in axis.rows:
+    gains = {
+      name: None if found is None else {**found._asdict(), 'p_holm': row.p[name]} for name, found in row.gains.items()
+    }
+    measured = {name: value._asdict() for name, value in row.measures.items()}
+    rows.append({**row._asdict(), 'measures': measured, 'gains': gains})
+    del rows[-1]['p']
+  return {'axis': axis.name, 'reference': axis.reference, 'variants': rows}
+
+
+def _console(axes: list[gather.Axis]) -> None:
+  """Prints what of the tables fits a terminal."""
+  console = rich.console.Console()
+  for axis in filter(lambda axis: axis.rows, axes):
+    cells = []
+    for row in axis.rows:
+      cells.append([_name(row), str(len(row.seeds))])
+      for name in _ON_CONSOLE:
+        cells[-1] += [_cell(name, row.measures[_measure_of(name)]), _gain_cells(row, name)[0]]
+    header = [axis.name or 'experiment', 'seeds', *(text for name in _ON_CONSOLE.values() for text in (name, 'gain'))]
+    console.print(tables.Table(header, cells).rich(''))
+
+
+def write(sweep: plan.Plan, workdir: pathlib.Path, failed: dict[str, str]) -> None:
+  """Writes sweep.md, sweep.csv, sweep.json and figures of what has finished, and shows the tables on the console.
+
+  Args:
+    sweep: The plan.
+    workdir: Where its runs are, and where this goes.
+    failed: Why runs failed, by name.
+  """
+  runs, missing = gather.load(sweep, workdir, failed)
+  if not runs:
+    print('No run has finished; there is nothing to gather.')
+    return
+  axes = gather.collect(sweep, runs)
+  base = [runs[name] for name in sweep.base if name in runs]
+  drawn = []
+  for name, make in figures.FIGURES.items():
+    if figure := make(axes):
+      report_figures.save(figure, workdir / f'{name}.png')
+      drawn.append(name)
+  (workdir / 'sweep.md').write_text(markdown(axes, base, missing, drawn), encoding='utf-8')
+  _write_csv(workdir / 'sweep.csv', axes)
+  plan.save(sweep, workdir, axes=[_as_json(axis) for axis in axes], missing=missing)
+  _console(axes)
+  print(f'Sweep: {workdir / "sweep.md"}')

@@ -1,0 +1,179 @@
+import json
+import pathlib
+
+import ml_collections
+import pytest
+
+from configs import gsm8k, jsonl, mini, mmlu_pro
+from launch import hyper, plan
+
+SEEDS = hyper.sweep('config.seed', (0, 1))
+EVALUATED = hyper.sweep('config.evaluate.threshold', (0.3, 0.5))
+TRAINED = hyper.fixed('config.train.loss', 'balanced_bce')
+
+
+@pytest.fixture
+def base() -> ml_collections.ConfigDict:
+  return jsonl.get_config().lock()
+
+
+def make(base, grid, **given):
+  return plan.make(base, hyper.product([grid, SEEDS]), given)
+
+
+def test_points_and_runs(base):
+  sweep = make(base, hyper.chainit([[{}], EVALUATED, TRAINED]))
+  # Where a point says what the experiment says, it is the experiment's run.
+  assert list(sweep.runs) == [
+    'seed=0',
+    'seed=1',
+    'evaluate.threshold=0.3,seed=0',
+    'evaluate.threshold=0.3,seed=1',
+    'train.loss=balanced_bce,seed=0',
+    'train.loss=balanced_bce,seed=1',
+  ]
+  assert sweep.points[4:6] == [
+    plan.Point('evaluate.threshold', 'threshold=0.5', 0, 'seed=0'),
+    plan.Point('evaluate.threshold', 'threshold=0.5', 1, 'seed=1'),
+  ]
+  assert sweep.base == ['seed=0', 'seed=1']
+  assert sweep.runs['train.loss=balanced_bce,seed=1'].config.train.loss == 'balanced_bce'
+  assert base.train.loss == 'bce'
+
+
+def test_classifiers_are_shared_by_what_differs_in_evaluation_alone(base, tmp_path):
+  sweep = make(base, hyper.chainit([EVALUATED, TRAINED]))
+  assert plan.trainers(sweep, tmp_path) == {
+    'evaluate.threshold=0.3,seed=0': 'evaluate.threshold=0.3,seed=0',
+    'seed=0': 'evaluate.threshold=0.3,seed=0',
+    'evaluate.threshold=0.3,seed=1': 'evaluate.threshold=0.3,seed=1',
+    'seed=1': 'evaluate.threshold=0.3,seed=1',
+    'train.loss=balanced_bce,seed=0': 'train.loss=balanced_bce,seed=0',
+    'train.loss=balanced_bce,seed=1': 'train.loss=balanced_bce,seed=1',
+  }
+  # One that is there is not trained again under another name.
+  (tmp_path / 'seed=1').mkdir()
+  (tmp_path / 'seed=1' / 'predictions.npz').touch()
+  assert plan.trainers(sweep, tmp_path)['evaluate.threshold=0.3,seed=1'] == 'seed=1'
+
+
+def test_names_are_those_of_folders_and_differ(base):
+  pools = [('a b', 'c/d'), ('a_b', 'c_d'), tuple(f'llm-{i}' for i in range(40)), tuple(f'llm-{i}' for i in range(41))]
+  sweep = make(base, hyper.sweep('config.pool.llms', pools))
+  assert len(sweep.runs) == 8
+  assert all('/' not in name and ' ' not in name and len(name) < 130 for name in sweep.runs)
+  assert list(make(base, hyper.sweep('config.pool.llms', pools[::-1])).runs)[:2] == list(sweep.runs)[-2:]
+
+
+@pytest.mark.parametrize(
+  ('grid', 'message'),
+  [
+    (hyper.fixed('config.train.los', 'bce'), r'no such config field: train\.los; did you mean train\.loss\?'),
+    (hyper.fixed('config.train', 'bce'), 'no such config field: train'),
+    (hyper.fixed('train.loss', 'bce'), r"'train\.loss' is neither a field, config\.train\.loss, nor axis"),
+    (hyper.fixed('config.train.epochs', 'ten'), "'config.train.epochs': 'ten'.*<class 'int'>"),
+    (hyper.fixed('config.train.epochs', 0), 'config.train.epochs=0: at least 1'),
+    (hyper.fixed('config.evaluate.vote', 'loudest'), "config.evaluate.vote='loudest': one of"),
+    (hyper.fixed('config.mode', 'evaluate'), r'config\.mode cannot be swept'),
+    ([{}, {}], 'two points of the same axis, variant and seed'),
+    ([{'axis': 'a', 'config.train.epochs': 1, 'variant': 'few'}, {'axis': 'a', 'variant': 'few'}], 'two points of the'),
+    ([], 'no points'),
+  ],
+)
+def test_what_cannot_be_run_is_refused(base, grid, message):
+  with pytest.raises(ValueError, match=message):
+    make(base, grid)
+
+
+def test_a_field_given_in_vain_is_refused(base):
+  with pytest.raises(ValueError, match=r'config\.seed=3 would be used nowhere'):
+    make(base, TRAINED, seed=3)
+  make(base, hyper.chainit([[{}], TRAINED]), **{'train.loss': 'bce'})
+
+
+def _write_run(workdir: pathlib.Path, run: plan.Run, **settings) -> None:
+  directory = workdir / run.name
+  directory.mkdir()
+  (directory / 'config.json').write_text(run.config.to_json_best_effort())
+  settings = {**json.loads(run.config.evaluate.to_json()), **settings}
+  (directory / 'report.json').write_text(json.dumps({'settings': settings}))
+
+
+def test_a_run_is_done_when_its_report_is_all_there_and_its_own(base, tmp_path):
+  run = make(base, TRAINED).runs['train.loss=balanced_bce,seed=0']
+  assert not plan.is_done(run, tmp_path)
+  _write_run(tmp_path, run)
+  assert plan.is_done(run, tmp_path)
+  report = tmp_path / run.name / 'report.json'
+  report.write_text(report.read_text()[:-5])
+  assert not plan.is_done(run, tmp_path)
+
+
+def test_a_report_of_another_evaluation_is_not_the_runs(base, tmp_path):
+  run = make(base, TRAINED).runs['train.loss=balanced_bce,seed=0']
+  _write_run(tmp_path, run, threshold=0.9)
+  assert not plan.is_done(run, tmp_path)
+
+
+def test_runs_of_another_experiment_are_not_mixed_in(base, tmp_path):
+  sweep = make(base, TRAINED)
+  _write_run(tmp_path, sweep.runs['train.loss=balanced_bce,seed=1'])
+  plan.check_directories(sweep, tmp_path)
+  base.train.epochs = 7
+  with pytest.raises(ValueError, match=r'seed=1 holds a run of another experiment: config\.train\.epochs is 10 there'):
+    plan.check_directories(make(base, TRAINED), tmp_path)
+
+
+def test_sharing_goes_on_where_it_was_interrupted(tmp_path):
+  trained, other = tmp_path / 'trained', tmp_path / 'other'
+  trained.mkdir()
+  for name in plan.SHARED:
+    (trained / name).write_text(name)
+  other.mkdir()
+  (other / 'config.json').hardlink_to(trained / 'config.json')  # killed after the first
+  (other / 'data.json.part').write_text('half')
+  plan.share_classifier(trained, other)
+  assert {path.name: path.read_text() for path in other.iterdir()} == {name: name for name in plan.SHARED}
+  # What is there stays.
+  (trained / 'predictions.npz').unlink()
+  plan.share_classifier(trained, other)
+  assert plan.is_scored(other)
+
+
+ALL = ['threshold', 'vote', 'encoder', 'pooling', 'loss', 'train_share', 'pool_size', 'pool_without']
+
+
+@pytest.mark.parametrize('module', [gsm8k, mini, mmlu_pro])
+def test_ready_made_ablations(module, tmp_path):
+  argument = 'ablations,seeds=2'
+  config = module.get_config(argument)
+  assert config.to_dict() == module.get_config().to_dict()
+  sweep = plan.make(config.lock(), module.get_hyper(hyper, argument), {})
+  assert list(dict.fromkeys(point.axis for point in sweep.points)) == ['', *ALL]
+  by_axis = {axis: {p.variant: p.run for p in sweep.points if p.axis == axis and not p.seed} for axis in ALL}
+  # All axes but leave-one-out name the experiment itself, which is then not run again.
+  for axis in ALL[:-1]:
+    assert 'seed=0' in by_axis[axis].values(), axis
+  # The whole pool without its worst LLM is the pool grown to all but one.
+  assert len(set(by_axis['pool_without'].values()) & set(by_axis['pool_size'].values())) == 1
+  pools = [sweep.runs[run].config.pool.llms for run in by_axis['pool_without'].values()]
+  assert all(len(pool) == len(pools) - 1 for pool in pools)
+  trained = set(plan.trainers(sweep, tmp_path).values())
+  assert 'vote' not in ' '.join(trained)
+  assert 'threshold' not in ' '.join(trained)
+  assert len(sweep.runs) - len(trained) == 2 * 5  # four more thresholds and the other vote
+
+
+def test_ablations_one_by_one():
+  grid = mini.get_hyper(hyper, 'ablation=loss,seeds=1')
+  assert [point.get('variant') for point in grid] == [None, 'bce', 'balanced_bce']
+  assert mini.get_hyper(hyper, 'ablation=size') == [{'config.seed': seed} for seed in range(3)]
+  assert not any('config.pool.llms' in point for point in gsm8k.get_hyper(hyper, 'sldata,ablations'))
+  for argument, message in {
+    '': 'names no sweep: say :ablations',
+    'folds=5': 'names no sweep',
+    'ablation=lost': "ablation='lost' is not one of threshold, ",
+    'ablations,seeds=0': r'config\.seed needs at least one value',
+  }.items():
+    with pytest.raises(ValueError, match=message):
+      mini.get_hyper(hyper, argument)
