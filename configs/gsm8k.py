@@ -17,6 +17,10 @@ says what it takes), and train on it. `--config.collect.queries=gsm8k:test` adds
 
   python -m selectllm.main --config=configs/gsm8k.py:collect --workdir=runs/collected
   python -m selectllm.main --config=configs/jsonl.py --config.dataset.path=runs/collected/responses.jsonl
+
+Ready-made sweeps are in configs/ablations.py:
+
+  python -m launch.sweep --config=configs/gsm8k.py:ablations
 """
 
 import types

@@ -5,6 +5,10 @@
 
 Under three minutes on two CPU cores, five times that with folds. `launch/record_mini_pool.sh` records it anew with the
 variant `:collect`; `launch/local_pool.sh` serves the two LLMs, to be asked live (README).
+
+Ready-made sweeps are in configs/ablations.py:
+
+  python -m launch.sweep --config=configs/mini.py:ablations
 """
 
 import types

@@ -1,6 +1,10 @@
 """MMLU-Pro with seven LLMs whose responses were published (12,032 questions, one sample each).
 
 python -m selectllm.main --config=configs/mmlu_pro.py
+
+Ready-made sweeps are in configs/ablations.py:
+
+  python -m launch.sweep --config=configs/mmlu_pro.py:ablations
 """
 
 import types

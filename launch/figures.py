@@ -57,11 +57,14 @@ def _forest(panel: matplotlib.axes.Axes, name: str, rows: Sequence[gather.Row | 
   panel.grid(axis='x', alpha=0.25)
 
 
-def _curves(rows: Sequence[gather.Row], x: Sequence[int]) -> tuple[matplotlib.figure.Figure, matplotlib.axes.Axes]:
-  """Accuracy against a number, with a band of one standard deviation over the seeds."""
+def _curves(
+  title: str, rows: Sequence[gather.Row], x: Sequence[int], names: Sequence[str]
+) -> tuple[matplotlib.figure.Figure, matplotlib.axes.Axes]:
+  """Accuracies by name against a number, with a band of one standard deviation over the seeds."""
   figure = matplotlib.figure.Figure(figsize=(7.5, 4.4), layout='constrained')
   axes = figure.subplots()
-  for name, (colour, style) in _CURVES.items():
+  for name in names:
+    colour, style = _CURVES[name]
     points = [(at, row.measures[name]) for at, row in zip(x, rows, strict=True)]
     known = [(at, 100 * value.mean, 100 * (value.std or 0.0)) for at, value in points if value.mean is not None]
     if not known:
@@ -70,9 +73,11 @@ def _curves(rows: Sequence[gather.Row], x: Sequence[int]) -> tuple[matplotlib.fi
     axes.plot(at, mean, style, color=colour, label=name, linewidth=1.4, markersize=4)
     if style.startswith('o'):  # what is trained
       axes.fill_between(at, mean - std, mean + std, color=colour, alpha=0.18, linewidth=0)
-  seeds = sorted({len(row.seeds) for row in rows})
   axes.set_ylabel('accuracy on test, %')
-  axes.set_title(f'bands: one standard deviation over {" or ".join(map(str, seeds))} seeds', fontsize=9)
+  seeds = sorted({len(row.seeds) for row in rows})
+  if seeds[-1] > 1:
+    title += f' (bands: one standard deviation over {" or ".join(map(str, seeds))} seeds)'
+  axes.set_title(title, fontsize=10)
   axes.grid(alpha=0.25)
   figure.legend(fontsize=8, loc='outside right upper')
   return figure, axes
@@ -87,12 +92,12 @@ def learning_curve(axes: Sequence[gather.Axis]) -> matplotlib.figure.Figure | No
   rows = sorted(_rows_of(axes, 'train_share'), key=lambda row: row.queries)
   if len(rows) < 2:
     return None
-  figure, panel = _curves(rows, [row.queries for row in rows])
+  varying = [name for name in _CURVES if name != 'oracle']
+  figure, panel = _curves('Learning curve', rows, [row.queries for row in rows], varying)
   panel.set_xscale('log')
   panel.set_xticks([row.queries for row in rows], [f'{row.queries:,}' for row in rows])
   panel.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
   panel.set_xlabel('training queries')
-  figure.suptitle('Learning curve', fontsize=11)
   return figure
 
 
@@ -101,10 +106,9 @@ def pool_size(axes: Sequence[gather.Axis]) -> matplotlib.figure.Figure | None:
   rows = sorted(_rows_of(axes, 'pool_size'), key=lambda row: row.llms)
   if len(rows) < 2:
     return None
-  figure, panel = _curves(rows, [row.llms for row in rows])
+  figure, panel = _curves('Pool size', rows, [row.llms for row in rows], list(_CURVES))
   panel.set_xticks([row.llms for row in rows])
   panel.set_xlabel('LLMs in the pool, the most accurate on train first')
-  figure.suptitle('Pool size', fontsize=11)
   return figure
 
 

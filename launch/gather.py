@@ -14,6 +14,7 @@ from selectllm.report import tables
 # What variants are compared by: a label -> method and size.
 HEADLINES: dict[str, compare.Key] = {
   'weighted_max_conf': ('weighted_max_conf', outcomes.CHOSEN),
+  'labelled_max_conf': ('labelled_max_conf', outcomes.CHOSEN),  # the one that the threshold changes
   'top-1': ('max_conf', 1),
   's=3': ('weighted_max_conf', 3),
 }

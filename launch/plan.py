@@ -168,13 +168,15 @@ def is_scored(directory: pathlib.Path) -> bool:
 
 
 def is_done(run: Run, workdir: pathlib.Path) -> bool:
-  """Whether the report of a run is there, and is of its config."""
+  """Whether the report of a run is there and is of its config, and what else is read of it."""
+  if not is_scored(workdir / run.name):
+    return False
   try:
     report = json.loads((workdir / run.name / 'report.json').read_text())
   except (OSError, ValueError):  # not there, or not all of it
     return False
   # The config of a run stays the one that it was trained with; the report says how it was evaluated.
-  return report['settings'] == json.loads(json.dumps(run.config.evaluate.to_dict()))
+  return report.get('settings') == json.loads(json.dumps(run.config.evaluate.to_dict()))
 
 
 def check_directories(plan: Plan, workdir: pathlib.Path) -> None:

@@ -87,7 +87,7 @@ def markdown(
   title = f'# Sweep of {document.title(base[0].results)}\n' if base else '# Sweep\n'
   sections = [title]
   if missing:
-    sections += [f'**{len(missing)} runs are missing**\n', '\n'.join(f'- {run}: {why}' for run, why in missing.items())]
+    sections += [f'**Missing runs: {len(missing)}**\n', '\n'.join(f'- {run}: {why}' for run, why in missing.items())]
     sections[-1] += '\n'
   sections.append(_EXPLANATION.format(significant=tables.SIGNIFICANT))
   sections += [f'![{name}]({name}.png)\n' for name in drawn]

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import ctypes
+import logging
 import os
 import pathlib
 import signal
@@ -152,7 +153,8 @@ class Cluster:
       raise RuntimeError("--ray needs Ray: pip install -e '.[ray]'") from error
     self._ray, self._cpus = ray, cpus
     try:
-      ray.init(address, include_dashboard=False if address == 'local' else None, log_to_driver=False)
+      dashboard = False if address == 'local' else None
+      ray.init(address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.WARNING)
     except (ConnectionError, ValueError) as error:
       raise RuntimeError(f'--ray={address}: {error}') from error
     self._task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_run_to_end)

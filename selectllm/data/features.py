@@ -1,5 +1,6 @@
 """What a query looks like, in numbers: what shows in its text, before any LLM is asked."""
 
+import functools
 import re
 from collections.abc import Callable, Sequence
 
@@ -47,6 +48,7 @@ def entities(query: str) -> float:
   return count
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def syllables(word: str) -> int:
   """Roughly how many syllables an English word has: its groups of vowels, without an e that is not spoken."""
   word = word.lower()

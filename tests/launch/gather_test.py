@@ -73,7 +73,7 @@ def test_gains_are_paired_by_query_over_the_seeds(tmp_path):
   assert [(axis.name, axis.reference) for axis in axes] == [('', 'base'), ('loss', 'bce')]
   base, better = row(axes, 'loss', 'bce'), row(axes, 'loss', 'balanced_bce')
   assert base.is_base
-  assert base.gains == {'weighted_max_conf': None, 'top-1': None, 's=3': None}
+  assert base.gains == dict.fromkeys(('weighted_max_conf', 'labelled_max_conf', 'top-1', 's=3'))
   assert not better.is_base
   found = better.gains['top-1']
   assert found.queries == QUERIES
@@ -151,7 +151,7 @@ def test_what_is_missing_is_listed(tmp_path, capsys):
   (tmp_path / 'seed=1' / 'outcomes.npz').write_bytes(b'half')
   report.write(sweep, tmp_path, {'train.loss=balanced_bce,seed=0': 'ended with 1, 2 times'})
   text = (tmp_path / 'sweep.md').read_text()
-  assert '**3 runs are missing**' in text
+  assert '**Missing runs: 3**' in text
   assert '- train.loss=balanced_bce,seed=0: ended with 1, 2 times' in text
   assert '- train.loss=balanced_bce,seed=1: not finished' in text
   assert 'outcomes.npz cannot be read' in text
@@ -177,7 +177,7 @@ def test_tables_and_figures_of_all_ablations(tmp_path, capsys):
   write_runs(sweep, runs)
   report.write(sweep, tmp_path, {})
   text = (tmp_path / 'sweep.md').read_text()
-  assert 'missing' not in text
+  assert 'Missing' not in text
   for axis in {point.axis for point in sweep.points}:
     assert f'## {axis or "The experiment"}\n' in text
   # The vote is a tie with itself; a loss of four points is not.

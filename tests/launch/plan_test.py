@@ -94,6 +94,7 @@ def test_a_field_given_in_vain_is_refused(base):
 def _write_run(workdir: pathlib.Path, run: plan.Run, **settings) -> None:
   directory = workdir / run.name
   directory.mkdir()
+  (directory / 'predictions.npz').touch()
   (directory / 'config.json').write_text(run.config.to_json_best_effort())
   settings = {**json.loads(run.config.evaluate.to_json()), **settings}
   (directory / 'report.json').write_text(json.dumps({'settings': settings}))
@@ -104,6 +105,10 @@ def test_a_run_is_done_when_its_report_is_all_there_and_its_own(base, tmp_path):
   assert not plan.is_done(run, tmp_path)
   _write_run(tmp_path, run)
   assert plan.is_done(run, tmp_path)
+  scores = tmp_path / run.name / 'predictions.npz'
+  scores.unlink()
+  assert not plan.is_done(run, tmp_path)
+  scores.touch()
   report = tmp_path / run.name / 'report.json'
   report.write_text(report.read_text()[:-5])
   assert not plan.is_done(run, tmp_path)

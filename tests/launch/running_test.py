@@ -94,14 +94,20 @@ from launch import running
 folder = pathlib.Path(sys.argv[1])
 script = 'echo $$ >{0}/$$.pid; sleep 60 & echo $! >{0}/$!.pid; wait'.format(folder)
 jobs = [running.Job(n, 'trained', ['sh', '-c', script], folder / f'{n}.txt') for n in 'ab']
-running.run_all(jobs, running.Local(2), 2)
+running.run_all(jobs, BACKEND, 2)
 """
+LOCAL, RAY = 'running.Local(2)', "running.Cluster('local', cpus=0.1, gpus=0)"
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_stopped_it_leaves_nothing_running(tmp_path, number):
-  sweep = subprocess.Popen([sys.executable, '-c', SWEEP, str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-  wait_for(lambda: len(list(tmp_path.glob('*.pid'))) == 4)
+@pytest.mark.parametrize(
+  ('backend', 'number'), [(LOCAL, signal.SIGINT), (LOCAL, signal.SIGTERM), (RAY, signal.SIGTERM)]
+)
+def test_stopped_it_leaves_nothing_running(tmp_path, backend, number):
+  if backend == RAY:
+    pytest.importorskip('ray')
+  command = [sys.executable, '-c', SWEEP.replace('BACKEND', backend), str(tmp_path)]
+  sweep = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+  wait_for(lambda: len(list(tmp_path.glob('*.pid'))) == 4, seconds=60)
   pids = [int(path.stem) for path in tmp_path.glob('*.pid')]
   assert all(map(is_alive, pids))
   sweep.send_signal(number)
@@ -112,9 +118,8 @@ def test_stopped_it_leaves_nothing_running(tmp_path, number):
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='only Linux tells a process that its parent was killed')
 def test_killed_it_leaves_no_run_behind(tmp_path):
-  sweep = subprocess.Popen(
-    [sys.executable, '-c', SWEEP.replace('& echo $! >{0}/$!.pid; wait', ''), str(tmp_path)], cwd=ROOT
-  )
+  childless = SWEEP.replace('BACKEND', LOCAL).replace('& echo $! >{0}/$!.pid; wait', '')
+  sweep = subprocess.Popen([sys.executable, '-c', childless, str(tmp_path)], cwd=ROOT)
   wait_for(lambda: len(list(tmp_path.glob('*.pid'))) == 2)
   pids = [int(path.stem) for path in tmp_path.glob('*.pid')]
   sweep.kill()
