@@ -23,6 +23,8 @@ from selectllm.selection import voting
 _LOG = logging.getLogger(__name__)
 
 GetParams = Callable[..., tuple[int, nnx.State]]
+# How embeddings are made: part of the identity of those that are kept.
+_EMBEDDINGS = 'embeddings-v1'
 # Queries that the classifier's own latency is the median of.
 _TIMED = 20
 
@@ -187,8 +189,9 @@ def _predict(
 
 def _embeddings(config: ml_collections.ConfigDict, model: train.Model, tokens: batches.Tokens) -> np.ndarray:
   """What the pretrained encoder makes of the queries: the same for every run that reads them with it, so kept."""
-  encoder = sources.file_sha256(pretrained.find(config.encoder.name) / 'model.safetensors')
-  digest = hashlib.sha256(f'{encoder} {config.encoder.pooling} {config.encoder.dtype}'.encode())
+  folder = pretrained.find(config.encoder.name)
+  encoder = ' '.join(sources.file_sha256(folder / name) for name in ('model.safetensors', 'config.json'))
+  digest = hashlib.sha256(f'{_EMBEDDINGS} {encoder} {config.encoder.pooling} {config.encoder.dtype}'.encode())
   for array in (tokens.values, tokens.offsets):
     digest.update(array.tobytes())
   path = load.cache_dir() / 'embeddings' / f'{digest.hexdigest()[:32]}.npy'

@@ -89,13 +89,14 @@ def remember(source: Source, path: pathlib.Path, cache_dir: pathlib.Path) -> Non
   partial.write_text(json.dumps({'size': known.size, 'sha256': known.sha256}) + '\n')
   partial.replace(note)
   _LOG.warning(
-    '%s: no digest of this file was known beforehand. It has %s bytes and SHA-256 %s, to which it is held from now on.',
-    source.path, f'{known.size:,}', known.sha256,
+    '%s: no digest of this file was known beforehand. It has %s bytes and SHA-256 %s, to which it is held as '
+    'long as %s is there.',
+    source.path, f'{known.size:,}', known.sha256, note,
   )  # fmt: skip
 
 
 def _problem(path: pathlib.Path, source: Source) -> str | None:
-  """What is wrong with a file, None when it is what was published."""
+  """What is wrong with a file, None when it is what was published, or nothing is known of that."""
   if not source.sha256:
     return None
   if (size := path.stat().st_size) != source.size:
@@ -160,7 +161,9 @@ def fetch(
         f'manual_dir={manual_dir!r} lacks {len(missing)} of {len(paths)} files:\n  ' + '\n  '.join(missing)
       )
     if problems := [p for source, path in paths.items() if (p := _problem(path, pinned[source]))]:
-      raise SourceError('Not the published files:\n  ' + '\n  '.join(problems))
+      notes = [str(note) for source in sources if not source.sha256 and (note := _note(source, cache_dir)).exists()]
+      hint = f'\nWhat is known of some of them is what was first seen, in {", ".join(notes)}.' if notes else ''
+      raise SourceError('Not the published files:\n  ' + '\n  '.join(problems) + hint)
     return paths
   paths = {source: cache_dir / source.commit / source.path for source in sources}
   wanted = [source for source, path in paths.items() if not path.is_file() or _problem(path, pinned[source])]

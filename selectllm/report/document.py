@@ -88,7 +88,7 @@ def _leaked(results: dict[str, Any]) -> list[str]:
   policy = overlap['methods'][0]
   if found and policy['clean_accuracy'] is not None and overlap['clean'] < overlap['tested']:
     found[-1] += (
-      f' On the {overlap["clean"]:,} test queries without any such duplicate, {policy["name"]} answers '
+      f' On the {overlap["clean"]:,} test queries without a duplicate in another split, {policy["name"]} answers '
       f'{tables.percent(policy["clean_accuracy"])} % right, on all {overlap["tested"]:,} '
       f'{tables.percent(policy["accuracy"])} %.'
     )
@@ -267,7 +267,9 @@ def markdown(results: dict[str, Any]) -> str:
     '![Accuracy against latency](figures/accuracy_latency.png)\n',
     *([tables.trade_off_table(results).markdown()] if results['trade_off'] else []),
     '## The LLMs\n',
-    'Accuracy with 95 % intervals in brackets.\n',
+    'Accuracy with 95 % intervals in brackets.'
+    + (' With folds nearly every query is in each of the splits once.' if results['dataset']['folds'] else '')
+    + '\n',
     tables.llms_table(results).markdown(),
     *_leaks(results),
     '## The classifier\n',

@@ -1,3 +1,4 @@
+import http.server
 import json
 import logging
 import zipfile
@@ -116,9 +117,46 @@ def test_responses_to_what_fewer_files_ask_are_missing(manual_dir, change):
   assert set(found['mmlu_pro/1'].responses) == {SOLVER, GUESSER}
   assert set(found['mmlu_pro/2'].responses) == {MAKER, SOLVER, GUESSER}
   assert notes[-2].startswith('1 questions differ')
-  # Where as many say one thing as another, the first LLM's question is asked.
-  found, _ = records(make_config(manual_dir))
-  assert set(found['mmlu_pro/1'].responses) == {MAKER}
+  assert f'missing: 1 of {MAKER}' in notes[-2]
+  # Where as many say one thing as another, it does not matter in which order the LLMs are named.
+  for llms in ((MAKER, SOLVER), (SOLVER, MAKER)):
+    found, _ = records(make_config(manual_dir, llms=llms))
+    assert set(found['mmlu_pro/1'].responses) == {SOLVER}
+
+
+def test_a_file_about_other_questions(manual_dir):
+  write(manual_dir, MAKER, [row(n, 'A', question=f'Other {n}?') for n in range(1, 7)])
+  with pytest.raises(sources.SourceError, match=f'all questions of {MAKER} differ'):
+    records(make_config(manual_dir))
+
+
+def test_texts_that_are_no_unicode(manual_dir):
+  write(manual_dir, MAKER, [row(1, 'A', generated_text='cut \ud83d The answer is (A).', cot=float('nan'))])
+  table, _ = load.load(make_config(manual_dir))
+  assert table.votes.labels[0, 0] == 1
+
+
+def test_a_download_that_is_no_file_of_theirs_is_tried_again(manual_dir, serve):
+  good = (manual_dir / mmlu_pro_pool.source(MAKER).path).read_bytes()
+  bodies = [b'<html>come back later</html>', good]
+
+  class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+      maker = MAKER in self.path
+      body = bodies[0] if maker else (manual_dir / mmlu_pro_pool.source(SOLVER).path).read_bytes()
+      self.send_response(200)
+      self.send_header('Content-Length', str(len(body)))
+      self.end_headers()
+      self.wfile.write(body)
+
+    def log_message(self, *args):
+      pass
+
+  config = make_config(base_url=serve(Handler))
+  with pytest.raises(sources.SourceError, match='is not an archive'):
+    load.load(config)
+  del bodies[0]
+  assert len(load.load(config)[0].query_ids) == 6
 
 
 def test_an_unknown_file_is_held_to_what_it_was_when_first_used(manual_dir, caplog):
@@ -155,7 +193,7 @@ def test_another_pool_or_query_is_another_data_set(manual_dir):
   write(manual_dir, GUESSER, [row(n, 'A') for n in range(1, 7)])
   names = [identity(), identity(llms=(MAKER, GUESSER)), identity(query_includes_options=True)]
   assert len(set(names)) == 3
-  assert identity() == identity(llms=(f'{MAKER},{SOLVER}',)) == names[0]
+  assert identity() == identity(llms=(f'{SOLVER},{MAKER}',)) == names[0]
 
 
 def test_an_llm_that_is_not_published(manual_dir):

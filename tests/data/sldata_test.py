@@ -180,6 +180,15 @@ def test_a_question_in_several_rows_is_kept_and_noted(tmp_path):
   assert table.notes == ('1 questions stand in more than one row; all rows are kept as published.',)
 
 
+def test_the_files_name_decides_also_about_rows_that_are_marked_as_test_rows(tmp_path):
+  rows = [row('How many eggs?', split='test', gemma_it=RIGHT, gemma=WRONG), *GSM8K['train'][1:]]
+  table = load_table(gsm8k_folder(tmp_path / 'sl', train=rows))
+  assert table.published_split.tolist() == [splits.TRAIN, splits.TRAIN, splits.VALIDATION, splits.TEST]
+  assert table.notes == (
+    '1 rows of train_all_top.csv are marked as test rows; they were taken for train rows, as it is named.',
+  )
+
+
 def test_labels_are_made_anew_and_disagreements_said(tmp_path, caplog):
   rows = [
     row('Mostly invalid', gemma_it=(['INVALID', 'INVALID', 18.0], 0), gemma=RIGHT),

@@ -150,7 +150,8 @@ def test_duplicates_across_splits_are_warned_of(results_of, exact, near, words):
   if words:
     policy = tables.policies(results)[0]
     assert found[-1].endswith(
-      f'On the 780 test queries without any such duplicate, {policy} answers 61.2 % right, on all 1,000 65.5 %.'
+      f'On the 780 test queries without a duplicate in another split, {policy} answers 61.2 % right, '
+      'on all 1,000 65.5 %.'
     )
 
 

@@ -3,14 +3,18 @@
 import collections
 import collections.abc
 import hashlib
+import json
+import logging
 import pathlib
 import zipfile
+import zlib
 from typing import Any, NamedTuple
 
 import ml_collections
-import orjson
 
 from selectllm.data import grading, pool_builder, responses, sources
+
+_LOG = logging.getLogger(__name__)
 
 QUESTIONS = 12_032
 EXTRACTOR = 'option_letter-v1'
@@ -60,7 +64,6 @@ class Question(NamedTuple):
   text: str
   options: tuple[str, ...]
   reference: str
-  category: str
 
   def query(self, include_options: bool) -> str:
     """What the classifier reads."""
@@ -69,9 +72,10 @@ class Question(NamedTuple):
 
 
 class Row(NamedTuple):
-  """One LLM's response to one question, with the answer that was published for it."""
+  """One LLM's response to one question, with the question's category and the answer that was published for it."""
 
   question: Question
+  category: str
   response: str
   published: str | None
 
@@ -94,8 +98,8 @@ def _read_rows(path: pathlib.Path) -> list[Any]:
   try:
     with zipfile.ZipFile(path) as archive:
       [name] = [n for n in archive.namelist() if n.endswith('.json') and not n.startswith('__MACOSX')]
-      rows = orjson.loads(archive.read(name))
-  except (zipfile.BadZipFile, ValueError) as error:
+      rows = json.loads(archive.read(name))  # their writer's: it takes NaN and halves of surrogate pairs
+  except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError) as error:
     raise sources.SourceError(f'{path} is not an archive of one JSON file: {error}') from error
   if not isinstance(rows, list) or not 0 < len(rows) <= QUESTIONS:
     found = f'{len(rows):,} rows' if isinstance(rows, list) else type(rows).__name__
@@ -109,13 +113,18 @@ def _parse(row: Any) -> tuple[int, Row] | None:
     return None
   # Some files call the text one thing, some another.
   response, number = row.get('generated_text', row.get('model_outputs')), row.get('question_id')
-  text, options, reference = row.get('question'), row.get('options'), row.get('answer')
+  text, options, reference, published = (row.get(name) for name in ('question', 'options', 'answer', 'pred'))
   if not isinstance(response, str) or not isinstance(text, str) or not isinstance(options, list):
     return None
   if not text.strip() or not str(number).isdecimal() or reference not in grading.OPTIONS:
     return None
-  question = Question(text, tuple(map(str, options)), str(reference), str(row.get('category', '')))
-  return int(str(number)), Row(question, response, row.get('pred'))
+  question = Question(_clean(text), tuple(_clean(str(option)) for option in options), str(reference))
+  return int(str(number)), Row(question, _clean(str(row.get('category', ''))), _clean(response), published)
+
+
+def _clean(text: str) -> str:
+  """The text without halves of surrogate pairs, which cannot be stored."""
+  return text.encode(errors='replace').decode()
 
 
 def _read(path: pathlib.Path) -> tuple[dict[int, Row], int]:
@@ -141,15 +150,18 @@ def answer(row: Row) -> str | None:
 class Builder(pool_builder.PoolBuilder):
   """MMLU-Pro with the LLMs that `config.pool.llms` names (see `CHECKED` and `OTHERS`), one sample each.
 
-  A few questions differ between files in text, options or answer: what most files say is the question (where as many
-  say one thing as another, the first LLM's), and responses to anything else are missing.
+  Fourteen questions differ between files in text, options or answer: what most files of the pool say is the question
+  (where as many say one thing as another, the file's that comes first in `CHECKED` and `OTHERS`), and responses to
+  anything else are missing. So these questions may be other ones in another pool.
   """
 
   name = 'mmlu_pro_pool'
 
   def __init__(self, config: ml_collections.ConfigDict, cache_dir: pathlib.Path):
     self._options, self._downloads = config.dataset, cache_dir / 'downloads'
-    self._sources = {llm: source(llm) for llm in pool_builder.wanted_llms(config) or CHECKED}
+    wanted = {llm: source(llm) for llm in pool_builder.wanted_llms(config) or CHECKED}
+    # In one order, so that the same LLMs make the same data.
+    self._sources = {llm: wanted[llm] for llm in (*CHECKED, *OTHERS) if llm in wanted}
     self._paths: dict[sources.Source, pathlib.Path] = {}
     known = [sources.remembered(s, self._downloads) for s in self._sources.values()]
     # With a folder checked on every run: a file that changed is an error, not a silent reuse of old data.
@@ -175,12 +187,7 @@ class Builder(pool_builder.PoolBuilder):
 
   def records(self) -> collections.abc.Iterator[responses.Record]:
     """Joins the LLMs' files on the question's id, in the order of the ids."""
-    paths, by_llm = self._fetch(), {}
-    for llm, published in self._sources.items():
-      by_llm[llm], left_out = _read(paths[published])
-      sources.remember(published, paths[published], self._downloads)
-      if absent := QUESTIONS - len(by_llm[llm]):
-        self.notes.append(f'{llm} has no response to {absent:,} questions ({left_out:,} rows of its file are none).')
+    by_llm = {llm: self._read(llm) for llm in self._sources}
     questions = self._agreed_questions(by_llm)
     graded: dict[str, list[tuple[bool, bool, bool]]] = {llm: [] for llm in by_llm}
     for number, question in sorted(questions.items()):
@@ -203,24 +210,45 @@ class Builder(pool_builder.PoolBuilder):
       yield responses.Record(
         query_id=f'mmlu_pro/{number}',
         query=question.query(self._options.query_includes_options),
-        task=question.category,
+        task=next(rows[number].category for rows in by_llm.values() if number in rows),
         reference=question.reference,
         responses=samples,
         question=question.text if self._options.query_includes_options else '',
       )
     self.notes.append(_comparison(graded))
+    for note in self.notes:
+      _LOG.warning('%s', note)
+
+  def _read(self, llm: str) -> dict[int, Row]:
+    published = self._sources[llm]
+    path = self._fetch()[published]
+    try:
+      rows, left_out = _read(path)
+    except sources.SourceError:
+      if not published.sha256 and not self._options.manual_dir:
+        path.unlink()  # nothing else tells that this download is not the file: the next run tries again
+      raise
+    sources.remember(published, path, self._downloads)
+    if absent := QUESTIONS - len(rows):
+      self.notes.append(f'{llm} has no response to {absent:,} questions ({left_out:,} rows of its file are none).')
+    return rows
 
   def _agreed_questions(self, by_llm: dict[str, dict[int, Row]]) -> dict[int, Question]:
     asked: dict[int, collections.Counter[Question]] = {}
     for rows in by_llm.values():
       for number, row in rows.items():
         asked.setdefault(number, collections.Counter())[row.question] += 1
-    differing = sum(len(variants) > 1 for variants in asked.values())
-    if differing:
+    agreed = {number: variants.most_common(1)[0][0] for number, variants in asked.items()}
+    missing = {llm: sum(row.question != agreed[number] for number, row in rows.items()) for llm, rows in by_llm.items()}
+    if lost := [llm for llm, count in missing.items() if count == len(by_llm[llm])]:
+      raise sources.SourceError(f'all questions of {", ".join(lost)} differ from those of the other files')
+    if differing := sum(len(variants) > 1 for variants in asked.values()):
+      of = ', '.join(f'{count:,} of {llm}' for llm, count in missing.items() if count)
       self.notes.append(
-        f'{differing} questions differ between the published files; responses to what fewer files say are missing.'
+        f'{differing:,} questions differ between the published files; responses to what fewer files say are missing: '
+        f'{of}.'
       )
-    return {number: variants.most_common(1)[0][0] for number, variants in asked.items()}
+    return agreed
 
 
 def _comparison(graded: dict[str, list[tuple[bool, bool, bool]]]) -> str:
@@ -230,6 +258,6 @@ def _comparison(graded: dict[str, list[tuple[bool, bool, bool]]]) -> str:
     ours, theirs, differ = (sum(column) for column in zip(*rows, strict=True))
     parts.append(f'{llm} {100 * ours / len(rows):.1f} (published {100 * theirs / len(rows):.1f}, {differ:,} differ)')
   return (
-    'Answers are taken from the texts, not from the published letters, some of which were filled in where the text '
-    f'gives none. Right by the text, in percent: {"; ".join(parts)}.'
+    'Answers are taken from the texts, not from the published letters: some of these were filled in where the text '
+    f'gives none, others overlooked. Right by the text, in percent: {"; ".join(parts)}.'
   )

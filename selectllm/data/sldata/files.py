@@ -114,17 +114,20 @@ def _text(file: File) -> str:
     raise responses.RecordError(f'{file} is damaged or no CSV file: {error}') from error
 
 
-def read(file: File, split: str, task: str) -> list[Row]:
+def read(file: File, split: str, task: str) -> tuple[list[Row], list[str]]:
   """Reads the rows of one file that belong to its split.
 
   The test file holds all rows, of which the column `split` marks the test rows. In the other two the file's name
   decides: GSM8K's validation rows were taken out of the training rows, and are still marked so.
 
+  Returns:
+    The rows, and a note where the name decided about rows that are marked as test rows.
+
   Raises:
     responses.RecordError: names file, row (the header is row 1), column and value of what cannot be used.
   """
   reader = csv.DictReader(io.StringIO(_text(file), newline=''), strict=True)
-  rows, number = [], 1
+  rows, number, marked_test = [], 1, 0
   try:
     llms = _llms(list(reader.fieldnames or []), file, task)
     for number, cells in enumerate(reader, start=2):
@@ -135,12 +138,16 @@ def read(file: File, split: str, task: str) -> list[Row]:
         raise responses.RecordError(f'{where}, column split must be train, val or test, not {marked!r:.80}')
       if split != 'test' or marked == 'test':
         rows.append(_row(cells, llms, task, where))
+        marked_test += split != 'test' and marked == 'test'
   except csv.Error as error:
     raise responses.RecordError(f'{file}: row {number + 1} is broken ({error})') from error
   if not any(row.answers for row in rows):
     raise responses.RecordError(f'{file} holds no {"answers in its " if rows else ""}{split} rows')
   _LOG.info('%s: %d of %d rows are the %s split', file, len(rows), number - 1, split)
-  return rows
+  note = (
+    f'{marked_test:,} rows of {file.name} are marked as test rows; they were taken for {split} rows, as it is named.'
+  )
+  return rows, [note] if marked_test else []
 
 
 def _llms(columns: list[str], file: File, task: str) -> dict[str, str]:

@@ -50,9 +50,10 @@ class Builder(pool_builder.PoolBuilder):
 
   def _read(self, split: str) -> list[files.Row]:
     stem = files.STEMS[split]
-    rows = files.read(self._files[f'{stem}_top.csv'], split, self._task)
+    rows, notes = files.read(self._files[f'{stem}_top.csv'], split, self._task)
+    self.notes += notes
     if bottom := self._files.get(f'{stem}_bot.csv'):
-      self.notes += files.join(rows, files.read(bottom, split, self._task), stem)
+      self.notes += files.join(rows, files.read(bottom, split, self._task)[0], stem)
     return rows
 
   def _record(self, row: files.Row, number: int, split: str) -> responses.Record:
