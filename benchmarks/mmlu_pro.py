@@ -43,7 +43,7 @@ def embed(config: ml_collections.ConfigDict, texts: list[str], max_length: int, 
   config.encoder.update(name=pretrained.DEFAULT, pooling='mean', dtype='float32', max_length=max_length)
   model = train.make_model(config, num_llms)
   with sharding.use(model.mesh):
-    return train.embed_queries(model, model.tokenize(texts), batch_size=config.evaluate.batch_size)
+    return experiment.pretrained_embeddings(config, model, model.tokenize(texts))
 
 
 def log_loss(confidences: np.ndarray, data: votes.Votes, rows: np.ndarray) -> float:
@@ -106,7 +106,7 @@ def main() -> None:
     rival = regression(f'regression, {name} + category', features, data, split)
     rivals.append(rival._replace(seconds=time.monotonic() - begun))
 
-  console = rich.console.Console(width=160)
+  console = rich.console.Console(width=200)
   for which, part in (('validation', splits.VALIDATION), ('test', splits.TEST)):
     rows = np.flatnonzero(split == part)
     right = [correct(rival.confidences, data, split, rows) for rival in rivals]

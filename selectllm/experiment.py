@@ -177,7 +177,7 @@ def _predict(
       confidences=np.stack(confidences),
       labels=table.votes.labels,
       observed=table.votes.observed,
-      embeddings=_embeddings(config, model, tokens),
+      embeddings=pretrained_embeddings(config, model, tokens),
       latency_s=np.stack([evaluate.expected_latency_s(table.votes, part) for part in split]),
       tokens=tokens.lengths,
       truncated=np.array(tokens.truncated),
@@ -187,7 +187,7 @@ def _predict(
   return predictions
 
 
-def _embeddings(config: ml_collections.ConfigDict, model: train.Model, tokens: batches.Tokens) -> np.ndarray:
+def pretrained_embeddings(config: ml_collections.ConfigDict, model: train.Model, tokens: batches.Tokens) -> np.ndarray:
   """What the pretrained encoder makes of the queries: the same for every run that reads them with it, so kept."""
   folder = pretrained.find(config.encoder.name)
   encoder = ' '.join(sources.file_sha256(folder / name) for name in ('model.safetensors', 'config.json'))
@@ -225,6 +225,10 @@ def _report(
     selections = score.select(confidences, table.votes.observed, _selecting(config, table, part))
     parts.append(evaluate.Part(part, score.Scores(confidences, jax.device_get(selections))))
   results, played = evaluate.evaluate(table, parts, predictions.embeddings, config.evaluate)
+  report = workdir / 'report.json'
+  earlier = json.loads(report.read_text())['timing'] if report.exists() else {}
+  # Where there is a report, all that lies beside it is of the same evaluation, also after a kill in between.
+  report.unlink(missing_ok=True)
   _save(workdir / 'outcomes.npz', played)
   over = config.evaluate.vote
   cases = analysis.gather(table, parts, results, played, over)
@@ -240,9 +244,8 @@ def _report(
   )
   results['dataset']['truncated'] = int(predictions.truncated)
   results['settings'] = config.evaluate.to_dict()  # they may change when a run is evaluated anew
-  earlier = workdir / 'report.json'
   results['timing'] = {
-    **(json.loads(earlier.read_text())['timing'] if earlier.exists() else {}),
+    **earlier,
     'classifier_latency_s': float(predictions.classifier_latency_s),
     **timing,
     'evaluate_s': time.monotonic() - begun,

@@ -424,10 +424,10 @@ def test_embeddings_are_made_once_for_each_encoder_and_queries(tiny_encoder, tmp
   config = jsonl.get_config()
   config.encoder.name = str(tiny_encoder)
   one, other = (batches.Tokens(np.array([2, last, 3], np.int32), np.array([0, 3]), 0) for last in (4, 5))
-  first = experiment._embeddings(config, None, one)
-  np.testing.assert_array_equal(experiment._embeddings(config, None, one), first)
+  first = experiment.pretrained_embeddings(config, None, one)
+  np.testing.assert_array_equal(experiment.pretrained_embeddings(config, None, one), first)
   assert len(made) == 1
-  experiment._embeddings(config, None, other)
+  experiment.pretrained_embeddings(config, None, other)
   config.encoder.pooling = 'cls'
-  experiment._embeddings(config, None, one)
+  experiment.pretrained_embeddings(config, None, one)
   assert len(made) == 3
