@@ -40,6 +40,11 @@ def axes(llms: tuple[str, ...]) -> Axes:
         'config.train.head_learning_rate': 1e-2,
       },
       'RoBERTa-base, fine-tuned': {'config.encoder.name': _ROBERTA, 'config.encoder.freeze': False},
+      'RoBERTa-base, frozen': {
+        'config.encoder.name': _ROBERTA,
+        'config.encoder.freeze': True,
+        'config.train.head_learning_rate': 1e-2,
+      },
     },
     'pooling': {pooling: {'config.encoder.pooling': pooling} for pooling in ('mean', 'cls')},
     'loss': {loss: {'config.train.loss': loss} for loss in ('bce', 'balanced_bce')},
@@ -47,7 +52,7 @@ def axes(llms: tuple[str, ...]) -> Axes:
   }
   if llms:
     best = {f'best {size}': {'config.pool.llms': llms[:size]} for size in range(2, len(llms))}
-    known['pool_size'] = {**best, f'all {len(llms)}': {}}
+    known['pool_size'] = {**best, f'all {len(llms)}': {'config.pool.llms': ()}}
     known['pool_without'] = {
       f'without {out}': {'config.pool.llms': tuple(llm for llm in llms if llm != out)} for out in llms
     }

@@ -12,19 +12,34 @@ Or ask the seven LLMs anew, on vLLM servers of yours, ten samples each, and trai
 
 `--config.collect.queries=mmlu:dev` or `mmlu:validation` adds these questions to the same collection. To train on it by
 the paper's recipe, give this config `--config.dataset.name=jsonl_pool --config.dataset.split=hash` and the path.
+
+Ready-made sweeps are in configs/ablations.py:
+
+  python -m launch.sweep --config=configs/mmlu.py:ablations --config.dataset.path=SLData.zip
 """
+
+import types
 
 import ml_collections
 
-from configs import common
+from configs import ablations, common
+
+
+def _parse(argument: str) -> dict:
+  return common.parse_argument(argument, words=('collect', *ablations.WORDS), **ablations.KEYS)
 
 
 def get_config(argument: str = '') -> ml_collections.ConfigDict:
-  """The experiment; `argument` may ask to collect."""
-  options = common.parse_argument(argument, words=('collect',))
+  """The experiment; `argument` may ask to collect, or name a sweep."""
+  options = _parse(argument)
   config = common.get_config()
   config.dataset.title = 'MMLU'
   common.paper(config, task='mmlu', epochs=5)
   if 'collect' in options['words']:
     common.collect(config, pool='paper_mmlu.yaml', queries='mmlu:test', extractor='option_letter-v1')
   return config
+
+
+def get_hyper(hyper: types.ModuleType, argument: str = '') -> list[dict]:
+  """The sweeps `:ablations` and `:ablation=NAME`, each with seeds=N; see configs/ablations.py."""
+  return ablations.get_hyper(hyper, _parse(argument), llms=())

@@ -18,8 +18,6 @@ HEADLINES: dict[str, compare.Key] = {
   'top-1': ('max_conf', 1),
   's=3': ('weighted_max_conf', 3),
 }
-# What the experiment itself is called on axes that do not name it.
-BASE = 'base'
 
 
 class Measured(NamedTuple):
@@ -65,6 +63,26 @@ class Axis(NamedTuple):
   name: str
   reference: str
   rows: list[Row]
+
+
+class Choice(NamedTuple):
+  """A policy at a size, over the seeds of the experiment itself.
+
+  Attributes:
+    policy: Its name.
+    size: Of its subsets; `outcomes.CHOSEN` for the one chosen on validation.
+    seeds: How many have it.
+    accuracy: On test.
+    gain: Over the first policy at its chosen size; None for this one itself, and where nothing compares.
+    p: The test's p-value, corrected for the number of choices (Holm).
+  """
+
+  policy: str
+  size: int
+  seeds: int
+  accuracy: Measured
+  gain: compare.Comparison | None
+  p: float
 
 
 def accuracy(run: compare.Run, name: str, size: int) -> float | None:
@@ -122,23 +140,25 @@ def summary(values: Sequence[float | None]) -> Measured:
 
 
 def gain(
-  runs: dict[int, compare.Run], reference: dict[int, compare.Run], key: compare.Key
+  runs: dict[int, compare.Run], key: compare.Key, reference: dict[int, compare.Run], reference_key: compare.Key
 ) -> compare.Comparison | None:
   """What a variant gains over another: their correctness on each query, averaged over the seeds that both finished.
 
   Args:
     runs: By seed.
+    key: Its method and size.
     reference: By seed.
-    key: Method and size.
+    reference_key: Its method and size.
 
   Returns:
-    The gain; None where they share no seed or no query, or one does not have the method.
+    The gain; None where they share no seed or no query, or one does not have its method.
   """
   seeds = sorted(runs.keys() & reference.keys())
   played = [side[seed].outcomes for side in (reference, runs) for seed in seeds]
-  if not seeds or any(each.column(*key) is None for each in played):
+  keys = [of for of in (reference_key, key) for _ in seeds]
+  if not seeds or any(each.column(*of) is None for each, of in zip(played, keys, strict=True)):
     return None
-  aligned = compare.align(played, [key] * len(played))
+  aligned = compare.align(played, keys)
   if not len(aligned.query_ids):
     return None
   valid = np.all(aligned.valid, axis=1, keepdims=True)
@@ -156,9 +176,27 @@ def _row(variant: str, is_base: bool, runs: dict[int, compare.Run], reference: d
     queries=first['queries_per_split']['train'],
     llms=len(first['llms']),
     measures={name: summary([values[name] for values in by_seed]) for name in by_seed[0]},
-    gains={name: None if runs is reference else gain(runs, reference, key) for name, key in HEADLINES.items()},
+    gains={name: None if runs is reference else gain(runs, key, reference, key) for name, key in HEADLINES.items()},
     p={},
   )
+
+
+def choices(base: dict[int, compare.Run]) -> list[Choice]:
+  """Compares policies and subset sizes with the first policy at the size chosen for it.
+
+  Args:
+    base: The runs of the experiment itself, by seed; at least one.
+  """
+  results = next(iter(base.values())).results
+  names, sizes = tables.policies(results), (outcomes.CHOSEN, *range(1, len(results['dataset']['llms']) + 1))
+  keys = [(name, size) for name in names for size in sizes]
+  found = []
+  for key in keys:
+    known = [accuracy(run, *key) for run in base.values()]
+    compared = None if key == keys[0] else gain(base, key, base, keys[0])
+    found.append(Choice(*key, sum(value is not None for value in known), summary(known), compared, float('nan')))
+  p = metrics.holm(np.array([choice.gain.p if choice.gain else np.nan for choice in found]))
+  return [choice._replace(p=value) for choice, value in zip(found, p.tolist(), strict=True) if choice.seeds]
 
 
 def _corrected(rows: list[Row]) -> list[Row]:
@@ -184,21 +222,28 @@ def collect(sweep: plan.Plan, runs: dict[str, compare.Run]) -> list[Axis]:
     }
     own = [variant for variant, names in by_variant.items() if set(names.values()) & set(base.values())]
     if base and not own:
-      rows_of, own = {BASE: {seed: runs[name] for seed, name in base.items() if name in runs}, **rows_of}, [BASE]
+      rows_of, own = (
+        {plan.BASE: {seed: runs[name] for seed, name in base.items() if name in runs}, **rows_of},
+        [plan.BASE],
+      )
     reference = (own or list(rows_of))[0]
     rows = [
-      _row(variant or BASE, variant in own, of_seeds, rows_of[reference])
+      _row(variant or plan.BASE, variant in own, of_seeds, rows_of[reference])
       for variant, of_seeds in rows_of.items()
       if of_seeds
     ]
-    found.append(Axis(axis, reference or BASE, _corrected(rows)))
+    found.append(Axis(axis, reference or plan.BASE, _corrected(rows)))
   return found
 
 
 def load(
   sweep: plan.Plan, workdir: pathlib.Path, failed: dict[str, str]
 ) -> tuple[dict[str, compare.Run], dict[str, str]]:
-  """The runs that are done, and why the others are not, by name."""
+  """The runs that are done, and why the others are not, by name.
+
+  Raises:
+    ValueError: when runs were not on the same data, see `plan.check_data`.
+  """
   runs, missing = {}, {}
   for run in sweep.runs.values():
     if not plan.is_done(run, workdir):
@@ -208,4 +253,5 @@ def load(
       runs[run.name] = compare.load_run(workdir / run.name)
     except (FileNotFoundError, ValueError) as error:
       missing[run.name] = str(error)
+  plan.check_data([sweep.runs[name] for name in runs], workdir)
   return runs, missing

@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import shutil
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -15,9 +16,17 @@ import ml_collections
 from launch import hyper
 from selectllm import experiment, rundir
 
+# What the experiment itself is called on axes that do not name it.
+BASE = 'base'
+# With the scores, which come last, the directory is one to evaluate.
+SHARED = ('config.json', 'data.json', 'predictions.npz')
+
 _LONGEST_NAME = 100
-# The sweep's own business: whether a run trains or only evaluates.
-_NOT_SWEPT = ('mode',)
+# Commas separate the runs that the mode `compare` is given, so a name has none.
+_JOINER = '--'
+# These say which responses are used, and `pool.llms` too where each LLM has a published file of its own.
+_DATA = ('name', 'path', 'task', 'extractor', 'query_includes_options')
+_A_FILE_EACH = ('mmlu_pro_pool',)
 
 
 class Run(NamedTuple):
@@ -82,12 +91,15 @@ def make(base: ml_collections.ConfigDict, grid: hyper.Grid, given: dict[str, Any
   for labelled in grid:
     axis, variant, overrides = _labels_and_overrides(labelled)
     config = _overridden(base, overrides, labelled)
+    if (variant or BASE) == BASE and _differing(base, config):
+      raise ValueError(f'{labelled}: {BASE!r} is what the experiment itself is called; name the variant otherwise')
     run = Run(_name(base, config), overrides, config)
     point = Point(axis, variant, config.seed, run.name)
     if any(point[:3] == other[:3] for other in points):
       raise ValueError(f'the sweep holds two points of the same axis, variant and seed: {labelled}')
     points.append(point)
-    runs.setdefault(run.name, run)
+    if runs.setdefault(run.name, run).config != config:
+      raise ValueError(f'{labelled} and {runs[run.name].overrides} would be in the same directory, {run.name}')
   if unused := [field for field in given if all(field in run.overrides for run in runs.values())]:
     raise ValueError(f'config.{unused[0]}={given[unused[0]]!r} would be used nowhere: all points of the sweep set it')
   return Plan(points, runs, [run.name for run in runs.values() if not _differing(base, run.config)])
@@ -112,8 +124,8 @@ def _overridden(
     if name not in fields:
       near = difflib.get_close_matches(name, fields, n=1)
       raise ValueError(f'{point}: no such config field: {name}' + (f'; did you mean {near[0]}?' if near else ''))
-    if name in _NOT_SWEPT:
-      raise ValueError(f'{point}: config.{name} cannot be swept')
+    if not rundir.own_fields({name: None}):
+      raise ValueError(f'{point}: config.{name} cannot be swept, because it does not decide what a run finds')
   config = copy.deepcopy(base)
   try:
     config.update_from_flattened_dict(overrides)
@@ -135,19 +147,23 @@ def _differing(base: ml_collections.ConfigDict, config: ml_collections.ConfigDic
 
 
 def _name(base: ml_collections.ConfigDict, config: ml_collections.ConfigDict) -> str:
-  """A folder's name that tells what a run is, the same in every sweep around the same experiment."""
+  """A folder's name that tells what a run is, the same in every sweep around the same experiment; has no comma."""
   differing = _differing(base, config)
-  told = ','.join(f'{name}={_text(value)}' for name, value in differing.items())
-  name = re.sub(r'[^\w.,=+-]+', '_', told)
+  told = _JOINER.join(f'{name}={_text(value)}' for name, value in differing.items())
+  name = re.sub(r'[^\w.=+-]+', '_', told)
   if name != told or len(name) > _LONGEST_NAME:
     name = f'{name[:_LONGEST_NAME]}-{hashlib.sha256(json.dumps(differing).encode()).hexdigest()[:8]}'
-  return ','.join(filter(None, [name, f'seed={config.seed}']))
+  return _JOINER.join(filter(None, [name, f'seed={config.seed}']))
+
+
+def _own_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The fields that decide a run's results, as JSON knows them."""
+  return rundir.own_fields(json.loads(json.dumps(rundir.flatten(config.to_dict()))))
 
 
 def _scored_by(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """The fields that a run's classifier and its scores depend on: all but how they are evaluated."""
-  fields = rundir.own_fields(json.loads(json.dumps(rundir.flatten(config.to_dict()))))
-  return {name: value for name, value in fields.items() if not name.startswith('evaluate.')}
+  return {name: value for name, value in _own_fields(config).items() if not name.startswith('evaluate.')}
 
 
 def trainers(plan: Plan, workdir: pathlib.Path) -> dict[str, str]:
@@ -169,7 +185,7 @@ def is_scored(directory: pathlib.Path) -> bool:
 
 def is_done(run: Run, workdir: pathlib.Path) -> bool:
   """Whether the report of a run is there and is of its config, and what else is read of it."""
-  if not is_scored(workdir / run.name):
+  if not is_scored(workdir / run.name) or not (workdir / run.name / 'outcomes.npz').exists():
     return False
   try:
     report = json.loads((workdir / run.name / 'report.json').read_text())
@@ -184,22 +200,58 @@ def check_directories(plan: Plan, workdir: pathlib.Path) -> None:
 
   Raises:
     ValueError: with the first difference.
+    rundir.RunDirError: for a file that is damaged.
   """
+  trained_by = trainers(plan, workdir)
   for run in plan.runs.values():
     path = workdir / run.name / 'config.json'
     if not path.exists():
       continue
-    there, here = rundir.flatten(json.loads(path.read_text())), _scored_by(run.config)
+    # Once there are scores they can be evaluated in any way; a training goes on with the config that it began with.
+    trains = trained_by[run.name] == run.name and not is_scored(path.parent)
+    there, here = rundir.flatten(rundir.read(path)), _own_fields(run.config) if trains else _scored_by(run.config)
     if differing := [name for name, value in here.items() if there.get(name) != value]:
       name = differing[0]
       raise ValueError(
         f'{path.parent} holds a run of another experiment: config.{name} is {there.get(name)!r} there, '
         f'{here[name]!r} now. Take another --workdir, or give these values.'
       )
+  check_data(plan.runs.values(), workdir)
 
 
-# With the scores, which come last, the directory is one to evaluate.
-SHARED = ('config.json', 'data.json', 'predictions.npz')
+def check_data(runs: Iterable[Run], workdir: pathlib.Path) -> None:
+  """Refuses to put runs into one table that were on other data than others, unless their configs say so.
+
+  Raises:
+    ValueError: with the first difference, and the directories of both runs.
+    rundir.RunDirError: for a file that is damaged.
+  """
+  first: dict[tuple[str, str], tuple[pathlib.Path, Any]] = {}
+  for run in runs:
+    directory = workdir / run.name
+    if not (directory / 'data.json').exists():
+      continue
+    for what, here in _data_of(run, rundir.read(directory / 'data.json')).items():
+      other, there = first.setdefault(what, (directory, here))
+      if here != there:
+        raise ValueError(
+          f'the runs of this sweep are not on the same data: {what[1]} is {there!r} in {other}, {here!r} in '
+          f'{directory}. What they find cannot be compared: remove the run that is on the wrong data, or take another '
+          '--workdir.'
+        )
+
+
+def _data_of(run: Run, data: dict[str, Any]) -> dict[tuple[str, str], Any]:
+  """What must be the same in all runs that have it: (the fields that say which data, its name) -> its value."""
+  options = run.config.dataset
+  fields = [options[name] for name in _DATA]
+  read = [*fields, sorted(run.config.pool.llms)] if options.name in _A_FILE_EACH else fields
+  facts = rundir.flatten(data.get('llms', {}), 'llms')
+  return {
+    (str(fields), 'the data set'): data.get('name'),
+    (str(read), 'its identity'): data.get('identity'),
+    **{(str(fields), name): value for name, value in facts.items()},
+  }
 
 
 def share_classifier(trained: pathlib.Path, directory: pathlib.Path) -> None:

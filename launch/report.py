@@ -15,6 +15,8 @@ from selectllm.report import figures as report_figures
 _SIZED = ('max_conf', 'labelled_max_conf', 'weighted_max_conf', 'top_s', 'best_s', 'random')
 # Headline -> column.
 _ON_CONSOLE = {'weighted_max_conf': 's chosen %', 'top-1': 'top-1 %'}
+# The axis that the policies and sizes of the experiment itself are, in sweep.csv.
+_POLICY_AND_SIZE = 'policy and size'
 _AS_THEY_ARE = ('AUROC, validation', 'weighted F1', 'AUROC', 'ECE')
 
 
@@ -28,7 +30,7 @@ def _cell(name: str, value: gather.Measured) -> str:
 
 
 def _name(row: gather.Row) -> str:
-  return f'{row.variant} (base)' if row.is_base and row.variant != gather.BASE else row.variant
+  return f'{row.variant} (base)' if row.is_base and row.variant != plan.BASE else row.variant
 
 
 def measures_table(axis: gather.Axis) -> tables.Table:
@@ -39,18 +41,17 @@ def measures_table(axis: gather.Axis) -> tables.Table:
   return tables.Table([axis.name or 'experiment', 'seeds', *header], rows)
 
 
-def _gain_cells(row: gather.Row, headline: str) -> list[str]:
-  found = row.gains[headline]
+def _gain_cells(found: compare.Comparison | None, p: float) -> list[str]:
   if found is None:
     return ['-', '-']
-  return [tables.gain(found.delta, row.p[headline]), ' to '.join(f'{100 * bound:+.1f}' for bound in found.ci)]
+  return [tables.gain(found.delta, p), ' to '.join(f'{100 * bound:+.1f}' for bound in found.ci)]
 
 
 def gains_table(axis: gather.Axis) -> tables.Table:
   """What every variant gains over the reference, in points, with intervals; ties are called ties."""
   header = [text for name in gather.HEADLINES for text in (f'{name}, points', '95 % interval')]
   rows = [
-    [row.variant, *(cell for name in gather.HEADLINES for cell in _gain_cells(row, name))]
+    [row.variant, *(cell for name in gather.HEADLINES for cell in _gain_cells(row.gains[name], row.p[name]))]
     for row in axis.rows
     if any(row.gains.values())
   ]
@@ -61,11 +62,27 @@ def policies_table(runs: Sequence[compare.Run]) -> tables.Table:
   """Accuracy of policies and fixed choices by subset size, over the seeds of the experiment itself."""
   count = max(len(run.results['dataset']['llms']) for run in runs)
   rows = []
-  for label, size in [*((str(size), size) for size in range(1, count + 1)), ('chosen', outcomes.CHOSEN)]:
+  for size in (*range(1, count + 1), outcomes.CHOSEN):
     cells = [gather.summary([gather.accuracy(run, name, size) for run in runs]) for name in _SIZED]
     if any(cell.mean is not None for cell in cells):
-      rows.append([label, *(_cell('', cell) for cell in cells)])
+      rows.append([_size(size), *(_cell('', cell) for cell in cells)])
   return tables.Table(['s', *(f'{name} %' for name in _SIZED)], rows)
+
+
+def choices_table(choices: Sequence[gather.Choice]) -> tables.Table:
+  """What every policy gains at every size over the first policy at the size chosen for it."""
+  by_key = {(choice.policy, choice.size): (choice.gain, choice.p) for choice in choices}
+  names = list(dict.fromkeys(choice.policy for choice in choices))
+  rows = []
+  for size in sorted({choice.size for choice in choices}, key=lambda size: (size == outcomes.CHOSEN, size)):
+    found = [by_key.get((name, size), (None, 1.0)) for name in names]
+    rows.append([_size(size), *(cell for gain, p in found for cell in _gain_cells(gain, p))])
+  header = [text for name in names for text in (f'{name}, points', '95 % interval')]
+  return tables.Table([f'gained over {names[0]}, s chosen; s', *header], rows)
+
+
+def _size(size: int) -> str:
+  return 'chosen' if size == outcomes.CHOSEN else str(size)
 
 
 _EXPLANATION = """\
@@ -76,12 +93,19 @@ share a classifier only evaluate.
 
 Gains are in points on the same queries: every query's correctness is averaged over the seeds that both variants
 finished, intervals are bootstrapped over queries, and a paired test is corrected for the number of variants on the axis
-(Holm). What it finds inside the noise (p > {significant}) is a tie. Seeds change what training draws, not the split.
+(Holm); the policies and sizes of the experiment itself are one axis. What it finds inside the noise
+(p > {significant}) is a tie. Seeds change what training draws, not the split. Intervals and tests are about other
+queries, not about other trainings: they hold for these trained classifiers, and the standard deviation over seeds says
+how much training itself varies.
 """
 
 
 def markdown(
-  axes: list[gather.Axis], base: Sequence[compare.Run], missing: dict[str, str], drawn: Sequence[str]
+  axes: list[gather.Axis],
+  base: Sequence[compare.Run],
+  choices: Sequence[gather.Choice],
+  missing: dict[str, str],
+  drawn: Sequence[str],
 ) -> str:
   """The sweep as Markdown."""
   title = f'# Sweep of {document.title(base[0].results)}\n' if base else '# Sweep\n'
@@ -92,7 +116,7 @@ def markdown(
   sections.append(_EXPLANATION.format(significant=tables.SIGNIFICANT))
   sections += [f'![{name}]({name}.png)\n' for name in drawn]
   if base:
-    sections += ['## Policy and subset size\n', policies_table(base).markdown()]
+    sections += ['## Policy and subset size\n', policies_table(base).markdown(), choices_table(choices).markdown()]
   for axis in axes:
     if not axis.rows:
       continue
@@ -102,8 +126,8 @@ def markdown(
   return '\n'.join(sections)
 
 
-def _write_csv(path: pathlib.Path, axes: list[gather.Axis]) -> None:
-  """One line for each variant and measure; gains where there are some."""
+def _write_csv(path: pathlib.Path, axes: list[gather.Axis], choices: Sequence[gather.Choice]) -> None:
+  """One line for each variant and measure, policies and sizes among the variants; gains where there are some."""
   with path.open('w', newline='') as file:
     writer = csv.writer(file)
     writer.writerow(['axis', 'variant', 'seeds', 'measure', 'mean', 'std', 'gain', 'gain_low', 'gain_high', 'p_holm'])
@@ -111,21 +135,37 @@ def _write_csv(path: pathlib.Path, axes: list[gather.Axis]) -> None:
       for row in axis.rows:
         gains = {_measure_of(name): (g, row.p[name]) for name, g in row.gains.items() if g is not None}
         for name, value in row.measures.items():
-          found, p = gains.get(name, (None, None))
-          compared = ['', '', '', ''] if found is None else [found.delta, *found.ci, p]
-          writer.writerow([axis.name, row.variant, len(row.seeds), name, value.mean, value.std, *compared])
+          compared = _compared(*gains.get(name, (None, 1.0)))
+          writer.writerow([axis.name, row.variant, len(row.seeds), name, *value, *compared])
+    for choice in choices:
+      variant = f'{choice.policy}, s={_size(choice.size)}'
+      compared = _compared(choice.gain, choice.p)
+      writer.writerow([_POLICY_AND_SIZE, variant, choice.seeds, 'accuracy', *choice.accuracy, *compared])
+
+
+def _compared(found: compare.Comparison | None, p: float) -> list[Any]:
+  return ['', '', '', ''] if found is None else [found.delta, *found.ci, p]
 
 
 def _measure_of(headline: str) -> str:
   return f'{headline}, s chosen' if gather.HEADLINES[headline][1] == outcomes.CHOSEN else headline
 
 
+def _gain_as_json(found: compare.Comparison | None, p: float) -> dict[str, Any] | None:
+  return None if found is None else {**found._asdict(), 'p_holm': p}
+
+
+def _choice_as_json(choice: gather.Choice) -> dict[str, Any]:
+  gain = _gain_as_json(choice.gain, choice.p)
+  found = {**choice._asdict(), 'accuracy': choice.accuracy._asdict(), 'gain': gain}
+  del found['p']
+  return found
+
+
 def _as_json(axis: gather.Axis) -> dict[str, Any]:
   rows = []
   for row in axis.rows:
-    gains = {
-      name: None if found is None else {**found._asdict(), 'p_holm': row.p[name]} for name, found in row.gains.items()
-    }
+    gains = {name: _gain_as_json(found, row.p[name]) for name, found in row.gains.items()}
     measured = {name: value._asdict() for name, value in row.measures.items()}
     rows.append({**row._asdict(), 'measures': measured, 'gains': gains})
     del rows[-1]['p']
@@ -140,32 +180,45 @@ def _console(axes: list[gather.Axis]) -> None:
     for row in axis.rows:
       cells.append([_name(row), str(len(row.seeds))])
       for name in _ON_CONSOLE:
-        cells[-1] += [_cell(name, row.measures[_measure_of(name)]), _gain_cells(row, name)[0]]
+        cells[-1] += [_cell(name, row.measures[_measure_of(name)]), _gain_cells(row.gains[name], row.p[name])[0]]
     header = [axis.name or 'experiment', 'seeds', *(text for name in _ON_CONSOLE.values() for text in (name, 'gain'))]
     console.print(tables.Table(header, cells).rich(''))
 
 
-def write(sweep: plan.Plan, workdir: pathlib.Path, failed: dict[str, str]) -> None:
+def write(sweep: plan.Plan, workdir: pathlib.Path, failed: dict[str, str]) -> dict[str, str]:
   """Writes sweep.md, sweep.csv, sweep.json and figures of what has finished, and shows the tables on the console.
 
   Args:
     sweep: The plan.
     workdir: Where its runs are, and where this goes.
     failed: Why runs failed, by name.
+
+  Returns:
+    Why runs are missing in all of this, by name.
+
+  Raises:
+    ValueError: when no run has finished, or runs cannot stand in one table, see `gather.load`.
   """
   runs, missing = gather.load(sweep, workdir, failed)
   if not runs:
-    print('No run has finished; there is nothing to gather.')
-    return
+    raise ValueError(f'no run of this sweep has finished in {workdir}; there is nothing to gather')
   axes = gather.collect(sweep, runs)
-  base = [runs[name] for name in sweep.base if name in runs]
+  base = {sweep.runs[name].config.seed: runs[name] for name in sweep.base if name in runs}
+  choices = gather.choices(base) if base else []
   drawn = []
   for name, make in figures.FIGURES.items():
     if figure := make(axes):
       report_figures.save(figure, workdir / f'{name}.png')
       drawn.append(name)
-  (workdir / 'sweep.md').write_text(markdown(axes, base, missing, drawn), encoding='utf-8')
-  _write_csv(workdir / 'sweep.csv', axes)
-  plan.save(sweep, workdir, axes=[_as_json(axis) for axis in axes], missing=missing)
+  partial = workdir / 'sweep.part'
+  partial.write_text(markdown(axes, list(base.values()), choices, missing, drawn), encoding='utf-8')
+  partial.replace(workdir / 'sweep.md')
+  _write_csv(partial, axes, choices)
+  partial.replace(workdir / 'sweep.csv')
+  found = {'axes': [_as_json(axis) for axis in axes], 'policies_and_sizes': [_choice_as_json(each) for each in choices]}
+  plan.save(sweep, workdir, **found, missing=missing)
   _console(axes)
+  if missing:
+    print(f'Missing runs: {len(missing)} of {len(sweep.runs)}')
   print(f'Sweep: {workdir / "sweep.md"}')
+  return missing

@@ -142,7 +142,7 @@ class Cluster:
     gpus: GPUs that a run is given.
 
   Raises:
-    RuntimeError: when Ray is not installed, or the cluster cannot be reached.
+    RuntimeError: when Ray is not installed, the cluster cannot be reached, or no machine of it has room for a run.
   """
 
   def __init__(self, address: str, *, cpus: float, gpus: float):
@@ -157,8 +157,19 @@ class Cluster:
       ray.init(address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.WARNING)
     except (ConnectionError, ValueError) as error:
       raise RuntimeError(f'--ray={address}: {error}') from error
+    self._check_room(cpus, gpus)
     self._task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(_run_to_end)
     self._logs: dict[Any, pathlib.Path] = {}
+
+  def _check_room(self, cpus: float, gpus: float) -> None:
+    """Refuses runs that would wait for ever."""
+    machines = [node['Resources'] for node in self._ray.nodes() if node['Alive']]
+    room = [(machine.get('CPU', 0.0), machine.get('GPU', 0.0)) for machine in machines]
+    if not any(cores >= cpus and devices >= gpus for cores, devices in room):
+      found = ', '.join(f'{cores:g} cores and {devices:g} GPUs' for cores, devices in room)
+      raise RuntimeError(
+        f'--cpus_per_run={cpus:g} --gpus_per_run={gpus:g}: no machine of the cluster has as much; they have {found}'
+      )
 
   def start(self, command: list[str], log: pathlib.Path) -> Any:
     """See `Backend`."""

@@ -36,6 +36,9 @@ _GPUS = flags.DEFINE_float('gpus_per_run', 0.0, 'GPUs that Ray gives a run.', lo
 _PRINT = flags.DEFINE_bool('print', False, 'Print the commands of the runs that are left, and run nothing.')
 _GATHER = flags.DEFINE_bool('gather', False, 'Gather the runs that are done, and run nothing.')
 
+# Mode of a run -> what it is said to have been.
+_KINDS = {'train_and_evaluate': 'trained', 'evaluate': 'evaluated'}
+
 
 def load_config_file(path: str) -> types.ModuleType:
   """The module of a config file, for what it holds beside `get_config`."""
@@ -92,16 +95,12 @@ def make_jobs(sweep: plan.Plan, workdir: pathlib.Path) -> list[running.Job]:
   return jobs
 
 
-_KINDS = {'train_and_evaluate': 'trained', 'evaluate': 'evaluated'}
-
-
 def _print(sweep: plan.Plan, jobs: list[running.Job], workdir: pathlib.Path) -> None:
   """Prints the jobs as a shell script."""
   trainers = plan.trainers(sweep, workdir)
   for job in jobs:
-    line = shlex.join(job.command)
-    if trainers[job.name] != job.name:
-      directory = workdir / job.name
+    line, directory = shlex.join(job.command), workdir / job.name
+    if trainers[job.name] != job.name and not plan.is_scored(directory):
       files = [str(workdir / trainers[job.name] / name) for name in plan.SHARED]
       line = f'mkdir -p {shlex.quote(str(directory))} && cp {shlex.join([*files, str(directory)])} && {line}'
     print(line)
@@ -138,13 +137,17 @@ def _sweep(workdir: pathlib.Path) -> int:
   with rundir.lock(workdir):
     plan.save(sweep, workdir)
     failed = {} if _GATHER.value else _run(sweep, make_jobs(sweep, workdir))
-    report.write(sweep, workdir, failed)
+    _say_what_failed(failed, workdir)
+    missing = report.write(sweep, workdir, failed)
+  return 1 if missing and not _GATHER.value else 0
+
+
+def _say_what_failed(failed: dict[str, str], workdir: pathlib.Path) -> None:
   console = rich.console.Console(stderr=True)
   for name, why in failed.items():
     log = workdir / name / 'log.txt'
     console.print(f'failed: {name}: {why}. The end of {log}:', highlight=False, markup=False, soft_wrap=True)
     console.print(running.tail(log), highlight=False, markup=False, soft_wrap=True)
-  return 1 if failed else 0
 
 
 def main(argv: list[str]) -> None:
@@ -158,7 +161,7 @@ def main(argv: list[str]) -> None:
   except KeyboardInterrupt:
     print('Stopped. The same command goes on.', file=sys.stderr)
     sys.exit(130)
-  except (ValueError, RuntimeError) as error:
+  except (ValueError, RuntimeError, OSError) as error:
     sys.exit(f'error: {error}')
 
 

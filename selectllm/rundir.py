@@ -59,7 +59,12 @@ def own_fields(config: dict[str, Any]) -> dict[str, Any]:
   return {field: value for field, value in config.items() if not _within(field, (*_LOCATIONS, *_OTHER_MODES))}
 
 
-def _read(path: pathlib.Path) -> dict[str, Any]:
+def read(path: pathlib.Path) -> dict[str, Any]:
+  """What identifies a run, config.json or data.json.
+
+  Raises:
+    RunDirError: when it is damaged.
+  """
   try:
     return json.loads(path.read_text())
   except ValueError as error:
@@ -83,7 +88,7 @@ def _claim(path: pathlib.Path, content: dict[str, Any], exempt: tuple[str, ...])
     partial.write_text(json.dumps(content, indent=2, sort_keys=True) + '\n')
     partial.replace(path)
     return
-  there, here = flatten(_read(path)), flatten(content)
+  there, here = flatten(read(path)), flatten(content)
   changed = [
     f'  {name}: {there.get(name, "absent")!r} there, {here.get(name, "absent")!r} now'
     for name in sorted(there.keys() | here.keys())
@@ -130,7 +135,7 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
 def begun_with(workdir: pathlib.Path) -> str:
   """The name of the data set that the run directory is tied to; empty for a new one."""
   path = workdir / 'data.json'
-  return _read(path)['name'] if path.exists() else ''
+  return read(path)['name'] if path.exists() else ''
 
 
 def claim_data(workdir: pathlib.Path, identity: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -188,6 +189,28 @@ def test_evaluate_from_predictions_and_from_checkpoint(config, finished, tmp_pat
   (finished / 'predictions.npz').rename(tmp_path / 'predictions.npz')
   experiment.run(config, finished)
   assert _report(finished) == expected
+
+
+def test_killed_between_outcomes_and_report_no_report_is_left_that_is_of_another_evaluation(
+  config, finished, tmp_path, monkeypatch
+):
+  run = tmp_path / 'run'
+  shutil.copytree(finished, run)
+  config.mode = 'evaluate'
+  seconds = json.loads((run / 'report.json').read_text())['timing']['train_and_score_s']
+  experiment.run(config, run)
+  assert json.loads((run / 'report.json').read_text())['timing']['train_and_score_s'] == seconds
+
+  def killed(*_):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(experiment.document, 'write', killed)
+  config.evaluate.threshold = 0.9
+  before = (run / 'outcomes.npz').read_bytes()
+  with pytest.raises(KeyboardInterrupt):
+    experiment.run(config, run)
+  assert (run / 'outcomes.npz').read_bytes() != before
+  assert not (run / 'report.json').exists()
 
 
 def test_another_config_is_refused_with_the_difference(config, finished):

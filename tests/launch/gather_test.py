@@ -101,7 +101,7 @@ def test_means_and_deviations_are_over_seeds(tmp_path):
 
 def test_only_shared_seeds_and_queries_that_both_count_are_compared(tmp_path):
   sweep, runs = make_sweep(tmp_path, 'ablation=loss', lambda config: 0.5, seeds=3)
-  name = 'train.loss=balanced_bce,seed={}'
+  name = 'train.loss=balanced_bce--seed={}'
   del runs[name.format(0)]
   runs[name.format(2)] = make_run(tmp_path / 'x', sweep.runs[name.format(2)].config, 0.5, missing=40)
   axes = gather.collect(sweep, runs)
@@ -146,23 +146,57 @@ def write_runs(sweep: plan.Plan, runs: dict[str, compare.Run]) -> None:
 
 def test_what_is_missing_is_listed(tmp_path, capsys):
   sweep, runs = make_sweep(tmp_path, 'ablation=loss', lambda config: 0.5)
-  del runs['train.loss=balanced_bce,seed=0'], runs['train.loss=balanced_bce,seed=1']
+  del runs['train.loss=balanced_bce--seed=0'], runs['train.loss=balanced_bce--seed=1']
   write_runs(sweep, runs)
   (tmp_path / 'seed=1' / 'outcomes.npz').write_bytes(b'half')
-  report.write(sweep, tmp_path, {'train.loss=balanced_bce,seed=0': 'ended with 1, 2 times'})
+  report.write(sweep, tmp_path, {'train.loss=balanced_bce--seed=0': 'ended with 1, 2 times'})
   text = (tmp_path / 'sweep.md').read_text()
   assert '**Missing runs: 3**' in text
-  assert '- train.loss=balanced_bce,seed=0: ended with 1, 2 times' in text
-  assert '- train.loss=balanced_bce,seed=1: not finished' in text
+  assert '- train.loss=balanced_bce--seed=0: ended with 1, 2 times' in text
+  assert '- train.loss=balanced_bce--seed=1: not finished' in text
   assert 'outcomes.npz cannot be read' in text
   assert len(json.loads((tmp_path / 'sweep.json').read_text())['missing']) == 3
-  assert 'bce (base)' in capsys.readouterr().out
+  out = capsys.readouterr().out
+  assert 'bce (base)' in out
+  assert 'Missing runs: 3 of 4' in out
 
 
-def test_nothing_to_gather(tmp_path, capsys):
+def test_nothing_to_gather(tmp_path):
   sweep, _ = make_sweep(tmp_path / 'elsewhere', 'ablation=loss', lambda config: 0.5)
-  report.write(sweep, tmp_path, {})
-  assert 'nothing to gather' in capsys.readouterr().out
+  with pytest.raises(ValueError, match='nothing to gather'):
+    report.write(sweep, tmp_path, {})
+
+
+def test_runs_on_other_data_are_not_put_into_one_table(tmp_path):
+  sweep, runs = make_sweep(tmp_path, 'ablation=loss', lambda config: 0.5)
+  write_runs(sweep, runs)
+  (tmp_path / 'seed=0' / 'data.json').write_text('{"name": "mini_pool", "identity": "a"}')
+  (tmp_path / 'seed=1' / 'data.json').write_text('{"name": "mini_pool", "identity": "b"}')
+  with pytest.raises(ValueError, match=r"its identity is 'a' in .*seed=0, 'b' in .*seed=1"):
+    gather.load(sweep, tmp_path, {})
+  # One that has not finished is in no table.
+  (tmp_path / 'seed=1' / 'report.json').unlink()
+  for path in tmp_path.glob('*/data.json'):
+    if path.parent.name != 'seed=1':
+      path.write_text('{"name": "mini_pool", "identity": "a"}')
+  assert set(gather.load(sweep, tmp_path, {})[1]) == {'seed=1'}
+
+
+def test_policies_and_sizes_are_compared_with_the_first_policy(tmp_path):
+  sweep, runs = make_sweep(tmp_path, 'ablation=size', lambda config: 0.5)
+  runs = {sweep.runs[name].config.seed: run for name, run in runs.items()}
+  for run in runs.values():
+    run.outcomes.correct[:40, run.outcomes.column('max_conf', 2)] = 0
+  first, *others = gather.choices(runs)
+  assert (first.policy, first.size, first.seeds, first.gain) == ('weighted_max_conf', outcomes.CHOSEN, 2, None)
+  assert {(choice.policy, choice.size) for choice in others} == {
+    (policy, size) for policy in POLICIES for size in range(9)
+  } - {(first.policy, first.size)}
+  [worse] = [choice for choice in others if choice[:2] == ('max_conf', 2)]
+  assert worse.gain.delta == pytest.approx(worse.accuracy.mean - first.accuracy.mean, abs=1e-6)
+  assert worse.gain.queries == QUERIES
+  assert worse.gain.p < worse.p < 0.05
+  assert all(choice.p >= choice.gain.p for choice in others)
 
 
 def _reached(config) -> float:
@@ -194,6 +228,12 @@ def test_tables_and_figures_of_all_ablations(tmp_path, capsys):
   assert found['loss', 'bce', 'ECE']['gain'] == ''
   gained = found['loss', 'balanced_bce', 'weighted_max_conf, s chosen']
   assert float(gained['gain_low']) < float(gained['gain']) < float(gained['gain_high']) < 0
+  assert float(found['policy and size', 'max_conf, s=3', 'accuracy']['p_holm']) > 0.05
+  assert found['policy and size', 'weighted_max_conf, s=chosen', 'accuracy']['gain'] == ''
+  choices = json.loads((tmp_path / 'sweep.json').read_text())['policies_and_sizes']
+  assert len(choices) == len(POLICIES) * 9
+  assert [choice['policy'] for choice in choices if choice['gain'] is None] == ['weighted_max_conf']
+  assert '| gained over weighted_max_conf, s chosen; s |' in text
   assert 'without gemma-calculator-sums' in capsys.readouterr().out
 
 

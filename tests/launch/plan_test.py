@@ -4,8 +4,9 @@ import pathlib
 import ml_collections
 import pytest
 
-from configs import gsm8k, jsonl, mini, mmlu_pro
+from configs import gsm8k, jsonl, mini, mmlu, mmlu_pro
 from launch import hyper, plan
+from selectllm import rundir
 
 SEEDS = hyper.sweep('config.seed', (0, 1))
 EVALUATED = hyper.sweep('config.evaluate.threshold', (0.3, 0.5))
@@ -27,41 +28,41 @@ def test_points_and_runs(base):
   assert list(sweep.runs) == [
     'seed=0',
     'seed=1',
-    'evaluate.threshold=0.3,seed=0',
-    'evaluate.threshold=0.3,seed=1',
-    'train.loss=balanced_bce,seed=0',
-    'train.loss=balanced_bce,seed=1',
+    'evaluate.threshold=0.3--seed=0',
+    'evaluate.threshold=0.3--seed=1',
+    'train.loss=balanced_bce--seed=0',
+    'train.loss=balanced_bce--seed=1',
   ]
   assert sweep.points[4:6] == [
     plan.Point('evaluate.threshold', 'threshold=0.5', 0, 'seed=0'),
     plan.Point('evaluate.threshold', 'threshold=0.5', 1, 'seed=1'),
   ]
   assert sweep.base == ['seed=0', 'seed=1']
-  assert sweep.runs['train.loss=balanced_bce,seed=1'].config.train.loss == 'balanced_bce'
+  assert sweep.runs['train.loss=balanced_bce--seed=1'].config.train.loss == 'balanced_bce'
   assert base.train.loss == 'bce'
 
 
 def test_classifiers_are_shared_by_what_differs_in_evaluation_alone(base, tmp_path):
   sweep = make(base, hyper.chainit([EVALUATED, TRAINED]))
   assert plan.trainers(sweep, tmp_path) == {
-    'evaluate.threshold=0.3,seed=0': 'evaluate.threshold=0.3,seed=0',
-    'seed=0': 'evaluate.threshold=0.3,seed=0',
-    'evaluate.threshold=0.3,seed=1': 'evaluate.threshold=0.3,seed=1',
-    'seed=1': 'evaluate.threshold=0.3,seed=1',
-    'train.loss=balanced_bce,seed=0': 'train.loss=balanced_bce,seed=0',
-    'train.loss=balanced_bce,seed=1': 'train.loss=balanced_bce,seed=1',
+    'evaluate.threshold=0.3--seed=0': 'evaluate.threshold=0.3--seed=0',
+    'seed=0': 'evaluate.threshold=0.3--seed=0',
+    'evaluate.threshold=0.3--seed=1': 'evaluate.threshold=0.3--seed=1',
+    'seed=1': 'evaluate.threshold=0.3--seed=1',
+    'train.loss=balanced_bce--seed=0': 'train.loss=balanced_bce--seed=0',
+    'train.loss=balanced_bce--seed=1': 'train.loss=balanced_bce--seed=1',
   }
   # One that is there is not trained again under another name.
   (tmp_path / 'seed=1').mkdir()
   (tmp_path / 'seed=1' / 'predictions.npz').touch()
-  assert plan.trainers(sweep, tmp_path)['evaluate.threshold=0.3,seed=1'] == 'seed=1'
+  assert plan.trainers(sweep, tmp_path)['evaluate.threshold=0.3--seed=1'] == 'seed=1'
 
 
 def test_names_are_those_of_folders_and_differ(base):
   pools = [('a b', 'c/d'), ('a_b', 'c_d'), tuple(f'llm-{i}' for i in range(40)), tuple(f'llm-{i}' for i in range(41))]
   sweep = make(base, hyper.sweep('config.pool.llms', pools))
   assert len(sweep.runs) == 8
-  assert all('/' not in name and ' ' not in name and len(name) < 130 for name in sweep.runs)
+  assert all(not set('/ ,') & set(name) and len(name) < 130 for name in sweep.runs)
   assert list(make(base, hyper.sweep('config.pool.llms', pools[::-1])).runs)[:2] == list(sweep.runs)[-2:]
 
 
@@ -75,6 +76,13 @@ def test_names_are_those_of_folders_and_differ(base):
     (hyper.fixed('config.train.epochs', 0), 'config.train.epochs=0: at least 1'),
     (hyper.fixed('config.evaluate.vote', 'loudest'), "config.evaluate.vote='loudest': one of"),
     (hyper.fixed('config.mode', 'evaluate'), r'config\.mode cannot be swept'),
+    (hyper.fixed('config.pool.file', 'a.yaml'), r'config\.pool\.file cannot be swept'),
+    (hyper.sweep('config.pool.llms', [('a', 'b'), ('a+b',)]), 'two points of the same axis, variant and seed'),
+    (
+      [{'variant': 'two', 'config.pool.llms': ('a', 'b')}, {'variant': 'one', 'config.pool.llms': ('a+b',)}],
+      r'would be in the same directory, pool\.llms=a\+b--seed=0',
+    ),
+    ([{'axis': 'a', 'variant': 'base', 'config.train.epochs': 1}], "'base' is what the experiment itself is called"),
     ([{}, {}], 'two points of the same axis, variant and seed'),
     ([{'axis': 'a', 'config.train.epochs': 1, 'variant': 'few'}, {'axis': 'a', 'variant': 'few'}], 'two points of the'),
     ([], 'no points'),
@@ -95,38 +103,96 @@ def _write_run(workdir: pathlib.Path, run: plan.Run, **settings) -> None:
   directory = workdir / run.name
   directory.mkdir()
   (directory / 'predictions.npz').touch()
+  (directory / 'outcomes.npz').touch()
   (directory / 'config.json').write_text(run.config.to_json_best_effort())
   settings = {**json.loads(run.config.evaluate.to_json()), **settings}
   (directory / 'report.json').write_text(json.dumps({'settings': settings}))
 
 
 def test_a_run_is_done_when_its_report_is_all_there_and_its_own(base, tmp_path):
-  run = make(base, TRAINED).runs['train.loss=balanced_bce,seed=0']
+  run = make(base, TRAINED).runs['train.loss=balanced_bce--seed=0']
   assert not plan.is_done(run, tmp_path)
   _write_run(tmp_path, run)
   assert plan.is_done(run, tmp_path)
-  scores = tmp_path / run.name / 'predictions.npz'
-  scores.unlink()
-  assert not plan.is_done(run, tmp_path)
-  scores.touch()
+  for name in ('predictions.npz', 'outcomes.npz'):
+    (tmp_path / run.name / name).unlink()
+    assert not plan.is_done(run, tmp_path)
+    (tmp_path / run.name / name).touch()
   report = tmp_path / run.name / 'report.json'
   report.write_text(report.read_text()[:-5])
   assert not plan.is_done(run, tmp_path)
 
 
 def test_a_report_of_another_evaluation_is_not_the_runs(base, tmp_path):
-  run = make(base, TRAINED).runs['train.loss=balanced_bce,seed=0']
+  run = make(base, TRAINED).runs['train.loss=balanced_bce--seed=0']
   _write_run(tmp_path, run, threshold=0.9)
   assert not plan.is_done(run, tmp_path)
 
 
 def test_runs_of_another_experiment_are_not_mixed_in(base, tmp_path):
   sweep = make(base, TRAINED)
-  _write_run(tmp_path, sweep.runs['train.loss=balanced_bce,seed=1'])
+  _write_run(tmp_path, sweep.runs['train.loss=balanced_bce--seed=1'])
   plan.check_directories(sweep, tmp_path)
   base.train.epochs = 7
   with pytest.raises(ValueError, match=r'seed=1 holds a run of another experiment: config\.train\.epochs is 10 there'):
     plan.check_directories(make(base, TRAINED), tmp_path)
+  (tmp_path / 'train.loss=balanced_bce--seed=1' / 'config.json').write_text('{')
+  with pytest.raises(rundir.RunDirError, match=r'seed=1/config\.json is no JSON'):
+    plan.check_directories(sweep, tmp_path)
+
+
+def test_a_training_goes_on_with_the_evaluation_that_it_began_with(base, tmp_path):
+  sweep = make(base, TRAINED)
+  name = 'train.loss=balanced_bce--seed=1'
+  _write_run(tmp_path, sweep.runs[name])
+  base.evaluate.threshold = 0.3
+  other = make(base, TRAINED)
+  plan.check_directories(other, tmp_path)
+  (tmp_path / name / 'predictions.npz').unlink()
+  with pytest.raises(ValueError, match=r'config\.evaluate\.threshold is 0\.5 there, 0\.3 now'):
+    plan.check_directories(other, tmp_path)
+
+
+def _write_data(workdir: pathlib.Path, run: plan.Run, identity: str, **facts) -> None:
+  (workdir / run.name).mkdir(exist_ok=True)
+  data = {'name': 'some_pool', 'identity': identity, 'llms': facts}
+  (workdir / run.name / 'data.json').write_text(json.dumps(data))
+
+
+def test_runs_on_other_data_are_not_mixed_in(base, tmp_path):
+  one, other = make(base, [{}]).runs.values()
+  _write_data(tmp_path, one, 'a', adder={'size': 7}, guesser={'size': 1})
+  for identity, facts, difference in [
+    ('b', {}, "its identity is 'a' in .*/seed=0, 'b' in .*/seed=1"),
+    ('a', {'adder': {'size': 8}, 'guesser': {'size': 1}}, r'llms\.adder\.size is 7 in .*/seed=0, 8 in .*/seed=1'),
+  ]:
+    _write_data(tmp_path, other, identity, **facts)
+    with pytest.raises(ValueError, match=difference):
+      plan.check_directories(make(base, [{}]), tmp_path)
+  # What only one of them has, or knows, differs in nothing.
+  _write_data(tmp_path, other, 'a', adder={}, multiplier={'size': 8})
+  plan.check_directories(make(base, [{}]), tmp_path)
+
+
+@pytest.mark.parametrize(
+  ('name', 'field', 'value', 'refused'),
+  [
+    ('jsonl_pool', 'config.pool.llms', ('adder',), True),
+    ('mmlu_pro_pool', 'config.pool.llms', ('adder',), False),  # other files are read
+    ('jsonl_pool', 'config.dataset.path', 'other.jsonl', False),
+    ('jsonl_pool', 'config.dataset.train_share', 0.5, True),
+  ],
+)
+def test_a_sweep_may_vary_the_data_on_purpose(base, tmp_path, name, field, value, refused):
+  base.dataset.name = name
+  sweep = plan.make(base, [{}, {field: value}], {})
+  for run, identity in zip(sweep.runs.values(), 'ab', strict=True):
+    _write_data(tmp_path, run, identity)
+  if refused:
+    with pytest.raises(ValueError, match='its identity'):
+      plan.check_directories(sweep, tmp_path)
+  else:
+    plan.check_directories(sweep, tmp_path)
 
 
 def test_sharing_goes_on_where_it_was_interrupted(tmp_path):
@@ -169,11 +235,23 @@ def test_ready_made_ablations(module, tmp_path):
   assert len(sweep.runs) - len(trained) == 2 * 5  # four more thresholds and the other vote
 
 
+def test_the_whole_pool_is_all_of_it_also_where_the_experiment_has_less():
+  config = mini.get_config()
+  config.pool.llms = ('smollm2-chat', 'smollm2-direct')
+  sweep = plan.make(config.lock(), mini.get_hyper(hyper, 'ablation=pool_size,seeds=1'), {})
+  [whole] = [point for point in sweep.points if point.variant == 'all 8']
+  assert sweep.runs[whole.run].config.pool.llms == ()
+  assert whole.run not in sweep.base
+
+
 def test_ablations_one_by_one():
   grid = mini.get_hyper(hyper, 'ablation=loss,seeds=1')
   assert [point.get('variant') for point in grid] == [None, 'bce', 'balanced_bce']
   assert mini.get_hyper(hyper, 'ablation=size') == [{'config.seed': seed} for seed in range(3)]
   assert not any('config.pool.llms' in point for point in gsm8k.get_hyper(hyper, 'sldata,ablations'))
+  for module in (jsonl, mmlu):
+    sweep = plan.make(module.get_config('ablations').lock(), module.get_hyper(hyper, 'ablations'), {})
+    assert list(dict.fromkeys(point.axis for point in sweep.points)) == ['', *ALL[:-2]]
   for argument, message in {
     '': 'names no sweep: say :ablations',
     'folds=5': 'names no sweep',

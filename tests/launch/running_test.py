@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
@@ -131,6 +132,21 @@ def test_without_ray_the_message_says_what_to_install(monkeypatch):
   monkeypatch.setitem(sys.modules, 'ray', None)
   with pytest.raises(RuntimeError, match=r"--ray needs Ray: pip install -e '\.\[ray\]'"):
     running.Cluster('auto', cpus=1, gpus=0)
+
+
+def test_runs_that_no_machine_has_room_for_are_refused(monkeypatch):
+  machines = [{'Alive': True, 'Resources': {'CPU': 4.0, 'GPU': 1.0}}, {'Alive': True, 'Resources': {'CPU': 16.0}}]
+  machines.append({'Alive': False, 'Resources': {'CPU': 64.0, 'GPU': 8.0}})
+  ray = types.SimpleNamespace(
+    init=lambda *_, **__: None, nodes=lambda: machines, remote=lambda **_: lambda function: function
+  )
+  monkeypatch.setitem(sys.modules, 'ray', ray)
+  running.Cluster('auto', cpus=4, gpus=1)
+  running.Cluster('auto', cpus=16, gpus=0)
+  with pytest.raises(
+    RuntimeError, match=r'--cpus_per_run=16 --gpus_per_run=1: no machine .* they have 4 cores and 1 GPUs'
+  ):
+    running.Cluster('auto', cpus=16, gpus=1)
 
 
 def test_the_end_of_a_log(tmp_path):

@@ -47,7 +47,7 @@ def _results(run: pathlib.Path) -> dict:
   return report
 
 
-def test_killed_in_the_middle_it_goes_on_with_what_is_left(start, config_file, tmp_path):
+def test_killed_in_the_middle_it_goes_on_with_what_is_left(start, environment, config_file, tmp_path):
   workdir = tmp_path / 'sweep'
   arguments = (f'--config={config_file(TWELVE)}', f'--workdir={workdir}', '--at_once=2')
   sweep = start(*arguments)
@@ -72,11 +72,11 @@ def test_killed_in_the_middle_it_goes_on_with_what_is_left(start, config_file, t
   assert all(logs.values())
   # Six classifiers: thresholds and votes are evaluated with the experiment's.
   trained = {path.parent.name for path in workdir.glob('*/checkpoints')}
-  assert trained == {name for seed in range(3) for name in (f'seed={seed}', f'train.loss=balanced_bce,seed={seed}')}
+  assert trained == {name for seed in range(3) for name in (f'seed={seed}', f'train.loss=balanced_bce--seed={seed}')}
   for other in ('evaluate.threshold=0.9', 'evaluate.vote=samples'):
-    shared = workdir / f'{other},seed=1'
+    shared = workdir / f'{other}--seed=1'
     assert (shared / 'predictions.npz').read_bytes() == (workdir / 'seed=1' / 'predictions.npz').read_bytes()
-  threshold = _results(workdir / 'evaluate.threshold=0.9,seed=1')
+  threshold = _results(workdir / 'evaluate.threshold=0.9--seed=1')
   assert threshold['settings']['threshold'] == 0.9
   assert threshold['classifier']['auroc'] == _results(workdir / 'seed=1')['classifier']['auroc']
   assert threshold['classifier']['confusion'] != _results(workdir / 'seed=1')['classifier']['confusion']
@@ -90,6 +90,14 @@ def test_killed_in_the_middle_it_goes_on_with_what_is_left(start, config_file, t
   assert _reports(workdir) == after
   assert (workdir / 'sweep.csv').read_text() == table
 
+  # What is printed goes on from the scores that are there.
+  report = workdir / 'evaluate.vote=samples--seed=1' / 'report.json'
+  report.unlink()
+  printed = _sweep(*arguments, '--print').stdout
+  assert printed.count('\n') == 1
+  subprocess.run(printed, shell=True, cwd=ROOT, env=environment, check=True, capture_output=True)
+  assert report.exists()
+
 
 def _check_gathered(workdir: pathlib.Path, out: str) -> None:
   found = json.loads((workdir / 'sweep.json').read_text())
@@ -99,7 +107,7 @@ def _check_gathered(workdir: pathlib.Path, out: str) -> None:
   assert all((workdir / name / 'report.json').exists() for name in directories)
   with (workdir / 'sweep.csv').open() as file:
     rows = list(csv.DictReader(file))
-  assert {(row['axis'], row['variant'], row['seeds']) for row in rows} == {
+  assert {(row['axis'], row['variant'], row['seeds']) for row in rows if row['measure'] == 'top-1'} == {
     ('evaluate.threshold', 'threshold=0.5', '3'),
     ('evaluate.threshold', 'threshold=0.9', '3'),
     ('evaluate.vote', 'base', '3'),
@@ -150,7 +158,8 @@ def _sweep(*arguments: object) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize(
   ('arguments', 'message'),
   [
-    (['--config=configs/jsonl.py'], 'configs/jsonl.py has no get_hyper(hyper, argument), so there is nothing to sweep'),
+    (['--config=configs/common.py'], 'configs/common.py has no get_hyper(hyper, argument), so there is nothing to'),
+    (['--config=configs/lost.py'], "error: [Errno 2] No such file or directory: '"),
     (['--config=configs/mini.py'], 'the config argument names no sweep: say :ablations, or :ablation=NAME'),
     (['--config=configs/mini.py:ablation=lost'], "ablation='lost' is not one of threshold, vote, "),
     (['--config=configs/mini.py:ablations,collect'], "config.mode='collect': a sweep trains and evaluates"),
@@ -166,6 +175,12 @@ def test_what_cannot_be_swept_is_refused_before_anything_runs(arguments, message
   assert not (tmp_path / 'sweep').exists()
 
 
+def test_gathering_nothing_is_an_error(config_file, tmp_path):
+  done = _sweep(f'--config={config_file(FOUR)}', f'--workdir={tmp_path}', '--gather')
+  assert done.returncode == 1
+  assert done.stderr == f'error: no run of this sweep has finished in {tmp_path}; there is nothing to gather\n'
+
+
 def test_printed_it_is_a_script_that_does_what_the_sweep_would(config_file, tmp_path):
   workdir = tmp_path / 'sweep'
   done = _sweep(
@@ -178,7 +193,7 @@ def test_printed_it_is_a_script_that_does_what_the_sweep_would(config_file, tmp_
   assert all("'--config.pool.llms=('\"'\"'adder'" in line and '-m selectllm.main' in line for line in lines)
   assert f' --workdir={workdir}/seed=0 ' in lines[0]
   assert lines[0].endswith('--config.seed=0 --config.mode=train_and_evaluate')
-  assert lines[1].startswith(f'mkdir -p {workdir}/evaluate.threshold=0.3,seed=0 && cp {workdir}/seed=0/config.json ')
+  assert lines[1].startswith(f'mkdir -p {workdir}/evaluate.threshold=0.3--seed=0 && cp {workdir}/seed=0/config.json ')
   assert lines[1].endswith('--config.evaluate.threshold=0.3 --config.mode=evaluate')
 
 
