@@ -77,16 +77,18 @@ def _shift(llm: str, row: dict[str, Any]) -> str:
 
 def _leaked(results: dict[str, Any]) -> list[str]:
   """Warnings of questions that stand in two splits."""
-  found, overlap = [], results['overlap']
+  found: list[str] = []
+  of_test, overlap = False, results['overlap']
   for row in overlap['leaks']:
-    asked = f'of {row["queries"]:,} {row["of"]} queries'
+    asked, before = f'of {row["queries"]:,} {row["of"]} queries', len(found)
     if row['exact']:
       found.append(f'{row["exact"]:,} {asked} ask exactly what a {row["within"]} query asks.')
     if (row['near'] or 0) > NEAR_SHARE * row['queries']:
       share = tables.percent(row['near'] / row['queries'])
       found.append(f'{row["near"]:,} {asked} ({share} %) ask nearly the same as a {row["within"]} query.')
+    of_test |= len(found) > before and row['of'] == 'test'
   policy = overlap['methods'][0]
-  if found and policy['clean_accuracy'] is not None and overlap['clean'] < overlap['tested']:
+  if of_test and policy['clean_accuracy'] is not None and overlap['clean'] < overlap['tested']:
     found[-1] += (
       f' On the {overlap["clean"]:,} test queries without a duplicate in another split, {policy["name"]} answers '
       f'{tables.percent(policy["clean_accuracy"])} % right, on all {overlap["tested"]:,} '
