@@ -8,9 +8,8 @@ import matplotlib.ticker
 import numpy as np
 
 from launch import gather
-from selectllm.report import tables
+from selectllm.report import figures, tables
 
-_BETTER, _WORSE, _TIE = '#0b6e4f', '#c1121f', '#777777'
 # Measure -> colour and style of its curve.
 _CURVES = {
   'weighted_max_conf, s chosen': ('#0b6e4f', 'o-'),
@@ -33,7 +32,10 @@ def gains(axes: Sequence[gather.Axis]) -> matplotlib.figure.Figure | None:
   figure = matplotlib.figure.Figure(figsize=(3 + 2.8 * len(panels), 1.4 + 0.24 * len(lines)), layout='constrained')
   grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
   for panel, name in zip(grid, panels, strict=True):
-    _forest(panel, name, [row for _, row in lines])
+    figures.forest(
+      panel, [row and _gain(row, name) for _, row in lines], [at for at, (_, row) in enumerate(lines) if row is None]
+    )
+    panel.set_title(name, fontsize=10)
   grid[0].set_yticks(range(len(lines)), [label for label, _ in lines], fontsize=8)
   for label, (_, row) in zip(grid[0].get_yticklabels(), lines, strict=True):
     label.set_fontweight('bold' if row is None else 'normal')
@@ -41,20 +43,9 @@ def gains(axes: Sequence[gather.Axis]) -> matplotlib.figure.Figure | None:
   return figure
 
 
-def _forest(panel: matplotlib.axes.Axes, name: str, rows: Sequence[gather.Row | None]) -> None:
-  panel.axvline(0, color='black', linewidth=1)
-  for place, row in enumerate(rows):
-    if row is None:
-      panel.axhline(place - 0.5, color='#dddddd', linewidth=0.8)
-    elif gain := row.gains[name]:
-      tie = row.p[name] > tables.SIGNIFICANT
-      colour = _TIE if tie else _BETTER if gain.delta > 0 else _WORSE
-      panel.plot([100 * bound for bound in gain.ci], [place, place], color=colour, linewidth=1.6)
-      panel.plot(100 * gain.delta, place, 'o', color=colour, markersize=5, markerfacecolor='white' if tie else colour)
-  panel.set_ylim(len(rows) - 0.5, -0.5)
-  panel.set_title(name, fontsize=10)
-  panel.tick_params(axis='y', length=0)
-  panel.grid(axis='x', alpha=0.25)
+def _gain(row: gather.Row, headline: str) -> figures.Gain | None:
+  gain = row.gains[headline]
+  return figures.Gain(gain.delta, gain.ci, row.p[headline] > tables.SIGNIFICANT) if gain else None
 
 
 def _curves(

@@ -9,8 +9,6 @@ import rich.console
 
 from selectllm.report import figures, tables
 
-_BETTER, _WORSE, _TIE = '#0b6e4f', '#c1121f', '#777777'
-
 
 def _interval(ci: list[float]) -> str:
   return ' to '.join(f'{100 * bound:+.1f}' for bound in ci)
@@ -91,21 +89,14 @@ def gains(found: dict[str, Any]) -> matplotlib.figure.Figure:
       ]
   figure = matplotlib.figure.Figure(figsize=(7.5, 1.2 + 0.26 * len(lines)), layout='constrained')
   axes = figure.subplots()
-  axes.axvline(0, color='black', linewidth=1)
-  for place, (_, gain) in enumerate(lines):
-    if gain is None:
-      axes.axhline(place - 0.5, color='#dddddd', linewidth=0.8)
-      continue
-    tie = gain['p_holm'] > tables.SIGNIFICANT
-    colour = _TIE if tie else _BETTER if gain['delta'] > 0 else _WORSE
-    axes.plot([100 * bound for bound in gain['ci']], [place, place], color=colour, linewidth=1.6)
-    axes.plot(100 * gain['delta'], place, 'o', color=colour, markersize=5, markerfacecolor='white' if tie else colour)
+  points = [
+    None if gain is None else figures.Gain(gain['delta'], gain['ci'], gain['p_holm'] > tables.SIGNIFICANT)
+    for _, gain in lines
+  ]
+  figures.forest(axes, points, [place for place, gain in enumerate(points) if gain is None])
   axes.set_yticks(range(len(lines)), [name for name, _ in lines], fontsize=8)
   for label, (_, gain) in zip(axes.get_yticklabels(), lines, strict=True):
     label.set_fontweight('bold' if gain is None else 'normal')
-  axes.tick_params(axis='y', length=0)
-  axes.set_ylim(len(lines) - 0.5, -0.5)
-  axes.grid(axis='x', alpha=0.25)
   axes.set_xlabel('points of accuracy, with 95 % interval; hollow and grey: a tie')
   axes.set_title(f'Gain over {first["name"]} on {found["shared_queries"]:,} shared queries', fontsize=10)
   return figure

@@ -1,7 +1,7 @@
 """The figures of a report, drawn from report.json alone."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib.axes
@@ -26,6 +26,7 @@ _STYLES = {
   'all_llms': ('#c1121f', '*'),
 }
 _SINGLE = '#444444'
+_BETTER, _WORSE, _TIE = '#0b6e4f', '#c1121f', '#777777'
 _BLUE = _STYLES['max_conf'][0]
 # Above so many subset sizes, colours alone tell how often an LLM is called.
 _MOST_NUMBERS = 12
@@ -263,6 +264,31 @@ def draw(results: dict[str, Any], directory: pathlib.Path) -> None:
   for name, make in FIGURES.items():
     if figure := make(results):
       save(figure, directory / f'{name}.png')
+
+
+class Gain(NamedTuple):
+  """A point of a forest plot: a mean gain with its interval, and whether it is inside the noise."""
+
+  delta: float
+  ci: Sequence[float]
+  tie: bool
+
+
+def forest(axes: matplotlib.axes.Axes, gains: Sequence[Gain | None], headings: Collection[int]) -> None:
+  """Draws gains in points, one below the other, hollow and grey where they are ties; a line stands above a heading."""
+  axes.axvline(0, color='black', linewidth=1)
+  for place, gain in enumerate(gains):
+    if place in headings:
+      axes.axhline(place - 0.5, color='#dddddd', linewidth=0.8)
+    elif gain:
+      colour = _TIE if gain.tie else _BETTER if gain.delta > 0 else _WORSE
+      axes.plot([100 * bound for bound in gain.ci], [place, place], color=colour, linewidth=1.6)
+      axes.plot(
+        100 * gain.delta, place, 'o', color=colour, markersize=5, markerfacecolor='white' if gain.tie else colour
+      )
+  axes.set_ylim(len(gains) - 0.5, -0.5)
+  axes.tick_params(axis='y', length=0)
+  axes.grid(axis='x', alpha=0.25)
 
 
 def save(figure: matplotlib.figure.Figure, path: pathlib.Path) -> None:
