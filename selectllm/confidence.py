@@ -1,0 +1,179 @@
+"""Confidences to decide by: calibrated, and out of fold wherever something is fitted on them.
+
+The classifier has seen its training queries, so that its confidences there are worth nothing for fitting votes and
+rules. A second, cheap estimate has not: a logistic regression on the pretrained encoder's embeddings and what shows in
+the text, cross-fitted over train and validation (the *development* queries). On validation the two are blended and
+calibrated for each LLM; new queries get the blend.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from selectllm.data import features, splits
+from selectllm.selection import calibration, fitting
+
+FOLDS = 6
+_RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0)
+# What a standardised text feature counts beside an embedding of length 1: tried on GSM8K's development queries.
+_TEXT_SCALE = 0.15
+_SHRINK_BIAS, _SHRINK_BLEND = 10.0, 4.0
+
+
+class Text(NamedTuple):
+  """How text features are standardised, float32[T] each: see `features.FEATURES`."""
+
+  mean: np.ndarray
+  spread: np.ndarray
+
+
+class Estimator(NamedTuple):
+  """What turns a classifier's confidences, an embedding and a text into calibrated log-odds for K LLMs.
+
+  Attributes:
+    text: Of the development queries.
+    probe: float32[D + T + 1, K], the regression, its intercept last.
+    blend: float32[2], what the classifier's and the regression's log-odds count.
+    bias: float32[K].
+    calibrators: One for each LLM, fitted on validation.
+  """
+
+  text: Text
+  probe: np.ndarray
+  blend: np.ndarray
+  bias: np.ndarray
+  calibrators: calibration.Pool
+
+
+class Development(NamedTuple):
+  """What is known of one split before anything is decided.
+
+  Attributes:
+    estimator: For new queries.
+    logits: float32[N, K], calibrated log-odds; out of fold on development queries, NaN for unused ones.
+    blended: float32[N, K], the same before calibration, on validation and test alone.
+    fold: int8[N], in which fold a development query was held out; -1 for all others.
+    ridge: What the regression's weights are shrunk by.
+  """
+
+  estimator: Estimator
+  logits: np.ndarray
+  blended: np.ndarray
+  fold: np.ndarray
+  ridge: float
+
+
+def log_odds(confidences: np.ndarray) -> np.ndarray:
+  """The log-odds of confidences in [0, 1], kept finite."""
+  clipped = np.clip(confidences, 1e-4, 1 - 1e-4)
+  return (np.log(clipped) - np.log1p(-clipped)).astype(np.float32)
+
+
+def _columns(queries: list[str]) -> np.ndarray:
+  """Text features of N queries, float64[N, T], on a scale where differences matter evenly."""
+  columns = np.stack([*features.of(queries).values(), np.array([len(query) for query in queries], float)], 1)
+  return np.log1p(np.maximum(np.nan_to_num(columns), 0))
+
+
+def _inputs(embeddings: np.ndarray, columns: np.ndarray, text: Text) -> np.ndarray:
+  """What the regression reads, float32[N, D + T + 1]."""
+  standard = np.clip((columns - text.mean) / text.spread, -3, 3) * _TEXT_SCALE
+  return np.concatenate([embeddings, standard, np.ones((len(embeddings), 1))], 1).astype(np.float32)
+
+
+def _probe_loss(weights: jax.Array, inputs, labels, counted, ridge) -> jax.Array:
+  logits = inputs @ weights
+  return jnp.sum(counted * (jax.nn.softplus(logits) - labels * logits)) + ridge / 2 * jnp.sum(weights[:-1] ** 2)
+
+
+def fit_probe(inputs: np.ndarray, labels: np.ndarray, counted: np.ndarray, ridge: float) -> np.ndarray:
+  """A logistic regression for each LLM, shrunk towards its mean accuracy.
+
+  Args:
+    inputs: float32[N, F], 1 in the last column.
+    labels: float32[N, K].
+    counted: float32 or bool[N, K], what each label counts.
+    ridge: Half of it times the squared weights (but the last) is added to the summed log loss.
+
+  Returns:
+    float32[F, K].
+  """
+  start = np.zeros((inputs.shape[1], labels.shape[1]), np.float32)
+  return fitting.minimise(
+    _probe_loss, start, inputs, labels.astype(np.float32), counted.astype(np.float32), np.float32(ridge)
+  )
+
+
+def _log_loss(logits: np.ndarray, labels: np.ndarray, observed: np.ndarray) -> float:
+  losses = np.logaddexp(0, logits) - labels * logits
+  return float(np.sum(losses, where=observed) / max(observed.sum(), 1))
+
+
+def _blend_loss(parameters: tuple[jax.Array, jax.Array], classifier, probe, labels, counted) -> jax.Array:
+  blend, bias = parameters
+  logits = blend[0] * classifier + blend[1] * probe + bias
+  losses = counted * (jax.nn.softplus(logits) - labels * logits)
+  return jnp.sum(losses) + _SHRINK_BLEND / 2 * jnp.sum((blend - 0.5) ** 2) + _SHRINK_BIAS / 2 * jnp.sum(bias**2)
+
+
+def develop(
+  queries: list[str],
+  embeddings: np.ndarray,
+  confidences: np.ndarray,
+  labels: np.ndarray,
+  observed: np.ndarray,
+  split: np.ndarray,
+  *,
+  seed: int,
+) -> Development:
+  """Fits the estimator on train and validation, and says what it makes of all queries.
+
+  Args:
+    queries: N texts.
+    embeddings: float32[N, D], unit vectors of the pretrained encoder.
+    confidences: float32[N, K], the classifier's, on validation and test.
+    labels: float32[N, K]; those of test are not looked at.
+    observed: bool[N, K].
+    split: int8[N].
+    seed: Of the folds.
+  """
+  columns = _columns(queries)
+  develops = (split == splits.TRAIN) | (split == splits.VALIDATION)
+  held = np.flatnonzero((split == splits.VALIDATION) | (split == splits.TEST))
+  validation = np.flatnonzero(split == splits.VALIDATION)
+  rows = np.flatnonzero(develops)
+  text = Text(columns[rows].mean(0).astype(np.float32), np.maximum(columns[rows].std(0), 1e-3).astype(np.float32))
+  inputs = _inputs(embeddings, columns, text)
+  fold = np.full(len(queries), -1, np.int8)
+  fold[rows] = np.random.default_rng(seed).permutation(len(rows)) % FOLDS
+
+  def out_of_fold(ridge: float) -> np.ndarray:
+    logits = np.full(labels.shape, np.nan, np.float32)
+    for part in range(FOLDS):
+      fitted_on, out = develops & (fold != part), fold == part
+      logits[out] = inputs[out] @ fit_probe(inputs[fitted_on], labels[fitted_on], observed[fitted_on], ridge)
+    return logits
+
+  tried = {ridge: out_of_fold(ridge) for ridge in _RIDGES}
+  ridge = min(tried, key=lambda ridge: _log_loss(tried[ridge][rows], labels[rows], observed[rows]))
+  logits = tried[ridge]
+  probe = fit_probe(inputs[rows], labels[rows], observed[rows], ridge)
+  logits[split == splits.TEST] = inputs[split == splits.TEST] @ probe
+  classifier = log_odds(confidences)
+  start = (np.full(2, 0.5, np.float32), np.zeros(labels.shape[1], np.float32))
+  data = (classifier[validation], logits[validation], labels[validation], observed[validation].astype(np.float32))
+  blend, bias = fitting.minimise(_blend_loss, start, *data)
+  blended = np.full(labels.shape, np.nan, np.float32)
+  blended[held] = blend[0] * classifier[held] + blend[1] * logits[held] + bias
+  calibrators = calibration.fit_pool(blended[validation], labels[validation], observed[validation], seed=seed)
+  logits[held] = np.asarray(calibration.apply_pool(calibrators, blended[held]))
+  return Development(Estimator(text, probe, blend, bias, calibrators), logits, blended, fold, ridge)
+
+
+def estimate(estimator: Estimator, queries: list[str], embeddings: np.ndarray, confidences: np.ndarray) -> np.ndarray:
+  """Calibrated log-odds of new queries, float32[N, K]: from their texts, embeddings [N, D] and confidences [N, K]."""
+  probe = _inputs(embeddings, _columns(queries), estimator.text) @ estimator.probe
+  blended = estimator.blend[0] * log_odds(confidences) + estimator.blend[1] * probe + estimator.bias
+  return np.asarray(calibration.apply_pool(estimator.calibrators, blended))

@@ -1,0 +1,300 @@
+"""Adaptive selection: which LLM to call next, and when to stop, as answers come in.
+
+It is optimal stopping, fitted as Longstaff and Schwartz (2001) fit the value of going on: recorded responses tell what
+every order of calls would have brought. Over the subsets of LLMs called so far, from the whole pool back to nobody, a
+regression for every next call predicts, from what is known by then, what going on gains: the answer's chance to be
+right at the end, minus the price of all further calls. The rule calls what gains most, and stops when nothing gains.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from selectllm.selection import contest, evidence
+
+# Subsets double with every LLM: a larger pool is cut to those whose votes do best together.
+MOST_LLMS = {1: 10, 2: 8}  # by how many LLMs one stage may call
+# What a whole pool's worth of price is worth in accuracy, from dear (few calls) to cheap: the settings of a rule.
+PRICES = (
+  6.0,
+  4.0,
+  3.0,
+  2.5,
+  2.0,
+  1.7,
+  1.5,
+  1.4,
+  1.3,
+  1.2,
+  1.1,
+  1.0,
+  0.9,
+  0.8,
+  0.65,
+  0.5,
+  0.4,
+  0.3,
+  0.2,
+  0.12,
+  0.08,
+  0.05,
+  0.03,
+  0.01,
+  0.0,
+)
+_RIDGE = 300.0
+_MOST_QUERIES = 10_000
+_FEATURES = 6
+
+
+class Rule(NamedTuple):
+  """When to call whom, for k LLMs of the pool, A actions and P settings.
+
+  Attributes:
+    llms: int32[k], which of the K LLMs it may call.
+    actions: bool[A, k], the LLMs that one action calls at once.
+    weights: float32[P, 2^k, A, F], the gain of each action after each subset (bit i: `llms[i]` was called), linear in
+      `_features`.
+    parallel: bool[], whether an action's price is that of its dearest call, not their sum.
+  """
+
+  llms: contest.Array
+  actions: contest.Array
+  weights: contest.Array
+  parallel: contest.Array
+
+
+def actions_of(count: int, at_once: int) -> np.ndarray:
+  """All sets of 1 to `at_once` LLMs of k, bool[A, k]; single LLMs first."""
+  codes = sorted(range(1, 1 << count), key=lambda code: (code.bit_count(), code))
+  codes = [code for code in codes if code.bit_count() <= at_once]
+  return (np.array(codes)[:, None] >> np.arange(count) & 1).astype(bool)
+
+
+def _features(found: evidence.Posterior, logits: jax.Array, actions: jax.Array) -> jax.Array:
+  """What the gain of each action is predicted from, float32[A, F]: how sure the vote is, and what the next is worth."""
+  best = jnp.max(jnp.where(actions, jax.nn.sigmoid(logits), 0.0), -1)
+  of_query = jnp.stack([jnp.ones(()), found.top, found.top**2, found.second, logits.mean()])
+  return jnp.concatenate(
+    [jnp.broadcast_to(of_query, (len(actions), of_query.size)), ((1 - found.top) * best)[:, None]], -1
+  )
+
+
+def _shortlist(weights: evidence.Weights, known: contest.Queries, most: int) -> np.ndarray:
+  """The LLMs to choose from: all, or those that do best together, added one by one, int32[k]."""
+  count = known.observed.shape[1]
+  if count <= most:
+    return np.arange(count, dtype=np.int32)
+  every = evidence.gather_all(known.answers)
+  chosen: list[int] = []
+  for _ in range(most):
+    rest = [llm for llm in range(count) if llm not in chosen]
+    masks = np.zeros((len(rest), count), bool)
+    masks[:, chosen] = True
+    masks[np.arange(len(rest)), rest] = True
+    right = _accuracy(weights, known.logits, every, known.observed, known.reference, masks)
+    chosen.append(rest[int(np.argmax(right))])
+  return np.sort(np.array(chosen, np.int32))
+
+
+@jax.jit
+def _accuracy(weights, logits, every, observed, reference, masks):
+  def of_set(mask):
+    found = jax.vmap(evidence.posterior, in_axes=(None, 0, 0, 0))(weights, logits, every, observed & mask)
+    return jnp.mean(found.answer == reference)
+
+  return jax.lax.map(of_set, masks)
+
+
+def _members(code: jax.Array, count: int) -> jax.Array:
+  return (code >> jnp.arange(count) & 1).astype(bool)
+
+
+def _cut(weights: evidence.Weights, llms: contest.Array) -> evidence.Weights:
+  """The vote of some of the LLMs."""
+  return weights._replace(
+    bias=weights.bias[llms], pair=weights.pair[llms][:, llms], other_called=weights.other_called[llms]
+  )
+
+
+def _action_price(price: jax.Array, actions: jax.Array, parallel: jax.Array) -> jax.Array:
+  """Prices [..., A] of actions bool[A, k] where calls take [..., k]."""
+  each = jnp.where(actions, price[..., None, :], 0.0)
+  return jnp.where(parallel, each.max(-1), each.sum(-1))
+
+
+@jax.jit
+def _backward(weights, logits, every, observed, reference, price, counted, actions, multipliers):
+  """The regressions of `Rule.weights`, float32[2^k, A, F, P], from the full subset back to the empty one.
+
+  Args:
+    weights: Of the vote, cut to k LLMs.
+    logits: float32[N, k].
+    every: Evidence of the k LLMs.
+    observed: bool[N, k].
+    reference: int[N].
+    price: float32[N, A], what each action takes.
+    counted: float32[N], 0 for rows that only fill up.
+    actions: bool[A, k].
+    multipliers: float32[P].
+  """
+  count, subsets = actions.shape[1], 1 << actions.shape[1]
+  codes = jnp.sum(actions << jnp.arange(count), -1)
+  possible = jnp.all(observed[:, None] | ~actions, -1)  # [N, A]
+  shrink = _RIDGE * jnp.eye(_FEATURES).at[0, 0].set(1e-5)
+
+  def step(value, code):
+    known = observed & _members(code, count)
+    found = jax.vmap(evidence.posterior, in_axes=(None, 0, 0, 0))(weights, logits, every, known)
+    features = jax.vmap(_features, in_axes=(0, 0, None))(found, logits, actions)  # [N, A, F]
+    fresh = (codes & code) == 0
+    usable = possible & fresh
+    weight = usable * counted[:, None]
+    total = jnp.maximum(weight.sum(0), 1.0)[:, None]
+    mean = (jnp.einsum('na,naf->af', weight, features) / total).at[:, 0].set(0.0)
+    spread = jnp.sqrt(jnp.einsum('na,naf->af', weight, (features - mean) ** 2) / total).at[:, 0].set(1.0) + 1e-6
+    scaled = (features - mean) / spread
+    later = value[codes | code]  # [A, N, P]
+    target = jnp.moveaxis(later, 0, 1) - price[:, :, None] * multipliers - found.top[:, None, None]
+    gram = jnp.einsum('na,naf,nag->afg', weight, scaled, scaled) + shrink
+    solved = jnp.linalg.solve(gram, jnp.einsum('na,naf,nap->afp', weight, scaled, target)) / spread[:, :, None]
+    solved = solved.at[:, 0].add(-jnp.einsum('af,afp->ap', mean, solved))
+    gain = jnp.where(usable[:, :, None], jnp.einsum('naf,afp->nap', features, solved), -jnp.inf)
+    best = gain.argmax(1)[:, None]
+    goes = (jnp.take_along_axis(gain, best, 1)[:, 0] > 0) | ((code == 0) & usable.any(1)[:, None])
+    brought = jnp.take_along_axis(target, best, 1)[:, 0] + found.top[:, None]
+    right = (found.answer == reference).astype(jnp.float32)[:, None]
+    return value.at[code].set(jnp.where(goes, brought, right)), solved
+
+  value = jnp.zeros((subsets, logits.shape[0], multipliers.size))
+  _, solved = jax.lax.scan(step, value, jnp.arange(subsets - 1, -1, -1))
+  return solved[::-1]
+
+
+def fit(
+  weights: evidence.Weights, known: contest.Queries, *, seed: int, at_once: int = 1, parallel: bool = False
+) -> Rule:
+  """Fits the rule for every setting of `PRICES`.
+
+  Args:
+    weights: Of the vote, from `evidence.fit`.
+    known: Queries with labels, their logits out of fold.
+    seed: Of the queries that are taken where there are very many.
+    at_once: The most LLMs that one stage calls, a key of `MOST_LLMS`.
+    parallel: Whether a stage's price is that of its dearest call (as for latency), not the sum (as for dollars).
+  """
+  llms = _shortlist(weights, known, MOST_LLMS[at_once])
+  rows = np.random.default_rng(seed).permutation(len(known.reference))[:_MOST_QUERIES]
+  filled = np.resize(rows, -(-len(rows) // 512) * 512)
+  asked = known.rows(filled)
+  actions = actions_of(len(llms), at_once)
+  price = np.where(np.isnan(asked.price), asked.expected, asked.price)[:, llms]
+  multipliers = np.array(PRICES, np.float32) / max(float(known.expected.sum()), 1e-12)
+  solved = _backward(
+    _cut(weights, llms),
+    asked.logits[:, llms],
+    evidence.gather_all(asked.answers[:, llms]),
+    asked.observed[:, llms],
+    asked.reference.astype(np.int32),
+    np.asarray(_action_price(price, actions, np.array(parallel))),
+    (np.arange(len(filled)) < len(rows)).astype(np.float32),
+    actions,
+    multipliers,
+  )
+  return Rule(llms, actions, np.moveaxis(np.asarray(solved), -1, 0), np.array(parallel))
+
+
+class State(NamedTuple):
+  """How far a query has come.
+
+  Attributes:
+    called: bool[K], the LLMs whose answers are known.
+    action: int32[], what to do next, a row of `Rule.actions`; -1 to stop.
+    found: What the answers so far make likely.
+  """
+
+  called: contest.Array
+  action: contest.Array
+  found: evidence.Posterior
+
+
+def decide(
+  rule: Rule,
+  weights: evidence.Weights,
+  setting: jax.Array,
+  logits: jax.Array,
+  says: evidence.Evidence,
+  called: jax.Array,
+  available: jax.Array,
+  expected: jax.Array,
+  budget: jax.Array,
+) -> State:
+  """What to do next for one query.
+
+  Args:
+    rule: From `fit`.
+    weights: Of the vote.
+    setting: int32[], which of the settings.
+    logits: float32[K].
+    says: Evidence; looked at only where `called`.
+    called: bool[K], whose answers are known.
+    available: bool[K], who can still be called, those already called included.
+    expected: float32[K], what a call of each LLM is expected to take.
+    budget: float32[], the most that this query's calls may be expected to take in sum; infinite for no limit.
+  """
+  llms = rule.llms
+  found = evidence.posterior(weights, logits, says, called)
+  # The rule was fitted on the LLMs that it may call, and knows the votes of these alone.
+  within = evidence.Evidence(says.candidates[llms], says.support[llms][:, llms])
+  known = called[llms]
+  seen = evidence.posterior(_cut(weights, llms), logits[llms], within, known)
+  code = jnp.sum(known << jnp.arange(llms.size))
+  features = _features(seen, logits[llms], rule.actions)
+  possible = jnp.all((available[llms] & ~known) | ~rule.actions, -1)
+  possible &= jnp.sum(called * expected) + rule.actions @ expected[llms] <= budget
+  gain = jnp.where(possible, jnp.sum(rule.weights[setting, code] * features, -1), -jnp.inf)
+  best = jnp.argmax(gain)
+  goes = (gain[best] > 0) | (~known.any() & possible.any())
+  return State(called, jnp.where(goes, best, -1), found)
+
+
+@functools.partial(jax.jit, static_argnames='settings')
+def _replay(rule: Rule, weights: evidence.Weights, logits, answers, observed, expected, budget, settings: int):
+  def one(logits, answers, observed, setting):
+    says = evidence.gather(answers)
+    sets = jnp.zeros((len(rule.actions), logits.size), bool).at[:, rule.llms].set(rule.actions)
+
+    def stage(carry, number):
+      called, when = carry
+      action = decide(rule, weights, setting, logits, says, called, observed, expected, budget).action
+      fresh = sets[action] & (action >= 0)
+      return (called | fresh, jnp.where(fresh, number, when)), None
+
+    start = (jnp.zeros(logits.size, bool), jnp.zeros(logits.size, jnp.int8))
+    (called, when), _ = jax.lax.scan(stage, start, jnp.arange(rule.llms.size, dtype=jnp.int8))
+    found = evidence.posterior(weights, logits, says, called)
+    return called, found.answer.astype(jnp.int16), found.top, when
+
+  of_settings = jax.vmap(one, in_axes=(None, None, None, 0))
+  return jax.vmap(of_settings, in_axes=(0, 0, 0, None))(logits, answers, observed, jnp.arange(settings))
+
+
+def replay(rule: Rule, weights: evidence.Weights, asked: contest.Queries, *, budget: float = np.inf) -> contest.Played:
+  """Plays the rule at every setting on recorded responses; an answer is looked at only once its LLM has been called.
+
+  Args:
+    rule: From `fit`.
+    weights: Of the vote.
+    asked: N queries.
+    budget: The most that the calls of one query may be expected to take.
+  """
+  settings = rule.weights.shape[0]
+  rows = max(1, (1 << 18) // settings)
+  parts = [
+    jax.device_get(_replay(rule, weights, part.logits, part.answers, part.observed, asked.expected, budget, settings))
+    for part in (asked.rows(slice(start, start + rows)) for start in range(0, len(asked.logits), rows))
+  ]
+  return contest.Played(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))

@@ -1,0 +1,189 @@
+"""Votes that weigh evidence: how likely each answer is right, given who gave it.
+
+A conditional logit over the answers that the called LLMs gave, and over "another one": an LLM adds to the utility of
+its answer what its log-odds say, pairs of LLMs that agree add what their agreement is worth (less, where they err
+alike), and what is left for other answers depends on who has been called. Bayes' rule with independent errors is the
+special case that the fit is shrunk towards: then an LLM's vote weighs its log-odds.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from selectllm.selection import contest, fitting, voting
+
+# An LLM that errs is taken to choose evenly among so many wrong answers, where nothing better is known.
+_DISTRACTORS = 8.0
+# Queries that a fit looks at; more change nothing.
+_MOST_QUERIES = 20_000
+# Random sets of called LLMs for each query of a fit, beside all of them: the vote must know what few answers are worth.
+_CALLED_SETS = 5
+_SHRINK, _SHRINK_PAIRS = 5.0, 5.0
+
+
+class Evidence(NamedTuple):
+  """What K LLMs say of one query, called or not.
+
+  Attributes:
+    candidates: int32[K], each LLM's majority answer; -1 for none.
+    support: float32[K, K], the share of the row's samples that give the column's answer.
+  """
+
+  candidates: contest.Array
+  support: contest.Array
+
+
+class Weights(NamedTuple):
+  """The parameters of the vote, for K LLMs.
+
+  Attributes:
+    bias: float32[K], what an LLM's answer is worth beside its log-odds.
+    slope: float32[], what its log-odds are worth.
+    pair: float32[K, K], symmetric, 0 on the diagonal: what agreement of two LLMs adds.
+    other: float32[], the utility of an answer that nobody called gave.
+    other_called: float32[K], what each called LLM adds to it.
+    other_distinct: float32[], what log(1 + different answers) adds to it.
+    other_logit: float32[], what the mean log-odds of the called LLMs add to it.
+  """
+
+  bias: contest.Array
+  slope: contest.Array
+  pair: contest.Array
+  other: contest.Array
+  other_called: contest.Array
+  other_distinct: contest.Array
+  other_logit: contest.Array
+
+
+class Posterior(NamedTuple):
+  """What the called LLMs make likely.
+
+  Attributes:
+    answer: int32[], the likeliest answer; -1 where nobody called gave one.
+    top: float32[], its probability; 0 without one.
+    second: float32[], that of the next likeliest answer given; 0 without one.
+  """
+
+  answer: contest.Array
+  top: contest.Array
+  second: contest.Array
+
+
+def gather(answers: jax.Array) -> Evidence:
+  """The evidence in the answers int[K, S] of one query."""
+  candidates = voting.majority(answers)
+  given = answers != voting.NO_ANSWER
+  says = (answers[:, :, None] == candidates[None, None, :]) & given[:, :, None]  # [K, S, K]
+  return Evidence(candidates, jnp.sum(says, 1) / jnp.maximum(given.sum(1), 1)[:, None])
+
+
+def bayes(num_llms: int) -> Weights:
+  """Bayes' rule for LLMs that err independently of each other: a vote weighs its log-odds (and an even prior)."""
+  prior = np.float32(np.log(_DISTRACTORS))
+  zeros = np.zeros(num_llms, np.float32)
+  none = np.float32(0)
+  return Weights(zeros + prior, np.float32(1), np.zeros((num_llms, num_llms), np.float32), prior, zeros, none, none)
+
+
+def _log_probabilities(weights: Weights, logits: jax.Array, evidence: Evidence, called: jax.Array):
+  """Log-probabilities of the candidates float32[K] (-inf but for the first called LLM with that answer), of others."""
+  support = evidence.support * called[:, None]
+  utility = (weights.bias + weights.slope * logits) @ support
+  utility += 0.5 * jnp.einsum('kc,kj,jc->c', support, weights.pair, support)
+  same = (evidence.candidates[:, None] == evidence.candidates[None, :]) & called[:, None]
+  first = jnp.argmax(same, 0) == jnp.arange(logits.size)
+  stands = called & (evidence.candidates != voting.NO_ANSWER) & first
+  other = weights.other + weights.other_called @ called + weights.other_distinct * jnp.log1p(stands.sum())
+  other += weights.other_logit * jnp.sum(called * logits) / jnp.maximum(called.sum(), 1)
+  utility = jnp.where(stands, utility, -jnp.inf)
+  total = jnp.logaddexp(jax.nn.logsumexp(utility), other)
+  return utility - total, other - total
+
+
+def posterior(weights: Weights, logits: jax.Array, evidence: Evidence, called: jax.Array) -> Posterior:
+  """How likely the likeliest answers of one query are right.
+
+  Args:
+    weights: Of the vote.
+    logits: float32[K], calibrated log-odds that each LLM is right.
+    evidence: From `gather`.
+    called: bool[K], whose answers are known; those of the others are not looked at.
+  """
+  given, _ = _log_probabilities(weights, logits, evidence, called)
+  best = jnp.argmax(given)
+  rest = jnp.where(jnp.arange(given.size) == best, -jnp.inf, given)
+  answer = jnp.where(jnp.isfinite(given[best]), evidence.candidates[best], voting.NO_ANSWER)
+  return Posterior(answer, jnp.exp(given[best]), jnp.exp(rest.max()))
+
+
+def _loss(weights: Weights, logits, evidence, called, reference, counted) -> jax.Array:
+  """Negative log-likelihood of the right answers under random sets of called LLMs, and the distance from Bayes."""
+  pair = (weights.pair + weights.pair.T) / 2 * (1 - jnp.eye(logits.shape[1]))
+  shaped = weights._replace(pair=pair)
+
+  def one(logits, evidence, called, reference):
+    given, other = _log_probabilities(shaped, logits, evidence, called)
+    right = jnp.isfinite(given) & (evidence.candidates == reference)
+    found = jnp.where(right, given, -jnp.inf).max()
+    return -jnp.where(right.any(), jnp.where(right.any(), found, 0.0), other)
+
+  of_sets = jax.vmap(one, in_axes=(None, None, 0, None))
+  losses = jax.vmap(of_sets)(logits, evidence, called, reference).mean(1)
+  spread = jnp.sum((weights.bias - weights.bias.mean()) ** 2) + jnp.sum(weights.other_called**2)
+  rest = (weights.slope - 1) ** 2 + weights.other_distinct**2 + weights.other_logit**2
+  shrink = _SHRINK * (spread + rest) + _SHRINK_PAIRS * jnp.sum(pair**2) / 2
+  return jnp.sum(losses * counted) + shrink / 2
+
+
+@jax.jit
+def gather_all(answers: jax.Array) -> Evidence:
+  """`gather` for N queries, int[N, K, S]."""
+  return jax.vmap(gather)(answers)
+
+
+def fit(logits: np.ndarray, answers: np.ndarray, reference: np.ndarray, observed: np.ndarray, *, seed: int) -> Weights:
+  """Fits the vote on queries whose right answers are known.
+
+  Args:
+    logits: float32[N, K], out of fold.
+    answers: int16[N, K, S].
+    reference: int16[N].
+    observed: bool[N, K].
+    seed: Of the sets of LLMs that are taken to be called.
+  """
+  rng = np.random.default_rng(seed)
+  count, num_llms = observed.shape
+  rows = rng.permutation(count)[:_MOST_QUERIES]
+  filled = np.resize(rows, -(-len(rows) // 512) * 512)  # few shapes, so that not every fold is compiled anew
+  counted = (np.arange(len(filled)) < len(rows)).astype(np.float32)
+  sizes = rng.integers(1, num_llms + 1, (len(filled), _CALLED_SETS, 1))
+  places = rng.random((len(filled), _CALLED_SETS, num_llms)).argsort(-1).argsort(-1)
+  called = np.concatenate([places < sizes, np.ones((len(filled), 1, num_llms), bool)], 1) & observed[filled, None]
+  evidence = gather_all(answers[filled])
+  data = (logits[filled].astype(np.float32), evidence, called, reference[filled].astype(np.int32), counted)
+  found = fitting.minimise(_loss, bayes(num_llms), *data)
+  return found._replace(pair=(found.pair + found.pair.T) / 2 * (1 - np.eye(num_llms, dtype=np.float32)))
+
+
+@functools.partial(jax.jit, static_argnames='sizes')
+def _by_confidence(weights: Weights, logits, answers, observed, expected, sizes: tuple[int, ...]):
+  def one(logits, answers, observed):
+    order = jnp.lexsort((expected, -jnp.where(observed, logits, -jnp.inf)))
+    rank = jnp.zeros_like(order).at[order].set(jnp.arange(order.size))
+    mask = (rank < jnp.array(sizes)[:, None]) & observed
+    found = jax.vmap(posterior, in_axes=(None, None, None, 0))(weights, logits, gather(answers), mask)
+    return mask, found.answer.astype(jnp.int16), found.top
+
+  return jax.vmap(one)(logits, answers, observed)
+
+
+def by_confidence(weights: Weights, asked: contest.Queries) -> contest.Played:
+  """Calls the s most confident LLMs, s = 1..K being the settings, and takes their likeliest answer."""
+  sizes = tuple(range(1, asked.observed.shape[1] + 1))
+  mask, answer, top = jax.device_get(
+    _by_confidence(weights, asked.logits, asked.answers, asked.observed, asked.expected, sizes)
+  )
+  return contest.Played(mask, answer, top, np.zeros(mask.shape, np.int8))
