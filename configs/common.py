@@ -54,6 +54,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.dataset.manual_dir = ''  # published files are read from here, not downloaded
   config.dataset.base_url = ''  # a mirror of the published files
   config.dataset.extractor = ''  # grade the texts again: number-v1, option_letter-v1, ...
+  config.dataset.labels = 'reference'  # or agreement: the pool's own weighted vote, where there are no references
   config.dataset.query_includes_options = False  # mmlu_pro_pool: the classifier reads the options too
   config.dataset.split = 'hash'  # of the question, by the shares below; or published: the one that each query names
   config.dataset.split_seed = 0

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 
 from selectllm import analysis, evaluate, leaks, optim, outcomes, rundir, score, sharding, train
-from selectllm.data import batches, load, sources, splits, votes
+from selectllm.data import agreement, batches, load, sources, splits, votes
 from selectllm.models import classifier, pretrained
 from selectllm.report import document, queries
 from selectllm.selection import voting
@@ -99,11 +99,11 @@ def read_predictions(path: pathlib.Path) -> Predictions:
 def _load(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> votes.Table:
   table, identity = load.load(config, rundir.begun_with(workdir))
   rundir.claim_data(workdir, identity)
-  return table
+  return agreement.label(table, _split(config, table)[0]) if config.dataset.labels == 'agreement' else table
 
 
 def _split(config: ml_collections.ConfigDict, table: votes.Table) -> np.ndarray:
-  """One split, or one for each fold, int8[F, N]; refuses those that nothing can be learned from."""
+  """One split, or one for each fold, int8[F, N]; refuses those of which a part is empty."""
   options = config.dataset
   shares = {'validation': options.validation_share, 'test': options.test_share}
   if options.split == 'published':
@@ -120,7 +120,6 @@ def _split(config: ml_collections.ConfigDict, table: votes.Table) -> np.ndarray:
     for which, name in enumerate(splits.NAMES):
       if not (part == which).any():
         raise ValueError(f'the {name} split is empty: none of the {len(table.queries):,} queries falls into it')
-    _check_labels(table, part == splits.TRAIN)
   return np.stack(folds)
 
 
@@ -150,6 +149,8 @@ def _predict(
 ) -> Predictions:
   """Scores all queries with the classifier of each split, and keeps what the report is made of."""
   split, batch_size = _split(config, table), config.evaluate.batch_size
+  for part in split:
+    _check_labels(table, part == splits.TRAIN)
   model = train.make_model(config, len(table.llms))
   tokens = model.tokenize(table.queries)
   if tokens.truncated:
@@ -242,7 +243,7 @@ def _report(
     near=config.evaluate.near_duplicates,
     resamples=config.evaluate.resamples,
   )
-  results['dataset']['truncated'] = int(predictions.truncated)
+  results['dataset'] |= {'truncated': int(predictions.truncated), 'labels': config.dataset.labels}
   results['settings'] = config.evaluate.to_dict()  # they may change when a run is evaluated anew
   results['timing'] = {
     **earlier,
@@ -272,6 +273,7 @@ _CHOICES = {
   'train.loss': train.LOSSES,
   'evaluate.vote': voting.VOTES,
   'dataset.split': splits.KINDS,
+  'dataset.labels': agreement.LABELS,
 }
 
 
@@ -299,6 +301,10 @@ def check_options(config: ml_collections.ConfigDict) -> None:
     problems.append(f'dataset.train_share={config.dataset.train_share}: above 0, at most 1')
   if config.dataset.split == 'published' and config.dataset.folds:
     problems.append(f'dataset.folds={config.dataset.folds}: 0 with dataset.split=published, which tests one split only')
+  if config.dataset.labels == 'agreement' and config.dataset.folds:
+    problems.append(
+      f'dataset.folds={config.dataset.folds}: 0 with dataset.labels=agreement, which judges one split by its references'
+    )
   if problems:
     raise ValueError('these options cannot be:\n' + '\n'.join(f'  config.{problem}' for problem in problems))
 

@@ -109,6 +109,7 @@ def test_learns_who_is_right(finished: pathlib.Path):
     'queries_per_split': None,
     'unused': 0,
     'truncated': 0,
+    'labels': 'reference',
   }
   assert sum(report['dataset']['queries_per_split'].values()) == 160
   assert report['classifier']['auroc'] > 0.65  # two LLMs can be predicted, the third guesses

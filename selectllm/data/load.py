@@ -112,6 +112,7 @@ def load(config: ml_collections.ConfigDict, begun_with: str = '') -> tuple[votes
     llms=pool_builder.wanted_llms(config),
     pool=pool,
     extractor=options.extractor if asked_for else '',
+    unlabelled=options.labels == 'agreement',
   )
   facts = {llm: _facts(pool.facts(llm), bool(options.extractor)) if pool else {} for llm in table.llms}
   identity = {'name': builder.name, 'identity': builder.builder_config.name, 'llms': facts}

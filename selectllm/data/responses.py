@@ -152,8 +152,8 @@ def from_json(value: Any, where: str) -> Record:
   for llm, samples in responses.items():
     if not isinstance(samples, list):
       raise RecordError(f'{where}: responses[{llm!r}] must be a list of samples, not {samples!r:.80}')
-  if responses and not (fields.get('reference') or '').strip():
-    raise RecordError(f'{where}: a record with responses needs a reference answer')
+  if responses and (reference := fields.get('reference')) is not None and not reference.strip():
+    raise RecordError(f'{where}: reference is empty; give null where there is none')
   return Record(
     **{
       **fields,

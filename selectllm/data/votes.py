@@ -17,7 +17,7 @@ class Votes(NamedTuple):
 
   Attributes:
     answers: int16[N, K, S], ids that mean something only within one query; -1 where there is no answer.
-    reference: int16[N], the right answer's id; -1 where only scores are known.
+    reference: int16[N], the right answer's id; -1 where it is unknown, or only scores are known.
     labels: float32[N, K], 1 where the majority of an LLM's samples is right (or its score); 0 where missing.
     observed: bool[N, K], false where an LLM is missing: masked out of losses and metrics.
     latency_s: float32[N, K], seconds of the call (its slowest sample); NaN where unknown.
@@ -111,13 +111,17 @@ class _Grader:
     return self._extract(sample.text)
 
   def reference(self, record: responses.Record) -> str:
-    reference = record.reference or ''
+    if record.reference is None:
+      raise responses.RecordError(
+        f'query {record.query_id!r} has no reference, so nothing says which responses are right; '
+        "--config.dataset.labels=agreement lets the pool's own vote say it"
+      )
     if not self._extract:
-      return reference
-    canonical = grading.canonical_reference(reference, self._name)
+      return record.reference
+    canonical = grading.canonical_reference(record.reference, self._name)
     if canonical is None:
       raise responses.RecordError(
-        f'query {record.query_id!r}: {self._name} finds no answer in its reference {reference!r}'
+        f'query {record.query_id!r}: {self._name} finds no answer in its reference {record.reference!r}'
       )
     return canonical
 
@@ -165,6 +169,7 @@ def build(
   llms: collections.abc.Sequence[str] = (),
   pool: spec.Pool | None = None,
   extractor: str = '',
+  unlabelled: bool = False,
 ) -> Table:
   """Fills the arrays record by record.
 
@@ -178,10 +183,11 @@ def build(
     pool: Facts that latencies and costs follow from.
     extractor: Grade the raw texts again with this extractor, or with an LLM's own where the pool file names one (where
       there is no text, the recorded answer); empty to take the recorded answers.
+    unlabelled: Whether queries may lack a reference; no response to such a query is labelled as right.
 
   Raises:
     ValueError: for LLMs that the data lack, a pool of one, or records that mix answers and scores.
-    responses.RecordError: for a reference from which the extractor takes no answer.
+    responses.RecordError: for a reference from which the extractor takes no answer, or none where one is needed.
   """
   chosen = _choose_llms(llms, present, pool)
   facts = [pool.facts(llm) if pool else spec.LLM(llm) for llm in chosen]
@@ -229,7 +235,7 @@ def build(
         answer = graders[column].answer(sample)
         if answer is not None:
           votes.answers[row, column, place] = ids.setdefault(answer, len(ids))
-    if samples:
+    if samples and not (unlabelled and record.reference is None):
       votes.reference[row] = ids.setdefault(grader.reference(record), len(ids))
     texts.append(tuple(ids))
   if samples:
@@ -238,8 +244,8 @@ def build(
         f'no response of {name} has an answer; have them extracted from the texts with '
         f'--config.dataset.extractor={"|".join(grading.EXTRACTORS)}'
       )
-    majority = jax.jit(jax.vmap(voting.majority))(votes.answers)
-    votes.labels[:] = np.asarray(majority) == votes.reference[:, None]
+    majority = np.asarray(jax.jit(jax.vmap(voting.majority))(votes.answers))
+    votes.labels[:] = (majority == votes.reference[:, None]) & (majority != voting.NO_ANSWER)
   assumed = tuple(fact.name for fact in facts if fact.parameters_assumed)
   return Table(
     name=name,

@@ -15,6 +15,7 @@ ANSWERED = [
     'a': [Sample('\u2028 "quoted" \\ \t', None), Sample('', 'nein', None, 0.25, 'estimated', 0, 0)],
     'b': [Sample(error='timeout\nafter 60 s'), Sample(error='again', latency_s=60.0, latency_is='measured')],
   }),
+  Record('open', 'Who knows?', responses={'a': [Sample('I', 'a')], 'b': [Sample('I', 'b')]}),
   Record('Ünïcode', '日本語の質問', '算数', '⅓', {'a.b/c-d': [Sample('x' * 100_000, '-1.5', latency_s=0.0)]}),
 ]  # fmt: skip
 SCORED = [
@@ -148,8 +149,7 @@ def test_a_file_that_is_not_there(tmp_path):
     (line(querry='x'), "unknown field 'querry'; the fields are query_id, query, task"),
     (line(task=3), 'task must be str, not 3'),
     (line(reference=4), 'reference must be str or null, not 4'),
-    (line(reference=None), 'needs a reference'),
-    (line(reference=''), 'needs a reference'),
+    (line(reference=''), 'reference is empty; give null where there is none'),
     (line(scores={'a': 1}), 'either responses or scores, this one both'),
     (line(responses=None), 'either responses or scores, this one neither'),
     (line(responses={}, scores={}), 'either responses or scores, this one neither'),

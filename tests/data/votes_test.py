@@ -11,12 +11,20 @@ Record, Sample = responses.Record, responses.Sample
 LLMS = ('c', 'a', 'd', 'b')
 
 
-def build(records, *, llms=(), pool=None, extractor=''):
+def build(records, *, llms=(), pool=None, extractor='', unlabelled=False):
   """What `load` does, without files."""
   present = list(dict.fromkeys(name for record in records for name in (record.responses or record.scores)))
   samples = max((len(s) for record in records for s in record.responses.values()), default=0)
   return votes.build(
-    records, name='data', size=len(records), present=present, samples=samples, llms=llms, pool=pool, extractor=extractor
+    records,
+    name='data',
+    size=len(records),
+    present=present,
+    samples=samples,
+    llms=llms,
+    pool=pool,
+    extractor=extractor,
+    unlabelled=unlabelled,
   )
 
 
@@ -267,6 +275,17 @@ def test_a_reference_without_an_answer():
   record = Record('q7', 'x', 't', 'forty', {'a': [Sample('40')], 'b': [Sample('40')]})
   with pytest.raises(responses.RecordError, match="query 'q7': number-v1 finds no answer in its reference 'forty'"):
     build([record], extractor='number-v1')
+
+
+@pytest.mark.parametrize('extractor', ['', 'number-v1'])
+def test_a_query_without_a_reference(extractor):
+  records = [answered(None, a=['4'], b=[None]), answered('5', a=['4'], b=['5'])]
+  data = build(records, extractor=extractor, unlabelled=True).votes
+  assert data.answers[0].tolist() == [[0], [-1]]
+  assert data.reference.tolist() == [-1, 1]
+  assert data.labels.tolist() == [[0, 0], [0, 1]]  # who says nothing is not right because nothing is known
+  with pytest.raises(responses.RecordError, match=r'has no reference.*--config\.dataset\.labels=agreement'):
+    build(records, extractor=extractor)
 
 
 def test_an_unknown_extractor():

@@ -59,7 +59,7 @@ def _evaluate(llms: int, kind: str) -> Results:
   results, played = evaluate.evaluate(table, [part] * folds, embeddings, CONFIG)
   cases = analysis.gather(table, [part] * folds, results, played, CONFIG.vote)
   return results | {
-    'dataset': results['dataset'] | {'truncated': 0},
+    'dataset': results['dataset'] | {'truncated': 0, 'labels': 'reference'},
     'overlap': leaks.find(table, np.stack([SPLIT] * folds), results, played, near=0.8, resamples=20),
     'by_task': analysis.by_task(table, cases, results, played),
     'analysis': analysis.explain(table, cases, tokens=np.arange(len(SPLIT), dtype=np.int32)),

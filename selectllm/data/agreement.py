@@ -1,0 +1,161 @@
+"""Labels without references: the pool's own weighted vote stands in for the right answer."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from selectllm.data import splits, votes
+from selectllm.selection import voting
+
+LABELS = ('reference', 'agreement')
+# The weights of GSM8K's and MMLU-Pro's pools stand still after five.
+_ROUNDS = 10
+# Queries whose LLMs x LLMs comparisons are held at once.
+_BLOCK = 4096
+
+_majorities = jax.jit(jax.vmap(voting.majority))
+
+
+class _Counts(NamedTuple):
+  """What a round counts over all queries: each field of one query, then summed.
+
+  Attributes:
+    agreed: float32[K], how often the others' vote elects the LLM's answer; a tie counts half.
+    asked: float32[K], of how many queries with an answer from any other LLM.
+    alike: float32[], pairs of LLMs that differ from the elected answer and give the same one.
+    apart: float32[], pairs that differ from it and from each other.
+  """
+
+  agreed: jax.Array
+  asked: jax.Array
+  alike: jax.Array
+  apart: jax.Array
+
+
+def _elect(own: jax.Array, weight: jax.Array) -> jax.Array:
+  """The elected answer, int32[], of majority answers int32[K]; a tie goes to the LLM that comes first."""
+  return voting.vote(own[:, None], own != voting.NO_ANSWER, weight, jnp.zeros_like(weight))
+
+
+def _count(own: jax.Array, observed: jax.Array, weight: jax.Array) -> _Counts:
+  """Compares one query's majority answers, int32[K], with each other and with the elected one."""
+  given = own != voting.NO_ANSWER
+  same = (own[:, None] == own) & given[:, None] & given
+  support = same @ weight
+  # Each LLM is held against the vote of the others: with its own vote counted, the heaviest LLM would always be right.
+  backed = support - weight
+  rival = jnp.max(jnp.where(given & ~same, support, 0.0), axis=-1)
+  others = jnp.sum(given) > given
+  agreed = jnp.where(given, jnp.heaviside(backed - rival, 0.5), 0.0)
+  differs = given & (own != _elect(own, weight))
+  pairs = jnp.triu(differs[:, None] & differs, k=1)
+  return _Counts(
+    agreed=agreed * (observed & others),
+    asked=(observed & others).astype(jnp.float32),
+    alike=jnp.sum(pairs & same, dtype=jnp.float32),
+    apart=jnp.sum(pairs & ~same, dtype=jnp.float32),
+  )
+
+
+@jax.jit
+def _weigh(own: jax.Array, observed: jax.Array) -> jax.Array:
+  """What each LLM's vote counts, float32[K], from majority answers int32[N, K] alone."""
+
+  def again(weight: jax.Array, _: None) -> tuple[jax.Array, None]:
+    counts = jax.lax.map(lambda query: _count(query[0], query[1], weight), (own, observed), batch_size=_BLOCK)
+    agreed, asked, alike, apart = jax.tree.map(lambda count: count.sum(axis=0), counts)
+    right = (agreed + 1) / (asked + 2)
+    coincide = (alike + 1) / (alike + apart + 2)
+    # Never against its own answer: a vote that does feeds on itself until it elects what nobody else says.
+    return jnp.maximum(jnp.log(right / (1 - right)) - jnp.log(coincide), 0.0), None
+
+  return jax.lax.scan(again, jnp.ones(own.shape[1]), length=_ROUNDS)[0]
+
+
+def pseudo_reference(data: votes.Votes) -> np.ndarray:
+  """The answer that all LLMs elect together, each weighted by how far the others bear it out.
+
+  Dawid and Skene's estimate (1979) with one parameter for each LLM, from hard votes. It begins with the plain vote of
+  the LLMs' majority answers; then weights follow from agreement, and agreement from weights, for some rounds. A weight
+  is log(p / (1 - p)) - log(c), where p is how often the vote of the *other* LLMs elects the LLM's answer and c how
+  often two LLMs that both differ from the elected answer give the same one. Were c left out, as if there were two
+  answers to choose from, LLMs that are seldom right would vote against themselves.
+
+  Args:
+    data: N queries with answers; neither references nor labels are looked at.
+
+  Returns:
+    int16[N], ids as in `data.answers`; `voting.NO_ANSWER` where no LLM has an answer.
+  """
+  own = jnp.where(data.observed, _majorities(data.answers), voting.NO_ANSWER)
+  return np.asarray(jax.jit(jax.vmap(_elect, in_axes=(0, None)))(own, _weigh(own, data.observed)), np.int16)
+
+
+def relabel(table: votes.Table, rows: np.ndarray) -> votes.Table:
+  """Puts the pool's agreement in the place of references and labels.
+
+  Args:
+    table: N queries.
+    rows: bool[N], where; also all that the agreement's weights are made from.
+
+  Returns:
+    The table. A query without a reference, given or agreed, is unobserved: nobody knows who is right, so it is neither
+    learned from nor counted.
+
+  Raises:
+    ValueError: for scores, which cannot agree.
+  """
+  data = table.votes
+  if not data.has_answers:
+    raise ValueError(
+      f'config.dataset.labels=agreement, but {table.name} holds scores, and only answers can agree; scores are labels '
+      'themselves: --config.dataset.labels=reference'
+    )
+  reference = data.reference.copy()
+  reference[rows] = pseudo_reference(data.rows(rows))
+  known = (reference != voting.NO_ANSWER)[:, None]
+  labels = (np.asarray(_majorities(data.answers)) == reference[:, None]) & known
+  return table._replace(
+    votes=data._replace(reference=reference, labels=labels.astype(np.float32), observed=data.observed & known)
+  )
+
+
+def label(table: votes.Table, split: np.ndarray) -> votes.Table:
+  """Labels train and validation by the pool's agreement, and test by the references; if it has none, likewise.
+
+  Args:
+    table: N queries.
+    split: int8[N], see `splits.assign`.
+
+  Returns:
+    The table, with notes that say what its labels are; see `relabel`.
+
+  Raises:
+    ValueError: for scores.
+  """
+  truth = table.votes.reference != voting.NO_ANSWER
+  test, learned = split == splits.TEST, np.isin(split, (splits.TRAIN, splits.VALIDATION))
+  judged = bool((test & truth).any())
+  labelled = relabel(table, learned if judged else learned | test)
+  known = learned & truth
+  right = labelled.votes.reference[known] == table.votes.reference[known]
+  note = (
+    f"On {learned.sum():,} train and validation queries the pool's own weighted vote stands in for the reference "
+    '(config.dataset.labels=agreement)'
+    + (
+      f'; it is right on {right.mean():.1%} of the {known.sum():,} whose reference is known. ' if known.any() else '. '
+    )
+  )
+  if judged:
+    note += 'All that is said of these queries is agreement with that vote. Test queries are judged by their references'
+    note += f'; the {absent:,} without are not counted.' if (absent := int((test & ~truth).sum())) else '.'
+    return labelled._replace(notes=(*labelled.notes, note))
+  warning = (
+    'NO REFERENCES: every accuracy in this report, also on test, is agreement with the vote of the pool itself, not '
+    'truth. The vote of all LLMs looks nearly perfect by it, whatever it is worth, and an LLM that is right where most '
+    'others are wrong looks wrong. Give some test queries a reference to learn what is true.'
+  )
+  name = f"{labelled.name}, judged by the pool's own vote"
+  return labelled._replace(name=name, notes=(warning, *labelled.notes, note))
