@@ -7,6 +7,12 @@ from ml_collections import config_dict
 
 POOLS = pathlib.Path(__file__).parent / 'pools'
 
+FRONTIER = (
+  'learned_vote', 'bayes_vote', 'adaptive', 'adaptive_stages', 'subset',
+  'chain', 'frugal_cascade', 'knn_router', 'mf_router', 'clusters',
+)  # fmt: skip
+LIMITS = ('accuracy>=best_single', 'accuracy>=all_llms', 'seconds<=10%', 'seconds<=35%', 'none')
+
 
 def parse_argument(argument: str | None, words: tuple[str, ...] = (), **defaults: int | float | str) -> dict:
   """Reads the argument behind a config file's colon, `:word,key=value,...`.
@@ -98,6 +104,11 @@ def get_config() -> ml_collections.ConfigDict:
   config.evaluate.resamples = 2000  # of the bootstrap
   config.evaluate.near_duplicates = 0.8  # Jaccard similarity of questions across splits, from 0.5; 0: no search
 
+  config.frontier = ml_collections.ConfigDict()
+  config.frontier.contenders = FRONTIER  # what is compared past the paper's policies; empty: nothing
+  config.frontier.currency = ''  # calls are paid in seconds, usd or calls; the first of these that is known by default
+  config.frontier.limits = LIMITS  # kept on development queries, held against the test; see selectllm/limits.py
+
   config.collect = ml_collections.ConfigDict()
   config.collect.queries = ''  # a .jsonl file, or gsm8k:train, gsm8k:test, mmlu:test, mmlu:dev, mmlu:validation
   config.collect.manual_dir = ''  # published queries are read from here, not downloaded
@@ -119,6 +130,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.answer.samples = 1  # responses of each called LLM
   config.answer.extractor = 'number-v1'  # or option_letter-v1, program_output-v1, calculation-v1
   config.answer.on_failure = 'next'  # an LLM that fails is replaced by the next most confident; or fewer: it is not
+  config.answer.abstain_below = 0.0  # withhold an answer that is less likely right than this; 0: give every answer
   config.answer.batch_size = 64  # queries that are scored together
   config.answer.at_once = 64  # queries that are called for at the same time
   config.answer.drain_s = 30.0  # how long the first Ctrl-C waits for what is in flight

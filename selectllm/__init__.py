@@ -1,1 +1,15 @@
-"""Learns which LLMs of a pool to ask, per query, so that their vote is right, fast."""
+"""Selects, query by query, the few LLMs of a pool whose vote is right."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from selectllm.selector import load as load
+
+
+def __getattr__(name: str) -> object:
+  # Not imported with the package: collecting responses needs no JAX.
+  if name == 'load':
+    from selectllm import selector
+
+    return selector.load
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

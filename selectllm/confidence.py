@@ -16,7 +16,7 @@ from selectllm.data import features, splits
 from selectllm.selection import calibration, fitting
 
 FOLDS = 6
-_RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0)
+_RIDGES = (0.3, 1.0, 3.0, 10.0)
 # What a standardised text feature counts beside an embedding of length 1: tried on GSM8K's development queries.
 _TEXT_SCALE = 0.15
 _SHRINK_BIAS, _SHRINK_BLEND = 10.0, 4.0
@@ -88,7 +88,9 @@ def _probe_loss(weights: jax.Array, inputs, labels, counted, ridge) -> jax.Array
   return jnp.sum(counted * (jax.nn.softplus(logits) - labels * logits)) + ridge / 2 * jnp.sum(weights[:-1] ** 2)
 
 
-def fit_probe(inputs: np.ndarray, labels: np.ndarray, counted: np.ndarray, ridge: float) -> np.ndarray:
+def fit_probe(
+  inputs: np.ndarray, labels: np.ndarray, counted: np.ndarray, ridge: float, start: np.ndarray | None = None
+) -> np.ndarray:
   """A logistic regression for each LLM, shrunk towards its mean accuracy.
 
   Args:
@@ -96,11 +98,13 @@ def fit_probe(inputs: np.ndarray, labels: np.ndarray, counted: np.ndarray, ridge
     labels: float32[N, K].
     counted: float32 or bool[N, K], what each label counts.
     ridge: Half of it times the squared weights (but the last) is added to the summed log loss.
+    start: Where to begin, float32[F, K]; what is found does not depend on it.
 
   Returns:
     float32[F, K].
   """
-  start = np.zeros((inputs.shape[1], labels.shape[1]), np.float32)
+  if start is None:
+    start = np.zeros((inputs.shape[1], labels.shape[1]), np.float32)
   return fitting.minimise(
     _probe_loss, start, inputs, labels.astype(np.float32), counted.astype(np.float32), np.float32(ridge)
   )
@@ -149,17 +153,19 @@ def develop(
   fold = np.full(len(queries), -1, np.int8)
   fold[rows] = np.random.default_rng(seed).permutation(len(rows)) % FOLDS
 
-  def out_of_fold(ridge: float) -> np.ndarray:
-    logits = np.full(labels.shape, np.nan, np.float32)
-    for part in range(FOLDS):
-      fitted_on, out = develops & (fold != part), fold == part
-      logits[out] = inputs[out] @ fit_probe(inputs[fitted_on], labels[fitted_on], observed[fitted_on], ridge)
-    return logits
+  def without(part: int, ridge: float, start: np.ndarray | None = None) -> np.ndarray:
+    on = develops & (fold != part)
+    return fit_probe(inputs[on], labels[on], observed[on], ridge, start)
 
-  tried = {ridge: out_of_fold(ridge) for ridge in _RIDGES}
-  ridge = min(tried, key=lambda ridge: _log_loss(tried[ridge][rows], labels[rows], observed[rows]))
-  logits = tried[ridge]
-  probe = fit_probe(inputs[rows], labels[rows], observed[rows], ridge)
+  tried: dict[float, np.ndarray] = {}
+  for ridge in sorted(_RIDGES, reverse=True):  # each fit begins where the one before ended
+    tried[ridge] = without(0, ridge, tried[min(tried)] if tried else None)
+  out = fold == 0
+  ridge = min(tried, key=lambda ridge: _log_loss(inputs[out] @ tried[ridge], labels[out], observed[out]))
+  logits = np.full(labels.shape, np.nan, np.float32)
+  for part in range(FOLDS):
+    logits[fold == part] = inputs[fold == part] @ without(part, ridge, tried[ridge])
+  probe = fit_probe(inputs[rows], labels[rows], observed[rows], ridge, tried[ridge])
   logits[split == splits.TEST] = inputs[split == splits.TEST] @ probe
   classifier = log_odds(confidences)
   start = (np.full(2, 0.5, np.float32), np.zeros(labels.shape[1], np.float32))

@@ -295,7 +295,7 @@ def _row(
   }
 
 
-def _join(parts: list[Outcome]) -> Outcome:
+def join(parts: list[Outcome]) -> Outcome:
   """The outcomes of all folds, one after the other."""
   return Outcome(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
 
@@ -385,7 +385,11 @@ def _llm_rows(table: votes.Table, parts: list[Part], resamples: int) -> dict[str
 
 
 def evaluate(
-  table: votes.Table, parts: list[Part], embeddings: np.ndarray, config: ml_collections.ConfigDict
+  table: votes.Table,
+  parts: list[Part],
+  embeddings: np.ndarray,
+  config: ml_collections.ConfigDict,
+  further: dict[str, Outcome] | None = None,
 ) -> Evaluation:
   """Everything a report says but its timing.
 
@@ -394,6 +398,7 @@ def evaluate(
     parts: One split, or all folds of a cross-validation: their test queries together are what is reported.
     embeddings: float32[N, D], unit vectors of the pretrained encoder, for nearest neighbours.
     config: `config.evaluate`.
+    further: Contenders of `selectllm.frontier` at the setting chosen on development, on all test queries.
 
   Returns:
     The results, see WORKSPACE.md, and the outcomes that they sum up.
@@ -404,7 +409,7 @@ def evaluate(
   def joined(keys: list[Key]) -> Outcome | None:
     """The outcomes of a method, given by its key in each fold; None where it does not exist."""
     found = [result.methods[key] for result, key in zip(results, keys, strict=True) if key in result.methods]
-    return _join(found) if len(found) == len(results) else None
+    return join(found) if len(found) == len(results) else None
 
   def everywhere(name: str, size: int | None) -> Outcome | None:
     return joined([(name, size)] * len(results))
@@ -419,16 +424,18 @@ def evaluate(
   chosen: list[list[Key]] = [
     [(name, result.chosen_sizes[name]) for result in results] for name in results[0].chosen_sizes
   ]
-  played = [Method(*key[0], _join([r.methods[k] for r, k in zip(results, key, strict=True)])) for key in keys]
-  played += [
-    Method(key[0][0], None, _join([r.methods[k] for r, k in zip(results, key, strict=True)])) for key in chosen
-  ]
+  played = [Method(*key[0], join([r.methods[k] for r, k in zip(results, key, strict=True)])) for key in keys]
+  played += [Method(key[0][0], None, join([r.methods[k] for r, k in zip(results, key, strict=True)])) for key in chosen]
+  further = further or {}
+  played += [Method(name, None, outcome) for name, outcome in further.items()]
   correct, valid = (np.stack([getattr(m.outcome, name) for m in played], 1) for name in ('correct', 'valid'))
   intervals = metrics.bootstrap_ci(correct, valid, resamples=config.resamples)
   sized = [
     references | {name: joined([(name, size) for _, size in key]) for name in ('top_s', 'best_s')}
     for key in keys + chosen
   ]
+  # The number of LLMs that a contender calls differs from query to query.
+  sized += [references | dict.fromkeys(('top_s', 'best_s'))] * len(further)
   versus = _versus([method.outcome for method in played], sized, config.resamples)
   oracle_outcome = everywhere('oracle', None)
   rows = [_row(*each, oracle_outcome) for each in zip(played, intervals, versus, strict=True)]
@@ -440,7 +447,8 @@ def evaluate(
     query_ids=np.array(table.query_ids)[test],
     names=np.array([method.name for method in played]),
     sizes=np.array(
-      [outcomes.NO_SIZE if m.size is None else m.size for m in played[: len(keys)]] + [outcomes.CHOSEN] * len(chosen),
+      [outcomes.NO_SIZE if m.size is None else m.size for m in played[: len(keys)]]
+      + [outcomes.CHOSEN] * len(played[len(keys) :]),
       np.int16,
     ),
     correct=correct,
@@ -480,7 +488,10 @@ def evaluate(
     'trade_off': _trade_off(rows[: len(keys)], references['best_single']),
     'knn_neighbours': [result.fitted.neighbours for result in results],
     'methods': rows[: len(keys)],
-    'chosen': [{**row, 'sizes': [size for _, size in key]} for row, key in zip(rows[len(keys) :], chosen, strict=True)],
+    'chosen': [
+      {**row, 'sizes': [size for _, size in key]}
+      for row, key in zip(rows[len(keys) :], [*chosen, *([()] * len(further))], strict=True)
+    ],
     'selected': {
       name: np.concatenate([p.scores.selections[name].mask[r.test] for p, r in zip(parts, results, strict=True)])
       .mean(0)

@@ -14,7 +14,20 @@ import ml_collections
 import numpy as np
 from flax import nnx
 
-from selectllm import analysis, evaluate, leaks, optim, outcomes, rundir, score, sharding, train
+from selectllm import (
+  analysis,
+  evaluate,
+  frontier,
+  leaks,
+  optim,
+  outcomes,
+  rundir,
+  score,
+  selector,
+  sharding,
+  train,
+  writer,
+)
 from selectllm.data import agreement, batches, load, sources, splits, votes
 from selectllm.models import classifier, pretrained
 from selectllm.report import document, queries
@@ -225,7 +238,11 @@ def _report(
   for part, confidences in zip(predictions.split, predictions.confidences, strict=True):
     selections = score.select(confidences, table.votes.observed, _selecting(config, table, part))
     parts.append(evaluate.Part(part, score.Scores(confidences, jax.device_get(selections))))
-  results, played = evaluate.evaluate(table, parts, predictions.embeddings, config.evaluate)
+  contest = _contest(config, workdir, table, predictions) if table.votes.has_answers else []
+  chosen = frontier.best(contest) if contest else {}
+  further = {name: each.outcome for name, each in chosen.items()}
+  results, played = evaluate.evaluate(table, parts, predictions.embeddings, config.evaluate, further)
+  results['frontier'] = frontier.summarise(table, contest, chosen, config) if contest else None
   report = workdir / 'report.json'
   earlier = json.loads(report.read_text())['timing'] if report.exists() else {}
   # Where there is a report, all that lies beside it is of the same evaluation, also after a kill in between.
@@ -251,8 +268,28 @@ def _report(
     **timing,
     'evaluate_s': time.monotonic() - begun,
   }
+  if len(contest) == 1:
+    model = train.make_model(config, len(table.llms))
+    with sharding.use(model.mesh):
+      params = train.load_best(config, model, workdir)[1]
+    selector.save(workdir / 'selector', config, table, contest[0], params, float(predictions.classifier_latency_s))
   queries.write(workdir / 'queries.html', document.title(results), analysis.listing(table, cases, over))
   document.write(workdir, results)
+
+
+def _contest(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path, table: votes.Table, predictions: Predictions
+) -> list[frontier.Part]:
+  """Everything that chooses calls past the paper's policies, split by split."""
+  if not config.frontier.contenders:
+    return []
+  parts = []
+  progress = writer.Progress('Contenders', len(predictions.split))
+  for split, confidences in zip(predictions.split, predictions.confidences, strict=True):
+    parts.append(frontier.hold(table, split, confidences, predictions.embeddings, config))
+    progress.update(len(parts))
+  progress.close()
+  return parts
 
 
 _AT_LEAST = {
@@ -305,6 +342,7 @@ def check_options(config: ml_collections.ConfigDict) -> None:
     problems.append(
       f'dataset.folds={config.dataset.folds}: 0 with dataset.labels=agreement, which judges one split by its references'
     )
+  problems += frontier.problems(config.frontier)
   if problems:
     raise ValueError('these options cannot be:\n' + '\n'.join(f'  config.{problem}' for problem in problems))
 

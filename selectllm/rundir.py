@@ -16,7 +16,7 @@ import ml_collections
 # These say where to look, not what to do: a run may change them.
 _LOCATIONS = ('mode', 'dataset.manual_dir', 'dataset.base_url', 'dataset.fallback', 'pool.file')
 # And these are other modes' business.
-_OTHER_MODES = ('collect', 'answer', 'compare')
+_OTHER_MODES = ('collect', 'answer', 'compare', 'select', 'add_llm')
 _PACKAGES = (
   'jax',
   'jaxlib',
@@ -127,7 +127,9 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
   """
   workdir.mkdir(parents=True, exist_ok=True)
   # Evaluation is done anew in seconds, so an evaluation may differ from the run's first one.
-  exempt = (*_LOCATIONS, *_OTHER_MODES, 'evaluate') if config.mode == 'evaluate' else (*_LOCATIONS, *_OTHER_MODES)
+  exempt: tuple[str, ...] = (*_LOCATIONS, *_OTHER_MODES)
+  if config.mode == 'evaluate':
+    exempt = (*exempt, 'evaluate', 'frontier')
   _claim(workdir / 'config.json', json.loads(config.to_json_best_effort()), exempt)
   (workdir / 'environment.json').write_text(json.dumps(environment(), indent=2) + '\n')
 

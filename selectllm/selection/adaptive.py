@@ -58,13 +58,11 @@ class Rule(NamedTuple):
     actions: bool[A, k], the LLMs that one action calls at once.
     weights: float32[P, 2^k, A, F], the gain of each action after each subset (bit i: `llms[i]` was called), linear in
       `_features`.
-    parallel: bool[], whether an action's price is that of its dearest call, not their sum.
   """
 
   llms: contest.Array
   actions: contest.Array
   weights: contest.Array
-  parallel: contest.Array
 
 
 def actions_of(count: int, at_once: int) -> np.ndarray:
@@ -120,10 +118,10 @@ def _cut(weights: evidence.Weights, llms: contest.Array) -> evidence.Weights:
   )
 
 
-def _action_price(price: jax.Array, actions: jax.Array, parallel: jax.Array) -> jax.Array:
+def _action_price(price: contest.Array, actions: contest.Array, parallel: bool) -> jax.Array:
   """Prices [..., A] of actions bool[A, k] where calls take [..., k]."""
   each = jnp.where(actions, price[..., None, :], 0.0)
-  return jnp.where(parallel, each.max(-1), each.sum(-1))
+  return each.max(-1) if parallel else each.sum(-1)
 
 
 @jax.jit
@@ -191,7 +189,7 @@ def fit(
   filled = np.resize(rows, -(-len(rows) // 512) * 512)
   asked = known.rows(filled)
   actions = actions_of(len(llms), at_once)
-  price = np.where(np.isnan(asked.price), asked.expected, asked.price)[:, llms]
+  price: np.ndarray = np.where(np.isnan(asked.price), asked.expected, asked.price)
   multipliers = np.array(PRICES, np.float32) / max(float(known.expected.sum()), 1e-12)
   solved = _backward(
     _cut(weights, llms),
@@ -199,12 +197,12 @@ def fit(
     evidence.gather_all(asked.answers[:, llms]),
     asked.observed[:, llms],
     asked.reference.astype(np.int32),
-    np.asarray(_action_price(price, actions, np.array(parallel))),
+    np.asarray(_action_price(price[:, llms], actions, parallel)),
     (np.arange(len(filled)) < len(rows)).astype(np.float32),
     actions,
     multipliers,
   )
-  return Rule(llms, actions, np.moveaxis(np.asarray(solved), -1, 0), np.array(parallel))
+  return Rule(llms, actions, np.moveaxis(np.asarray(solved), -1, 0))
 
 
 class State(NamedTuple):

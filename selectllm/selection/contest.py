@@ -1,7 +1,7 @@
 """What all that chooses calls past the paper's policies shares: what it may know, and what it says whom it called.
 
-A contender is a function `(known, asked, seed) -> Played`: fitted on the queries `known`, it plays `asked` at each of its
-settings, from the cheapest to the dearest. It looks at an answer in `asked` only of an LLM that it calls.
+A contender is a function `(known, asked, seed) -> Played`: fitted on the queries `known`, it plays `asked` at each of
+its settings, from the cheapest to the dearest. It looks at an answer in `asked` only of an LLM that it calls.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -34,7 +34,9 @@ class Queries(NamedTuple):
 
   def rows(self, index: Array) -> 'Queries':
     """Some of the queries, by index or mask."""
-    return Queries(*(array[index] for array in self[:-1]), self.expected)
+    return Queries(
+      **{name: array[index] for name, array in self._asdict().items() if name != 'expected'}, expected=self.expected
+    )
 
 
 class Played(NamedTuple):

@@ -1,0 +1,297 @@
+"""A saved selector: everything it takes to choose calls for new queries, in one directory.
+
+  selector = selectllm.load('runs/mine/selector', limit='seconds<=35%')
+  selector.select(['What is 6 x 7?'])
+
+It holds the classifier, the calibration, the learned vote, the rules of `selectllm.selection.adaptive` at all their
+settings with what these promise, the pool's expected prices, and the versions that made it. The pretrained encoder is
+found by its name, and is checked to be the same.
+"""
+
+import json
+import pathlib
+import shutil
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import orbax.checkpoint as ocp
+
+from selectllm import confidence, deciding, frontier, limits, rundir, sharding, train
+from selectllm.data import sources, votes
+from selectllm.models import pretrained
+from selectllm.report import answered
+from selectllm.selection import adaptive, calibration, contest, evidence, voting
+
+_FORMAT = 1
+_FACTS, _ARRAYS, _CLASSIFIER = 'selector.json', 'arrays.npz', 'classifier'
+_BATCH = 64
+
+
+class SelectorError(RuntimeError):
+  """A directory that holds no selector, or one that cannot be used here."""
+
+
+class Arrays(NamedTuple):
+  """What a selector decides by.
+
+  Attributes:
+    estimator: Confidences to log-odds.
+    weights: Of the learned vote.
+    rules: By name, at all settings.
+    calibrators: By rule, of P(the answer is right); one for each setting along the first dimension.
+    expected: float32[K], what a call is expected to take, in the selector's currency.
+    latency_s: float32[K], what it is expected to take in seconds; NaN where unknown.
+    cost_usd: float32[K], in dollars; NaN where unknown.
+  """
+
+  estimator: confidence.Estimator
+  weights: evidence.Weights
+  rules: dict[str, adaptive.Rule]
+  calibrators: dict[str, calibration.Calibrator]
+  expected: np.ndarray
+  latency_s: np.ndarray
+  cost_usd: np.ndarray
+
+
+class State(NamedTuple):
+  """What is known of N queries before any call: confidences and calibrated log-odds float32[N, K]."""
+
+  confidences: contest.Array
+  logits: contest.Array
+
+
+class Choice(NamedTuple):
+  """Whom to call first for one query.
+
+  Attributes:
+    query: Its text.
+    llms: The LLMs to call at once.
+    confidences: How likely each LLM of the pool is right, most likely first.
+  """
+
+  query: str
+  llms: tuple[str, ...]
+  confidences: dict[str, float]
+
+
+def _names(tree: Any) -> dict[str, Any]:
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
+
+
+def _template(rules: Sequence[str]) -> Arrays:
+  """The structure of the arrays of a selector with these rules."""
+  leaf: Any = 0
+  calibrator = calibration.Calibrator(*[leaf] * len(calibration.Calibrator._fields))
+  pool = calibration.Pool(leaf, calibrator)
+  return Arrays(
+    confidence.Estimator(confidence.Text(leaf, leaf), leaf, leaf, leaf, pool),
+    evidence.Weights(*[leaf] * len(evidence.Weights._fields)),
+    dict.fromkeys(rules, adaptive.Rule(leaf, leaf, leaf)),
+    dict.fromkeys(rules, calibrator),
+    *[leaf] * 3,
+  )
+
+
+def _encoder_sha256(config: ml_collections.ConfigDict) -> str:
+  return sources.file_sha256(pretrained.find(config.encoder.name) / 'model.safetensors')
+
+
+def save(
+  directory: pathlib.Path,
+  config: ml_collections.ConfigDict,
+  table: votes.Table,
+  part: frontier.Part,
+  params: Any,
+  classifier_latency_s: float,
+) -> None:
+  """Saves the selector of a run, in place of what is there; complete or not at all.
+
+  Args:
+    directory: `selector/` of a run directory.
+    config: The run's.
+    table: Its data set.
+    part: Its one split.
+    params: Of the classifier.
+    classifier_latency_s: Seconds from one query's text to its confidences.
+  """
+  partial = directory.with_name(directory.name + '.part')
+  shutil.rmtree(partial, ignore_errors=True)
+  partial.mkdir(parents=True)
+  data, develops = table.votes, part.rows
+  with np.errstate(invalid='ignore'):
+    seen = data.observed[develops]
+    latency_s, cost_usd = (
+      (np.where(seen, values[develops], 0).sum(0) / seen.sum(0)).astype(np.float32)
+      for values in (data.latency_s, data.cost_usd)
+    )
+  rules = part.rules
+  arrays = Arrays(
+    part.development.estimator, rules.weights, rules.rules, rules.calibrators, rules.expected, latency_s, cost_usd
+  )
+  np.savez_compressed(partial / _ARRAYS, **_names(arrays))
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save((partial / _CLASSIFIER).absolute(), params)
+  facts = {
+    'format': _FORMAT,
+    'dataset': table.name,
+    'llms': list(table.llms),
+    'rules': list(rules.rules),
+    'currency': frontier.currency_of(data, config.frontier.currency),
+    'latency': table.latency_is,
+    'promised': rules.promised,
+    'references': rules.references,
+    'classifier_latency_s': classifier_latency_s,
+    'encoder_sha256': _encoder_sha256(config),
+    'config': json.loads(config.to_json_best_effort()),
+    'environment': rundir.environment(),
+  }
+  (partial / _FACTS).write_text(json.dumps(facts, indent=2) + '\n')
+  shutil.rmtree(directory, ignore_errors=True)
+  partial.rename(directory)
+
+
+def load(
+  directory: str | pathlib.Path, limit: str = 'none', mesh: ml_collections.ConfigDict | None = None
+) -> 'Selector':
+  """Loads a selector.
+
+  Args:
+    directory: What `save` wrote, `selector/` of a run directory.
+    limit: What the calls must keep, see `selectllm.limits`; by default the most accurate setting.
+    mesh: `data` and `fsdp`, devices; all that there are by default.
+
+  Raises:
+    SelectorError: when there is none, its encoder is not the one that it was made with, or no setting keeps the limit.
+    ValueError: for a limit that is none.
+  """
+  directory = pathlib.Path(directory)
+  if not (directory / _FACTS).is_file():
+    raise SelectorError(f'{str(directory)!r} holds no selector: it has no {_FACTS}. Runs keep theirs in selector/')
+  facts = json.loads((directory / _FACTS).read_text())
+  if facts['format'] != _FORMAT:
+    raise SelectorError(f'{directory} is of format {facts["format"]}, this version reads {_FORMAT}; run the run again')
+  config = ml_collections.ConfigDict(facts['config'])
+  if mesh is not None:
+    config.mesh = mesh
+  if (found := _encoder_sha256(config)) != facts['encoder_sha256']:
+    raise SelectorError(
+      f'the encoder {config.encoder.name} found here has other weights ({found[:12]}...) than the one that '
+      f'{directory} was made with ({facts["encoder_sha256"][:12]}...)'
+    )
+  with np.load(directory / _ARRAYS) as stored:
+    template = _template(facts['rules'])
+    named = {name: stored[name] for name in _names(template)}
+  arrays = jax.tree.unflatten(jax.tree.structure(template), list(named.values()))
+  model = train.make_model(config, len(facts['llms']))
+  with ocp.StandardCheckpointer() as checkpointer:
+    params = checkpointer.restore((directory / _CLASSIFIER).absolute(), sharding.abstract(model.mesh, model.params))
+  return Selector(facts, arrays, model, params, limits.parse(limit))
+
+
+class Selector:
+  """Chooses calls for new queries; also live, stage after stage: see `deciding.Deciding`."""
+
+  in_stages = True
+
+  def __init__(self, facts: dict[str, Any], arrays: Arrays, model: train.Model, params: Any, limit: limits.Limit):
+    """Takes what `load` read; raises SelectorError when no setting keeps the limit."""
+    self.llms: tuple[str, ...] = tuple(facts['llms'])
+    self.limit = limit
+    self._facts, self._arrays, self._model, self._params = facts, arrays, model, params
+    chosen = frontier.choose(facts['promised'], facts['references'], limit)
+    if chosen is None:
+      raise SelectorError(f'no setting keeps {limit.text!r} on the development queries; {self._reach()}')
+    self.rule, self.setting = chosen
+    self._rule = arrays.rules[self.rule]
+    self._budget = np.float32(limit.value if limit.quantity == 'query_seconds' else np.inf)
+
+  @property
+  def promised(self) -> dict[str, float | None]:
+    """What the setting was worth on development queries, held out."""
+    return self._facts['promised'][self.rule][self.setting]
+
+  def _reach(self) -> str:
+    worth = [worth for promised in self._facts['promised'].values() for worth in promised]
+    accuracies = [each['accuracy'] for each in worth if each['accuracy'] is not None]
+    seconds = [each['seconds'] for each in worth if each['seconds'] is not None]
+    reach = f'accuracy goes up to {max(accuracies):.3f}'
+    return reach + (f', mean seconds down to {min(seconds):.3g}' if seconds else '')
+
+  def facts(self, asked: int) -> answered.Facts:
+    """What the report of answers says of it."""
+    return answered.Facts(
+      llms=self.llms,
+      policy=f'{self.rule} ({self.limit.text})',
+      size=None,
+      asked=asked,
+      expected_latency_s=self._arrays.latency_s,
+      expected_cost_usd=self._arrays.cost_usd,
+      classifier_latency_s=self._facts['classifier_latency_s'],
+    )
+
+  def score(self, texts: Sequence[str], available: np.ndarray | None = None, *, batch_size: int = _BATCH) -> State:
+    """What the classifier makes of N queries; `available` changes nothing here."""
+    del available
+    model = self._model
+    tokens, rows = model.tokenize(list(texts)), np.arange(len(texts))
+    with sharding.use(model.mesh):  # a thread has a mesh of its own
+      confidences = train.score_queries(
+        model, self._params, tokens, rows, np.ones((len(texts), len(self.llms)), bool), batch_size=batch_size
+      ).confidences
+      embeddings = train.embed_queries(model, tokens, batch_size=batch_size)
+    logits = confidence.estimate(self._arrays.estimator, list(texts), embeddings, confidences)
+    return State(1 / (1 + np.exp(-logits)), logits)
+
+  def decide(self, state: State, revealed: deciding.Revealed) -> np.ndarray:
+    """The LLMs to call next, bool[N, K]; nobody, to stop."""
+    return np.asarray(
+      _next(
+        self._rule, self._arrays.weights, self.setting, state.logits, *revealed, self._arrays.expected, self._budget
+      )
+    )
+
+  def finish(self, state: State, revealed: deciding.Revealed) -> deciding.Finished:
+    """The likeliest answers, and how likely they are right."""
+    answer, top = _finish(self._arrays.weights, state.logits, revealed.answers, revealed.called)
+    calibrator = calibration.Calibrator(*(array[self.setting] for array in self._arrays.calibrators[self.rule]))
+    p_right = frontier.probability(calibrator, np.asarray(top))
+    return deciding.Finished(np.asarray(answer), np.where(np.asarray(answer) == voting.NO_ANSWER, 0.0, p_right))
+
+  def select(self, queries: Sequence[str]) -> list[Choice]:
+    """Whom to call first for each query."""
+    state = self.score(queries)
+    count, pool = len(queries), len(self.llms)
+    nothing = deciding.Revealed(
+      np.full((count, pool, 1), voting.NO_ANSWER, np.int16), np.zeros((count, pool), bool), np.ones((count, pool), bool)
+    )
+    choices = []
+    for query, confidences, mask in zip(queries, state.confidences, self.decide(state, nothing), strict=True):
+      order = np.argsort(-confidences, kind='stable')
+      likely = {self.llms[place]: float(confidences[place]) for place in order}
+      choices.append(Choice(query, tuple(self.llms[place] for place in order if mask[place]), likely))
+    return choices
+
+
+@jax.jit
+def _next(rule, weights, setting, logits, answers, called, available, expected, budget):
+  def one(logits, answers, called, available):
+    says = evidence.gather(answers)
+    action = adaptive.decide(rule, weights, setting, logits, says, called, available, expected, budget).action
+    chosen = jnp.zeros(logits.size, bool).at[rule.llms].set(rule.actions[action])
+    return chosen & (action >= 0)
+
+  return jax.vmap(one)(logits, answers, called, available)
+
+
+@jax.jit
+def _finish(weights, logits, answers, called):
+  def one(logits, answers, called):
+    found = evidence.posterior(weights, logits, evidence.gather(answers), called)
+    return found.answer, found.top
+
+  return jax.vmap(one)(logits, answers, called)
