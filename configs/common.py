@@ -48,7 +48,7 @@ def parse_argument(argument: str | None, words: tuple[str, ...] = (), **defaults
 def get_config() -> ml_collections.ConfigDict:
   """The defaults of an experiment, in sections."""
   config = ml_collections.ConfigDict()
-  config.mode = 'train_and_evaluate'  # or evaluate, collect, answer, compare
+  config.mode = 'train_and_evaluate'  # or evaluate, collect, select, answer, compare, add_llm
   config.seed = 0
 
   config.dataset = ml_collections.ConfigDict()
@@ -122,7 +122,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.collect.drain_s = 30.0  # how long the first Ctrl-C waits for what is in flight
 
   config.answer = ml_collections.ConfigDict()
-  config.answer.run = ''  # the run directory of the classifier to select with
+  config.answer.run = ''  # the run directory of the classifier to select with, by a fixed policy
+  config.answer.selector = ''  # or RUN/selector: calls are chosen stage after stage, as answers come in
+  config.answer.limit = 'none'  # what its calls must keep, such as seconds<=35%; see selectllm/limits.py
   config.answer.queries = ''  # as for collect; references are optional
   config.answer.manual_dir = ''  # published queries are read from here, not downloaded
   config.answer.policy = 'weighted_max_conf'  # or max_conf, labelled_max_conf
@@ -134,6 +136,12 @@ def get_config() -> ml_collections.ConfigDict:
   config.answer.batch_size = 64  # queries that are scored together
   config.answer.at_once = 64  # queries that are called for at the same time
   config.answer.drain_s = 30.0  # how long the first Ctrl-C waits for what is in flight
+
+  config.select = ml_collections.ConfigDict()
+  config.select.selector = ''  # a directory that a run saved, RUN/selector
+  config.select.queries = ''  # as for collect; references are not needed
+  config.select.manual_dir = ''  # published queries are read from here, not downloaded
+  config.select.limit = 'none'  # what the calls must keep, such as seconds<=35%; see selectllm/limits.py
 
   config.compare = ml_collections.ConfigDict()
   config.compare.runs = ''  # directories of finished runs, comma-separated, * allowed; the first is compared with

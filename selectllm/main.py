@@ -53,6 +53,11 @@ def _run(config: ml_collections.ConfigDict, workdir: str | None) -> int:
 
     compare.compare(config, pathlib.Path(workdir or rundir.default_workdir('compare')))
     return 0
+  if config.mode == 'select':
+    from selectllm import select
+
+    select.select(config, pathlib.Path(workdir) if workdir else None)
+    return 0
   from selectllm import experiment, rundir
 
   experiment.run(config, pathlib.Path(workdir or rundir.default_workdir(config_name())))

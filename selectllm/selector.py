@@ -211,6 +211,11 @@ class Selector:
     self._budget = np.float32(limit.value if limit.quantity == 'query_seconds' else np.inf)
 
   @property
+  def latency_is(self) -> str:
+    """What the seconds of its pool are: measured, published, estimated or unknown."""
+    return self._facts['latency']
+
+  @property
   def promised(self) -> dict[str, float | None]:
     """What the setting was worth on development queries, held out."""
     return self._facts['promised'][self.rule][self.setting]

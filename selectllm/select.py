@@ -1,0 +1,55 @@
+"""The mode that says, for new queries, which LLMs to call first: by a saved selector, calling nobody."""
+
+import json
+import pathlib
+
+import ml_collections
+import rich.console
+import rich.table
+
+from selectllm import selector
+from selectllm.pool import queries
+
+# As many are shown; with a workdir all are written.
+_SHOWN = 20
+
+
+def select(config: ml_collections.ConfigDict, workdir: pathlib.Path | None) -> None:
+  """Prints whom to call first for each query, and writes it to `selections.jsonl` where there is a workdir.
+
+  Raises:
+    selector.SelectorError: when the directory holds no selector that keeps the limit.
+    queries.QueryError: for queries that cannot be read.
+  """
+  options = config.select
+  asked = queries.read(options.queries, options.manual_dir)
+  chooser = selector.load(options.selector, options.limit, config.mesh)
+  choices = chooser.select([query.query for query in asked])
+  table = rich.table.Table(title=f'Whom to call first: {chooser.rule}, {chooser.limit.text}')
+  for column in ('query', 'call first', 'likely right'):
+    table.add_column(column, overflow='fold')
+  for query, choice in list(zip(asked, choices, strict=True))[:_SHOWN]:
+    likely = ', '.join(f'{llm} {100 * p:.0f} %' for llm, p in list(choice.confidences.items())[:3])
+    table.add_row(query.query_id, ', '.join(choice.llms), likely)
+  console = rich.console.Console()
+  console.print(table)
+  if len(asked) > _SHOWN:
+    console.print(f'... and {len(asked) - _SHOWN:,} more')
+  promised = chooser.promised
+  reach = f'On development queries this setting answered {100 * (promised["accuracy"] or 0):.1f} % right'
+  if promised['calls'] is not None:
+    reach += f' with {promised["calls"]:.2f} calls'
+  if promised['seconds'] is not None:
+    reach += f' that took {promised["seconds"]:.3g} s in sum ({chooser.latency_is})'
+  console.print(reach + '; further calls depend on what the first ones answer.', highlight=False)
+  if workdir is None:
+    return
+  workdir.mkdir(parents=True, exist_ok=True)
+  path = workdir / 'selections.jsonl'
+  partial = path.with_suffix('.part')
+  with partial.open('w') as lines:
+    for query, choice in zip(asked, choices, strict=True):
+      line = {'query_id': query.query_id, 'query': choice.query, 'call': choice.llms, 'confidences': choice.confidences}
+      lines.write(json.dumps(line, ensure_ascii=False) + '\n')
+  partial.replace(path)
+  console.print(f'Written: {path}')
