@@ -72,7 +72,9 @@ async def _collect(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> 
   shard = _shard(options.shard)
   extract = extractor('config.collect.extractor', options.extractor)
   check_positive(options, 'config.collect', 'samples')
-  asked = [q for q in queries.read(options.queries, options.manual_dir, extract) if queries.in_shard(q, shard)]
+  unlabelled = config.dataset.labels == 'agreement'
+  found = queries.read(options.queries, options.manual_dir, extract, unlabelled=unlabelled)
+  asked = [query for query in found if queries.in_shard(query, shard)]
   path = workdir / collection.journal_name(shard)
   recorded = collection.Collection(path, options.salvage)
   try:

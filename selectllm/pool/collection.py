@@ -245,7 +245,6 @@ def export(
     The number of records written.
 
   Raises:
-    CollectionError: a query has no reference.
     journal.JournalError: the journal is damaged.
   """
   offsets: dict[str, list[int]] = {}  # query_id -> its responses
@@ -280,8 +279,6 @@ def _record(
   extract: grading.Extractor,
   own: collections.abc.Mapping[str, grading.Extractor],
 ) -> responses.Record:
-  if query['reference'] is None:
-    raise CollectionError(f'query {query["query_id"]!r} has no reference; without one its responses cannot be labelled')
   by_llm: dict[str, dict[int, Response]] = {}
   for response in recorded:
     samples = by_llm.setdefault(response.llm, {})

@@ -58,7 +58,7 @@ def read(
     manual_dir: Where published files lie as `<owner>/<repository>/<path>`; empty to download them.
     extract: The extractor that will grade the responses; then every query must have a reference that it can produce,
       and the reference is brought to the extractor's canonical form. None to leave references as they are.
-    unlabelled: Whether queries may lack a reference.
+    unlabelled: Whether queries may lack a reference nonetheless.
 
   Raises:
     QueryError: names the file and line of the first query that cannot be asked.
@@ -96,7 +96,8 @@ def _with_canonical_reference(query: Query, extract: Extractor, where: str) -> Q
   """The query with its reference as the extractor would give it."""
   if query.reference is None:
     raise QueryError(
-      f'{where}: query {query.query_id!r} has no reference; without one its responses cannot be labelled'
+      f'{where}: query {query.query_id!r} has no reference; without one its responses cannot be labelled, but by the '
+      "pool's own vote (--config.dataset.labels=agreement)"
     )
   reference = extract(query.reference)
   if reference is None:

@@ -21,8 +21,15 @@ def path(tmp_path: pathlib.Path) -> pathlib.Path:
   return tmp_path / 'run' / 'journal.jsonl'
 
 
-def collected(folder: pathlib.Path, workdir: str = 'run', llms: tuple[str, ...] = (), **fields: object) -> int:
+def collected(
+  folder: pathlib.Path,
+  workdir: str = 'run',
+  llms: tuple[str, ...] = (),
+  labels: str = 'reference',
+  **fields: object,
+) -> int:
   config = common.get_config()
+  config.dataset.labels = labels
   config.pool.update({'file': str(folder / 'pool.yaml'), 'llms': llms})
   config.collect.update({'queries': str(folder / 'queries.jsonl'), 'samples': 2, **fields})
   return collect.collect(config, folder / workdir)
@@ -52,6 +59,16 @@ def test_the_exported_records_hold_every_response_graded(tmp_path, path, served)
         assert sample.answer == response.text.rstrip('.').split()[-1]
         assert (sample.latency_s, sample.latency_is) == (response.latency_s, 'measured')
         assert (sample.prompt_tokens, sample.completion_tokens) == (20, 10)
+
+
+def test_queries_without_a_reference_are_asked_where_the_pool_is_to_label_them(tmp_path, path, served):
+  with open(tmp_path / 'queries.jsonl', 'a') as file:
+    file.write('{"query_id": "open", "query": "what?"}\n')
+  assert collected(tmp_path, labels='agreement') == 0
+  records = {record.query_id: record for record in responses.read_jsonl(path.with_name('responses.jsonl'))}
+  assert records['open'].reference is None
+  assert records['q0'].reference == '1'
+  assert set(records['open'].responses) == {'a', 'b'}
 
 
 def test_an_llm_can_have_an_extractor_of_its_own(tmp_path, path, served):
@@ -283,7 +300,8 @@ def test_another_model_in_the_middle_stops_the_endpoint(tmp_path, path, served):
     ('["x"]', 'queries.jsonl:11: a query must be an object'),
     ('{"query_id": "q3", "query": "y", "reference": "1"}', "query_id 'q3' already stands at"),
     ('{"query_id": "x", "query": " ", "reference": "1"}', 'queries.jsonl:11: query is empty'),
-    ('{"query_id": "x", "query": "y"}', "query 'x' has no reference"),
+    ('{"query_id": "x", "query": "y"}', "query 'x' has no reference; "),
+    ('{"query_id": "x", "query": "y"}', '(--config.dataset.labels=agreement)'),
     ('{"query_id": "x", "query": "y", "reference": "none"}', "finds no answer in the reference 'none'"),
     ('{"query_id": "x", "query": "y", "reference": ["1"]}', 'reference must be a text'),
   ],
