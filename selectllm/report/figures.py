@@ -108,20 +108,31 @@ def accuracy_and_latency(results: dict[str, Any]) -> matplotlib.figure.Figure:
 def reliability(results: dict[str, Any]) -> matplotlib.figure.Figure:
   """Confidence against how often it came true, and how many confidences there are of each."""
   bins = results['classifier']['reliability']
-  kept = [i for i, count in enumerate(bins['count']) if count]
-  confidence, frequency = ([bins[key][i] for i in kept] for key in ('mean_confidence', 'frequency'))
   figure = matplotlib.figure.Figure(figsize=(5.2, 6), layout='constrained')
   top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-  top.plot((0, 1), (0, 1), ':', color='black', linewidth=1)
-  top.plot(confidence, frequency, 'o-', color=_BLUE)
+  reliability_panels(top, bottom, bins['mean_confidence'], bins['frequency'], bins['count'])
   ece = results['classifier']['ece']
   top.set(ylabel='share of right answers', title='Reliability on test' + ('' if ece is None else f' (ECE {ece:.3f})'))
-  top.set(xlim=(0, 1), ylim=(0, 1))
-  top.grid(alpha=0.25)
-  edges = np.linspace(0, 1, len(bins['count']) + 1)
-  bottom.bar(edges[:-1], bins['count'], width=np.diff(edges), align='edge', color=_BLUE, alpha=0.6)
   bottom.set(xlabel='confidence', ylabel='pairs')
   return figure
+
+
+def reliability_panels(
+  top: matplotlib.axes.Axes,
+  bottom: matplotlib.axes.Axes,
+  confidence: Sequence[Any],
+  frequency: Sequence[Any],
+  count: Sequence[int],
+  colour: str = _BLUE,
+) -> None:
+  """Draws bins of confidence: above, how often it came true (empty bins have None), below, how many there are."""
+  kept = [i for i, n in enumerate(count) if n]
+  top.plot((0, 1), (0, 1), ':', color='black', linewidth=1)
+  top.plot([confidence[i] for i in kept], [frequency[i] for i in kept], 'o-', color=colour)
+  top.set(xlim=(0, 1), ylim=(0, 1))
+  top.grid(alpha=0.25)
+  edges = np.linspace(0, 1, len(count) + 1)
+  bottom.bar(edges[:-1], count, width=np.diff(edges), align='edge', color=colour, alpha=0.6)
 
 
 def selection(results: dict[str, Any]) -> matplotlib.figure.Figure:
@@ -248,7 +259,10 @@ def oracle_gap(results: dict[str, Any]) -> matplotlib.figure.Figure | None:
   return figure
 
 
-FIGURES: dict[str, Callable[[dict[str, Any]], matplotlib.figure.Figure | None]] = {
+# Makes a figure of the results, None where they have nothing for it.
+Maker = Callable[[dict[str, Any]], matplotlib.figure.Figure | None]
+
+FIGURES: dict[str, Maker] = {
   'accuracy_latency': accuracy_and_latency,
   'reliability': reliability,
   'selection': selection,
@@ -258,10 +272,10 @@ FIGURES: dict[str, Callable[[dict[str, Any]], matplotlib.figure.Figure | None]] 
 }
 
 
-def draw(results: dict[str, Any], directory: pathlib.Path) -> None:
+def draw(results: dict[str, Any], directory: pathlib.Path, makers: dict[str, Maker] = FIGURES) -> None:
   """Draws the figures that the results have something for as PNG files."""
   directory.mkdir(exist_ok=True)
-  for name, make in FIGURES.items():
+  for name, make in makers.items():
     if figure := make(results):
       save(figure, directory / f'{name}.png')
 

@@ -1,0 +1,501 @@
+"""The section of a report on choosing calls past the paper: promises and the test, the frontier, when to abstain."""
+
+import itertools
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import matplotlib.axes
+import matplotlib.figure
+import matplotlib.lines
+import matplotlib.ticker
+import numpy as np
+
+from selectllm import metrics
+from selectllm.report import figures, tables
+
+# What each contender does; its settings trade accuracy for price.
+_EXPLAINED = {
+  'adaptive': 'asks one LLM after the other, next the one worth most for its price given the answers so far, '
+  'until none is worth its price',
+  'adaptive_stages': 'the same, but may ask two LLMs at once: as dear, but faster',
+  'subset': 'asks several LLMs at once, for each query the subset whose vote promises most for its price',
+  'learned_vote': 'asks the s most confident LLMs; what their votes weigh is learned',
+  'bayes_vote': 'asks the s most confident LLMs; a vote weighs the log-odds of its being right',
+  'chain': 'asks LLMs in a fixed order, the next one only where those before were unsure',
+  'frugal_cascade': 'asks LLMs in a fixed order until an answer scores high enough (FrugalGPT)',
+  'knn_router': 'asks the LLM that was right most often on the most similar queries, less its price',
+  'mf_router': 'asks the LLM that a factorisation of queries and LLMs prefers, less its price',
+  'clusters': "asks the LLMs that were right most often on the query's cluster (Avengers)",
+}
+_RIVALS = ('chain', 'frugal_cascade', 'knn_router', 'mf_router', 'clusters')
+
+
+class _Scale(NamedTuple):
+  """What prices are counted in.
+
+  Attributes:
+    currency: The field of what a setting is worth that holds its price.
+    unit: At the head of a column.
+    words: In a sentence.
+    text: Writes a price.
+    of_all: The mean price of calling all LLMs on test.
+  """
+
+  currency: str
+  unit: str
+  words: str
+  text: Callable[[float | None], str]
+  of_all: float
+
+
+def _scale(results: dict[str, Any]) -> _Scale:
+  """The currency of the frontier."""
+  currency = results['frontier']['currency']
+  unit, words, text = {
+    'seconds': ('seconds', f'summed {results["dataset"]["latency"]} seconds', tables.seconds),
+    'usd': ('$ per 1,000', 'dollars', tables.dollars),
+    'calls': ('calls', 'calls', tables.seconds),
+  }[currency]
+  return _Scale(currency, unit, words, text, results['frontier']['references']['all_llms'][currency])
+
+
+def _tie(row: dict[str, Any], other: dict[str, Any]) -> bool:
+  """Whether the intervals of two accuracies overlap."""
+  (low, high), (other_low, other_high) = row['accuracy_ci'], other['accuracy_ci']
+  return low <= other_high and other_low <= high
+
+
+def _accuracy(row: dict[str, Any]) -> str:
+  return tables.with_interval(row['accuracy'], row['accuracy_ci'])
+
+
+def _gain(row: dict[str, Any], other: dict[str, Any], unit: str = '') -> str:
+  """How much more accurate a row is than another, in points."""
+  return f'{100 * (row["accuracy"] - other["accuracy"]):+z.1f}{unit}' + (' (tie)' if _tie(row, other) else '')
+
+
+# In words.
+
+
+def asked(row: dict[str, Any]) -> str:
+  """What a limit asks for, in words."""
+  what, *bound = re.split('[<>]=', row['limit'])
+  if what == 'none':
+    return 'the most accurate, at any price'
+  known = row['target'] is not None
+  if what == 'accuracy':
+    if name := {'best_single': 'the best single LLM', 'all_llms': 'the vote of all LLMs'}.get(bound[0]):
+      return f'as accurate as {name}' + (f', {tables.percent(row["target"])} %' if known else '')
+    return f'at least {tables.percent(float(bound[0]))} % right'
+
+  def amount(value: float) -> str:
+    return f'${tables.dollars(value)} per 1,000 queries' if what == 'usd' else f'{tables.seconds(value)} seconds'
+
+  if bound[0].endswith('%'):
+    most = f'{bound[0][:-1]} % of calling all' + (f', {amount(row["target"])}' if known else '')
+  else:
+    most = amount(float(bound[0]))
+  return {
+    'seconds': f'at most {most}, calls summed',
+    'usd': f'at most {most}',
+    'p95_seconds': f'95 % of the queries within {most}, calls in parallel',
+    'query_seconds': f'no query expected to take more than {most}',
+  }[what]
+
+
+def kept(row: dict[str, Any]) -> str:
+  """Whether the test kept a limit, in words."""
+  if row['test'] is None:
+    return 'no setting promised it'
+  if row['limit'] == 'none':
+    return '-'
+  return 'met' if row['met'] else 'missed, within the interval' if row['within'] else 'missed'
+
+
+def _reached(row: dict[str, Any], other: dict[str, Any], name: str, scale: _Scale) -> str:
+  """Whether the accuracy of a fixed choice was reached, and for what share of its price."""
+  test = row['test']
+  if test is None:
+    return f'**No setting promised the accuracy of {name}** on the queries that settings are chosen on.'
+  share = f'{100 * test[scale.currency] / other[scale.currency]:.0f} % of its {scale.words}'
+  verdict = 'beaten' if test['accuracy'] > other['accuracy'] and not _tie(test, other) else 'reached'
+  if not row['met']:
+    points = 100 * (row['target'] - test['accuracy'])
+    verdict = f'missed by {points:.1f} points' + (', within the interval,' if row['within'] else '')
+  return (
+    f'**{name[0].upper()}{name[1:]} is {verdict} at {share}**: {row["contender"]} answers {_accuracy(test)} % right, '
+    f'{name} {_accuracy(other)} %' + (': a tie, the intervals overlap.' if _tie(test, other) else '.')
+  )
+
+
+def _most_accurate(row: dict[str, Any], results: dict[str, Any]) -> str:
+  """What is had where no limit was set, against the vote of all LLMs and the rival that promised most."""
+  test, found, scale = row['test'], results['frontier'], _scale(results)
+  others = {'the vote of all LLMs': found['references']['all_llms']}
+  if rivals := [name for name in _RIVALS if name in found['best']]:
+    rival = max(rivals, key=lambda name: found['best'][name]['promised']['accuracy'])
+    others[f'the best rival, {rival}'] = found['best'][rival]['test']
+  share = f'{100 * test[scale.currency] / scale.of_all:.0f} % of the {scale.words} of calling all'
+  gains = ', '.join(f'{_gain(test, other, " points")} against {name}' for name, other in others.items())
+  return (
+    f'**At any price, {row["contender"]} answers {tables.percent(test["accuracy"])} % right** '
+    f'({" to ".join(map(tables.percent, test["accuracy_ci"]))}) at {share}: {gains}.'
+  )
+
+
+def _promises(limits: list[dict[str, Any]]) -> str:
+  """How many limits the test kept, and which it did not."""
+  words = {row['limit']: kept(row) for row in limits if row['limit'] != 'none'}
+  broken = [f'`{limit}`: {word}' for limit, word in words.items() if word != 'met']
+  count = f'{len(words) - len(broken)} of {len(words)}'
+  return f'**The test kept {count} limits**' + (f' ({"; ".join(broken)}).' if broken else '.')
+
+
+def lead(results: dict[str, Any]) -> list[str]:
+  """What choosing calls buys, in plain words, one sentence each."""
+  found, lines = results['frontier'], []
+  limits = {row['limit']: row for row in found['limits']}
+  single = results['best_single']
+  names = {
+    'all_llms': f'the vote of all {len(results["dataset"]["llms"])} LLMs',
+    # With folds there may be several.
+    'best_single': 'the best single LLM' + (f' ({single[0].removeprefix("single:")})' if len(single) == 1 else ''),
+  }
+  for key, name in names.items():
+    if row := limits.get(f'accuracy>={key}'):
+      lines.append(_reached(row, found['references'][key], name, _scale(results)))
+  if (row := limits.get('none')) and row['test'] is not None:
+    lines.append(_most_accurate(row, results))
+  if set(limits) - {'none'}:
+    lines.append(_promises(found['limits']))
+  if found['p_right']:
+    rest = found['p_right']['abstain_20']
+    lines.append(
+      f'**Leaving the least sure 20 % unanswered raises accuracy by {100 * rest["gain"]:.1f} points**: '
+      f'{found["p_right"]["contender"]} answers {tables.percent(rest["accuracy"])} % of the rest right.'
+      if rest['gain'] > 0
+      else '**Leaving the least sure 20 % unanswered raises no accuracy.**'
+    )
+  return lines
+
+
+# Tables.
+
+
+def _header(scale: _Scale) -> list[str]:
+  """The columns of `_cells`."""
+  columns = ['promised accuracy %', 'test accuracy % (95 % interval)', f'promised {scale.unit}']
+  columns += [f'test {scale.unit} (95 % interval)', 'of calling all %']
+  others = {'calls': 'calls', 'seconds': 'seconds, sequential', 'usd': '$ per 1,000'}
+  return [*columns, *(name for key, name in others.items() if key != scale.currency), 'seconds, parallel (p95)']
+
+
+def _cells(row: dict[str, Any], scale: _Scale) -> list[str]:
+  """What a setting promised and what the test gave; dashes where there is none."""
+  promised, test = row['promised'], row['test']
+  if test is None:
+    return ['-'] * len(_header(scale))
+  price, bounds = scale.text(test[scale.currency]), ' to '.join(map(scale.text, test[f'{scale.currency}_ci']))
+  others = {'calls': tables.seconds, 'seconds': tables.seconds, 'usd': tables.dollars}
+  parallel = f'{tables.seconds(test["parallel_seconds"])} ({tables.seconds(test["p95_seconds"])})'
+  return [
+    tables.percent(promised['accuracy']),
+    _accuracy(test),
+    scale.text(promised[scale.currency]),
+    f'{price} ({bounds})',
+    tables.percent(test[scale.currency] / scale.of_all),
+    *(text(test[key]) for key, text in others.items() if key != scale.currency),
+    '-' if test['p95_seconds'] is None else parallel,
+  ]
+
+
+def _known(header: list[str], rows: list[list[str]]) -> tables.Table:
+  """A table without the columns that nothing is known of."""
+  kept_columns = [place for place in range(len(header)) if any(row[place] != '-' for row in rows)]
+  return tables.Table([header[i] for i in kept_columns], [[row[i] for i in kept_columns] for row in rows])
+
+
+def _settings(settings: list[int]) -> str:
+  """The setting, or the settings of the folds."""
+  return ', '.join(map(str, sorted(set(settings))))
+
+
+def limits_table(results: dict[str, Any]) -> tables.Table:
+  """What was asked for, what was chosen for it and promised, and what the test gave."""
+  scale, rows = _scale(results), []
+  for number, row in enumerate(results['frontier']['limits'], 1):
+    chosen = ['-', '-'] if row['test'] is None else [row['contender'], _settings(row['setting'])]
+    rows.append([str(number), f'`{row["limit"]}`: {asked(row)}', kept(row), *chosen, *_cells(row, scale)])
+  return _known(['#', 'asked for', 'on test', 'chosen', 'setting', *_header(scale)], rows)
+
+
+def best_table(results: dict[str, Any]) -> tables.Table:
+  """Every contender at the setting that promised most, the most promising first."""
+  found, scale = results['frontier'], _scale(results)
+  rows = [
+    [name, _settings(row['settings']), _gain(row['test'], found['references']['all_llms']), *_cells(row, scale)]
+    for name, row in sorted(found['best'].items(), key=lambda item: -item[1]['promised']['accuracy'])
+  ]
+  return _known(['contender', 'setting', 'vs all LLMs', *_header(scale)], rows)
+
+
+def pareto(results: dict[str, Any]) -> list[dict[str, Any]]:
+  """The settings to choose from, cheapest first: none promised to be more accurate for as little.
+
+  Returns:
+    Rows of the curves, with their `contender`.
+  """
+  found = results['frontier']
+  settings = [row | {'contender': name} for name, curve in found['curves'].items() for row in curve]
+  price, accuracy = (np.array([row['promised'][key] for row in settings]) for key in (found['currency'], 'accuracy'))
+  best = metrics.pareto(price, accuracy)
+  return [settings[place] for place in np.argsort(price, kind='stable') if best[place]]
+
+
+def pareto_table(results: dict[str, Any]) -> tables.Table:
+  """The frontier that was promised, and what the test gave."""
+  scale = _scale(results)
+  rows = [[row['contender'], str(row['setting']), *_cells(row, scale)] for row in pareto(results)]
+  return _known(['contender', 'setting', *_header(scale)], rows)
+
+
+def confidences_table(results: dict[str, Any]) -> tables.Table:
+  """How far each LLM's confidences are off, before and after calibration."""
+  names = {'ece': 'calibration error (ECE)', 'brier': 'Brier score'}
+  pairs = [(key, when) for key in names for when in ('before', 'after')]
+  rows = [
+    [llm, row['kind'], *('-' if row[when][key] is None else f'{row[when][key]:.3f}' for key, when in pairs)]
+    for llm, row in results['frontier']['confidences'].items()
+  ]
+  return tables.Table(['LLM', 'calibrated by', *(f'{names[key]} {when}' for key, when in pairs)], rows)
+
+
+def batch_table(results: dict[str, Any]) -> tables.Table:
+  """What a budget for all test queries together bought."""
+  scale, rows = _scale(results), []
+  for row in results['frontier']['batch']:
+    promised = row['promised'] | {scale.currency: row['promised']['price']}
+    rows.append([tables.percent(row['budget']), *_cells(row | {'promised': promised}, scale)])
+  return _known(['budget, % of calling all', *_header(scale)], rows)
+
+
+# Figures.
+
+
+class _Style(NamedTuple):
+  colour: str
+  line: str
+  width: float
+
+
+# Ours are bold, others thin, rivals broken. What may coincide stays visible: dashes over a line.
+_BOLD = 2.2
+_STYLES = {
+  'adaptive': _Style('#0b6e4f', '.-', _BOLD),
+  'adaptive_stages': _Style('#1f77b4', '.--', _BOLD),
+  'subset': _Style('#9467bd', '.-', _BOLD),
+  'learned_vote': _Style('#d95f02', '.-', _BOLD),
+  'bayes_vote': _Style('#e0a458', '.-', 1.1),
+  'chain': _Style('#7a4b00', 'x--', 1.1),
+  'frugal_cascade': _Style('#d6249f', '+--', 1.1),
+  'knn_router': _Style('#555555', '1:', 1.3),
+  'mf_router': _Style('#17a2b8', '2-.', 1.1),
+  'clusters': _Style('#8a9a00', '3:', 1.3),
+}
+_OTHER = _Style('#999999', '.:', 1.1)
+
+
+def _draw_curves(axes: matplotlib.axes.Axes, results: dict[str, Any]) -> None:
+  """A line for each contender, the most accurate on test first in the legend; ours with 95 % bands."""
+  scale, curves = _scale(results), results['frontier']['curves']
+  for name in sorted(curves, key=lambda name: -max(row['test']['accuracy'] for row in curves[name])):
+    style = _STYLES.get(name, _OTHER)
+    tests = [row['test'] for row in curves[name]]
+    x = [100 * test[scale.currency] / scale.of_all for test in tests]
+    y, low, high = 100 * np.array([(test['accuracy'], *test['accuracy_ci']) for test in tests], float).T
+    above = style.width + ('--' in style.line)
+    axes.plot(x, y, style.line, color=style.colour, linewidth=style.width, markersize=5, label=name, zorder=above)
+    if style.width == _BOLD:
+      axes.fill_between(x, low, high, color=style.colour, alpha=0.07, linewidth=0)
+
+
+def _draw_fixed(axes: matplotlib.axes.Axes, results: dict[str, Any]) -> None:
+  """The vote of all LLMs and the best single LLM."""
+  scale = _scale(results)
+  for key, marker, size, colour in (('all_llms', '*', 14, '#c1121f'), ('best_single', 'D', 7, 'black')):
+    row = results['frontier']['references'][key]
+    x, y = 100 * row[scale.currency] / scale.of_all, 100 * row['accuracy']
+    axes.plot(x, y, marker, color=colour, markersize=size, linestyle='none', label=key, zorder=5)
+
+
+def _draw_oracle(above: matplotlib.axes.Axes, axes: matplotlib.axes.Axes, oracle: float | None) -> None:
+  """The oracle in a strip of its own, cut off from what is far below."""
+  if oracle is not None:
+    above.axhline(100 * oracle, color='black', linestyle=':', linewidth=1)
+    above.set(ylim=(100 * oracle - 1, 100 * oracle + 1), yticks=[100 * oracle], yticklabels=[f'{100 * oracle:.1f}'])
+    above.text(0.01, 0.62, 'oracle', transform=above.transAxes, fontsize=8)
+  above.spines.bottom.set_visible(False)
+  axes.spines.top.set_visible(False)
+  above.tick_params(axis='x', length=0, labelbottom=False)
+  cut: dict[str, Any] = {'marker': [(-1, -0.5), (1, 0.5)], 'markersize': 9, 'linestyle': '', 'color': 'black'}
+  above.plot((0, 1), (0, 0), transform=above.transAxes, clip_on=False, **cut)
+  axes.plot((0, 1), (1, 1), transform=axes.transAxes, clip_on=False, **cut)
+
+
+def _numbered(results: dict[str, Any]) -> dict[tuple[float, float], str]:
+  """The points chosen for limits (% of the price of calling all, accuracy in %), with the limits' numbers."""
+  scale = _scale(results)
+  points: dict[tuple[float, float], str] = {}
+  for number, row in enumerate(results['frontier']['limits'], 1):
+    if row['test'] is not None:
+      point = 100 * row['test'][scale.currency] / scale.of_all, 100 * row['test']['accuracy']
+      points[point] = f'{points[point]}, {number}' if point in points else str(number)
+  return points
+
+
+def _write_numbers(axes: matplotlib.axes.Axes, points: dict[tuple[float, float], str]) -> None:
+  """Writes the text of each point where there is room beside it; layout and lines must be final."""
+
+  def place(corners: Any, transform: Any) -> np.ndarray:  # [P, 2] in points, 1/72 inch
+    return transform.transform(corners) * 72 / axes.figure.dpi
+
+  low, high = place([(0, 0), (1, 1)], axes.transAxes)
+  taken = [place(np.reshape(list(points), (-1, 2)), axes.transData)]
+  for line in axes.get_lines():
+    corners = place(line.get_xydata(), line.get_transform())
+    taken.append(corners)
+    taken += [np.linspace(a, b, 2 + int(np.hypot(*(b - a)) / 4)) for a, b in itertools.pairwise(corners)]
+  obstacles = np.concatenate(taken)
+  angles = np.linspace(0, 2 * np.pi, 16, endpoint=False)
+  around = np.stack([np.cos(angles), np.sin(angles)], 1)
+  offsets = np.concatenate([radius * around for radius in (15, 22, 30, 40)])
+  for (x, y), text in points.items():
+    places = place([(x, y)], axes.transData) + offsets
+    room = np.linalg.norm(places[:, None] - obstacles, axis=-1).min(1) - 0.2 * np.linalg.norm(offsets, axis=1)
+    room[((places < low + 10) | (places > high - 10)).any(1)] = -np.inf
+    best = int(room.argmax())
+    obstacles = np.concatenate([obstacles, places[best] + 6 * around])
+    axes.annotate(
+      text, (x, y), offsets[best], textcoords='offset points', ha='center', va='center', fontsize=8, weight='bold',
+      bbox={'boxstyle': 'round,pad=0.25', 'fc': 'white', 'ec': 'black', 'lw': 0.8}, zorder=6,
+      arrowprops={'arrowstyle': '-', 'lw': 0.8},
+    )  # fmt: skip
+
+
+def adaptive(results: dict[str, Any]) -> matplotlib.figure.Figure | None:
+  """Accuracy against price of all contenders at all settings, with what was chosen for each limit."""
+  if not results.get('frontier'):
+    return None
+  scale = _scale(results)
+  figure = matplotlib.figure.Figure(figsize=(11, 7), layout='constrained')
+  above, axes = figure.subplots(2, 1, sharex=True, height_ratios=(1, 16))
+  _draw_curves(axes, results)
+  _draw_fixed(axes, results)
+  axes.set_xscale('log')
+  axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+  axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f'{value:g}'))
+  axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+  axes.set_xlabel(f'{scale.words} per query, % of calling all LLMs (100 % = {scale.text(scale.of_all)} {scale.unit})')
+  axes.set_ylabel('accuracy on test, %')
+  axes.grid(alpha=0.25)
+  figure.legend(*axes.get_legend_handles_labels(), fontsize=8, loc='outside right upper')
+  glyph: dict[str, Any] = {'markeredgewidth': 0, 'color': 'black', 'linestyle': ''}
+  limits = [
+    matplotlib.lines.Line2D([], [], marker=f'${n}$', markersize=3 + 3 * len(str(n)), label=row['limit'], **glyph)
+    for n, row in enumerate(results['frontier']['limits'], 1)
+    if row['test'] is not None
+  ]
+  if limits:
+    figure.legend(handles=limits, title='chosen for', fontsize=8, title_fontsize=8, loc='outside right lower')
+  _draw_oracle(above, axes, results['oracle']['accuracy'])
+  above.set_title('What choosing calls buys (shaded: 95 % intervals; boxed: what was chosen for a limit)')
+  figure.draw_without_rendering()
+  _write_numbers(axes, _numbered(results))
+  return figure
+
+
+def abstain(results: dict[str, Any]) -> matplotlib.figure.Figure | None:
+  """Accuracy where the least sure queries stay unanswered, beside how far P(answer is right) can be believed."""
+  if not results.get('frontier') or not results['frontier']['p_right']:
+    return None
+  found = results['frontier']['p_right']
+  colour = _STYLES.get(found['contender'], _OTHER).colour
+  figure = matplotlib.figure.Figure(figsize=(10, 5), layout='constrained')
+  grid = figure.add_gridspec(2, 2, height_ratios=(3, 1), width_ratios=(1.3, 1))
+  left, top = figure.add_subplot(grid[:, 0]), figure.add_subplot(grid[0, 1])
+  bottom = figure.add_subplot(grid[1, 1], sharex=top)
+  share, accuracy = 100 * np.array(found['coverage'], float).T
+  left.plot(share, accuracy, color=colour, linewidth=2)
+  rest, gain = 100 * found['abstain_20']['accuracy'], 100 * found['abstain_20']['gain']
+  left.axhline(rest - gain, color='black', linestyle=':', linewidth=1)
+  left.annotate(f'all answered: {rest - gain:.1f} %', (0, rest - gain), (4, 3), textcoords='offset points', fontsize=9)
+  left.plot(80, rest, 'o', color=colour, markersize=8)
+  left.annotate(
+    f'80 % answered: {rest:.1f} % right\n({gain:+.1f} points)', (80, rest), (-10, -4), textcoords='offset points',
+    ha='right', va='top', fontsize=9,
+  )  # fmt: skip
+  left.set(xlabel='queries answered, the surest first, %', ylabel='accuracy on these, %', xlim=(0, 100))
+  left.set_title(f'Leaving the least sure unanswered ({found["contender"]})', fontsize=10)
+  left.grid(alpha=0.25)
+  bins = found['reliability']
+  figures.reliability_panels(top, bottom, bins['mean_confidence'], bins['frequency'], bins['count'], colour)
+  top.set_ylabel('share of right answers')
+  top.set_title(f'Is P(answer is right) to be believed? (ECE {found["ece"]:.3f})', fontsize=10)
+  bottom.set(xlabel='P(answer is right)', ylabel='queries')
+  return figure
+
+
+FIGURES: dict[str, figures.Maker] = {'adaptive': adaptive, 'abstain': abstain}
+
+
+# The section.
+
+_EXPLANATION = """\
+Settings are tuned, and chosen for a limit, on development queries (train and validation) alone, with confidences that
+never saw their labels: what they gave there is *promised*; what the test gave stands beside it, with 95 % bootstrap
+intervals over queries. A limit is *missed, within the interval* when the interval on test still holds it. Accuracies
+whose intervals overlap are a *tie*. Settings are counted from 0, the cheapest. *Parallel* seconds: calls that need not
+wait for each other go out at once (mean, and the 95th percentile). Prices are {price}.{own}
+"""
+
+
+def section(results: dict[str, Any]) -> list[str]:
+  """The section of report.md, paragraph by paragraph; empty where nothing was tried."""
+  found = results.get('frontier')
+  if not found:
+    return []
+  scale = _scale(results)
+  price = 'dollars per 1,000 queries' if scale.currency == 'usd' else f'{scale.words} a query'
+  own = f' The classifier takes {tables.seconds(results["timing"]["classifier_latency_s"])} s more.'
+  sections = [
+    '## Past the paper: whom to ask next, and when to stop\n',
+    '\n'.join(f'- {line}' for line in lead(results)) + '\n',
+    '![Accuracy against price of all contenders](figures/adaptive.png)\n',
+  ]
+  if found['limits']:
+    sections += ['### Limits: promised and kept\n', limits_table(results).markdown()]
+  sections += [
+    _EXPLANATION.format(price=price, own=own if scale.currency == 'seconds' else ''),
+    '### Every contender at its most accurate\n',
+    '\n'.join(f'- **{name}** {_EXPLAINED[name]}.' for name in found['best'] if name in _EXPLAINED) + '\n',
+    best_table(results).markdown(),
+  ]
+  settings, count = pareto(results), sum(map(len, found['curves'].values()))
+  sections += [
+    '### The frontier\n',
+    f'{len(settings)} of {count} settings are worth choosing: no other promised as much for less.\n',
+    pareto_table(results).markdown(),
+  ]
+  if found['p_right']:
+    sections += [
+      '### When to abstain\n',
+      f'How likely its answer is right, {found["p_right"]["contender"]} says with a calibration error (ECE) of '
+      f'{found["p_right"]["ece"]:.3f} and a Brier score of {found["p_right"]["brier"]:.3f} on test.\n',
+      '![Accuracy by the share answered, and how far P(answer is right) can be believed](figures/abstain.png)\n',
+    ]
+  if found['confidences']:
+    sections += ['### Confidences of single LLMs\n', confidences_table(results).markdown()]
+  if found['batch']:
+    sections += ['### One budget for all test queries together\n', batch_table(results).markdown()]
+  return sections

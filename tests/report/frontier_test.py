@@ -1,0 +1,347 @@
+import copy
+import re
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from selectllm.report import document, figures, frontier, tables
+
+Results = dict[str, Any]
+ALL_SECONDS, ALL_USD = 8.0, 0.004
+
+
+def _worth(accuracy: float, share: float, currency: str) -> Results:
+  """What a setting gives at a share of the price of calling all three LLMs; seconds are unknown where calls count."""
+  seconds = None if currency == 'calls' else share * ALL_SECONDS
+  usd = share * ALL_USD if currency == 'usd' else None
+  return {
+    'accuracy': accuracy,
+    'seconds': seconds,
+    'usd': usd,
+    'calls': 3 * share,
+    'parallel_seconds': seconds and seconds / 2,
+    'p95_seconds': seconds,
+  }
+
+
+def _tested(accuracy: float, share: float, currency: str) -> Results:
+  worth = _worth(accuracy, share, currency)
+  bounds = {f'{key}_ci': [value and 0.9 * value, value and 1.1 * value] for key, value in worth.items()}
+  return worth | bounds | {'accuracy_ci': [accuracy - 0.05, accuracy + 0.05]}
+
+
+def _curve(currency: str, *points: tuple[float, float]) -> list[Results]:
+  """Settings that promised a point more than the test gave."""
+  return [
+    {'setting': place, 'promised': _worth(a + 0.01, share, currency), 'test': _tested(a, share, currency)}
+    for place, (a, share) in enumerate(points)
+  ]
+
+
+def _frontier(currency: str = 'seconds') -> Results:
+  """Two contenders and a rival, and limits of which three chose the same setting."""
+  curves = {
+    'adaptive': _curve(currency, (0.5, 0.1), (0.75, 0.25), (0.8, 0.5)),
+    'learned_vote': _curve(currency, (0.45, 0.2), (0.85, 1.0)),
+    'chain': _curve(currency, (0.4, 0.2), (0.7, 0.5)),
+  }
+
+  def limit(text: str, place: int | None, target: float | None, met: bool = True, within: bool = True) -> Results:
+    if place is None:
+      return {'limit': text} | dict.fromkeys(('contender', 'setting', 'promised', 'test', 'target', 'met', 'within'))
+    found = {'limit': text, 'contender': 'adaptive', 'target': target, 'met': met, 'within': within}
+    return curves['adaptive'][place] | found | {'setting': [place]}
+
+  return {
+    'currency': currency,
+    'price_is': 'estimated',
+    'references': {'all_llms': _tested(0.81, 1.0, currency), 'best_single': _tested(0.7, 0.5, currency)},
+    'curves': curves,
+    'limits': [
+      limit('accuracy>=best_single', 1, 0.7),
+      limit('accuracy>=all_llms', 2, 0.81, met=False),
+      limit('seconds<=35%', 1, 2.8),
+      limit('p95_seconds<=1.5', 1, 1.5, met=False, within=False),
+      limit('accuracy>=0.99', None, None),
+      limit('none', 2, None),
+    ],
+    'best': {name: curve[-1] | {'settings': [curve[-1]['setting']] * 2} for name, curve in curves.items()},
+    'p_right': {
+      'contender': 'adaptive',
+      'ece': 0.0213,
+      'brier': 0.1234,
+      'reliability': {'mean_confidence': [None, 0.45, 0.9], 'frequency': [None, 0.5, 0.875], 'count': [0, 4, 8]},
+      'coverage': [[0.25, 1.0], [0.5, 0.95], [0.8, 0.9], [1.0, 0.8]],
+      'abstain_20': {'accuracy': 0.9, 'gain': 0.1},
+    },
+    'confidences': {
+      'a|b': {'kind': 'platt', 'before': {'ece': 0.1, 'brier': 0.25}, 'after': {'ece': 0.02, 'brier': 0.2}},
+      'unseen': {'kind': 'temperature', 'before': {'ece': None, 'brier': None}, 'after': {'ece': None, 'brier': None}},
+    },
+    'batch': [
+      {
+        'budget': 0.25,
+        'promised': {'accuracy': 0.74, 'price': curves['adaptive'][1]['test'][currency]},
+        'test': curves['adaptive'][1]['test'],
+      }
+    ],
+  }
+
+
+@pytest.fixture
+def made(results_of):
+  """Makes results with a frontier in a currency."""
+
+  def results(currency: str = 'seconds', **changes: Any) -> Results:
+    kind = 'priced' if currency == 'usd' else 'estimated'
+    return copy.deepcopy(results_of(kind=kind)) | {'frontier': _frontier(currency) | changes}
+
+  return results
+
+
+CURRENCIES = ['seconds', 'usd', 'calls']
+
+
+def _column(table: tables.Table, name: str) -> list[str]:
+  place = list(table.header).index(name)
+  return [row[place] for row in table.rows]
+
+
+@pytest.mark.parametrize('absent', [{}, {'frontier': None}])
+def test_without_a_frontier_there_is_nothing(results_of, absent, tmp_path):
+  results = results_of() | absent
+  assert frontier.section(results) == []
+  assert 'Past the paper' not in document.markdown(results)
+  figures.draw(results, tmp_path / 'figures', frontier.FIGURES)
+  assert not list((tmp_path / 'figures').iterdir())
+
+
+@pytest.mark.parametrize('currency', CURRENCIES)
+def test_the_section_is_whole_in_every_currency(made, currency):
+  text = '\n'.join(frontier.section(made(currency)))
+  assert '{' not in text
+  assert not re.search(r'\bnan\b|\bNone\b', text)
+  for table in re.findall(r'(?:^\|.*\n)+', text, re.MULTILINE):
+    assert len({len(re.findall(r'(?<!\\)\|', line)) for line in table.splitlines()}) == 1
+  assert ('of its summed estimated seconds' in text) == (currency == 'seconds')
+  assert ('of its dollars' in text) == (currency == 'usd')
+  assert ('of its calls' in text) == (currency == 'calls')
+  assert ('$ per 1,000' in text) == (currency == 'usd')
+  assert ('The classifier takes 0.250 s more.' in text) == (currency == 'seconds')
+
+
+def test_the_report_holds_section_and_figures(made, tmp_path, capsys):
+  results = made()
+  document.write(tmp_path, results)
+  text = (tmp_path / 'report.md').read_text()
+  assert '\n'.join(frontier.section(results)) in text
+  for picture in re.findall(r'!\[.*?\]\((.*?)\)', text):
+    assert (tmp_path / picture).is_file()
+  assert {'adaptive.png', 'abstain.png'} <= {path.name for path in (tmp_path / 'figures').iterdir()}
+
+
+def test_what_was_reached_is_said_with_its_share_of_the_price(made):
+  vote, single, most, promises, rest = frontier.lead(made())
+  assert vote.startswith(
+    '**The vote of all 3 LLMs is missed by 1.0 points, within the interval, at 50 % of its summed estimated seconds**: '
+    'adaptive answers 80.0 (75.0 to 85.0) % right, the vote of all 3 LLMs 81.0 (76.0 to 86.0) %: a tie'
+  )
+  assert 'is reached at 50 % of its summed estimated seconds**' in single
+  assert 'adaptive answers 75.0' in single
+  assert (
+    'at 50 % of the summed estimated seconds of calling all: -1.0 points (tie) against the vote of all LLMs' in most
+  )
+  assert '+10.0 points (tie) against the best rival, chain' in most
+  assert promises.startswith('**The test kept 2 of 5 limits** (')
+  for words in (
+    '`accuracy>=all_llms`: missed, within the interval',
+    '`p95_seconds<=1.5`: missed;',
+    '`accuracy>=0.99`: no setting promised it',
+  ):
+    assert words in promises
+  assert 'raises accuracy by 10.0 points' in rest
+  assert '90.0 % of the rest right' in rest
+
+
+def test_latencies_are_called_what_they_are(made):
+  results = made()
+  for kind in ('measured', 'published'):
+    results['dataset']['latency'] = kind
+    assert f'% of its summed {kind} seconds' in frontier.lead(results)[0]
+    assert 'estimated' not in '\n'.join(frontier.section(results))
+
+
+def test_a_clear_miss_a_clear_gain_and_no_promise_are_not_called_ties(made):
+  results = made()
+  first, second, *_ = results['frontier']['limits']
+  first['test'] = first['test'] | {'accuracy': 0.9, 'accuracy_ci': [0.85, 0.95]}
+  second |= {'within': False, 'test': second['test'] | {'accuracy': 0.7, 'accuracy_ci': [0.65, 0.75]}}
+  vote, single, *_ = frontier.lead(results)
+  assert 'is missed by 11.0 points at 50 %' in vote
+  assert 'is beaten at 50 %' in single
+  assert 'tie' not in vote + single
+  second |= {'promised': None, 'test': None, 'setting': None, 'contender': None}
+  assert 'No setting promised the accuracy of the vote of all 3 LLMs' in frontier.lead(results)[0]
+  assert frontier.asked(second | {'target': None}) == 'as accurate as the vote of all LLMs'
+
+
+def test_abstaining_in_vain_is_said(made):
+  results = made()
+  results['frontier']['p_right']['abstain_20'] = {'accuracy': 0.79, 'gain': -0.01}
+  assert 'raises no accuracy' in frontier.lead(results)[-1]
+
+
+@pytest.mark.parametrize(
+  ('limit', 'target', 'words'),
+  [
+    ('accuracy>=best_single', 0.7, 'as accurate as the best single LLM, 70.0 %'),
+    ('accuracy>=0.9', None, 'at least 90.0 % right'),
+    ('seconds<=20', 20, 'at most 20.0 seconds, calls summed'),
+    ('seconds<=35%', 2.8, 'at most 35 % of calling all, 2.80 seconds, calls summed'),
+    ('seconds<=35%', None, 'at most 35 % of calling all, calls summed'),
+    ('usd<=0.001', 0.001, 'at most $1.00 per 1,000 queries'),
+    ('usd<=10%', 0.0004, 'at most 10 % of calling all, $0.400 per 1,000 queries'),
+    ('p95_seconds<=30', 30, '95 % of the queries within 30.0 seconds, calls in parallel'),
+    ('query_seconds<=30', None, 'no query expected to take more than 30.0 seconds'),
+    ('none', None, 'the most accurate, at any price'),
+  ],
+)
+def test_limits_are_told_in_words(limit, target, words):
+  assert frontier.asked({'limit': limit, 'target': target}) == words
+
+
+def test_limits_stand_beside_what_was_promised_and_what_came(made):
+  table = frontier.limits_table(made())
+  assert _column(table, '#') == ['1', '2', '3', '4', '5', '6']
+  assert _column(table, 'on test') == [
+    'met', 'missed, within the interval', 'met', 'missed', 'no setting promised it', '-'
+  ]  # fmt: skip
+  assert table.rows[0][3:5] == ['adaptive', '1']
+  assert table.rows[0][5:] == [
+    '76.0', '75.0 (70.0 to 80.0)', '2.00', '2.00 (1.80 to 2.20)', '25.0', '0.750', '1.00 (2.00)'
+  ]  # fmt: skip
+  assert set(table.rows[4][3:]) == {'-'}
+
+
+def test_folds_that_chose_different_settings_show_them_all(made):
+  results = made()
+  results['frontier']['limits'][0]['setting'] = [2, 1, 2]
+  assert _column(frontier.limits_table(results), 'setting')[0] == '1, 2'
+  assert '**The best single LLM is' in '\n'.join(frontier.lead(results | {'best_single': ['single:a', 'single:b']}))
+
+
+def test_in_dollars_seconds_stand_beside_them(made):
+  table = frontier.best_table(made('usd'))
+  assert _column(table, 'test $ per 1,000 (95 % interval)')[0] == '4.00 (3.60 to 4.40)'
+  assert _column(table, 'seconds, sequential')[0] == '8.00'
+  assert 'seconds, sequential' not in frontier.best_table(made()).header
+
+
+def test_contenders_are_compared_from_the_most_promising(made):
+  table = frontier.best_table(made())
+  assert _column(table, 'contender') == ['learned_vote', 'adaptive', 'chain']
+  assert _column(table, 'vs all LLMs') == ['+4.0 (tie)', '-1.0 (tie)', '-11.0']
+
+
+def test_the_frontier_is_of_promises_not_of_the_test(made):
+  results = made()
+  assert [(row['contender'], row['setting']) for row in frontier.pareto(results)] == [
+    ('adaptive', 0), ('adaptive', 1), ('adaptive', 2), ('learned_vote', 1)
+  ]  # fmt: skip
+  results['frontier']['curves']['chain'][0]['promised']['accuracy'] = 0.6
+  results['frontier']['curves']['adaptive'][2]['test']['accuracy'] = 0.1
+  found = frontier.pareto(results)
+  assert [(row['contender'], row['setting']) for row in found][1:4] == [('chain', 0), ('adaptive', 1), ('adaptive', 2)]
+  assert len(frontier.pareto_table(results).rows) == len(found)
+  assert '5 of 7 settings are worth choosing' in '\n'.join(frontier.section(results))
+
+
+def test_what_is_unknown_has_no_column(made):
+  table = frontier.limits_table(made('calls'))
+  assert not [name for name in table.header if 'seconds' in name or '$' in name]
+  assert _column(table, 'test calls (95 % interval)')[0] == '0.750 (0.675 to 0.825)'
+  assert 'calls' not in table.header
+  assert 'calls' in frontier.limits_table(made()).header
+
+
+def test_confidences_and_batches_have_their_tables(made):
+  results = made()
+  assert frontier.confidences_table(results).rows == [
+    ['a|b', 'platt', '0.100', '0.020', '0.250', '0.200'],
+    ['unseen', 'temperature', '-', '-', '-', '-'],
+  ]
+  table = frontier.batch_table(results)
+  assert _column(table, 'budget, % of calling all') == ['25.0']
+  assert _column(table, 'promised seconds') == ['2.00']
+  assert _column(table, 'test accuracy % (95 % interval)') == ['75.0 (70.0 to 80.0)']
+  results['frontier'] |= {'p_right': None, 'confidences': {}, 'batch': [], 'limits': []}
+  text = '\n'.join(frontier.section(results))
+  for heading in ('abstain', 'Confidences', 'One budget', 'Limits'):
+    assert f'### {heading}' not in text
+  assert frontier.abstain(results) is None
+
+
+@pytest.mark.filterwarnings('error')
+def test_without_limits_no_point_is_numbered(made):
+  results = made(limits=[_frontier()['limits'][4]])
+  figure = frontier.adaptive(results)
+  assert not figure.axes[1].texts
+  assert len(figure.legends) == 1
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('currency', CURRENCIES)
+def test_figures_are_drawn_without_a_warning(made, currency, tmp_path):
+  for name in ('one', 'two'):
+    figures.draw(made(currency), tmp_path / name, frontier.FIGURES)
+  for path in (tmp_path / 'one').iterdir():
+    height, width, _ = matplotlib.image.imread(path).shape
+    assert 400 < height < 1600
+    assert 800 < width < 1600
+    assert path.read_bytes() == (tmp_path / 'two' / path.name).read_bytes()
+
+
+@pytest.mark.parametrize('currency', CURRENCIES)
+def test_contenders_stand_at_their_share_and_accuracy(made, currency):
+  results = made(currency, curves=_frontier(currency)['curves'] | {'newest': _frontier(currency)['curves']['chain']})
+  _, axes = frontier.adaptive(results).axes
+  lines = {line.get_label(): line for line in axes.get_lines()}
+  np.testing.assert_allclose(lines['adaptive'].get_xydata(), [(10, 50), (25, 75), (50, 80)])
+  np.testing.assert_allclose(lines['newest'].get_xydata(), lines['chain'].get_xydata())
+  np.testing.assert_allclose(lines['all_llms'].get_xydata(), [(100, 81)])
+  np.testing.assert_allclose(lines['best_single'].get_xydata(), [(50, 70)])
+  assert lines['adaptive'].get_linewidth() > lines['chain'].get_linewidth()
+
+
+def test_the_legend_is_in_the_order_of_the_curves(made):
+  figure = frontier.adaptive(made())
+  names, limits = ([text.get_text() for text in legend.get_texts()] for legend in figure.legends)
+  assert names[:3] == ['learned_vote', 'adaptive', 'chain']
+  assert limits == [row['limit'] for row in _frontier()['limits'] if row['test']]
+
+
+def test_chosen_points_carry_the_numbers_of_their_limits_and_cover_none(made):
+  figure = frontier.adaptive(made())
+  _, axes = figure.axes
+  assert {text.get_text(): text.xy for text in axes.texts} == {
+    '1, 3, 4': (25.0, 75.0), '2, 6': (50.0, 80.0)
+  }  # fmt: skip
+  figure.draw_without_rendering()
+  boxes = [text.get_bbox_patch().get_window_extent() for text in axes.texts]
+  assert not boxes[0].overlaps(boxes[1])
+  for line in axes.get_lines():
+    for point in axes.transData.transform(line.get_xydata()) if line.get_transform() == axes.transData else ():
+      assert not any(box.contains(*point) for box in boxes)
+
+
+def test_abstaining_marks_its_point_and_the_diagram_leaves_out_empty_bins(made):
+  left, top, bottom = frontier.abstain(made()).axes
+  curve, everything, point = left.get_lines()
+  np.testing.assert_allclose(curve.get_xydata(), [(25, 100), (50, 95), (80, 90), (100, 80)])
+  np.testing.assert_allclose(everything.get_ydata(), 80)
+  np.testing.assert_allclose(point.get_xydata(), [(80, 90)])
+  np.testing.assert_allclose(top.get_lines()[1].get_xydata(), [(0.45, 0.5), (0.9, 0.875)])
+  assert [bar.get_height() for bar in bottom.patches] == [0, 4, 8]
+  assert '0.021' in top.get_title()
