@@ -1,0 +1,152 @@
+"""Limits as users state them: one string each, kept by a choice of setting, and judged by what the test gave.
+
+A limit is one of
+
+  accuracy>=best_single, accuracy>=all_llms, accuracy>=0.9    right as often as the best single LLM, as all, as that
+  seconds<=20, usd<=0.001                                     the mean over queries of all calls' seconds, dollars
+  seconds<=35%, usd<=10%                                      the same in percent of calling all LLMs
+  p95_seconds<=30                                             the 95th percentile of latency, calls being parallel
+  query_seconds<=30                                           what no query's calls are expected to exceed
+  none                                                        the most accurate, whatever it takes
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+# Fixed choices of LLMs that limits may refer to.
+REFERENCES = ('best_single', 'all_llms')
+# What may have to stay below a number, and of these what the number may be a percentage of calling all LLMs for.
+CEILINGS = ('seconds', 'usd', 'p95_seconds', 'query_seconds')
+SHARES = ('seconds', 'usd')
+
+_FORM = re.compile(r'(\w+)(>=|<=)([\w.+-]+)(%?)')
+_NUMBER = re.compile(r'\d+(\.\d+)?(e[+-]?\d+)?|\.\d+')
+
+# Numbers by quantity (`accuracy`, `CEILINGS`, `calls`), None where unknown.
+Outcome = Mapping[str, float | None]
+
+
+class Limit(NamedTuple):
+  """A limit that a user stated.
+
+  Attributes:
+    quantity: `accuracy`, one of `CEILINGS`, or `none`.
+    value: The number stated, None where there is none.
+    reference: Which of `REFERENCES` the quantity is compared with, None where with `value` alone.
+    percent: Whether `value` is in percent of the reference.
+    text: The limit in words, without spaces.
+  """
+
+  quantity: str
+  value: float | None
+  reference: str | None
+  percent: bool
+  text: str
+
+
+def parse(text: str) -> Limit:
+  """Reads a limit.
+
+  Raises:
+    ValueError: If it is none of those in this module's description.
+  """
+  stated = ''.join(text.split())
+  if stated == 'none':
+    return Limit('none', None, None, False, stated)
+  if match := _FORM.fullmatch(stated):
+    quantity, sign, bound, percent = match.groups()
+    value = float(bound) if _NUMBER.fullmatch(bound) else None
+    if (quantity, sign, percent) == ('accuracy', '>=', ''):
+      if bound in REFERENCES:
+        return Limit(quantity, None, bound, False, stated)
+      if value is not None and value <= 1:
+        return Limit(quantity, value, None, False, stated)
+    elif sign == '<=' and quantity in (SHARES if percent else CEILINGS) and value:
+      return Limit(quantity, value, 'all_llms' if percent else None, bool(percent), stated)
+  raise ValueError(
+    f'limit {text!r}; it must be accuracy>=X, X being {", ".join(REFERENCES)} or a number up to 1; Q<=X, Q being '
+    f'{", ".join(CEILINGS)} and X a number above 0; Q<=X%, Q being {", ".join(SHARES)}; or none'
+  )
+
+
+def target(limit: Limit, references: Mapping[str, Outcome]) -> float | None:
+  """The number that a limit comes to.
+
+  Args:
+    limit: From `parse`.
+    references: What each of `REFERENCES` gives.
+
+  Returns:
+    The number, in the limit's quantity; None without a limit, or where the reference's is unknown.
+  """
+  if limit.reference is None:
+    return limit.value
+  known = references[limit.reference].get(limit.quantity)
+  if known is None or limit.value is None:
+    return known
+  return known * limit.value / 100
+
+
+def _dearness(setting: Outcome) -> float:
+  """What a setting takes: seconds, where they are unknown dollars, where these are too calls."""
+  for quantity in ('seconds', 'usd', 'calls'):
+    if (taken := setting.get(quantity)) is not None:
+      return taken
+  return 0.0
+
+
+def choose(limit: Limit, settings: Sequence[Outcome], references: Mapping[str, Outcome]) -> int | None:
+  """The setting that serves a limit best.
+
+  Args:
+    limit: From `parse`.
+    settings: What each setting promises.
+    references: What each of `REFERENCES` promises.
+
+  Returns:
+    Under a ceiling, the most accurate setting that keeps it, of equal ones the one that takes least. For an accuracy,
+    the cheapest setting (in seconds; in dollars or calls where they are unknown) that reaches it, of equal ones the
+    more accurate. None where no setting is known to.
+  """
+  bound = target(limit, references)
+  ranks: dict[int, tuple[float, ...]] = {}
+  for index, setting in enumerate(settings):
+    accuracy, value = setting.get('accuracy'), setting.get(limit.quantity)
+    if accuracy is None:
+      continue
+    if limit.quantity == 'none':
+      ranks[index] = (-accuracy, _dearness(setting))
+    elif value is None or bound is None:
+      continue
+    elif limit.quantity == 'accuracy' and accuracy >= bound:
+      ranks[index] = (_dearness(setting), -accuracy)
+    elif limit.quantity != 'accuracy' and value <= bound:
+      ranks[index] = (-accuracy, value, _dearness(setting))
+  return min(ranks, key=lambda index: ranks[index]) if ranks else None
+
+
+def judge(limit: Limit, test: Mapping[str, Any], target: float | None) -> tuple[bool, bool]:
+  """Whether a test kept a limit.
+
+  Args:
+    limit: From `parse`.
+    test: The limit's quantity as tested and, under `<quantity>_ci`, its 95 % interval, a pair; without one, the
+      quantity is taken to be exact.
+    target: The number that the limit came to, from `target`.
+
+  Returns:
+    Whether the tested number keeps the limit; whether it or anything in its interval does. Both are true of `none`.
+
+  Raises:
+    ValueError: If the quantity or the target is unknown.
+  """
+  if limit.quantity == 'none':
+    return True, True
+  value = test.get(limit.quantity)
+  if value is None or target is None:
+    raise ValueError(f'limit {limit.text}: nothing to judge by, tested {value} against {target}')
+  interval = [value, *(bound for bound in test.get(f'{limit.quantity}_ci') or () if bound is not None)]
+  if limit.quantity == 'accuracy':
+    return value >= target, max(interval) >= target
+  return value <= target, min(interval) <= target

@@ -1,0 +1,149 @@
+import pytest
+
+from selectllm import limits
+
+REFERENCES = {
+  'best_single': {'accuracy': 0.8, 'seconds': 10.0, 'usd': 0.02},
+  'all_llms': {'accuracy': 0.85, 'seconds': 40.0, 'usd': None},
+}
+SETTINGS = [
+  {'accuracy': 0.70, 'seconds': 2.0, 'usd': 0.01, 'p95_seconds': 5.0, 'query_seconds': 2.0},
+  {'accuracy': 0.82, 'seconds': 8.0, 'usd': 0.02, 'p95_seconds': 20.0, 'query_seconds': 40.0},
+  {'accuracy': 0.82, 'seconds': 6.0, 'usd': 0.03, 'p95_seconds': 25.0, 'query_seconds': 30.0},
+  {'accuracy': 0.90, 'seconds': 20.0, 'usd': 0.05, 'p95_seconds': 30.0, 'query_seconds': None},
+]
+
+
+@pytest.mark.parametrize(
+  ('text', 'expected'),
+  [
+    ('accuracy>=best_single', ('accuracy', None, 'best_single', False)),
+    ('accuracy>=all_llms', ('accuracy', None, 'all_llms', False)),
+    ('accuracy>=0.9', ('accuracy', 0.9, None, False)),
+    ('accuracy>=1', ('accuracy', 1.0, None, False)),
+    ('seconds<=20', ('seconds', 20.0, None, False)),
+    ('seconds<=35%', ('seconds', 35.0, 'all_llms', True)),
+    ('usd<=0.001', ('usd', 0.001, None, False)),
+    ('usd<=1e-3', ('usd', 0.001, None, False)),
+    ('usd<=2.5%', ('usd', 2.5, 'all_llms', True)),
+    ('p95_seconds<=30', ('p95_seconds', 30.0, None, False)),
+    ('query_seconds<=.5', ('query_seconds', 0.5, None, False)),
+    ('none', ('none', None, None, False)),
+  ],
+)
+def test_limits_are_read(text, expected):
+  assert limits.parse(text) == (*expected, text)
+  spaced = f' {text} '.replace('<=', ' <= ').replace('%', ' %')
+  assert limits.parse(spaced) == (*expected, text)
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    '',
+    'fast',
+    'accuracy',
+    'accuracy<=0.9',
+    'accuracy>=90',
+    'accuracy>=90%',
+    'accuracy>=best_single%',
+    'accuracy>=oracle',
+    'accuracy>0.9',
+    'seconds>=20',
+    'seconds<=-1',
+    'seconds<=0',
+    'seconds<=nan',
+    'seconds<=inf',
+    'seconds<=1.2.3',
+    'seconds<=all_llms',
+    'seconds<=20s',
+    'p95_seconds<=30%',
+    'query_seconds<=30%',
+    'none<=3',
+    'usd<=1 or none',
+  ],
+)
+def test_what_is_no_limit_is_named_and_the_grammar_shown(text):
+  with pytest.raises(ValueError, match='it must be accuracy>=X') as raised:
+    limits.parse(text)
+  assert repr(text) in str(raised.value)
+  assert 'p95_seconds' in str(raised.value)
+
+
+def test_a_target_is_the_number_that_a_limit_comes_to():
+  for text, expected in (
+    ('accuracy>=best_single', 0.8),
+    ('accuracy>=0.9', 0.9),
+    ('seconds<=20', 20),
+    ('seconds<=35%', 14),
+    ('usd<=10%', None),  # what all LLMs cost is unknown
+    ('p95_seconds<=30', 30),
+    ('none', None),
+  ):
+    assert limits.target(limits.parse(text), REFERENCES) == expected
+
+
+@pytest.mark.parametrize(
+  ('text', 'expected'),
+  [
+    ('none', 3),
+    ('seconds<=20', 3),
+    ('seconds<=19.9', 2),  # the faster one of two equally accurate
+    ('seconds<=10%', 0),
+    ('seconds<=1', None),
+    ('usd<=0.04', 1),  # the less expensive one of two equally accurate
+    ('usd<=10%', None),
+    ('p95_seconds<=29', 1),
+    ('query_seconds<=100', 2),  # the most accurate one does not say
+    ('accuracy>=best_single', 2),
+    ('accuracy>=all_llms', 3),
+    ('accuracy>=0.5', 0),
+    ('accuracy>=0.95', None),
+  ],
+)
+def test_the_setting_chosen_serves_the_limit_best(text, expected):
+  assert limits.choose(limits.parse(text), SETTINGS, REFERENCES) == expected
+
+
+def test_where_seconds_are_unknown_dollars_or_calls_decide():
+  settings = [{**setting, 'seconds': None} for setting in SETTINGS]
+  assert limits.choose(limits.parse('accuracy>=best_single'), settings, REFERENCES) == 1
+  assert limits.choose(limits.parse('seconds<=20'), settings, REFERENCES) is None
+  counted = [{'accuracy': 0.9, 'calls': 3.0}, {'accuracy': 0.85, 'calls': 2.0}]
+  assert limits.choose(limits.parse('accuracy>=best_single'), counted, REFERENCES) == 1
+
+
+def test_settings_of_unknown_accuracy_are_never_chosen():
+  assert limits.choose(limits.parse('none'), [{'accuracy': None, 'seconds': 1.0}], REFERENCES) is None
+  assert limits.choose(limits.parse('none'), [], REFERENCES) is None
+
+
+@pytest.mark.parametrize(
+  ('text', 'value', 'interval', 'target', 'expected'),
+  [
+    ('accuracy>=0.9', 0.9, [0.88, 0.92], 0.9, (True, True)),
+    ('accuracy>=0.9', 0.89, [0.87, 0.91], 0.9, (False, True)),
+    ('accuracy>=0.9', 0.8, [0.78, 0.82], 0.9, (False, False)),
+    ('accuracy>=best_single', 0.95, [0.93, 0.97], 0.8, (True, True)),
+    ('seconds<=20', 20, [19, 21], 20, (True, True)),
+    ('seconds<=20', 21, [19, 23], 20, (False, True)),
+    ('seconds<=20', 25, [24, 26], 20, (False, False)),
+    ('seconds<=35%', 5, [4, 6], 14, (True, True)),
+    ('query_seconds<=30', 31, None, 30, (False, False)),
+    ('query_seconds<=30', 30, None, 30, (True, True)),
+    ('seconds<=20', 21, [None, None], 20, (False, False)),
+  ],
+)
+def test_a_limit_is_met_by_the_number_and_within_by_its_interval(text, value, interval, target, expected):
+  limit = limits.parse(text)
+  test = {limit.quantity: value, f'{limit.quantity}_ci': interval}
+  assert limits.judge(limit, test, target) == expected
+
+
+def test_no_limit_is_always_kept():
+  assert limits.judge(limits.parse('none'), {}, None) == (True, True)
+
+
+def test_what_was_not_tested_cannot_be_judged():
+  with pytest.raises(ValueError, match='limit usd<=3: nothing to judge by'):
+    limits.judge(limits.parse('usd<=3'), {'seconds': 3, 'usd': None}, 3)
