@@ -81,7 +81,7 @@ def _features(found: evidence.Posterior, logits: jax.Array, actions: jax.Array) 
   )
 
 
-def _shortlist(weights: evidence.Weights, known: contest.Queries, most: int) -> np.ndarray:
+def shortlist(weights: evidence.Weights, known: contest.Queries, most: int) -> np.ndarray:
   """The LLMs to choose from: all, or those that do best together, added one by one, int32[k]."""
   count = known.observed.shape[1]
   if count <= most:
@@ -184,7 +184,7 @@ def fit(
     at_once: The most LLMs that one stage calls, a key of `MOST_LLMS`.
     parallel: Whether a stage's price is that of its dearest call (as for latency), not the sum (as for dollars).
   """
-  llms = _shortlist(weights, known, MOST_LLMS[at_once])
+  llms = shortlist(weights, known, MOST_LLMS[at_once])
   rows = np.random.default_rng(seed).permutation(len(known.reference))[:_MOST_QUERIES]
   filled = np.resize(rows, -(-len(rows) // 512) * 512)
   asked = known.rows(filled)
