@@ -247,10 +247,12 @@ def pareto(results: dict[str, Any]) -> list[dict[str, Any]]:
     Rows of the curves, with their `contender`.
   """
   found = results['frontier']
-  settings = [row | {'contender': name} for name, curve in found['curves'].items() for row in curve]
-  price, accuracy = (np.array([row['promised'][key] for row in settings]) for key in (found['currency'], 'accuracy'))
-  best = metrics.pareto(price, accuracy)
-  return [settings[place] for place in np.argsort(price, kind='stable') if best[place]]
+  settings: dict[tuple[float, float], dict[str, Any]] = {}  # of equals the first
+  for name, curve in found['curves'].items():
+    for row in curve:
+      settings.setdefault((row['promised'][found['currency']], row['promised']['accuracy']), row | {'contender': name})
+  best = metrics.pareto(*np.array(list(settings)).T)
+  return [settings[key] for key, kept in sorted(zip(settings, best, strict=True)) if kept]
 
 
 def pareto_table(results: dict[str, Any]) -> tables.Table:
@@ -304,10 +306,12 @@ _STYLES = {
   'clusters': _Style('#8a9a00', '3:', 1.3),
 }
 _OTHER = _Style('#999999', '.:', 1.1)
+# So much less accurate than the vote of all LLMs and the best single LLM, no setting is worth looking at.
+_FAR = 0.08
 
 
 def _draw_curves(axes: matplotlib.axes.Axes, results: dict[str, Any]) -> None:
-  """A line for each contender, the most accurate on test first in the legend; ours with 95 % bands."""
+  """A line for each contender, the most accurate on test first in the legend; one band, as many hide each other."""
   scale, curves = _scale(results), results['frontier']['curves']
   for name in sorted(curves, key=lambda name: -max(row['test']['accuracy'] for row in curves[name])):
     style = _STYLES.get(name, _OTHER)
@@ -316,17 +320,29 @@ def _draw_curves(axes: matplotlib.axes.Axes, results: dict[str, Any]) -> None:
     y, low, high = 100 * np.array([(test['accuracy'], *test['accuracy_ci']) for test in tests], float).T
     above = style.width + ('--' in style.line)
     axes.plot(x, y, style.line, color=style.colour, linewidth=style.width, markersize=5, label=name, zorder=above)
-    if style.width == _BOLD:
-      axes.fill_between(x, low, high, color=style.colour, alpha=0.07, linewidth=0)
+    if name == 'adaptive':
+      axes.fill_between(x, low, high, color=style.colour, alpha=0.12, linewidth=0)
 
 
 def _draw_fixed(axes: matplotlib.axes.Axes, results: dict[str, Any]) -> None:
-  """The vote of all LLMs and the best single LLM."""
+  """The vote of all LLMs and the best single LLM, with 95 % intervals."""
   scale = _scale(results)
   for key, marker, size, colour in (('all_llms', '*', 14, '#c1121f'), ('best_single', 'D', 7, 'black')):
     row = results['frontier']['references'][key]
     x, y = 100 * row[scale.currency] / scale.of_all, 100 * row['accuracy']
+    axes.vlines(x, *(100 * bound for bound in row['accuracy_ci']), color=colour, linewidth=1)
     axes.plot(x, y, marker, color=colour, markersize=size, linestyle='none', label=key, zorder=5)
+
+
+def _crop(axes: matplotlib.axes.Axes, results: dict[str, Any]) -> None:
+  """Leaves out what is far less accurate than the fixed choices, which would press all else together."""
+  scale, found = _scale(results), results['frontier']
+  floor = min(row['accuracy'] for row in found['references'].values()) - _FAR
+  tests = [row['test'] for curve in found['curves'].values() for row in curve] + list(found['references'].values())
+  cheapest = min(test[scale.currency] for test in tests if test['accuracy'] >= floor)
+  bottom, top = max(100 * floor, axes.get_ylim()[0]), axes.dataLim.y1
+  axes.set_ylim(bottom, top + 0.05 * (top - bottom))
+  axes.set_xlim(80 * cheapest / scale.of_all, 125)
 
 
 def _draw_oracle(above: matplotlib.axes.Axes, axes: matplotlib.axes.Axes, oracle: float | None) -> None:
@@ -396,6 +412,7 @@ def adaptive(results: dict[str, Any]) -> matplotlib.figure.Figure | None:
   axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
   axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f'{value:g}'))
   axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+  _crop(axes, results)
   axes.set_xlabel(f'{scale.words} per query, % of calling all LLMs (100 % = {scale.text(scale.of_all)} {scale.unit})')
   axes.set_ylabel('accuracy on test, %')
   axes.grid(alpha=0.25)
@@ -409,7 +426,7 @@ def adaptive(results: dict[str, Any]) -> matplotlib.figure.Figure | None:
   if limits:
     figure.legend(handles=limits, title='chosen for', fontsize=8, title_fontsize=8, loc='outside right lower')
   _draw_oracle(above, axes, results['oracle']['accuracy'])
-  above.set_title('What choosing calls buys (shaded: 95 % intervals; boxed: what was chosen for a limit)')
+  above.set_title('What choosing calls buys (shaded, bars: 95 % intervals; boxed: what was chosen for a limit)')
   figure.draw_without_rendering()
   _write_numbers(axes, _numbered(results))
   return figure
@@ -430,11 +447,10 @@ def abstain(results: dict[str, Any]) -> matplotlib.figure.Figure | None:
   rest, gain = 100 * found['abstain_20']['accuracy'], 100 * found['abstain_20']['gain']
   left.axhline(rest - gain, color='black', linestyle=':', linewidth=1)
   left.annotate(f'all answered: {rest - gain:.1f} %', (0, rest - gain), (4, 3), textcoords='offset points', fontsize=9)
-  left.plot(80, rest, 'o', color=colour, markersize=8)
-  left.annotate(
-    f'80 % answered: {rest:.1f} % right\n({gain:+.1f} points)', (80, rest), (-10, -4), textcoords='offset points',
-    ha='right', va='top', fontsize=9,
-  )  # fmt: skip
+  left.plot((80, 80), (rest - gain, rest), 'o-', color=colour, markersize=8, markevery=[1], linewidth=1)
+  # Below the curve, which falls.
+  text = f'80 % answered: {rest:.1f} % right\n({gain:+.1f} points)'
+  left.annotate(text, (80, rest - gain / 2), (-6, 0), textcoords='offset points', ha='right', va='center', fontsize=9)
   left.set(xlabel='queries answered, the surest first, %', ylabel='accuracy on these, %', xlim=(0, 100))
   left.set_title(f'Leaving the least sure unanswered ({found["contender"]})', fontsize=10)
   left.grid(alpha=0.25)
@@ -456,7 +472,8 @@ Settings are tuned, and chosen for a limit, on development queries (train and va
 never saw their labels: what they gave there is *promised*; what the test gave stands beside it, with 95 % bootstrap
 intervals over queries. A limit is *missed, within the interval* when the interval on test still holds it. Accuracies
 whose intervals overlap are a *tie*. Settings are counted from 0, the cheapest. *Parallel* seconds: calls that need not
-wait for each other go out at once (mean, and the 95th percentile). Prices are {price}.{own}
+wait for each other go out at once (mean, and the 95th percentile). The figure leaves out what is more than {far:.0f}
+points less accurate than both the vote of all LLMs and the best single LLM. Prices are {price}.{own}
 """
 
 
@@ -476,7 +493,7 @@ def section(results: dict[str, Any]) -> list[str]:
   if found['limits']:
     sections += ['### Limits: promised and kept\n', limits_table(results).markdown()]
   sections += [
-    _EXPLANATION.format(price=price, own=own if scale.currency == 'seconds' else ''),
+    _EXPLANATION.format(far=100 * _FAR, price=price, own=own if scale.currency == 'seconds' else ''),
     '### Every contender at its most accurate\n',
     '\n'.join(f'- **{name}** {_EXPLAINED[name]}.' for name in found['best'] if name in _EXPLAINED) + '\n',
     best_table(results).markdown(),
@@ -484,7 +501,7 @@ def section(results: dict[str, Any]) -> list[str]:
   settings, count = pareto(results), sum(map(len, found['curves'].values()))
   sections += [
     '### The frontier\n',
-    f'{len(settings)} of {count} settings are worth choosing: no other promised as much for less.\n',
+    f'{len(settings)} of {count} settings are worth choosing: no other promised as much for as little.\n',
     pareto_table(results).markdown(),
   ]
   if found['p_right']:

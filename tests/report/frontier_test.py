@@ -255,7 +255,9 @@ def test_the_frontier_is_of_promises_not_of_the_test(made):
   found = frontier.pareto(results)
   assert [(row['contender'], row['setting']) for row in found][1:4] == [('chain', 0), ('adaptive', 1), ('adaptive', 2)]
   assert len(frontier.pareto_table(results).rows) == len(found)
-  assert '5 of 7 settings are worth choosing' in '\n'.join(frontier.section(results))
+  results['frontier']['curves']['newest'] = results['frontier']['curves']['adaptive']
+  assert frontier.pareto(results) == found
+  assert '5 of 10 settings are worth choosing' in '\n'.join(frontier.section(results))
 
 
 def test_what_is_unknown_has_no_column(made):
@@ -315,6 +317,14 @@ def test_contenders_stand_at_their_share_and_accuracy(made, currency):
   assert lines['adaptive'].get_linewidth() > lines['chain'].get_linewidth()
 
 
+def test_what_is_far_below_the_fixed_choices_is_cut_off(made):
+  _, axes = frontier.adaptive(made()).axes
+  assert axes.get_ylim()[0] == pytest.approx(62)
+  assert 10 < axes.get_xlim()[0] < 25  # the cheapest setting that is not takes 25 %
+  close = made(curves={'adaptive': _frontier()['curves']['adaptive'][1:]})
+  assert frontier.adaptive(close).axes[1].get_ylim()[0] > 62
+
+
 def test_the_legend_is_in_the_order_of_the_curves(made):
   figure = frontier.adaptive(made())
   names, limits = ([text.get_text() for text in legend.get_texts()] for legend in figure.legends)
@@ -341,7 +351,7 @@ def test_abstaining_marks_its_point_and_the_diagram_leaves_out_empty_bins(made):
   curve, everything, point = left.get_lines()
   np.testing.assert_allclose(curve.get_xydata(), [(25, 100), (50, 95), (80, 90), (100, 80)])
   np.testing.assert_allclose(everything.get_ydata(), 80)
-  np.testing.assert_allclose(point.get_xydata(), [(80, 90)])
+  np.testing.assert_allclose(point.get_xydata(), [(80, 80), (80, 90)])
   np.testing.assert_allclose(top.get_lines()[1].get_xydata(), [(0.45, 0.5), (0.9, 0.875)])
   assert [bar.get_height() for bar in bottom.patches] == [0, 4, 8]
   assert '0.021' in top.get_title()
