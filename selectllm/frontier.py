@@ -405,24 +405,30 @@ def choose(
   return name, found[name]
 
 
-def _measured(outcome: evaluate.Outcome, resamples: int) -> dict[str, Any]:
-  """What a test gave, with 95 % intervals."""
-  test: dict[str, Any] = dict(_worth(evaluate.Outcome(*(array[:, None] for array in outcome)), 0))
-  columns = {
-    'accuracy': outcome.correct, 'seconds': outcome.latency_sequential_s, 'usd': outcome.cost_usd,
-    'calls': outcome.calls,
-  }  # fmt: skip
-  known = {name: column for name, column in columns.items() if test[name] is not None}
-  values = np.stack(list(known.values()), 1)
-  valid = np.repeat(outcome.valid[:, None], len(known), 1)
-  intervals = metrics.bootstrap_ci(np.where(valid, values, 0), valid, resamples=resamples)
-  test |= {f'{name}_ci': [float(bound) for bound in bounds] for name, bounds in zip(known, intervals, strict=True)}
-  if test['p95_seconds'] is not None:
-    rng = np.random.default_rng(0)
-    parallel = outcome.latency_parallel_s[outcome.valid]
-    drawn = [np.quantile(rng.choice(parallel, len(parallel)), 0.95) for _ in range(min(resamples, 200))]
-    test['p95_seconds_ci'] = [float(bound) for bound in np.quantile(drawn, (0.025, 0.975))]
-  return test
+def _measured(outcomes: list[evaluate.Outcome], resamples: int) -> list[dict[str, Any]]:
+  """What a test gave, with 95 % intervals, of outcomes on the same queries."""
+  tests: list[dict[str, Any]] = []
+  columns: list[np.ndarray] = []
+  for outcome in outcomes:
+    test: dict[str, Any] = dict(_worth(evaluate.Outcome(*(array[:, None] for array in outcome)), 0))
+    means = {'accuracy': outcome.correct, 'seconds': outcome.latency_sequential_s, 'usd': outcome.cost_usd}
+    known = {name: np.where(outcome.valid, means[name], 0) for name in means if test[name] is not None}
+    tests.append(test | {f'{name}_ci': len(columns) + place for place, name in enumerate(known)})
+    columns += known.values()
+  valid = np.stack([outcome.valid for outcome in outcomes], 1)
+  of_column = [place for place, test in enumerate(tests) for name in test if name.endswith('_ci')]
+  intervals = metrics.bootstrap_ci(np.stack(columns, 1), valid[:, of_column], resamples=resamples)
+  return [
+    {name: [float(bound) for bound in intervals[value]] if name.endswith('_ci') else value for name, value in t.items()}
+    for t in tests
+  ]
+
+
+def _p95_interval(outcome: evaluate.Outcome, resamples: int) -> list[float]:
+  """The 95 % bootstrap interval of the 95th percentile of latency, calls being parallel."""
+  parallel = outcome.latency_parallel_s[outcome.valid]
+  drawn = np.random.default_rng(0).choice(parallel, (resamples, len(parallel)))
+  return [float(bound) for bound in np.quantile(np.quantile(drawn, 0.95, axis=1), (0.025, 0.975))]
 
 
 def _limit_row(parts: list[Part], limit: limits.Limit, references: dict[str, Any], resamples: int) -> dict[str, Any]:
@@ -436,7 +442,9 @@ def _limit_row(parts: list[Part], limit: limits.Limit, references: dict[str, Any
   played = [limit.text if limit.quantity == 'query_seconds' else name for name in names]
   picked = [_pick([part], name, [setting]) for part, name, setting in zip(parts, played, settings, strict=True)]
   outcome = evaluate.join([each.outcome for each in picked])
-  test = _measured(outcome, resamples)
+  test = _measured([outcome], resamples)[0]
+  if limit.quantity == 'p95_seconds':
+    test['p95_seconds_ci'] = _p95_interval(outcome, resamples)
   target = limits.target(limit, references)
   met, within = limits.judge(limit, test, target)
   return row | {
@@ -516,7 +524,7 @@ def _batch(parts: list[Part], resamples: int) -> list[dict[str, Any]]:
         {
           'budget': share,
           'promised': {'accuracy': float(accuracy), 'price': float(price)},
-          'test': _measured(evaluate.join(tested), resamples),
+          'test': _measured([evaluate.join(tested)], resamples)[0],
         }
       )
   return rows
@@ -536,14 +544,16 @@ def summarise(
   resamples = config.evaluate.resamples
   currency = currency_of(table.votes, config.frontier.currency)
   together = evaluate.join([part.references for part in parts])
-  references = {name: _measured(_at(together, place), resamples) for place, name in enumerate(REFERENCES)}
+  of_references = [_at(together, place) for place in range(len(REFERENCES))]
+  references = dict(zip(REFERENCES, _measured(of_references, resamples), strict=True))
   curves = {}
   for name in chosen:
     count = min(part.contests[name].test.correct.shape[1] for part in parts)
     picked = [_pick(parts, name, [setting] * len(parts)) for setting in range(count)]
+    tests = _measured([each.outcome for each in picked], resamples)
     curves[name] = [
-      {'setting': setting, 'promised': each.promised, 'test': _measured(each.outcome, resamples)}
-      for setting, each in enumerate(picked)
+      {'setting': setting, 'promised': each.promised, 'test': test}
+      for setting, (each, test) in enumerate(zip(picked, tests, strict=True))
     ]
   rule = next((chosen[name] for name in RULES if name in chosen), None)
   return {
@@ -552,7 +562,11 @@ def summarise(
     'references': references,
     'curves': curves,
     'best': {
-      name: {'settings': each.settings, 'promised': each.promised, 'test': _measured(each.outcome, resamples)}
+      name: {
+        'settings': each.settings,
+        'promised': each.promised,
+        'test': _measured([each.outcome], resamples)[0],
+      }
       for name, each in chosen.items()
     },
     'limits': [_limit_row(parts, limits.parse(text), references, resamples) for text in config.frontier.limits if rule],

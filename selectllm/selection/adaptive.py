@@ -19,31 +19,8 @@ from selectllm.selection import contest, evidence
 MOST_LLMS = {1: 10, 2: 8}  # by how many LLMs one stage may call
 # What a whole pool's worth of price is worth in accuracy, from dear (few calls) to cheap: the settings of a rule.
 PRICES = (
-  6.0,
-  4.0,
-  3.0,
-  2.5,
-  2.0,
-  1.7,
-  1.5,
-  1.4,
-  1.3,
-  1.2,
-  1.1,
-  1.0,
-  0.9,
-  0.8,
-  0.65,
-  0.5,
-  0.4,
-  0.3,
-  0.2,
-  0.12,
-  0.08,
-  0.05,
-  0.03,
-  0.01,
-  0.0,
+  *(6.0, 4.0, 3.0, 2.5, 2.0, 1.7, 1.5, 1.4, 1.3, 1.2, 1.1, 1.0, 0.9, 0.8, 0.65, 0.5, 0.4, 0.3, 0.2),
+  *(0.16, 0.13, 0.1, 0.08, 0.065, 0.05, 0.03, 0.01, 0.0),
 )
 _RIDGE = 300.0
 _MOST_QUERIES = 10_000

@@ -3,6 +3,7 @@
 Maps are fitted on the host, on queries that the log-odds themselves were not fitted on, and applied on the device.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -137,14 +138,14 @@ def apply(calibrator: Calibrator, logits: Array) -> Array:
   return calibrator.slope * logits + calibrator.intercept + jnp.interp(logits, calibrator.x, calibrator.y)
 
 
-def _log_loss(calibrator: Calibrator, logits: np.ndarray, labels: np.ndarray) -> float:
-  """The summed log loss of a map, on the host: every fold has another shape, and would be compiled anew."""
+def _log_losses(calibrator: Calibrator, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+  """The log losses of a map, on the host: every fold has another shape, and would be compiled anew."""
   calibrated = calibrator.slope * logits + calibrator.intercept + np.interp(logits, calibrator.x, calibrator.y)
-  return float(np.sum(np.logaddexp(0, calibrated) - labels * calibrated))
+  return np.logaddexp(0, calibrated) - labels * calibrated
 
 
 def choose(logits: np.ndarray, labels: np.ndarray, *, folds: int = 5, seed: int = 0) -> str:
-  """The kind with the lowest cross-validated log loss; of equals, the first of `KINDS`.
+  """The simplest kind whose cross-validated log loss none betters by more than a standard error of the difference.
 
   Args:
     logits: float[N], log-odds, finite.
@@ -153,17 +154,26 @@ def choose(logits: np.ndarray, labels: np.ndarray, *, folds: int = 5, seed: int 
     seed: Which query is in which fold.
 
   Returns:
-    One of `KINDS`; `identity` on fewer than FEWEST queries, or where all labels are the same.
+    One of `KINDS`, which go from the simplest to the most flexible; `identity` on fewer than FEWEST queries, or where
+    all labels are the same.
   """
   if len(labels) < FEWEST or np.ptp(labels) == 0:
     return 'identity'
   fold = np.random.default_rng(seed).permutation(len(labels)) % folds
 
-  def loss(kind: str) -> float:
-    parts = ((fold != part, fold == part) for part in range(folds))
-    return sum(_log_loss(fit(logits[known], labels[known], kind), logits[out], labels[out]) for known, out in parts)
+  def losses(kind: str) -> np.ndarray:
+    found = np.zeros(len(labels))
+    for part in range(folds):
+      known, out = fold != part, fold == part
+      found[out] = _log_losses(fit(logits[known], labels[known], kind), logits[out], labels[out])
+    return found
 
-  return min(KINDS, key=loss)
+  best, best_losses = KINDS[0], losses(KINDS[0])
+  for kind in KINDS[1:]:
+    gain = best_losses - (tried := losses(kind))
+    if gain.mean() > gain.std() / math.sqrt(len(gain)):
+      best, best_losses = kind, tried
+  return best
 
 
 def fit_pool(logits: np.ndarray, labels: np.ndarray, observed: np.ndarray, *, folds: int = 5, seed: int = 0) -> Pool:
