@@ -38,6 +38,8 @@ class Estimator(NamedTuple):
     blend: float32[2], what the classifier's and the regression's log-odds count.
     bias: float32[K].
     calibrators: One for each LLM, fitted on validation.
+    added: float32[A, K + 1], what the log-odds of LLMs added later weigh those of the K and 1, see
+      `selectllm.selection.newcomer`; none by default.
   """
 
   text: Text
@@ -45,6 +47,7 @@ class Estimator(NamedTuple):
   blend: np.ndarray
   bias: np.ndarray
   calibrators: calibration.Pool
+  added: np.ndarray
 
 
 class Development(NamedTuple):
@@ -175,11 +178,13 @@ def develop(
   blended[held] = blend[0] * classifier[held] + blend[1] * logits[held] + bias
   calibrators = calibration.fit_pool(blended[validation], labels[validation], observed[validation], seed=seed)
   logits[held] = np.asarray(calibration.apply_pool(calibrators, blended[held]))
-  return Development(Estimator(text, probe, blend, bias, calibrators), logits, blended, fold, ridge)
+  added = np.zeros((0, labels.shape[1] + 1), np.float32)
+  return Development(Estimator(text, probe, blend, bias, calibrators, added), logits, blended, fold, ridge)
 
 
 def estimate(estimator: Estimator, queries: list[str], embeddings: np.ndarray, confidences: np.ndarray) -> np.ndarray:
-  """Calibrated log-odds of new queries, float32[N, K]: from their texts, embeddings [N, D] and confidences [N, K]."""
+  """Calibrated log-odds of new queries, float32[N, K + A]: from texts, embeddings [N, D] and confidences [N, K]."""
   probe = _inputs(embeddings, _columns(queries), estimator.text) @ estimator.probe
   blended = estimator.blend[0] * log_odds(confidences) + estimator.blend[1] * probe + estimator.bias
-  return np.asarray(calibration.apply_pool(estimator.calibrators, blended))
+  logits = np.asarray(calibration.apply_pool(estimator.calibrators, blended))
+  return np.concatenate([logits, logits @ estimator.added[:, :-1].T + estimator.added[:, -1]], 1)

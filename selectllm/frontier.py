@@ -239,8 +239,30 @@ def hold(
     embeddings: float32[N, D], unit vectors of the pretrained encoder.
     config: The whole config.
   """
-  data, options, seed = table.votes, config.frontier, config.seed
+  data, seed = table.votes, config.seed
   development = confidence.develop(table.queries, embeddings, confidences, data.labels, data.observed, split, seed=seed)
+  return contend(table, split, development, embeddings, config)
+
+
+def contend(
+  table: votes.Table,
+  split: np.ndarray,
+  development: confidence.Development,
+  embeddings: np.ndarray,
+  config: ml_collections.ConfigDict,
+  complete: Callable[[contest.Queries], contest.Queries] = lambda known: known,
+) -> Part:
+  """`hold`, from confidences that are there already.
+
+  Args:
+    table: The data set; it has answers.
+    split: int8[N].
+    development: Its confidences.
+    embeddings: float32[N, D], unit vectors of the pretrained encoder.
+    config: The whole config.
+    complete: Makes of development queries what contenders are fitted on; they always play what was recorded.
+  """
+  data, options, seed = table.votes, config.frontier, config.seed
   currency = currency_of(data, options.currency)
   queries = _queries(table, development, embeddings, split, currency)
   rows, test = np.flatnonzero(development.fold >= 0), np.flatnonzero(split == splits.TEST)
@@ -249,9 +271,9 @@ def hold(
   held_out: list[tuple[np.ndarray, dict[str, contest.Played]]] = []
   for part in range(_CROSS):
     out = development.fold[rows] % _CROSS == part
-    known = queries.rows(rows[~out])
+    known = complete(queries.rows(rows[~out]))
     held_out.append((rows[out], players(known, queries.rows(rows[out]), _fit_rules(known, seed, timed))))
-  known = queries.rows(rows)
+  known = complete(queries.rows(rows))
   weights, rules = _fit_rules(known, seed, timed)
   on_test = players(known, queries.rows(test), (weights, rules))
   order = np.argsort(np.concatenate([out for out, _ in held_out]))

@@ -26,7 +26,7 @@ from selectllm.models import pretrained
 from selectllm.report import answered
 from selectllm.selection import adaptive, calibration, contest, evidence, voting
 
-_FORMAT = 1
+_FORMAT = 2
 _FACTS, _ARRAYS, _CLASSIFIER = 'selector.json', 'arrays.npz', 'classifier'
 _BATCH = 64
 
@@ -89,7 +89,7 @@ def _template(rules: Sequence[str]) -> Arrays:
   calibrator = calibration.Calibrator(*[leaf] * len(calibration.Calibrator._fields))
   pool = calibration.Pool(leaf, calibrator)
   return Arrays(
-    confidence.Estimator(confidence.Text(leaf, leaf), leaf, leaf, leaf, pool),
+    confidence.Estimator(confidence.Text(leaf, leaf), leaf, leaf, leaf, pool, leaf),
     evidence.Weights(*[leaf] * len(evidence.Weights._fields)),
     dict.fromkeys(rules, adaptive.Rule(leaf, leaf, leaf)),
     dict.fromkeys(rules, calibrator),
@@ -108,6 +108,7 @@ def save(
   part: frontier.Part,
   params: Any,
   classifier_latency_s: float,
+  added: dict[str, Any] | None = None,
 ) -> None:
   """Saves the selector of a run, in place of what is there; complete or not at all.
 
@@ -118,6 +119,7 @@ def save(
     part: Its one split.
     params: Of the classifier.
     classifier_latency_s: Seconds from one query's text to its confidences.
+    added: What a reader must know of LLMs that were added later.
   """
   partial = directory.with_name(directory.name + '.part')
   shutil.rmtree(partial, ignore_errors=True)
@@ -146,6 +148,7 @@ def save(
     'promised': rules.promised,
     'references': rules.references,
     'classifier_latency_s': classifier_latency_s,
+    'added': added,
     'encoder_sha256': _encoder_sha256(config),
     'config': json.loads(config.to_json_best_effort()),
     'environment': rundir.environment(),
@@ -187,7 +190,7 @@ def load(
     template = _template(facts['rules'])
     named = {name: stored[name] for name in _names(template)}
   arrays = jax.tree.unflatten(jax.tree.structure(template), list(named.values()))
-  model = train.make_model(config, len(facts['llms']))
+  model = train.make_model(config, len(facts['llms']) - len(arrays.estimator.added))
   with ocp.StandardCheckpointer() as checkpointer:
     params = checkpointer.restore((directory / _CLASSIFIER).absolute(), sharding.abstract(model.mesh, model.params))
   return Selector(facts, arrays, model, params, limits.parse(limit))
@@ -246,7 +249,12 @@ class Selector:
     tokens, rows = model.tokenize(list(texts)), np.arange(len(texts))
     with sharding.use(model.mesh):  # a thread has a mesh of its own
       confidences = train.score_queries(
-        model, self._params, tokens, rows, np.ones((len(texts), len(self.llms)), bool), batch_size=batch_size
+        model,
+        self._params,
+        tokens,
+        rows,
+        np.ones((len(texts), self._arrays.estimator.bias.size), bool),
+        batch_size=batch_size,
       ).confidences
       embeddings = train.embed_queries(model, tokens, batch_size=batch_size)
     logits = confidence.estimate(self._arrays.estimator, list(texts), embeddings, confidences)
