@@ -306,8 +306,6 @@ _STYLES = {
   'clusters': _Style('#8a9a00', '3:', 1.3),
 }
 _OTHER = _Style('#999999', '.:', 1.1)
-# So much less accurate than the vote of all LLMs and the best single LLM, no setting is worth looking at.
-_FAR = 0.08
 
 
 def _draw_curves(axes: matplotlib.axes.Axes, results: dict[str, Any]) -> None:
@@ -335,14 +333,19 @@ def _draw_fixed(axes: matplotlib.axes.Axes, results: dict[str, Any]) -> None:
 
 
 def _crop(axes: matplotlib.axes.Axes, results: dict[str, Any]) -> None:
-  """Leaves out what is far less accurate than the fixed choices, which would press all else together."""
+  """Leaves out what is far less accurate than the rest, which it would press together.
+
+  The fixed choices, what was chosen for limits and the best of each contender stay in sight, with their intervals.
+  """
   scale, found = _scale(results), results['frontier']
-  floor = min(row['accuracy'] for row in found['references'].values()) - _FAR
-  tests = [row['test'] for curve in found['curves'].values() for row in curve] + list(found['references'].values())
-  cheapest = min(test[scale.currency] for test in tests if test['accuracy'] >= floor)
+  curves = [[row['test'] for row in curve] for curve in found['curves'].values()]
+  kept = [max(curve, key=lambda test: test['accuracy']) for curve in curves] + list(found['references'].values())
+  kept += [row['test'] for row in found['limits'] if row['test'] is not None]
+  floor = min(test['accuracy_ci'][0] for test in kept) - 0.01
+  shown = [test for test in itertools.chain(*curves, kept) if test['accuracy'] >= floor]
   bottom, top = max(100 * floor, axes.get_ylim()[0]), axes.dataLim.y1
   axes.set_ylim(bottom, top + 0.05 * (top - bottom))
-  axes.set_xlim(80 * cheapest / scale.of_all, 125)
+  axes.set_xlim(80 * min(test[scale.currency] for test in shown) / scale.of_all, 125)
 
 
 def _draw_oracle(above: matplotlib.axes.Axes, axes: matplotlib.axes.Axes, oracle: float | None) -> None:
@@ -472,8 +475,8 @@ Settings are tuned, and chosen for a limit, on development queries (train and va
 never saw their labels: what they gave there is *promised*; what the test gave stands beside it, with 95 % bootstrap
 intervals over queries. A limit is *missed, within the interval* when the interval on test still holds it. Accuracies
 whose intervals overlap are a *tie*. Settings are counted from 0, the cheapest. *Parallel* seconds: calls that need not
-wait for each other go out at once (mean, and the 95th percentile). The figure leaves out what is more than {far:.0f}
-points less accurate than both the vote of all LLMs and the best single LLM. Prices are {price}.{own}
+wait for each other go out at once (mean, and the 95th percentile). The figure leaves out settings that are far less
+accurate than all that was chosen. Prices are {price}.{own}
 """
 
 
@@ -493,7 +496,7 @@ def section(results: dict[str, Any]) -> list[str]:
   if found['limits']:
     sections += ['### Limits: promised and kept\n', limits_table(results).markdown()]
   sections += [
-    _EXPLANATION.format(far=100 * _FAR, price=price, own=own if scale.currency == 'seconds' else ''),
+    _EXPLANATION.format(price=price, own=own if scale.currency == 'seconds' else ''),
     '### Every contender at its most accurate\n',
     '\n'.join(f'- **{name}** {_EXPLAINED[name]}.' for name in found['best'] if name in _EXPLAINED) + '\n',
     best_table(results).markdown(),

@@ -317,12 +317,15 @@ def test_contenders_stand_at_their_share_and_accuracy(made, currency):
   assert lines['adaptive'].get_linewidth() > lines['chain'].get_linewidth()
 
 
-def test_what_is_far_below_the_fixed_choices_is_cut_off(made):
+def test_the_figure_is_of_what_is_near_the_fixed_choices_and_the_chosen_settings(made):
   _, axes = frontier.adaptive(made()).axes
-  assert axes.get_ylim()[0] == pytest.approx(62)
-  assert 10 < axes.get_xlim()[0] < 25  # the cheapest setting that is not takes 25 %
-  close = made(curves={'adaptive': _frontier()['curves']['adaptive'][1:]})
-  assert frontier.adaptive(close).axes[1].get_ylim()[0] > 62
+  assert axes.get_ylim()[0] == pytest.approx(64)  # a point below the interval of the best single LLM
+  assert 10 < axes.get_xlim()[0] < 25  # the cheapest setting above it takes 25 %
+  results = made()
+  results['frontier']['limits'][0]['test'] = results['frontier']['curves']['adaptive'][0]['test']
+  figure = frontier.adaptive(results)
+  assert figure.axes[1].get_ylim()[0] < 45
+  assert figure.axes[1].get_xlim()[0] < 10
 
 
 def test_the_legend_is_in_the_order_of_the_curves(made):
