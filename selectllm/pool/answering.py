@@ -1,4 +1,4 @@
-"""Calls the LLMs that were selected for each query, and others in place of those that fail."""
+"""Calls LLMs for queries, stage after stage, and others in place of those that fail."""
 
 import asyncio
 import collections.abc
@@ -8,15 +8,18 @@ from selectllm.pool import collection, queries, runner
 
 ON_FAILURE = ('next', 'fewer')
 
+Responses = dict[str, list[collection.Response]]  # LLM -> the terminal records of its samples
+Decide = collections.abc.Callable[[str, Responses], collections.abc.Awaitable[tuple[str, ...]]]
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Selection:
-  """Whom to call for one query.
+  """Whom to call for one query, at first.
 
   Attributes:
     query: The query.
-    llms: The selected LLMs.
-    reserves: The others, most confident first.
+    llms: The LLMs of the first stage.
+    reserves: Others, most confident first, to take the place of LLMs that fail; none where failures are decided upon.
   """
 
   query: queries.Query
@@ -29,18 +32,29 @@ class Called:
   """What the calls for one query brought.
 
   Attributes:
-    selection: Whom to call.
-    responses: LLM -> the terminal records of its samples, in the order in which the LLMs were called.
-    chains: One for each selected LLM: it and those that were called one after the other in its place.
+    selection: Whom to call, at first.
+    responses: What each called LLM gave, in the order in which they were called.
+    stages: The LLMs called at once, stage after stage; all calls of a stage had ended when the next one began.
+    replaced: LLM that failed -> the reserve called in its place, within the same stage.
   """
 
   selection: Selection
-  responses: dict[str, list[collection.Response]]
-  chains: tuple[tuple[str, ...], ...]
+  responses: Responses
+  stages: tuple[tuple[str, ...], ...]
+  replaced: dict[str, str]
 
   def failed(self) -> list[str]:
     """The LLMs that were called and gave no response at all."""
-    return [llm for llm, samples in self.responses.items() if all(sample.error for sample in samples)]
+    return [llm for llm, samples in self.responses.items() if has_failed(samples)]
+
+  def chain(self, llm: str) -> list[str]:
+    """An LLM of a stage, and those that were called one after the other in its place."""
+    return [llm, *(self.chain(self.replaced[llm]) if llm in self.replaced else ())]
+
+
+def has_failed(samples: list[collection.Response]) -> bool:
+  """Whether an LLM gave no response at all."""
+  return all(sample.error is not None for sample in samples)
 
 
 async def call_selected(
@@ -50,6 +64,7 @@ async def call_selected(
   samples: int,
   on_failure: str,
   at_once: int,
+  decide: Decide | None = None,
 ) -> collections.abc.AsyncIterator[Called]:
   """Yields what the calls brought, query by query as they finish.
 
@@ -62,9 +77,13 @@ async def call_selected(
     samples: Responses of each called LLM.
     on_failure: `next`: an LLM that fails is replaced by the first reserve not yet called; `fewer`: it is not.
     at_once: Queries that are worked on at the same time.
+    decide: Names the LLMs of a query's next stage, none to end; None where no query has another stage. It is called
+      when all calls of a stage have ended, with the query's id and what its LLMs gave so far, failures too. It has to
+      decide alike on the same responses: then a second run goes the same way, on what the journal holds.
 
   Raises:
     limits.Stopped: the runner was stopped; what was answered before has been yielded.
+    ValueError: `decide` names an LLM that has been called.
   """
   chosen, drawing = aiter(selections), asyncio.Lock()
   finished: asyncio.Queue[Called | None] = asyncio.Queue()
@@ -75,7 +94,7 @@ async def call_selected(
         selection = await anext(chosen, None)
       if selection is None:
         return
-      finished.put_nowait(await _call(asking, selection, samples, on_failure == 'next'))
+      finished.put_nowait(await _call(asking, selection, samples, on_failure == 'next', decide))
 
   async def work_off() -> None:
     workers = [asyncio.create_task(work()) for _ in range(at_once)]
@@ -96,19 +115,26 @@ async def call_selected(
     await asyncio.gather(working, return_exceptions=True)
 
 
-async def _call(asking: runner.Runner, selection: Selection, samples: int, replace: bool) -> Called:
-  responses: dict[str, list[collection.Response]] = {}
-  reserves = list(selection.reserves)
+async def _call(
+  asking: runner.Runner, selection: Selection, samples: int, replace: bool, decide: Decide | None
+) -> Called:
+  query, reserves = selection.query, list(selection.reserves) if replace else []
+  responses: Responses = {}
+  stages: list[tuple[str, ...]] = []
+  replaced: dict[str, str] = {}
 
-  async def ask(llm: str) -> tuple[str, ...]:
-    chain = []
-    while True:
-      chain.append(llm)
-      responses[llm] = []  # keeps the order of the calls
-      responses[llm] = await asyncio.gather(*(asking.ask(selection.query, llm, index) for index in range(samples)))
-      if not replace or not reserves or any(sample.error is None for sample in responses[llm]):
-        return tuple(chain)
-      llm = reserves.pop(0)
+  async def ask(llm: str) -> None:
+    responses[llm] = []  # keeps the order of the calls
+    responses[llm] = await asyncio.gather(*(asking.ask(query, llm, index) for index in range(samples)))
+    if reserves and has_failed(responses[llm]):
+      replaced[llm] = reserves.pop(0)
+      await ask(replaced[llm])
 
-  chains = await asyncio.gather(*(ask(llm) for llm in selection.llms))
-  return Called(selection, responses, tuple(chains))
+  llms = selection.llms
+  while llms:
+    if again := [llm for llm in llms if llm in responses]:
+      raise ValueError(f'stage {len(stages) + 1} of query {query.query_id!r} calls {", ".join(again)} a second time')
+    stages.append(llms)
+    await asyncio.gather(*(ask(llm) for llm in llms))
+    llms = await decide(query.query_id, responses) if decide else ()
+  return Called(selection, responses, tuple(stages), replaced)

@@ -10,14 +10,17 @@ import rich.console
 from selectllm import metrics
 from selectllm.report import tables
 
+# Of so many queries with a reference, calibration says something.
+_ENOUGH = 50
+
 
 class Facts(NamedTuple):
   """What the lines do not say.
 
   Attributes:
     llms: K names.
-    policy: Which policy selected.
-    size: The most LLMs that it called at first.
+    policy: Which policy or rule selected.
+    size: The most LLMs that it called at first, None where it has no such limit.
     asked: How many queries were to be answered.
     expected_latency_s: float32[K], of a call when the classifier was trained; for LLMs that were never called.
     expected_cost_usd: float32[K], likewise; NaN where unknown.
@@ -26,7 +29,7 @@ class Facts(NamedTuple):
 
   llms: tuple[str, ...]
   policy: str
-  size: int
+  size: int | None
   asked: int
   expected_latency_s: np.ndarray
   expected_cost_usd: np.ndarray
@@ -52,6 +55,26 @@ def _with_all(values: np.ndarray, expected: np.ndarray) -> np.ndarray:
   """What all LLMs would have taken: measured where called, else the LLM's mean here, else what was expected of it."""
   means = np.array([expected[place] if (m := _mean(column)) is None else m for place, column in enumerate(values.T)])
   return np.where(np.isnan(values), means, values)
+
+
+def _p_right(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
+  """How likely the answers were said to be right, those set aside too, and how well this was calibrated."""
+  said = [line for line in lines if line['p_right'] is not None]
+  if not said:
+    return None
+  known = [line for line in said if line['reference'] is not None]
+  likely = np.array([[line['p_right']] for line in known])
+  elected = [line['answer_unsure'] if line['abstained'] else line['answer'] for line in known]
+  right = np.array([[text == line['reference']] for text, line in zip(elected, known, strict=True)], float)
+  enough = len(known) >= _ENOUGH
+  return {
+    'mean': float(np.mean([line['p_right'] for line in said])),
+    'queries': len(said),
+    'references': len(known),
+    'accuracy': float(right.mean()) if known else None,
+    'ece': metrics.ece(right, likely, np.ones_like(right, bool)) if enough else None,
+    'brier': metrics.brier(right, likely, np.ones_like(right, bool)) if enough else None,
+  }
 
 
 def results(lines: list[dict[str, Any]], facts: Facts) -> dict[str, Any]:
@@ -102,12 +125,14 @@ def results(lines: list[dict[str, Any]], facts: Facts) -> dict[str, Any]:
         'accuracy': float(np.mean(right)) if right else None,
         'accuracy_ci': [None if bound is None else float(bound) for bound in interval],
         'unanswered': sum(line['unanswered'] for line in lines),
+        'abstained': sum(line['abstained'] for line in lines),
         'calls': calls / len(lines) if lines else None,
         'latency_parallel_s': made['latency_parallel_s'],
         'latency_sequential_s': made['latency_sequential_s'],
         'cost_usd': float(np.mean([line['cost_usd'] for line in lines])) if priced else None,
       }
     ],
+    'p_right': _p_right(lines),
     'savings': {'made': made, 'calling_all': everybody},
     'timing': {'classifier_latency_s': facts.classifier_latency_s},
   }
@@ -153,11 +178,24 @@ def _sentences(found: dict[str, Any]) -> list[str]:
   lines = [f'{queries["queries_per_split"]["test"]:,} of {queries["queries"]:,} queries were asked.']
   if method['unanswered']:
     lines.append(f'For {method["unanswered"]:,} of them every call failed.')
+  if method['abstained']:
+    lines.append(f'For {method["abstained"]:,} of them the answer is withheld, being less likely right than asked for.')
   if method['accuracy'] is not None:
     low, high = (tables.percent(bound) for bound in method['accuracy_ci'])
     share = f'{tables.percent(method["accuracy"])} % (95 % interval {low} to {high})'
     lines.append(f'Of the {method["queries"]:,} answered ones with a reference {share} are right.')
-  return lines
+  return [*lines, *_on_p_right(found['p_right'])]
+
+
+def _on_p_right(said: dict[str, Any] | None) -> list[str]:
+  if said is None:
+    return []
+  mean = f'An answer is right with a probability of {tables.percent(said["mean"])} % on average, as the rule has it.'
+  if said['ece'] is None:
+    return [mean]
+  right = f'{said["references"]:,} with a reference, withheld ones included, {tables.percent(said["accuracy"])} %'
+  error = f'expected calibration error {said["ece"]:.3f}, Brier score {said["brier"]:.3f}'
+  return [mean, f'Of the {right} are right: {error}.']
 
 
 def write(workdir: pathlib.Path, lines: list[dict[str, Any]], facts: Facts) -> None:
@@ -171,7 +209,8 @@ def write(workdir: pathlib.Path, lines: list[dict[str, Any]], facts: Facts) -> N
   found = results(lines, facts)
   (workdir / 'report.json').write_text(json.dumps(found, indent=1, allow_nan=False) + '\n')
   own = tables.seconds(found['timing']['classifier_latency_s']) + ' s'
-  title = f'{facts.policy} (s={facts.size}) on {facts.asked:,} new queries, live responses, measured latencies'
+  size = '' if facts.size is None else f' (s={facts.size})'
+  title = f'{facts.policy}{size} on {facts.asked:,} new queries, live responses, measured latencies'
   sections = [
     f'# {title}\n',
     '\n'.join(f'- {sentence}' for sentence in _sentences(found)) + '\n',

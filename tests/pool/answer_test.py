@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from typing import NamedTuple
 
 import asking
 import fault_server
@@ -16,9 +17,10 @@ import pytest
 import yaml
 
 from configs import jsonl
-from selectllm import answer, experiment
+from selectllm import answer, deciding, experiment
 from selectllm.data import responses
 from selectllm.pool import collect
+from selectllm.report import answered as answered_report
 from selectllm.selection import policies
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -34,6 +36,7 @@ def trained(tiny_encoder, responses_file, tmp_path_factory) -> pathlib.Path:
   config.mesh.data = 1
   config.train.update({'epochs': 3, 'batch_size': 16, 'learning_rate': 3e-3, 'head_learning_rate': 1e-2})
   config.evaluate.update({'random_draws': 2, 'resamples': 100, 'knn_neighbours': (5,)})
+  config.frontier.contenders = ()
   experiment.run(config, workdir)
   return workdir
 
@@ -102,9 +105,12 @@ def test_calls_the_selected_and_reports_live(config, trained, records, tmp_path)
     assert line['answer'] == given[ranked[0]]
     assert line['correct'] == (line['answer'] == line['reference'])
     assert line['latency_parallel_s'] == max(call['latency_s'] for call in line['calls'].values())
+    assert line['stages'] == [line['selected']]
+    assert (line['p_right'], line['abstained'], line['answer_unsure']) == (None, False, None)
     assert line['cost_usd'] == pytest.approx(2 * (20 * 1 + 10 * 2) / 1e6)
   report = json.loads((tmp_path / 'run' / 'report.json').read_text())
   assert report['dataset']['responses'] == 'live'
+  assert report['p_right'] is None
   assert report['dataset']['latency'] == 'measured'
   (method,) = report['methods']
   assert method['accuracy'] == np.mean([line['correct'] for line in lines])
@@ -258,6 +264,11 @@ def test_a_first_signal_writes_what_was_answered_and_the_next_run_the_rest(confi
     ({'answer.samples': 0}, 'config.answer.samples must be at least 1, not 0'),
     ({'answer.at_once': 0}, 'config.answer.at_once must be at least 1, not 0'),
     ({'answer.size': 9}, 'size=9: the run knows 3 LLMs'),
+    ({'answer.abstain_below': 1.5}, 'config.answer.abstain_below must be from 0 to 1, not 1.5'),
+    (
+      {'answer.abstain_below': 0.5},
+      'needs to know how likely an answer is right, which weighted_max_conf does not say',
+    ),
     ({'answer.extractor': 'numbers'}, 'number-v1'),
     ({'answer.on_failure': 'retry'}, 'next or fewer'),
     ({'pool.llms': ('adder', 'oracle')}, 'names oracle; the run knows adder, guesser, multiplier'),
@@ -313,3 +324,153 @@ def test_only_the_named_llms_are_selected_from(config, records, tmp_path):
   code, lines, _ = answered(config, few, tmp_path)
   assert code == 0
   assert all(set(line['calls']) == {'guesser', 'multiplier'} for line in lines)
+
+
+class State(NamedTuple):
+  confidences: np.ndarray
+
+
+class UntilTwoAgree:
+  """Calls the two most confident LLMs at once, and then whoever is left, until two answers are the same."""
+
+  llms = LLMS
+  in_stages = True
+
+  def __init__(self):
+    self.asked_about: list[int] = []
+
+  def facts(self, asked):
+    return answered_report.Facts(self.llms, 'until_two_agree', None, asked, np.ones(3), np.full(3, 0.001), 0.01)
+
+  def score(self, texts, available, *, batch_size):
+    return State(np.tile(np.array([0.4, 0.8, 0.6], np.float32), (len(texts), 1)))
+
+  def decide(self, state, revealed):
+    self.asked_about.append(len(state.confidences))
+    return np.array([self.next(*row) for row in zip(state.confidences, *revealed, strict=True)])
+
+  def next(self, confidences, answers, called, available):
+    left = [place for place in np.argsort(-confidences) if available[place] and not called[place]]
+    given = answers[called, 0].tolist()
+    wanted = 0 if len(set(given)) < len(given) else max(1, 2 - len(given))
+    return np.isin(np.arange(len(called)), left[:wanted])
+
+  def finish(self, state, revealed):
+    (given,) = (answers[called, 0] for answers, called in zip(revealed.answers, revealed.called, strict=True))
+    votes = np.bincount(given) if given.size else np.zeros(1)
+    answer_id = votes.argmax() if given.size else -1
+    return deciding.Finished(np.array([answer_id], np.int32), np.array([votes.max() / 3], np.float32))
+
+
+IN_ORDER = ('guesser', 'multiplier', 'adder')
+
+
+def stages_of(record, dead=()):
+  """Whom that rule calls for a query, stage after stage."""
+  stages, given = [], []
+  while len(set(given)) == len(given) and (left := IN_ORDER[sum(map(len, stages)) :]):
+    stages.append(list(left[: max(1, 2 - len(given))]))
+    given += [record.responses[llm][0].answer for llm in stages[-1] if llm not in dead]
+  return stages
+
+
+@pytest.fixture
+def staged(tmp_path) -> ml_collections.ConfigDict:
+  config = jsonl.get_config()
+  config.pool.file = str(tmp_path / 'pool.yaml')
+  config.answer.update({'queries': str(tmp_path / 'queries.jsonl'), 'batch_size': 16})
+  return config
+
+
+def answered_in_stages(config, records, folder, *, dead=()):
+  rule = UntilTwoAgree()
+  with fault_server.in_thread(serving(records, dead=dead)) as server:
+    asking.write_pool(folder / 'pool.yaml', dict.fromkeys(LLMS, server.url))
+    write_queries(folder / 'queries.jsonl', records)
+    code = answer.answer_with(rule, config, folder / 'run')
+    return code, lines_of(folder / 'run'), len(server.seen), rule
+
+
+@pytest.mark.parametrize('dead', [(), ('guesser',), ('guesser', 'multiplier')])
+def test_stages_are_called_as_decided_and_accounted_one_after_the_other(staged, records, tmp_path, dead):
+  code, lines, requests, rule = answered_in_stages(staged, records, tmp_path, dead=dead)
+  assert code == 0
+  assert requests == sum(len(line['calls']) for line in lines)
+  assert len({len(line['stages']) for line in lines}) == (1 if dead else 2)
+  for line in lines:
+    record = records[line['query']]
+    assert line['stages'] == stages_of(record, dead)
+    assert line['selected'] == line['stages'][0]
+    called = [llm for stage in line['stages'] for llm in stage]
+    assert list(line['calls']) == called
+    assert line['failed'] == [llm for llm in called if llm in dead]
+    given = [record.responses[llm][0].answer for llm in called if llm not in dead]
+    votes = {text: given.count(text) for text in given}
+    assert line['answer'] == max(votes, key=lambda text: votes[text])
+    assert line['p_right'] == pytest.approx(max(votes.values()) / 3, abs=1e-5)
+    took = {llm: call['latency_s'] or call['failed_after_s'] for llm, call in line['calls'].items()}
+    assert line['latency_parallel_s'] == sum(max(took[llm] for llm in stage) for stage in line['stages'])
+    assert line['latency_sequential_s'] == pytest.approx(sum(took.values()))
+  assert set(rule.asked_about) == {16}  # always one shape
+  report = json.loads((tmp_path / 'run' / 'report.json').read_text())
+  assert report['p_right']['mean'] == pytest.approx(np.mean([line['p_right'] for line in lines]))
+  assert report['p_right']['references'] == len(records)
+  gap = abs(report['p_right']['mean'] - report['methods'][0]['accuracy'])
+  assert gap - 1e-9 <= report['p_right']['ece'] <= 1
+  assert (tmp_path / 'run' / 'report.md').read_text().startswith('# until_two_agree on 160 new queries')
+
+
+def test_an_answer_that_is_too_unsure_is_withheld(staged, records, tmp_path):
+  staged.answer.abstain_below = 0.5
+  code, lines, _, _ = answered_in_stages(staged, records, tmp_path)
+  assert code == 0
+  withheld = [line for line in lines if line['abstained']]
+  assert 0 < len(withheld) < len(lines)
+  for line in lines:
+    assert line['abstained'] == (line['p_right'] < 0.5)
+    assert line['answer' if line['abstained'] else 'answer_unsure'] is None
+    assert line['answer_unsure' if line['abstained'] else 'answer'] is not None
+    assert (line['correct'] is None) == line['abstained']
+  (method,) = json.loads((tmp_path / 'run' / 'report.json').read_text())['methods']
+  assert (method['abstained'], method['queries']) == (len(withheld), len(lines) - len(withheld))
+  assert method['unanswered'] == 0
+
+
+def test_with_stages_nobody_may_answer_either(staged, records, tmp_path):
+  staged.answer.abstain_below = 0.5
+  few = dict(list(records.items())[:5])
+  code, lines, requests, _ = answered_in_stages(staged, few, tmp_path, dead=LLMS)
+  assert code == collect.INCOMPLETE
+  assert requests == 15
+  for line in lines:
+    assert line['stages'] == [['guesser', 'multiplier'], ['adder']]
+    assert line['unanswered']
+    assert (line['answer'], line['p_right'], line['abstained']) == (None, None, False)
+
+
+def test_stages_go_on_where_a_signal_ended_them(staged, records, tmp_path):
+  server = serving(records)
+  proper = server.rule
+
+  def rule(body):
+    if len(server.seen) == 150:
+      os.kill(os.getpid(), signal.SIGINT)
+    return proper(body)
+
+  server.rule = rule
+  staged.answer.at_once = 8
+  with fault_server.in_thread(server):
+    asking.write_pool(tmp_path / 'pool.yaml', dict.fromkeys(LLMS, server.url), concurrency=2)
+    write_queries(tmp_path / 'queries.jsonl', records)
+    assert answer.answer_with(UntilTwoAgree(), staged, tmp_path / 'run') == 128 + signal.SIGINT
+    some = lines_of(tmp_path / 'run')
+    assert 0 < len(some) < len(records)
+    assert answer.answer_with(UntilTwoAgree(), staged, tmp_path / 'run') == 0
+    lines = lines_of(tmp_path / 'run')
+    assert len(server.seen) == sum(len(line['calls']) for line in lines)
+    assert answer.answer_with(UntilTwoAgree(), staged, tmp_path / 'run') == 0
+    assert len(server.seen) == sum(len(line['calls']) for line in lines)
+  assert lines_of(tmp_path / 'run') == lines
+  every = {line['query_id']: line for line in lines}
+  assert all(every[line['query_id']] == line for line in some)
+  assert [line['stages'] for line in lines] == [stages_of(records[line['query']]) for line in lines]

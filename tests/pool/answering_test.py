@@ -1,8 +1,14 @@
+import os
 import pathlib
+import signal
+import subprocess
+import sys
+import time
 
 import asking
 import fault_server
 import pytest
+import staged
 
 from selectllm.pool import answering, collection, limits, runner
 
@@ -53,6 +59,9 @@ def test_a_failed_llm_is_replaced_by_the_next_most_confident(path):
   for result in asking.run(main()).values():
     assert sorted(result.responses) == ['a', 'b', 'c', 'd']
     assert result.failed() == ['a', 'b']
+    assert result.stages == (('a', 'd'),)
+    assert result.chain('a') == ['a', 'b', 'c']
+    assert result.chain('d') == ['d']
 
 
 def test_with_fewer_nobody_is_called_in_place_of_a_failed_llm(path):
@@ -73,6 +82,105 @@ def test_two_failures_do_not_call_the_same_reserve(path):
   found, requests = asking.run(main())
   assert requests == 20
   assert all(set(result.responses) == set('abcd') for result in found.values())
+
+
+def asked_of(server):
+  """The LLM and the query of every request."""
+  return [tuple(message['content'] for message in body['messages']) for _, body in server.seen]
+
+
+def test_stages_follow_each_other_as_decided_on_what_was_answered(path):
+  async def main():
+    async with fault_server.FaultServer() as server:
+      server.latency_s = 0.005
+      found = await called(path, server.url, selections(30, 'a', 'b'), decide=staged.decide)
+      return found, asked_of(server)
+
+  found, requests = asking.run(main())
+  assert {result.stages for result in found.values()} == {
+    (('a', 'b'), ('c',)),
+    (('a', 'b'), ('d',), ('c',)),
+  }
+  for result in found.values():
+    assert list(result.responses) == [llm for stage in result.stages for llm in stage]
+    texts = [f'You are {llm}.' for llm in result.responses]
+    asked = [llm for llm, query in requests if query == result.selection.query.query]
+    assert sorted(asked[:2]) == texts[:2]
+    assert asked[2:] == texts[2:]
+
+
+def test_a_failure_is_decided_upon_and_replaced_by_nobody_else(path):
+  seen = []
+
+  async def decide(query_id, responses):
+    seen.append({llm: answering.has_failed(samples) for llm, samples in responses.items()})
+    return {2: ('c', 'd'), 4: ()}[len(responses)]
+
+  async def main():
+    async with fault_server.FaultServer(rule=fails_for('You are a.', 'You are c.')) as server:
+      return await called(path, server.url, selections(1, 'a', 'b'), decide=decide)
+
+  (result,) = asking.run(main()).values()
+  assert seen == [{'a': True, 'b': False}, {'a': True, 'b': False, 'c': True, 'd': False}]
+  assert result.stages == (('a', 'b'), ('c', 'd'))
+  assert result.replaced == {}
+  assert result.failed() == ['a', 'c']
+
+
+def test_an_llm_is_not_called_twice_for_a_query(path):
+  async def decide(query_id, responses):
+    return ('c', 'a')
+
+  async def main():
+    async with fault_server.FaultServer() as server:
+      await called(path, server.url, selections(3, 'a', 'b'), decide=decide)
+
+  with pytest.raises(ValueError, match="stage 2 of query 'q0' calls a a second time"):
+    asking.run(main())
+
+
+def test_nobody_is_called_where_nobody_is_selected(path):
+  async def main():
+    async with fault_server.FaultServer() as server:
+      return await called(path, server.url, selections(2), decide=staged.decide), len(server.seen)
+
+  found, requests = asking.run(main())
+  assert requests == 0
+  assert all(result.stages == () and result.responses == {} for result in found.values())
+
+
+def test_killed_between_stages_a_run_goes_on_and_asks_nothing_twice(path):
+  held: list[tuple[str, str]] = []  # requests of a later stage, which get no answer from some time on
+
+  def rule(body):
+    llm, query = (message['content'] for message in body['messages'])
+    if llm != 'You are c.' or len(server.seen) <= 40 or released:
+      return None
+    held.append((llm, query))
+    return fault_server.hangs
+
+  server, released = fault_server.FaultServer(rule=rule), False
+  with fault_server.in_thread(server):
+    environment = {**os.environ, 'PYTHONPATH': str(pathlib.Path(__file__).parents[2])}
+    child = subprocess.Popen([sys.executable, staged.__file__, str(path), server.url], env=environment)
+    while len(held) < staged.AT_ONCE:
+      assert child.poll() is None
+      time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+    released = True
+    texts = {query.query_id: query.query for query in staged.QUERIES}
+    before = {(f'You are {llm}.', texts[query_id]) for query_id, llm, _ in asking.recorded_responses(path)}
+    assert {('You are a.', query) for _, query in held} < before
+    assert not before & set(held)
+    requests = len(server.seen)
+    found = asking.run(staged.answer(path, server.url))
+    after = asked_of(server)[requests:]
+  assert len(found) == len(staged.QUERIES)
+  assert len(set(after)) == len(after)
+  assert not before & set(after)
+  assert set(held) < set(after)
+  assert len(before) + len(after) == sum(len(result.responses) for result in found)
 
 
 def test_a_second_run_asks_nothing_again(path):

@@ -15,9 +15,13 @@ def call(latency_s=1.0, cost_usd=0.001, *, correct=True, error=None):
   }
 
 
-def line(calls, *, correct=True):
+def line(calls, *, correct=True, **fields):
   good = [one for one in calls.values() if not one['error']]
   return {
+    'answer': '1',
+    'reference': None,
+    'p_right': None,
+    'abstained': False,
     'calls': calls,
     'correct': correct,
     'failed': [llm for llm, one in calls.items() if one['error']],
@@ -25,6 +29,7 @@ def line(calls, *, correct=True):
     'latency_parallel_s': max((one['latency_s'] for one in good), default=None),
     'latency_sequential_s': sum(one['latency_s'] for one in good) or None,
     'cost_usd': None if any(one['cost_usd'] is None for one in good) else sum(one['cost_usd'] for one in good),
+    **fields,
   }
 
 
@@ -77,3 +82,39 @@ def test_failures_and_nothing_at_all_are_written(tmp_path, capsys):
   assert '| a | 1 | 1 | - | - | - |' in (tmp_path / 'report.md').read_text()
   answered.write(tmp_path, [], facts(asked=3))
   assert '0 of 3 queries were asked' in capsys.readouterr().out
+
+
+def unsure(**fields):
+  return line({'a': call()}, correct=None, answer=None, abstained=True, answer_unsure='1', **fields)
+
+
+def test_how_likely_answers_are_right_is_held_against_the_references(tmp_path, capsys):
+  sure = [line({'a': call()}, correct=n != 0, p_right=0.9, reference='1' if n else '2') for n in range(40)]
+  withheld = [unsure(p_right=0.3, reference='1' if n < 4 else '2') for n in range(16)]
+  unknown = [line({'a': call()}, correct=None, p_right=0.5)] * 4
+  found = answered.results([*sure, *withheld, *unknown], facts())
+  assert found['p_right'] == pytest.approx(
+    {
+      'mean': (40 * 0.9 + 16 * 0.3 + 4 * 0.5) / 60,
+      'queries': 60,
+      'references': 56,
+      'accuracy': 43 / 56,
+      'ece': (40 * (39 / 40 - 0.9) + 16 * (0.3 - 4 / 16)) / 56,
+      'brier': (39 * 0.1**2 + 0.9**2 + 4 * 0.7**2 + 12 * 0.3**2) / 56,
+    }
+  )
+  (method,) = found['methods']
+  assert (method['abstained'], method['queries'], method['accuracy']) == (16, 40, 39 / 40)
+  answered.write(tmp_path, [*sure, *withheld, *unknown], facts()._replace(size=None))
+  out = ' '.join(capsys.readouterr().out.split())
+  assert 'For 16 of them the answer is withheld' in out
+  assert 'with a probability of 71.3 % on average' in out
+  assert 'Of the 56 with a reference, withheld ones included, 76.8 % are right' in out
+  assert (tmp_path / 'report.md').read_text().startswith('# max_conf on 2 new queries')
+
+
+def test_few_references_say_nothing_of_calibration():
+  lines = [line({'a': call()}, p_right=0.9, reference='1')] * 49
+  found = answered.results(lines, facts())['p_right']
+  assert (found['references'], found['accuracy'], found['ece'], found['brier']) == (49, 1.0, None, None)
+  assert answered.results([line({'a': call()})], facts())['p_right'] is None

@@ -1,0 +1,135 @@
+"""The policy of a finished run: it chooses all calls for a query beforehand, and they vote."""
+
+import functools
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+
+from selectllm import deciding, score, sharding, train
+from selectllm.pool import answering, spec
+from selectllm.report import answered
+from selectllm.selection import policies, voting
+
+
+class State(NamedTuple):
+  """What the classifier says of N queries: confidence, whether to call, and weight of every LLM, [N, K] each."""
+
+  confidences: policies.Array
+  mask: policies.Array
+  weight: policies.Array
+
+
+class Fixed(NamedTuple):
+  """A run's classifier and one of its policies; see `deciding.Deciding`.
+
+  Attributes:
+    llms: K names, the order of all arrays.
+    model: On its mesh.
+    params: Of the step with the lowest validation loss.
+    selecting: Expected latencies, the one size, the threshold.
+    policy: Name of the policy.
+    over: What the vote is over, see `voting.vote`.
+    cost_usd: What a call of each LLM cost when the run was trained, NaN where unknown.
+    classifier_latency_s: Seconds from one query's text to its selection, measured when the run was trained.
+    in_stages: Never; the calls are chosen beforehand.
+  """
+
+  llms: tuple[str, ...]
+  model: train.Model
+  params: Any
+  selecting: score.Selecting
+  policy: str
+  over: str
+  cost_usd: np.ndarray
+  classifier_latency_s: float
+  in_stages: bool = False
+
+  def facts(self, asked: int) -> answered.Facts:
+    """The facts as of when the run was trained."""
+    return answered.Facts(
+      llms=self.llms,
+      policy=self.policy,
+      size=int(self.selecting.sizes[0]),
+      asked=asked,
+      expected_latency_s=self.selecting.latency_s,
+      expected_cost_usd=self.cost_usd,
+      classifier_latency_s=self.classifier_latency_s,
+    )
+
+  def score(self, texts: list[str], available: np.ndarray, *, batch_size: int) -> State:
+    """Scores and selects in one call of the device."""
+    tokens, rows = self.model.tokenize(texts), np.arange(len(texts))
+    mask = np.broadcast_to(available, (len(texts), len(available)))
+    with sharding.use(self.model.mesh):  # a thread has a mesh of its own
+      scores = train.score_queries(
+        self.model, self.params, tokens, rows, mask, batch_size=batch_size, selecting=self.selecting
+      )
+    selection = scores.selections[self.policy]
+    return State(scores.confidences, selection.mask[:, 0], selection.weight[:, 0])
+
+  def decide(self, state: State, revealed: deciding.Revealed) -> np.ndarray:
+    """The selected LLMs."""
+    del revealed
+    return state.mask
+
+  def finish(self, state: State, revealed: deciding.Revealed) -> deciding.Finished:
+    """The vote of the LLMs that responded."""
+    elected = _vote(revealed.answers, revealed.called, state.weight, self.selecting.latency_s, self.over)
+    return deciding.Finished(np.asarray(elected), np.full(len(elected), np.nan, np.float32))
+
+
+@functools.partial(jax.jit, static_argnames='over')
+def _vote(answers, mask, weight, latency_s, over):
+  vote = functools.partial(voting.vote, over=over)
+  return jax.vmap(vote, in_axes=(0, 0, 0, None))(answers, mask, weight, latency_s)
+
+
+def load_run(config: ml_collections.ConfigDict) -> Fixed:
+  """Loads the classifier that a run trained.
+
+  Args:
+    config: `answer` holds the run directory of a finished run without folds, and the options; `mesh` says where to
+      compute.
+
+  Raises:
+    FileNotFoundError: when the directory holds no finished run.
+    spec.PoolError: for an option that there is not.
+    checkpoint.CheckpointError: when its checkpoint cannot be read.
+  """
+  run = pathlib.Path(config.answer.run)
+  for name in ('config.json', 'report.json', 'predictions.npz'):
+    if not (run / name).is_file():
+      raise FileNotFoundError(f'config.answer.run={str(run)!r} is not a finished run: it has no {name}')
+  report = json.loads((run / 'report.json').read_text())
+  if report['dataset']['folds']:
+    raise FileNotFoundError(f'config.answer.run={str(run)!r} cross-validated: it has a classifier for each fold')
+  options, llms = config.answer, tuple(report['dataset']['llms'])
+  if options.on_failure not in answering.ON_FAILURE:
+    choices = ' or '.join(answering.ON_FAILURE)
+    raise spec.PoolError(f'config.answer.on_failure must be {choices}, not {options.on_failure!r}')
+  if options.policy not in policies.POLICIES:
+    raise spec.PoolError(f'config.answer.policy={options.policy!r} is not one of {", ".join(policies.POLICIES)}')
+  if options.abstain_below:
+    raise spec.PoolError(
+      f'config.answer.abstain_below={options.abstain_below} needs to know how likely an answer is right, which '
+      f'{options.policy} does not say'
+    )
+  chosen = {row['name']: row['sizes'] for row in report['chosen']}
+  size = options.size or chosen[options.policy][0]
+  if not 1 <= size <= len(llms):
+    raise spec.PoolError(f'config.answer.size={size}: the run knows {len(llms)} LLMs')
+  trained_with = ml_collections.ConfigDict(json.loads((run / 'config.json').read_text()))
+  trained_with.mesh = config.mesh
+  model = train.make_model(trained_with, len(llms))
+  with sharding.use(model.mesh):
+    _, params = train.load_best(trained_with, model, run)
+  with np.load(run / 'predictions.npz') as arrays:
+    latency_s, classifier_latency_s = arrays['latency_s'][0], float(arrays['classifier_latency_s'])
+  selecting = score.Selecting(latency_s, np.array([size], np.int32), trained_with.evaluate.threshold)
+  costs = np.array([report['llms'][llm]['cost_usd'] for llm in llms], np.float32)
+  vote = trained_with.evaluate.vote
+  return Fixed(llms, model, params, selecting, options.policy, vote, costs, classifier_latency_s)
