@@ -1,0 +1,141 @@
+"""The frontier: what contenders promise on development queries, and what the test gives."""
+
+import json
+
+import ml_collections
+import numpy as np
+import pytest
+
+from configs import common
+from selectllm import evaluate, frontier
+from selectllm.data import splits, votes
+from selectllm.selection import contest
+
+LLMS = ('cheap', 'middling', 'dear')
+
+
+def _table(count: int = 400, seed: int = 0) -> tuple[votes.Table, np.ndarray, np.ndarray, np.ndarray]:
+  """Three LLMs on queries of two kinds, which the embeddings tell apart: table, split, confidences, embeddings."""
+  rng = np.random.default_rng(seed)
+  kind = rng.integers(0, 2, count)
+  chance = np.stack([np.where(kind, 0.9, 0.2), np.full(count, 0.6), np.full(count, 0.85)], 1)
+  reference = rng.integers(0, 6, count).astype(np.int16)
+  right = rng.random(chance.shape) < chance
+  answers = np.where(right, reference[:, None], (reference[:, None] + rng.integers(1, 6, chance.shape)) % 6)
+  data = votes.Votes(
+    answers=answers.astype(np.int16)[:, :, None],
+    reference=reference,
+    labels=right.astype(np.float32),
+    observed=np.ones(chance.shape, bool),
+    latency_s=np.broadcast_to(np.array([1, 2, 10], np.float32), chance.shape).copy(),
+    cost_usd=np.full(chance.shape, np.nan, np.float32),
+    task=np.zeros(count, np.int16),
+  )
+  queries = [f'How many eggs are {place} and {"two" if k else "3"}?' for place, k in enumerate(kind)]
+  table = votes.Table('sums', LLMS, ('sums',), [str(q) for q in range(count)], queries, data, 'measured')
+  split = np.repeat(np.array([0, 0, 1, 2], np.int8), count // 4)
+  confidences = np.where((split > 0)[:, None], chance, np.nan).astype(np.float32)
+  embeddings = np.eye(2, dtype=np.float32)[kind]
+  return table, split, confidences, embeddings
+
+
+def _config(*contenders: str, limits: tuple[str, ...] = ('none',)) -> ml_collections.ConfigDict:
+  config = common.get_config()
+  config.frontier.contenders = contenders
+  config.frontier.limits = limits
+  config.evaluate.resamples = 100
+  return config
+
+
+def test_test_labels_change_what_is_counted_and_nothing_that_is_done():
+  table, split, confidences, embeddings = _table()
+  config = _config('learned_vote', 'adaptive', 'subset', 'chain', 'knn_router')
+  before = frontier.hold(table, split, confidences, embeddings, config)
+  test = split == splits.TEST
+  data = table.votes
+  swapped = data._replace(
+    labels=np.where(test[:, None], 1 - data.labels, data.labels),
+    reference=np.where(test, (data.reference + 1) % 6, data.reference).astype(np.int16),
+  )
+  after = frontier.hold(table._replace(votes=swapped), split, confidences, embeddings, config)
+  for name, held in before.contests.items():
+    np.testing.assert_array_equal(held.expected, after.contests[name].expected, err_msg=name)
+    np.testing.assert_array_equal(held.development.correct, after.contests[name].development.correct, err_msg=name)
+    assert not np.array_equal(held.test.correct, after.contests[name].test.correct), name
+  assert json.dumps(before.rules.promised) == json.dumps(after.rules.promised)
+
+
+def test_the_summary_holds_promises_against_the_test():
+  table, split, confidences, embeddings = _table()
+  config = _config(
+    *frontier.CONTENDERS,
+    limits=('none', 'seconds<=60%', 'accuracy>=best_single', 'accuracy>=0.999', 'query_seconds<=4', 'p95_seconds<=13'),
+  )
+  part = frontier.hold(table, split, confidences, embeddings, config)
+  chosen = frontier.best([part])
+  results = json.loads(json.dumps(frontier.summarise(table, [part], chosen, config)))
+  assert results['currency'] == 'seconds'
+  assert set(results['curves']) == set(frontier.CONTENDERS)
+  rows = {row['limit']: row for row in results['limits']}
+  assert rows['none']['test']['accuracy'] > results['references']['all_llms']['accuracy'] - 0.1
+  assert rows['seconds<=60%']['promised']['seconds'] <= 0.6 * 13
+  assert rows['accuracy>=0.999']['setting'] is None
+  assert rows['query_seconds<=4']['test']['seconds'] <= 4
+  assert rows['query_seconds<=4']['test']['query_seconds'] <= 4
+  assert rows['query_seconds<=4']['met']
+  assert rows['p95_seconds<=13']['test']['p95_seconds_ci'][0] <= 13
+  low, high = rows['none']['test']['accuracy_ci']
+  assert low <= rows['none']['test']['accuracy'] <= high
+  coverage = dict(map(tuple, results['p_right']['coverage']))
+  assert coverage[1.0] == pytest.approx(rows['none']['test']['accuracy'], abs=0.05)
+  assert results['p_right']['abstain_20']['gain'] >= 0
+  assert set(results['confidences']) == set(LLMS)
+  for row in results['batch']:
+    assert row['promised']['price'] <= row['budget'] * 13 + 1e-4
+
+
+def test_accounts_add_stages_and_take_the_slowest_of_each():
+  table, *_ = _table(4)
+  mask = np.array([[[True, True, False]], [[True, False, True]], [[False] * 3], [[True, True, True]]])
+  stage = np.array([[[0, 0, 0]], [[0, 0, 1]], [[0, 0, 0]], [[1, 0, 0]]], np.int8)
+  answer = np.full((4, 1), -1, np.int16)
+  answer[0] = table.votes.reference[0]
+  outcome = frontier.accounts(table.votes, contest.Played(mask, answer, np.ones((4, 1)), stage))
+  np.testing.assert_array_equal(outcome.latency_parallel_s[:, 0], [2, 11, 0, 11])
+  np.testing.assert_array_equal(outcome.latency_sequential_s[:, 0], [3, 11, 0, 13])
+  np.testing.assert_array_equal(outcome.valid[:, 0], [True, True, False, True])
+  np.testing.assert_array_equal(outcome.correct[:, 0], [1, 0, 0, 0])
+  np.testing.assert_array_equal(outcome.calls[:, 0], [2, 2, 0, 3])
+
+
+def test_calls_are_paid_in_what_is_known():
+  data = _table()[0].votes
+  assert frontier.currency_of(data, '') == 'seconds'
+  unknown = data._replace(latency_s=data.latency_s * np.nan)
+  assert frontier.currency_of(unknown, '') == 'calls'
+  assert frontier.currency_of(unknown._replace(cost_usd=data.latency_s), '') == 'usd'
+  with pytest.raises(ValueError, match=r"config\.frontier\.currency='usd'"):
+    frontier.currency_of(data, 'usd')
+
+
+def test_options_that_cannot_be_are_named():
+  options = common.get_config().frontier
+  assert frontier.problems(options) == []
+  options.contenders = ('adaptive', 'guess')
+  options.currency = 'euros'
+  options.limits = ('seconds<20',)
+  found = '\n'.join(frontier.problems(options))
+  assert 'guess' in found
+  assert 'euros' in found
+  assert 'seconds<20' in found
+
+
+def test_two_splits_are_counted_together():
+  table, split, confidences, embeddings = _table()
+  config = _config('adaptive', limits=('seconds<=60%',))
+  parts = [frontier.hold(table, each, confidences, embeddings, config) for each in (split, split)]
+  results = frontier.summarise(table, parts, frontier.best(parts), config)
+  alone = frontier.summarise(table, parts[:1], frontier.best(parts[:1]), config)
+  assert len(results['limits'][0]['setting']) == 2
+  assert results['limits'][0]['test']['accuracy'] == pytest.approx(alone['limits'][0]['test']['accuracy'])
+  assert isinstance(parts[0].contests['adaptive'].test, evaluate.Outcome)
