@@ -21,25 +21,28 @@ import numpy as np
 import orjson
 import uvloop
 
-from selectllm import checkpoint, deciding, fixed, writer
+from selectllm import checkpoint, deciding, fixed, selector, writer
 from selectllm.data import grading
 from selectllm.pool import answering, collect, collection, limits, queries, runner, spec
 from selectllm.report import answered
 from selectllm.selection import voting
 
-_REFUSALS = (*collect.REFUSALS, checkpoint.CheckpointError)
+_REFUSALS = (*collect.REFUSALS, checkpoint.CheckpointError, selector.SelectorError)
 
 
 def answer(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
   """Runs the mode; returns 0 when every query has been answered by somebody, else an exit code that says why not."""
   try:
-    run = pathlib.Path(config.answer.run)
-    if workdir.resolve() == run.resolve():
+    options = config.answer
+    if bool(options.run) == bool(options.selector):
+      raise spec.PoolError('name either config.answer.selector (RUN/selector) or config.answer.run')
+    if options.run and workdir.resolve() == pathlib.Path(options.run).resolve():
       raise spec.PoolError(f'--workdir={str(workdir)!r} is config.answer.run, whose report would be replaced')
-    collect.check_positive(config.answer, 'config.answer', 'samples', 'batch_size', 'at_once')
-    if not 0 <= config.answer.abstain_below <= 1:
-      raise spec.PoolError(f'config.answer.abstain_below must be from 0 to 1, not {config.answer.abstain_below}')
-    return answer_with(fixed.load_run(config), config, workdir)
+    collect.check_positive(options, 'config.answer', 'samples', 'batch_size', 'at_once')
+    if not 0 <= options.abstain_below <= 1:
+      raise spec.PoolError(f'config.answer.abstain_below must be from 0 to 1, not {options.abstain_below}')
+    rule = selector.load(options.selector, options.limit, config.mesh) if options.selector else fixed.load_run(config)
+    return answer_with(rule, config, workdir)
   except _REFUSALS as error:
     print(f'error: {error}', file=sys.stderr)
     return collect.REFUSED

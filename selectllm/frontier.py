@@ -433,7 +433,10 @@ def _measured(outcomes: list[evaluate.Outcome], resamples: int) -> list[dict[str
   columns: list[np.ndarray] = []
   for outcome in outcomes:
     test: dict[str, Any] = dict(_worth(evaluate.Outcome(*(array[:, None] for array in outcome)), 0))
-    means = {'accuracy': outcome.correct, 'seconds': outcome.latency_sequential_s, 'usd': outcome.cost_usd}
+    means = {
+      'accuracy': outcome.correct, 'seconds': outcome.latency_sequential_s, 'usd': outcome.cost_usd,
+      'calls': outcome.calls,
+    }  # fmt: skip
     known = {name: np.where(outcome.valid, means[name], 0) for name in means if test[name] is not None}
     tests.append(test | {f'{name}_ci': len(columns) + place for place, name in enumerate(known)})
     columns += known.values()
@@ -453,10 +456,25 @@ def _p95_interval(outcome: evaluate.Outcome, resamples: int) -> list[float]:
   return [float(bound) for bound in np.quantile(np.quantile(drawn, 0.95, axis=1), (0.025, 0.975))]
 
 
-def _limit_row(parts: list[Part], limit: limits.Limit, references: dict[str, Any], resamples: int) -> dict[str, Any]:
+def _versus(outcome: evaluate.Outcome, others: dict[str, evaluate.Outcome]) -> dict[str, dict[str, float]]:
+  """Paired tests against others on the same queries: the gain, and its p-value."""
+  tests = {
+    name: metrics.paired_test(outcome.correct, other.correct, outcome.valid & other.valid)
+    for name, other in others.items()
+  }
+  return {name: {'delta': test.delta, 'p': test.p} for name, test in tests.items()}
+
+
+def _limit_row(
+  parts: list[Part],
+  limit: limits.Limit,
+  references: dict[str, Any],
+  others: dict[str, evaluate.Outcome],
+  resamples: int,
+) -> dict[str, Any]:
   """What was asked for, what was promised, and what the test gave."""
   row: dict[str, Any] = {'limit': limit.text, 'contender': None, 'setting': None, 'promised': None, 'test': None}
-  row |= {'target': None, 'met': None, 'within': None}
+  row |= {'target': None, 'met': None, 'within': None, 'versus': None}
   choices = [choose(part.rules.promised, part.rules.references, limit) for part in parts]
   if any(choice is None for choice in choices):
     return row
@@ -482,6 +500,7 @@ def _limit_row(parts: list[Part], limit: limits.Limit, references: dict[str, Any
     'target': target,
     'met': met,
     'within': within,
+    'versus': _versus(outcome, others),
   }
 
 
@@ -573,6 +592,8 @@ def summarise(
   together = evaluate.join([part.references for part in parts])
   of_references = [_at(together, place) for place in range(len(REFERENCES))]
   references = dict(zip(REFERENCES, _measured(of_references, resamples), strict=True))
+  others = dict(zip(REFERENCES, of_references, strict=True))
+  everybody = others | {name: each.outcome for name, each in chosen.items()}
   curves = {}
   for name in chosen:
     count = min(part.contests[name].test.correct.shape[1] for part in parts)
@@ -593,10 +614,13 @@ def summarise(
         'settings': each.settings,
         'promised': each.promised,
         'test': _measured([each.outcome], resamples)[0],
+        'versus': _versus(each.outcome, others),
       }
       for name, each in chosen.items()
     },
-    'limits': [_limit_row(parts, limits.parse(text), references, resamples) for text in config.frontier.limits if rule],
+    'limits': [
+      _limit_row(parts, limits.parse(text), references, everybody, resamples) for text in config.frontier.limits if rule
+    ],
     'p_right': _p_right(parts, rule) if rule else None,
     'confidences': _confidences(table, parts),
     'batch': _batch(parts, resamples) if 'subset' in chosen else [],

@@ -60,19 +60,13 @@ def _scale(results: dict[str, Any]) -> _Scale:
   return _Scale(currency, unit, words, text, results['frontier']['references']['all_llms'][currency])
 
 
-def _tie(row: dict[str, Any], other: dict[str, Any]) -> bool:
-  """Whether the intervals of two accuracies overlap."""
-  (low, high), (other_low, other_high) = row['accuracy_ci'], other['accuracy_ci']
-  return low <= other_high and other_low <= high
-
-
 def _accuracy(row: dict[str, Any]) -> str:
   return tables.with_interval(row['accuracy'], row['accuracy_ci'])
 
 
-def _gain(row: dict[str, Any], other: dict[str, Any], unit: str = '') -> str:
+def _gain(row: dict[str, Any], other: str) -> str:
   """How much more accurate a row is than another, in points."""
-  return f'{100 * (row["accuracy"] - other["accuracy"]):+z.1f}{unit}' + (' (tie)' if _tie(row, other) else '')
+  return tables.gain(row['versus'][other]['delta'], row['versus'][other]['p'])
 
 
 # In words.
@@ -113,31 +107,32 @@ def kept(row: dict[str, Any]) -> str:
   return 'met' if row['met'] else 'missed, within the interval' if row['within'] else 'missed'
 
 
-def _reached(row: dict[str, Any], other: dict[str, Any], name: str, scale: _Scale) -> str:
+def _reached(row: dict[str, Any], key: str, other: dict[str, Any], name: str, scale: _Scale) -> str:
   """Whether the accuracy of a fixed choice was reached, and for what share of its price."""
   test = row['test']
   if test is None:
     return f'**No setting promised the accuracy of {name}** on the queries that settings are chosen on.'
   share = f'{100 * test[scale.currency] / other[scale.currency]:.0f} % of its {scale.words}'
-  verdict = 'beaten' if test['accuracy'] > other['accuracy'] and not _tie(test, other) else 'reached'
+  versus = row['versus'][key]
+  verdict = 'beaten' if versus['delta'] > 0 and versus['p'] <= tables.SIGNIFICANT else 'reached'
   if not row['met']:
     points = 100 * (row['target'] - test['accuracy'])
     verdict = f'missed by {points:.1f} points' + (', within the interval,' if row['within'] else '')
   return (
     f'**{name[0].upper()}{name[1:]} is {verdict} at {share}**: {row["contender"]} answers {_accuracy(test)} % right, '
-    f'{name} {_accuracy(other)} %' + (': a tie, the intervals overlap.' if _tie(test, other) else '.')
+    f'{name} {_accuracy(other)} %, {_gain(row, key)}.'
   )
 
 
 def _most_accurate(row: dict[str, Any], results: dict[str, Any]) -> str:
   """What is had where no limit was set, against the vote of all LLMs and the rival that promised most."""
   test, found, scale = row['test'], results['frontier'], _scale(results)
-  others = {'the vote of all LLMs': found['references']['all_llms']}
+  others = {'all_llms': 'the vote of all LLMs'}
   if rivals := [name for name in _RIVALS if name in found['best']]:
     rival = max(rivals, key=lambda name: found['best'][name]['promised']['accuracy'])
-    others[f'the best rival, {rival}'] = found['best'][rival]['test']
+    others[rival] = f'the best rival, {rival}'
   share = f'{100 * test[scale.currency] / scale.of_all:.0f} % of the {scale.words} of calling all'
-  gains = ', '.join(f'{_gain(test, other, " points")} against {name}' for name, other in others.items())
+  gains = ', '.join(f'{_gain(row, other)} points against {name}' for other, name in others.items())
   return (
     f'**At any price, {row["contender"]} answers {tables.percent(test["accuracy"])} % right** '
     f'({" to ".join(map(tables.percent, test["accuracy_ci"]))}) at {share}: {gains}.'
@@ -164,7 +159,7 @@ def lead(results: dict[str, Any]) -> list[str]:
   }
   for key, name in names.items():
     if row := limits.get(f'accuracy>={key}'):
-      lines.append(_reached(row, found['references'][key], name, _scale(results)))
+      lines.append(_reached(row, key, found['references'][key], name, _scale(results)))
   if (row := limits.get('none')) and row['test'] is not None:
     lines.append(_most_accurate(row, results))
   if set(limits) - {'none'}:
@@ -234,7 +229,7 @@ def best_table(results: dict[str, Any]) -> tables.Table:
   """Every contender at the setting that promised most, the most promising first."""
   found, scale = results['frontier'], _scale(results)
   rows = [
-    [name, _settings(row['settings']), _gain(row['test'], found['references']['all_llms']), *_cells(row, scale)]
+    [name, _settings(row['settings']), _gain(row, 'all_llms'), *_cells(row, scale)]
     for name, row in sorted(found['best'].items(), key=lambda item: -item[1]['promised']['accuracy'])
   ]
   return _known(['contender', 'setting', 'vs all LLMs', *_header(scale)], rows)
@@ -473,10 +468,10 @@ FIGURES: dict[str, figures.Maker] = {'adaptive': adaptive, 'abstain': abstain}
 _EXPLANATION = """\
 Settings are tuned, and chosen for a limit, on development queries (train and validation) alone, with confidences that
 never saw their labels: what they gave there is *promised*; what the test gave stands beside it, with 95 % bootstrap
-intervals over queries. A limit is *missed, within the interval* when the interval on test still holds it. Accuracies
-whose intervals overlap are a *tie*. Settings are counted from 0, the cheapest. *Parallel* seconds: calls that need not
-wait for each other go out at once (mean, and the 95th percentile). The figure leaves out settings that are far less
-accurate than all that was chosen. Prices are {price}.{own}
+intervals over queries. A limit is *missed, within the interval* when the interval on test still holds it. A gain
+inside the noise of a paired test is a *tie*. Settings are counted from 0, the cheapest. *Parallel* seconds: calls that
+need not wait for each other go out at once (mean, and the 95th percentile). The figure leaves out settings that are
+far less accurate than all that was chosen. Prices are {price}.{own}
 """
 
 

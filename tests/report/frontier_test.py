@@ -40,6 +40,11 @@ def _curve(currency: str, *points: tuple[float, float]) -> list[Results]:
   ]
 
 
+def _versus(accuracy: float, p: float = 0.2) -> Results:
+  others = {'best_single': 0.7, 'all_llms': 0.81, 'chain': 0.7}
+  return {name: {'delta': accuracy - other, 'p': p} for name, other in others.items()}
+
+
 def _frontier(currency: str = 'seconds') -> Results:
   """Two contenders and a rival, and limits of which three chose the same setting."""
   curves = {
@@ -50,9 +55,12 @@ def _frontier(currency: str = 'seconds') -> Results:
 
   def limit(text: str, place: int | None, target: float | None, met: bool = True, within: bool = True) -> Results:
     if place is None:
-      return {'limit': text} | dict.fromkeys(('contender', 'setting', 'promised', 'test', 'target', 'met', 'within'))
+      return {'limit': text} | dict.fromkeys(
+        ('contender', 'setting', 'promised', 'test', 'target', 'met', 'within', 'versus')
+      )
     found = {'limit': text, 'contender': 'adaptive', 'target': target, 'met': met, 'within': within}
-    return curves['adaptive'][place] | found | {'setting': [place]}
+    row = curves['adaptive'][place]
+    return row | found | {'setting': [place], 'versus': _versus(row['test']['accuracy'])}
 
   return {
     'currency': currency,
@@ -67,7 +75,10 @@ def _frontier(currency: str = 'seconds') -> Results:
       limit('accuracy>=0.99', None, None),
       limit('none', 2, None),
     ],
-    'best': {name: curve[-1] | {'settings': [curve[-1]['setting']] * 2} for name, curve in curves.items()},
+    'best': {
+      name: curve[-1] | {'settings': [curve[-1]['setting']] * 2, 'versus': _versus(curve[-1]['test']['accuracy'])}
+      for name, curve in curves.items()
+    },
     'p_right': {
       'contender': 'adaptive',
       'ece': 0.0213,
@@ -146,14 +157,14 @@ def test_what_was_reached_is_said_with_its_share_of_the_price(made):
   vote, single, most, promises, rest = frontier.lead(made())
   assert vote.startswith(
     '**The vote of all 3 LLMs is missed by 1.0 points, within the interval, at 50 % of its summed estimated seconds**: '
-    'adaptive answers 80.0 (75.0 to 85.0) % right, the vote of all 3 LLMs 81.0 (76.0 to 86.0) %: a tie'
+    'adaptive answers 80.0 (75.0 to 85.0) % right, the vote of all 3 LLMs 81.0 (76.0 to 86.0) %, -1.0 (tie)'
   )
   assert 'is reached at 50 % of its summed estimated seconds**' in single
   assert 'adaptive answers 75.0' in single
   assert (
-    'at 50 % of the summed estimated seconds of calling all: -1.0 points (tie) against the vote of all LLMs' in most
+    'at 50 % of the summed estimated seconds of calling all: -1.0 (tie) points against the vote of all LLMs' in most
   )
-  assert '+10.0 points (tie) against the best rival, chain' in most
+  assert '+10.0 (tie) points against the best rival, chain' in most
   assert promises.startswith('**The test kept 2 of 5 limits** (')
   for words in (
     '`accuracy>=all_llms`: missed, within the interval',
@@ -176,8 +187,8 @@ def test_latencies_are_called_what_they_are(made):
 def test_a_clear_miss_a_clear_gain_and_no_promise_are_not_called_ties(made):
   results = made()
   first, second, *_ = results['frontier']['limits']
-  first['test'] = first['test'] | {'accuracy': 0.9, 'accuracy_ci': [0.85, 0.95]}
-  second |= {'within': False, 'test': second['test'] | {'accuracy': 0.7, 'accuracy_ci': [0.65, 0.75]}}
+  first |= {'test': first['test'] | {'accuracy': 0.9}, 'versus': _versus(0.9, p=0.001)}
+  second |= {'within': False, 'test': second['test'] | {'accuracy': 0.7}, 'versus': _versus(0.7, p=0.001)}
   vote, single, *_ = frontier.lead(results)
   assert 'is missed by 11.0 points at 50 %' in vote
   assert 'is beaten at 50 %' in single
@@ -242,7 +253,7 @@ def test_in_dollars_seconds_stand_beside_them(made):
 def test_contenders_are_compared_from_the_most_promising(made):
   table = frontier.best_table(made())
   assert _column(table, 'contender') == ['learned_vote', 'adaptive', 'chain']
-  assert _column(table, 'vs all LLMs') == ['+4.0 (tie)', '-1.0 (tie)', '-11.0']
+  assert _column(table, 'vs all LLMs') == ['+4.0 (tie)', '-1.0 (tie)', '-11.0 (tie)']
 
 
 def test_the_frontier_is_of_promises_not_of_the_test(made):
