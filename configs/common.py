@@ -143,6 +143,11 @@ def get_config() -> ml_collections.ConfigDict:
   config.select.manual_dir = ''  # published queries are read from here, not downloaded
   config.select.limit = 'none'  # what the calls must keep, such as seconds<=35%; see selectllm/limits.py
 
+  config.add_llm = ml_collections.ConfigDict()
+  config.add_llm.run = ''  # the finished run that the LLM is added to; all other fields are the run's
+  config.add_llm.responses = ''  # the LLM's responses to some of the run's queries, a .jsonl file
+  config.add_llm.llm = ''  # its name there; not needed where it is the only one that the run does not know
+
   config.compare = ml_collections.ConfigDict()
   config.compare.runs = ''  # directories of finished runs, comma-separated, * allowed; the first is compared with
 

@@ -74,7 +74,7 @@ class Predictions(NamedTuple):
 
 def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   """Trains (or goes on training), scores all queries and writes the report; with folds, once for each fold."""
-  table = _load(config, workdir)
+  table = load_table(config, workdir)
   begun = time.monotonic()
   predictions = _predict(config, workdir, table, train.fit)
   _report(config, workdir, table, predictions, {'train_and_score_s': time.monotonic() - begun})
@@ -82,7 +82,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path)
 
 def evaluate_only(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   """Writes a run's report again: from predictions.npz in seconds, else from its best checkpoint."""
-  table = _load(config, workdir)
+  table = load_table(config, workdir)
   path = workdir / 'predictions.npz'
   if path.exists():
     predictions = read_predictions(path)
@@ -109,7 +109,12 @@ def read_predictions(path: pathlib.Path) -> Predictions:
   return Predictions(**fields)
 
 
-def _load(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> votes.Table:
+def load_table(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> votes.Table:
+  """Reads the data set of a run.
+
+  Raises:
+    rundir.RunDirError: when the run directory began with other data.
+  """
   table, identity = load.load(config, rundir.begun_with(workdir))
   rundir.claim_data(workdir, identity)
   return agreement.label(table, _split(config, table)[0]) if config.dataset.labels == 'agreement' else table
@@ -358,7 +363,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     rundir.RunDirError: when the directory holds another run, or is in use.
   """
   if config.mode not in MODES:
-    raise ValueError(f'config.mode={config.mode!r} is not one of {", ".join(MODES)}, collect, answer, compare')
+    raise ValueError(
+      f'config.mode={config.mode!r} is not one of {", ".join(MODES)}, collect, select, answer, compare, add_llm'
+    )
   check_options(config)
   if config.mode == 'evaluate' and not (workdir / 'config.json').exists():
     raise FileNotFoundError(f'{workdir} holds no run to evaluate; name the --workdir of one')

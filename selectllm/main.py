@@ -37,7 +37,7 @@ def config_name() -> str:
 
 def _run(config: ml_collections.ConfigDict, workdir: str | None) -> int:
   """Hands over to the mode of the config; returns the exit code."""
-  if workdir is None and config.mode in ('collect', 'answer', 'evaluate'):
+  if workdir is None and config.mode in ('collect', 'answer', 'evaluate', 'add_llm'):
     raise app.UsageError(f'--config.mode={config.mode} needs a --workdir')
   # What is imported for one mode is not for the others: JAX is none of collecting's business.
   if config.mode == 'collect':
@@ -52,6 +52,11 @@ def _run(config: ml_collections.ConfigDict, workdir: str | None) -> int:
     from selectllm import compare, rundir
 
     compare.compare(config, pathlib.Path(workdir or rundir.default_workdir('compare')))
+    return 0
+  if config.mode == 'add_llm':
+    from selectllm import add_llm
+
+    add_llm.add_llm(config, pathlib.Path(str(workdir)))
     return 0
   if config.mode == 'select':
     from selectllm import select

@@ -126,12 +126,21 @@ def claim(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
     RunDirError: when it is another config's, with the difference.
   """
   workdir.mkdir(parents=True, exist_ok=True)
-  # Evaluation is done anew in seconds, so an evaluation may differ from the run's first one.
+  claim_config(workdir, config)
+  (workdir / 'environment.json').write_text(json.dumps(environment(), indent=2) + '\n')
+
+
+def claim_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> None:
+  """Ties the run directory to its config.
+
+  Raises:
+    RunDirError: when it is another config's, with the difference.
+  """
+  # Evaluation is done anew in seconds, so it may differ from the run's first one; so may what is added to a run.
   exempt: tuple[str, ...] = (*_LOCATIONS, *_OTHER_MODES)
-  if config.mode == 'evaluate':
+  if config.mode in ('evaluate', 'add_llm'):
     exempt = (*exempt, 'evaluate', 'frontier')
   _claim(workdir / 'config.json', json.loads(config.to_json_best_effort()), exempt)
-  (workdir / 'environment.json').write_text(json.dumps(environment(), indent=2) + '\n')
 
 
 def begun_with(workdir: pathlib.Path) -> str:

@@ -159,6 +159,58 @@ def weakest(kinds: collections.abc.Collection[str]) -> str:
   return max(kinds, key=responses.LATENCY_KINDS.index, default='unknown')
 
 
+def join(
+  table: Table,
+  llm: str,
+  given: collections.abc.Mapping[int, collections.abc.Sequence[responses.Sample]],
+  *,
+  pool: spec.Pool | None = None,
+  extractor: str = '',
+) -> Table:
+  """The table with one LLM more, the last one, that was asked some of the queries.
+
+  Args:
+    table: N queries, with answers.
+    llm: The LLM's name.
+    given: Row -> its samples, none of which failed.
+    pool: Facts that latencies and costs follow from.
+    extractor: See `build`.
+  """
+  facts = pool.facts(llm) if pool else spec.LLM(llm)
+  grader = _Grader(extractor and ((facts.endpoint and facts.endpoint.extractor) or extractor))
+  size, _, samples = table.votes.answers.shape
+  most = max(samples, *map(len, given.values()))
+  answers = np.full((size, len(table.llms) + 1, most), voting.NO_ANSWER, np.int16)
+  answers[:, :-1, :samples] = table.votes.answers
+  observed = np.zeros(size, bool)
+  latency_s, cost_usd = np.full((2, size), np.nan, np.float32)
+  texts, kinds = list(table.answers), {table.latency_is}
+  for row, observations in given.items():
+    observed[row] = True
+    latency_s[row], kind = _call_latency_s(list(observations), facts)
+    cost_usd[row] = _call_cost_usd(list(observations), facts)
+    kinds.add(kind)
+    ids = {text: place for place, text in enumerate(texts[row])}
+    for place, sample in enumerate(observations):
+      answer = grader.answer(sample)
+      if answer is not None:
+        answers[row, -1, place] = ids.setdefault(answer, len(ids))
+    texts[row] = tuple(ids)
+  own = np.asarray(jax.jit(jax.vmap(voting.majority))(answers))[:, -1]
+  observed &= table.votes.reference != voting.NO_ANSWER
+  right = (own == table.votes.reference) & observed & (own != voting.NO_ANSWER)
+  columns = {'labels': right.astype(np.float32), 'observed': observed, 'latency_s': latency_s, 'cost_usd': cost_usd}
+  old = table.votes
+  votes = old._replace(
+    answers=answers,
+    **{name: np.concatenate([getattr(old, name), column[:, None]], 1) for name, column in columns.items()},
+  )
+  assumed = (*table.sizes_assumed, llm) if facts.parameters_assumed else table.sizes_assumed
+  return table._replace(
+    llms=(*table.llms, llm), votes=votes, latency_is=weakest(kinds), sizes_assumed=assumed, answers=texts
+  )
+
+
 def build(
   records: collections.abc.Iterable[responses.Record],
   *,

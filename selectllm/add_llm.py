@@ -1,0 +1,271 @@
+"""The mode that adds an LLM to a finished run from few labelled responses; nothing is trained again.
+
+Its confidence follows from the pool's (see `selectllm.selection.newcomer`). The vote and the rules are fitted anew, on
+development queries to which it answered or might have; what they promise is counted on recorded answers alone.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+import rich.console
+import scipy.special
+
+from selectllm import confidence, experiment, frontier, metrics, rundir, selector, sharding, train
+from selectllm.data import responses, splits, votes
+from selectllm.pool import spec
+from selectllm.selection import newcomer
+
+# Fewer labelled responses say next to nothing.
+FEWEST = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Learned:
+  """What was learned of an added LLM; selectors keep it among their facts.
+
+  Attributes:
+    llm: Its name.
+    responses: To how many development queries, and learned from.
+    on_test: Responses to test queries of the run, left out.
+    on_others: Responses to queries that the run does not know or use, left out.
+    accuracy: On the development queries it answered.
+    accuracy_ci: Wilson's 95 % interval.
+    log_loss: Of its confidence there, each query held out in turn.
+    log_loss_constant: Of its accuracy as the confidence everywhere, held out likewise.
+    expected: What a call is expected to take, in the run's currency.
+    currency: See `frontier.CURRENCIES`.
+    promises: What the selector's promises are counted on.
+  """
+
+  llm: str
+  responses: int
+  on_test: int
+  on_others: int
+  accuracy: float
+  accuracy_ci: tuple[float, float]
+  log_loss: float
+  log_loss_constant: float
+  expected: float
+  currency: str
+  promises: str
+
+
+class _Given(NamedTuple):
+  """Responses to development queries (row -> samples), and how many to other queries were left out."""
+
+  samples: dict[int, list[responses.Sample]]
+  on_test: int
+  on_others: int
+
+
+def add_llm(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+  """Saves the selector of a run and one LLM more as `selector/` in a directory of its own, and says what was learned.
+
+  Args:
+    config: The run's; `add_llm` says what is added to it.
+    workdir: Not the run's.
+
+  Raises:
+    ValueError: for an LLM that cannot be added; says why.
+    FileNotFoundError: when there is no finished run.
+    rundir.RunDirError: when the config or the data are not the run's.
+    responses.RecordError: for responses that cannot be read.
+  """
+  options, run = config.add_llm, pathlib.Path(config.add_llm.run)
+  for name in ('config.json', 'data.json', 'report.json', 'predictions.npz'):
+    if not (run / name).is_file():
+      raise FileNotFoundError(f'config.add_llm.run={options.run!r} is not a finished run: it has no {name}')
+  if workdir.resolve() == run.resolve():
+    raise ValueError(f'--workdir={str(workdir)!r} is config.add_llm.run, whose selector would be replaced')
+  rundir.claim_config(run, config)
+  predictions = experiment.read_predictions(run / 'predictions.npz')
+  if len(predictions.split) > 1:
+    raise ValueError(f'config.add_llm.run={options.run!r} cross-validated: it has a classifier for each fold')
+  if not pathlib.Path(options.responses).is_file():
+    raise FileNotFoundError(f'config.add_llm.responses={options.responses!r} is no file')
+  table, split = experiment.load_table(config, run), predictions.split[0]
+  if not table.votes.has_answers:
+    raise ValueError(f'config.add_llm.run={options.run!r} is on scores, with which nothing can be voted for')
+  records = list(responses.read_jsonl(options.responses))
+  llm = _name(options.llm, records, table.llms, options.responses)
+  given = _match(records, llm, table, split)
+  part, joined, learned = join(config, table, predictions, llm, given)
+  model = train.make_model(config, len(table.llms))
+  with sharding.use(model.mesh):
+    params = train.load_best(config, model, run)[1]
+  workdir.mkdir(parents=True, exist_ok=True)
+  directory = workdir / 'selector'
+  latency_s = float(predictions.classifier_latency_s)
+  selector.save(directory, config, joined, part, params, latency_s, dataclasses.asdict(learned))
+  _print(learned, joined, directory)
+
+
+def _name(wanted: str, records: list[responses.Record], known: tuple[str, ...], path: str) -> str:
+  """The name of the LLM to add."""
+  present = dict.fromkeys(llm for record in records for llm in record.responses)
+  fresh = [llm for llm in present if llm not in known]
+  if wanted in known:
+    raise ValueError(f'config.add_llm.llm={wanted!r} is in the pool of the run already: {", ".join(known)}')
+  if (wanted and wanted not in present) or (not wanted and len(fresh) != 1):
+    raise ValueError(
+      f'config.add_llm.llm={wanted!r} must be one that {path} has responses of and the run does not know: '
+      f'{", ".join(fresh) or "there is none"}'
+    )
+  return wanted or fresh[0]
+
+
+def _match(records: list[responses.Record], llm: str, table: votes.Table, split: np.ndarray) -> _Given:
+  """Finds the queries of the run that an LLM answered, by their ids or else by their texts."""
+  by_id = {query_id: row for row, query_id in enumerate(table.query_ids)}
+  texts = [
+    {splits.normalise(text) for text in both}
+    for both in zip(table.queries, table.questions or table.queries, strict=True)
+  ]
+  by_text = {text: row for row, both in reversed(list(enumerate(texts))) for text in both}
+  samples: dict[int, list[responses.Sample]] = {}
+  on_test = on_others = 0
+  for record in records:
+    observed = [sample for sample in record.responses.get(llm, ()) if sample.error is None]
+    if not observed:
+      continue
+    asked = {splits.normalise(text) for text in (record.query, record.question) if text}
+    row = by_id.get(record.query_id)
+    if row is not None and not asked & texts[row]:
+      raise ValueError(
+        f'query {record.query_id!r} reads {record.query!r:.80} in the responses, but {table.queries[row]!r:.80} in the '
+        'run; are the ids those of other data?'
+      )
+    if row is None:
+      row = next((by_text[text] for text in asked if text in by_text), None)
+    if row is None or split[row] == splits.UNUSED:
+      on_others += 1
+    elif split[row] == splits.TEST:
+      on_test += 1
+    else:
+      samples[row] = observed
+  return _Given(samples, on_test, on_others)
+
+
+def join(
+  config: ml_collections.ConfigDict, table: votes.Table, predictions: experiment.Predictions, llm: str, given: _Given
+) -> tuple[frontier.Part, votes.Table, Learned]:
+  """Learns an LLM's confidence, and fits vote and rules with it.
+
+  Args:
+    config: The run's.
+    table: Its data set.
+    predictions: Its predictions.
+    llm: The LLM's name.
+    given: Its responses.
+
+  Returns:
+    What a selector is made of; the table with the LLM as the last one; what was learned.
+
+  Raises:
+    ValueError: for too few responses, for an LLM that is always right or always wrong, or when it is not known what
+      its calls take.
+  """
+  joined = _checked(config, table, llm, given)
+  currency = frontier.currency_of(table.votes, config.frontier.currency)
+  asked = np.flatnonzero(joined.votes.observed[:, -1])
+  labels = joined.votes.labels[asked, -1]
+  data, split = table.votes, predictions.split[0]
+  development = confidence.develop(
+    table.queries, predictions.embeddings, predictions.confidences[0], data.labels, data.observed, split,
+    seed=config.seed,
+  )  # fmt: skip
+  logits = development.logits[asked]
+  fitted = newcomer.fit(logits, labels)
+  held_out = newcomer.out_of_fold(logits, labels, development.fold[asked])
+  column = newcomer.log_odds(fitted, development.logits)
+  column[asked] = held_out
+  added = np.append(fitted.weights, fitted.bias)[None]
+  development = development._replace(
+    estimator=development.estimator._replace(added=added),
+    logits=np.concatenate([development.logits, column[:, None]], 1),
+  )
+  complete = functools.partial(newcomer.impute, seed=config.seed)
+  part = frontier.contend(joined, split, development, predictions.embeddings, _contending(config, currency), complete)
+  accuracy = float(labels.mean())
+  learned = Learned(
+    llm=llm,
+    responses=len(asked),
+    on_test=given.on_test,
+    on_others=given.on_others,
+    accuracy=accuracy,
+    accuracy_ci=metrics.wilson_ci(accuracy, len(asked)),
+    log_loss=_log_loss(held_out, labels),
+    log_loss_constant=_log_loss(_constant(labels, development.fold[asked]), labels),
+    expected=float(part.rules.expected[-1]),
+    currency=currency,
+    promises=(
+      f'counted on {len(part.rows):,} development queries, held out; {llm} takes part in the {len(asked):,} that it '
+      'was asked, on all others it counts as one that cannot be called'
+    ),
+  )
+  return part, joined, learned
+
+
+def _checked(config: ml_collections.ConfigDict, table: votes.Table, llm: str, given: _Given) -> votes.Table:
+  """The table with the LLM; refuses one that nothing can be learned of."""
+  left_out = (
+    f'{given.on_test} to test queries of the run and {given.on_others} to queries that it does not use left out'
+  )
+  if len(given.samples) < FEWEST:
+    raise ValueError(f'{len(given.samples)} responses of {llm} are too few, {left_out}; give at least {FEWEST}')
+  pool = spec.read_pool(config.pool.file) if config.pool.file and not table.in_place_of else None
+  extractor = '' if table.in_place_of else config.dataset.extractor
+  joined = votes.join(table, llm, given.samples, pool=pool, extractor=extractor)
+  labels = joined.votes.labels[joined.votes.observed[:, -1], -1]
+  if labels.all() or not labels.any():
+    raise ValueError(
+      f'{llm} is {"right" if labels.all() else "wrong"} on all {len(labels)} queries ({left_out}). Nothing can be '
+      'learned about when such an LLM is right; give responses to more queries.'
+    )
+  currency = frontier.currency_of(table.votes, config.frontier.currency)
+  try:
+    frontier.currency_of(joined.votes, currency)
+  except ValueError as error:
+    raise ValueError(
+      f'the run counts in {currency}, but what calls of {llm} take is not known: give latencies or tokens with its '
+      'responses, and its size or price in config.pool.file'
+    ) from error
+  return joined
+
+
+def _contending(config: ml_collections.ConfigDict, currency: str) -> ml_collections.ConfigDict:
+  """The config with those contenders alone that a selector holds."""
+  config = config.copy_and_resolve_references().unlock()
+  rules = [name for name in config.frontier.contenders if name in frontier.RULES]
+  config.frontier = {'contenders': tuple({'adaptive': None} | dict.fromkeys(rules)), 'currency': currency, 'limits': ()}
+  return config
+
+
+def _log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
+  return float(np.mean(np.logaddexp(0, logits) - labels * logits))
+
+
+def _constant(labels: np.ndarray, fold: np.ndarray) -> np.ndarray:
+  """The log-odds of the accuracy in all other folds (as if one query more were right, and one wrong), float64[n]."""
+  shares = [(labels[fold != part].sum() + 1) / (np.sum(fold != part) + 2) for part in fold]
+  return scipy.special.logit(shares)
+
+
+def _print(learned: Learned, table: votes.Table, directory: pathlib.Path) -> None:
+  """What was learned, in words."""
+  low, high = (100 * bound for bound in learned.accuracy_ci)
+  units: dict[str, Any] = {'seconds': f's ({table.latency_is})', 'usd': 'USD', 'calls': 'call'}
+  console = rich.console.Console(highlight=False)
+  console.print(
+    f'{learned.llm}: learned from {learned.responses:,} responses; left out are {learned.on_test:,} to test queries of '
+    f'the run and {learned.on_others:,} to queries that it does not use.\n'
+    f'Accuracy {100 * learned.accuracy:.1f} % (95 %: {low:.1f} to {high:.1f}).\n'
+    f'Log loss of its confidence, held out: {learned.log_loss:.3f}; of its accuracy alone: '
+    f'{learned.log_loss_constant:.3f}.\n'
+    f'A call is expected to take {learned.expected:.3g} {units[learned.currency]}.\n'
+    f'Promises of the selector are {learned.promises}.\nSaved: {directory}'
+  )
