@@ -1,0 +1,147 @@
+"""Saved selectors: what is loaded chooses what the run chose."""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import selectllm
+from configs import jsonl
+from selectllm import confidence, deciding, experiment, frontier, rundir, selector
+from selectllm.data import load, splits
+from selectllm.selection import adaptive, evidence
+
+
+@pytest.fixture(scope='module')
+def run(
+  tiny_encoder: pathlib.Path, responses_file: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
+  """A finished run with a selector, and no contenders but those that it holds."""
+  workdir = tmp_path_factory.mktemp('run')
+  config = jsonl.get_config()
+  config.update_from_flattened_dict(
+    {
+      'dataset.path': str(responses_file),
+      'encoder.name': str(tiny_encoder),
+      'mesh.data': 1,
+      'train.epochs': 2,
+      'train.batch_size': 16,
+      'evaluate.random_draws': 2,
+      'evaluate.resamples': 50,
+      'frontier.contenders': ('adaptive', 'adaptive_stages'),
+    }
+  )
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('SELECTLLM_CACHE', str(tmp_path_factory.getbasetemp() / 'cache'))
+    experiment.run(config, workdir)
+    yield workdir
+
+
+@pytest.fixture(scope='module')
+def as_the_run_chose(run: pathlib.Path) -> tuple[list[str], frontier.Part]:
+  """The test queries, and everything that the run fitted and chose, made again from what it kept."""
+  config = jsonl.get_config()
+  config.update(json.loads((run / 'config.json').read_text()))
+  table, _ = load.load(config, rundir.begun_with(run))
+  kept = experiment.read_predictions(run / 'predictions.npz')
+  part = frontier.hold(table, kept.split[0], kept.confidences[0], kept.embeddings, config)
+  return [table.queries[row] for row in part.test], part
+
+
+def test_two_lines_choose_what_the_run_chose(run, as_the_run_chose):
+  queries, part = as_the_run_chose
+  for limit in ('none', 'seconds<=60%'):
+    loaded = selectllm.load(run / 'selector', limit=limit)
+    choices = loaded.select(queries)
+    rule, weights = part.rules.rules[loaded.rule], part.rules.weights
+    state = loaded.score(queries)
+    test = np.flatnonzero(experiment.read_predictions(run / 'predictions.npz').split[0] == splits.TEST)
+    np.testing.assert_allclose(state.logits, part.development.logits[test], atol=1e-4)
+    first = [
+      set(np.flatnonzero(_first(rule, weights, loaded.setting, logits, part.rules.expected)))
+      for logits in part.development.logits[test]
+    ]
+    assert [{loaded.llms.index(llm) for llm in choice.llms} for choice in choices] == first
+    assert all(choice.llms for choice in choices)
+
+
+def _first(rule, weights, setting, logits, expected) -> np.ndarray:
+  count = len(logits)
+  nothing = evidence.gather(np.full((count, 1), -1, np.int16))
+  called = np.zeros(count, bool)
+  state = adaptive.decide(rule, weights, setting, logits, nothing, called, ~called, expected, np.inf)
+  mask = np.zeros(count, bool)
+  mask[rule.llms] = rule.actions[state.action]
+  return mask
+
+
+def test_what_is_loaded_is_what_was_saved_bit_by_bit(run, as_the_run_chose, tmp_path):
+  shutil.copytree(run / 'selector', tmp_path / 'elsewhere')
+  queries, _ = as_the_run_chose
+  here, there = (selectllm.load(where).select(queries) for where in (run / 'selector', tmp_path / 'elsewhere'))
+  assert here == there
+
+
+def test_live_calls_end_with_an_answer_and_its_probability(run):
+  loaded = selectllm.load(run / 'selector')
+  state = loaded.score(['How many eggs has 3 plus 4?', 'How many cats?'])
+  count = len(loaded.llms)
+  answers = np.full((2, count, 1), -1, np.int16)
+  called, available = np.zeros((2, count), bool), np.ones((2, count), bool)
+  available[:, 1] = False  # has failed
+  for _ in range(count + 1):
+    chosen = loaded.decide(state, deciding.Revealed(answers, called, available))
+    assert not (chosen & (called | ~available)).any()
+    answers = np.where(chosen[:, :, None], 3, answers).astype(np.int16)
+    called = called | chosen
+  assert not chosen.any()
+  assert called.any(1).all()
+  finished = loaded.finish(state, deciding.Revealed(answers, called, available))
+  np.testing.assert_array_equal(finished.answer, 3)
+  assert ((finished.p_right > 0) & (finished.p_right <= 1)).all()
+
+
+def test_what_cannot_be_loaded_says_why(run, tmp_path):
+  with pytest.raises(selector.SelectorError, match='holds no selector'):
+    selectllm.load(tmp_path)
+  with pytest.raises(selector.SelectorError, match=r'no setting keeps .accuracy>=1.0. .* accuracy goes up to'):
+    selectllm.load(run / 'selector', limit='accuracy>=1.0')
+  with pytest.raises(ValueError, match='fast'):
+    selectllm.load(run / 'selector', limit='fast')
+  shutil.copytree(run / 'selector', tmp_path / 'other')
+  facts = json.loads((tmp_path / 'other' / 'selector.json').read_text())
+  (tmp_path / 'other' / 'selector.json').write_text(json.dumps(facts | {'encoder_sha256': '0' * 64}))
+  with pytest.raises(selector.SelectorError, match='other weights'):
+    selectllm.load(tmp_path / 'other')
+
+
+def test_the_command_prints_whom_to_call_first(run, tmp_path):
+  queries = tmp_path / 'queries.jsonl'
+  queries.write_text('{"query_id": "q1", "query": "How many eggs are 3 plus 4?"}\n')
+  command = [
+    sys.executable, '-m', 'selectllm.main', '--config=configs/jsonl.py', '--config.mode=select',
+    f'--config.select.selector={run / "selector"}', f'--config.select.queries={queries}',
+    '--config.mesh.data=1', f'--workdir={tmp_path / "chosen"}',
+  ]  # fmt: skip
+  done = subprocess.run(command, capture_output=True, text=True, check=True)
+  assert 'q1' in done.stdout
+  assert 'On development queries this setting answered' in done.stdout
+  line = json.loads((tmp_path / 'chosen' / 'selections.jsonl').read_text())
+  assert line['call']
+  assert set(line['call']) <= set(line['confidences'])
+  refused = subprocess.run([*command, '--config.select.selector=nowhere'], capture_output=True, text=True, check=False)
+  assert refused.returncode == 1
+  assert 'holds no selector' in refused.stderr
+  assert 'Traceback' not in refused.stderr
+
+
+def test_new_queries_get_the_log_odds_of_the_run(run, as_the_run_chose):
+  queries, part = as_the_run_chose
+  kept = experiment.read_predictions(run / 'predictions.npz')
+  test = np.flatnonzero(kept.split[0] == splits.TEST)
+  logits = confidence.estimate(part.development.estimator, queries, kept.embeddings[test], kept.confidences[0][test])
+  np.testing.assert_allclose(logits, part.development.logits[test], atol=1e-5)
