@@ -178,11 +178,8 @@ def join(
     table.queries, predictions.embeddings, predictions.confidences[0], data.labels, data.observed, split,
     seed=config.seed,
   )  # fmt: skip
-  logits = development.logits[asked]
-  fitted = newcomer.fit(logits, labels)
-  held_out = newcomer.out_of_fold(logits, labels, development.fold[asked])
-  column = newcomer.log_odds(fitted, development.logits)
-  column[asked] = held_out
+  fold = development.fold
+  fitted, column = newcomer.learn(development.logits, joined.votes.labels[:, -1], asked, fold)
   added = np.append(fitted.weights, fitted.bias)[None]
   development = development._replace(
     estimator=development.estimator._replace(added=added),
@@ -198,8 +195,8 @@ def join(
     on_others=given.on_others,
     accuracy=accuracy,
     accuracy_ci=metrics.wilson_ci(accuracy, len(asked)),
-    log_loss=_log_loss(held_out, labels),
-    log_loss_constant=_log_loss(_constant(labels, development.fold[asked]), labels),
+    log_loss=_log_loss(column[asked], labels),
+    log_loss_constant=_log_loss(_constant(labels, fold[asked]), labels),
     expected=float(part.rules.expected[-1]),
     currency=currency,
     promises=(

@@ -121,7 +121,10 @@ def currency_of(data: votes.Votes, wanted: str) -> str:
   return wanted
 
 
-def _queries(table: votes.Table, development: confidence.Development, embeddings, split, currency: str):
+def queries_of(
+  table: votes.Table, development: confidence.Development, embeddings: np.ndarray, split: np.ndarray, currency: str
+) -> contest.Queries:
+  """All queries of a data set as contenders see them, with what only those to learn from may tell."""
   data = table.votes
   price = {'seconds': data.latency_s, 'usd': data.cost_usd, 'calls': np.ones_like(data.latency_s)}[currency]
   price = np.where(data.observed, price, np.nan).astype(np.float32)
@@ -264,7 +267,7 @@ def contend(
   """
   data, options, seed = table.votes, config.frontier, config.seed
   currency = currency_of(data, options.currency)
-  queries = _queries(table, development, embeddings, split, currency)
+  queries = queries_of(table, development, embeddings, split, currency)
   rows, test = np.flatnonzero(development.fold >= 0), np.flatnonzero(split == splits.TEST)
   timed = currency == 'seconds' and 'adaptive_stages' in options.contenders
   players = functools.partial(_play, names=options.contenders, limited=_limited(options.limits), seed=seed)

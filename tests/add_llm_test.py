@@ -144,7 +144,7 @@ def test_what_cannot_be_added_is_refused(config, run, records, tmp_path):
   tested = [record for record, part in zip(records, _split(run), strict=True) if part == splits.TEST]
 
   def refused(records: list[dict], **fields: str) -> str:
-    with pytest.raises(ValueError, match='careful|config|query') as error:
+    with pytest.raises(ValueError, match=r'careful|config|query') as error:
       _add(config, run, _write(tmp_path / 'new.jsonl', records), tmp_path / 'more', **fields)
     assert not (tmp_path / 'more').exists()
     return str(error.value)

@@ -78,19 +78,24 @@ def log_odds(confidence: Confidence, logits: np.ndarray) -> np.ndarray:
   return logits @ confidence.weights + confidence.bias
 
 
-def out_of_fold(logits: np.ndarray, labels: np.ndarray, fold: np.ndarray) -> np.ndarray:
-  """The log-odds, float32[n], of each labelled query by the responses to those in other folds.
+def learn(logits: np.ndarray, labels: np.ndarray, asked: np.ndarray, fold: np.ndarray) -> tuple[Confidence, np.ndarray]:
+  """Fits a new LLM's confidence, and says what it makes of all queries.
 
   Args:
-    logits: As for `fit`.
-    labels: Likewise.
-    fold: int[n].
+    logits: float32[N, K], the pool's calibrated log-odds, out of fold where the new LLM was asked.
+    labels: float32[N], whether the new LLM was right; looked at only where it was asked.
+    asked: int[n], the queries that it was asked.
+    fold: int[N].
+
+  Returns:
+    The confidence, and its log-odds float32[N]: on queries asked, by the responses to those in other folds.
   """
-  found = np.empty(len(labels), np.float32)
-  for part in np.unique(fold):
-    out = fold == part
-    found[out] = log_odds(fit(logits[~out], labels[~out]), logits[out])
-  return found
+  fitted = fit(logits[asked], labels[asked])
+  found = log_odds(fitted, logits)
+  for part in np.unique(fold[asked]):
+    out, rest = asked[fold[asked] == part], asked[fold[asked] != part]
+    found[out] = log_odds(fit(logits[rest], labels[rest]), logits[out])
+  return fitted, found
 
 
 def _surprise(known: contest.Queries) -> np.ndarray:

@@ -1,0 +1,214 @@
+"""What a new LLM is worth to a run that learns of it from few labelled responses: each LLM of the pool in turn.
+
+One LLM is hidden from a finished run, and added to the others from n labelled responses, drawn anew several times, as
+`--config.mode=add_llm` does. On the run's test queries its confidence is compared with the constant and with that of
+the full training on all labels; and the learned vote of the three most confident LLMs, or the adaptive rule at one of
+its settings, with that of the pool without it and of the pool with it, trained in full. (The run's classifier read the
+hidden LLM's labels beside all others'; what it says of the others may be better by a trace for it.)
+
+  python -m benchmarks.add_llm --run=runs/gsm8k --draws=5
+  python -m benchmarks.add_llm --run=runs/gsm8k --draws=5 --selection_draws=1 --adaptive
+"""
+
+import argparse
+import json
+import pathlib
+from typing import NamedTuple
+
+import ml_collections
+import numpy as np
+import rich.console
+import scipy.special
+import scipy.stats
+
+from selectllm import confidence, experiment, frontier, metrics, writer
+from selectllm.data import splits
+from selectllm.report import tables
+from selectllm.selection import adaptive, contest, evidence, newcomer
+
+LABELLED = (30, 100, 300)
+SIZE = 3  # LLMs that the learned vote calls
+PRICE = 0.5  # the adaptive rule's setting, one of `adaptive.PRICES`
+
+
+class Data(NamedTuple):
+  """A finished run: all queries, which of them develop and test, and folds."""
+
+  queries: contest.Queries
+  development: np.ndarray
+  test: np.ndarray
+  fold: np.ndarray
+  llms: tuple[str, ...]
+
+
+def read(run: pathlib.Path) -> Data:
+  """The data of a finished run without folds."""
+  config = ml_collections.ConfigDict(json.loads((run / 'config.json').read_text()))
+  table, predictions = experiment.load_table(config, run), experiment.read_predictions(run / 'predictions.npz')
+  data, split = table.votes, predictions.split[0]
+  development = confidence.develop(
+    table.queries, predictions.embeddings, predictions.confidences[0], data.labels, data.observed, split,
+    seed=config.seed,
+  )  # fmt: skip
+  currency = frontier.currency_of(data, '')
+  queries = frontier.queries_of(table, development, predictions.embeddings, split, currency)
+  fold = development.fold
+  return Data(queries, np.flatnonzero(fold >= 0), np.flatnonzero(split == splits.TEST), fold, table.llms)
+
+
+def reordered(queries: contest.Queries, llms: list[int]) -> contest.Queries:
+  """The queries with some LLMs of the pool, in this order."""
+  per_llm = ('logits', 'answers', 'observed', 'labels', 'price')
+  columns = {name: getattr(queries, name)[:, llms] for name in per_llm}
+  return queries._replace(**columns, expected=queries.expected[llms])
+
+
+def learned(queries: contest.Queries, asked: np.ndarray, fold: np.ndarray) -> contest.Queries:
+  """All queries, with the last LLM's log-odds as its responses to some teach them."""
+  logits = queries.logits.copy()
+  _, logits[:, -1] = newcomer.learn(queries.logits[:, :-1], queries.labels[:, -1], asked, fold)
+  return queries._replace(logits=logits)
+
+
+def imputed(queries: contest.Queries, asked: np.ndarray, rows: np.ndarray, *, seed: int) -> contest.Queries:
+  """Some of the queries, with drawn answers of the last LLM wherever it was not asked."""
+  observed = queries.observed.copy()
+  observed[:, -1] = np.isin(np.arange(len(observed)), asked)
+  return newcomer.impute(queries._replace(observed=observed).rows(rows), seed=seed)
+
+
+def selected(known: contest.Queries, asked: contest.Queries, rule: bool) -> tuple[float, float]:
+  """Accuracy and mean price on `asked` of the learned vote of the most confident, or of the adaptive rule."""
+  weights = evidence.fit(known.logits, known.answers, known.reference, known.observed, seed=0)
+  if rule:
+    played, setting = (
+      adaptive.replay(adaptive.fit(weights, known, seed=0), weights, asked),
+      adaptive.PRICES.index(PRICE),
+    )
+  else:
+    played, setting = evidence.by_confidence(weights, asked), SIZE - 1
+  price = np.sum(np.where(played.mask[:, setting] & asked.observed, asked.price, 0), 1)
+  return float(np.mean(played.answer[:, setting] == asked.reference)), float(price.mean())
+
+
+def log_loss(logits: np.ndarray, labels: np.ndarray, observed: np.ndarray) -> float:
+  """The mean over observed queries."""
+  return float(np.mean(np.logaddexp(0, logits) - labels * logits, where=observed))
+
+
+def auroc(logits: np.ndarray, labels: np.ndarray, observed: np.ndarray) -> float:
+  """Of one LLM; NaN where it is always right or always wrong."""
+  area = metrics.auroc(labels[:, None], scipy.special.expit(logits)[:, None], observed[:, None])
+  return np.nan if area is None else area
+
+
+class Fared(NamedTuple):
+  """How one LLM fared in one way; NaN for what was not tried."""
+
+  log_loss: float = np.nan
+  constant: float = np.nan
+  auroc: float = np.nan
+  accuracy: float = np.nan
+  price: float = np.nan
+
+
+def added(data: Data, queries: contest.Queries, number: int, options: argparse.Namespace) -> Fared:
+  """The last LLM added from so many responses: means over draws."""
+  test = queries.rows(data.test)
+  labels, observed = test.labels[:, -1], test.observed[:, -1]
+  askable = data.development[queries.observed[data.development, -1]]
+  drawn = []
+  for draw in range(options.draws):
+    asked = np.sort(np.random.default_rng([options.seed, draw, number]).permutation(askable)[:number])
+    right = queries.labels[asked, -1]
+    if right.all() or not right.any():
+      continue  # refused by the mode too
+    seen = learned(queries, asked, data.fold)
+    logits = seen.logits[data.test, -1]
+    constant = np.full(len(labels), scipy.special.logit((right.sum() + 1) / (len(right) + 2)))
+    fared = Fared(
+      log_loss(logits, labels, observed), log_loss(constant, labels, observed), auroc(logits, labels, observed)
+    )
+    if draw < options.selection_draws:
+      known = imputed(seen, asked, data.development, seed=draw)
+      accuracy, price = selected(known, seen.rows(data.test), options.adaptive)
+      fared = fared._replace(accuracy=accuracy, price=price)
+    drawn.append(fared)
+  if not drawn:
+    return Fared()
+  columns = np.array(drawn).T
+  return Fared(*(column[~np.isnan(column)].mean() if not np.isnan(column).all() else np.nan for column in columns))
+
+
+def compare(data: Data, options: argparse.Namespace) -> dict[str, list[Fared]]:
+  """For each line of the table how each LLM fared."""
+  count = len(data.llms)
+  found: dict[str, list[Fared]] = {'without it': [], **{f'{number:,} responses': [] for number in LABELLED}, 'all': []}
+  progress = writer.Progress('LLMs', count)
+  for llm in range(count):
+    queries = reordered(data.queries, [*(other for other in range(count) if other != llm), llm])
+    known, test = queries.rows(data.development), queries.rows(data.test)
+    others = list(range(count - 1))
+    accuracy, price = selected(reordered(known, others), reordered(test, others), options.adaptive)
+    found['without it'].append(Fared(accuracy=accuracy, price=price))
+    for number in LABELLED:
+      found[f'{number:,} responses'].append(added(data, queries, number, options))
+    judged = test.logits[:, -1], test.labels[:, -1], test.observed[:, -1]
+    accuracy, price = selected(known, test, options.adaptive)
+    found['all'].append(Fared(log_loss(*judged), np.nan, auroc(*judged), accuracy, price))
+    progress.update(llm + 1)
+  progress.close()
+  return found
+
+
+def spread(values: np.ndarray, digits: int, sign: str = '') -> str:
+  """The mean over LLMs and a 95 % interval by the spread between them."""
+  values = values[~np.isnan(values)]
+  if len(values) < 2:
+    return ''.join(f'{value:{sign}.{digits}f}' for value in values) or '-'
+  off = scipy.stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+  return f'{values.mean():{sign}.{digits}f} ± {off:.{digits}f}'
+
+
+def main() -> None:
+  """Prints the table; see the module's description."""
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--run', type=pathlib.Path, required=True, help='directory of a finished run without folds')
+  parser.add_argument('--draws', type=int, default=5, help='of the labelled responses')
+  parser.add_argument('--selection_draws', type=int, default=1, help='of these, for how many selection is fitted too')
+  parser.add_argument('--adaptive', action='store_true', help='the adaptive rule in place of the learned vote')
+  parser.add_argument('--seed', type=int, default=0)
+  options = parser.parse_args()
+  data = read(options.run)
+  columns = {name: Fared(*np.array(rows).T) for name, rows in compare(data, options).items()}
+  total = float(data.queries.expected.sum())
+  rows = [
+    [
+      name,
+      *(spread(values, 3) for values in (fared.log_loss, fared.constant, fared.auroc)),
+      spread(100 * fared.accuracy, 1),
+      spread(100 * (fared.accuracy - columns['without it'].accuracy), 1, '+'),
+      spread(100 * (fared.accuracy - columns['all'].accuracy), 1, '+'),
+      spread(100 * fared.price / total, 1),
+    ]
+    for name, fared in columns.items()
+  ]
+  header = [
+    'the LLM learned from',
+    'log loss',
+    'of the constant',
+    'AUROC',
+    'accuracy %',
+    'over without',
+    'over all',
+    'price %',
+  ]
+  what = f'the adaptive rule at {PRICE}' if options.adaptive else f'the learned vote of {SIZE}'
+  title = (
+    f'{len(data.llms)} LLMs, each added to the others: {len(data.test):,} test queries, {what}; mean ± 95 % over LLMs'
+  )
+  rich.console.Console(width=160).print(tables.Table(header, rows).rich(title))
+
+
+if __name__ == '__main__':
+  main()
