@@ -13,7 +13,7 @@ hidden LLM's labels beside all others'; what it says of the others may be better
 import argparse
 import json
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
@@ -29,6 +29,8 @@ from selectllm.selection import adaptive, contest, evidence, newcomer
 LABELLED = (30, 100, 300)
 SIZE = 3  # LLMs that the learned vote calls
 PRICE = 0.5  # the adaptive rule's setting, one of `adaptive.PRICES`
+
+Numbers = Any  # one float, or float[K]
 
 
 class Data(NamedTuple):
@@ -103,13 +105,13 @@ def auroc(logits: np.ndarray, labels: np.ndarray, observed: np.ndarray) -> float
 
 
 class Fared(NamedTuple):
-  """How one LLM fared in one way; NaN for what was not tried."""
+  """How an LLM fared in one way, or each of K LLMs, float[K]; NaN for what was not tried."""
 
-  log_loss: float = np.nan
-  constant: float = np.nan
-  auroc: float = np.nan
-  accuracy: float = np.nan
-  price: float = np.nan
+  log_loss: Numbers = np.nan
+  constant: Numbers = np.nan
+  auroc: Numbers = np.nan
+  accuracy: Numbers = np.nan
+  price: Numbers = np.nan
 
 
 def added(data: Data, queries: contest.Queries, number: int, options: argparse.Namespace) -> Fared:

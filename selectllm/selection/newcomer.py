@@ -164,15 +164,16 @@ def impute(known: contest.Queries, *, seed: int) -> contest.Queries:
     The same queries, the last LLM observed wherever any other one was; prices remain unknown.
   """
   rng = np.random.default_rng(seed)
-  majority = _majority(known.answers)
+  answers = np.where(known.observed[..., None], known.answers, voting.NO_ANSWER)
+  majority = _majority(answers)
   right = rng.random(len(majority)) < _rightness(known)
   shared = _shared_errors(known, majority, rng)
   samples = _samples(known, right, rng)
-  own = 1 + np.maximum(known.answers.max((1, 2)), known.reference)[:, None] + samples  # ids that nobody gave
+  own = 1 + np.maximum(answers.max((1, 2)), known.reference)[:, None] + samples  # ids that nobody gave
   elected = np.where(right, known.reference, shared)[:, None]
   elects = (samples == _majority(samples[:, None])) & (elected != voting.NO_ANSWER)
   drawn = np.where(samples == voting.NO_ANSWER, voting.NO_ANSWER, np.where(elects, elected, own))
   fresh = known.observed.any(1) & ~known.observed[:, -1]
-  answers, labels, observed = known.answers.copy(), known.labels.copy(), known.observed.copy()
+  labels, observed = known.labels.copy(), known.observed.copy()
   answers[fresh, -1], labels[fresh, -1], observed[fresh, -1] = drawn[fresh], right[fresh], True
   return known._replace(answers=answers, labels=labels, observed=observed)
