@@ -138,7 +138,7 @@ def added(data: Data, queries: contest.Queries, number: int, options: argparse.N
     drawn.append(fared)
   if not drawn:
     return Fared()
-  columns = np.array(drawn).T
+  columns: np.ndarray = np.array(drawn).T
   return Fared(*(column[~np.isnan(column)].mean() if not np.isnan(column).all() else np.nan for column in columns))
 
 

@@ -345,3 +345,50 @@ def test_responses_and_scores_do_not_mix():
     build([answered(a=['4'], b=['4']), scored('2', a=1.0, b=0.0)])
   with pytest.raises(ValueError, match=r"query 'x' has no scores: .* either responses or scores"):
     build([scored('2', a=1.0, b=0.0), Record('x', 'x', 't', '4', {'a': []})])
+
+
+@pytest.mark.parametrize('extractor', ['', 'number-v1'])
+def test_an_llm_that_joins_later_is_as_if_it_had_been_there(extractor):
+  random = np.random.default_rng(7)
+  records = []
+  for number in range(40):
+    called = {}
+    for llm in LLMS:
+      called[llm] = [
+        Sample(
+          text=f'The answer is {answer}.',
+          answer=str(answer),
+          error='failed' if random.random() < 0.2 else None,
+          latency_s=float(random.random()) if llm == 'a' else None,
+          latency_is='measured' if llm == 'a' else 'unknown',
+          prompt_tokens=10,
+          completion_tokens=int(random.integers(1, 50)),
+        )
+        for answer in random.integers(0, 3, 6 if llm == 'b' else random.integers(1, 4))
+      ]
+    records.append(Record(f'q{number}', 'x', 't', str(random.integers(3)), called))
+  price = spec.Price(1.0, 2.0, '2026-01-01')
+  pool = spec.Pool({llm: spec.LLM(llm, parameters_b=7.0, parameters_assumed=llm == 'b', price=price) for llm in LLMS})
+  whole = build(records, llms=LLMS, pool=pool, extractor=extractor)
+  most = [
+    responses.Record(r.query_id, r.query, r.task, r.reference, {llm: r.responses[llm] for llm in LLMS[:-1]})
+    for r in records
+  ]
+  given = {
+    row: observed for row, r in enumerate(records) if (observed := [s for s in r.responses['b'] if s.error is None])
+  }
+  before = build(most, llms=LLMS[:-1], pool=pool, extractor=extractor)
+  kept = before.votes.answers.copy()
+  joined = votes.join(before, 'b', given, pool=pool, extractor=extractor)
+  assert np.array_equal(before.votes.answers, kept)
+  assert (joined.llms, joined.latency_is, joined.sizes_assumed) == (whole.llms, whole.latency_is, whole.sizes_assumed)
+  for name in ('labels', 'observed', 'latency_s', 'cost_usd', 'task'):
+    assert np.array_equal(getattr(joined.votes, name), getattr(whole.votes, name), equal_nan=True), name
+
+  def texts(table: votes.Table) -> list[list[list[str]]]:
+    return [
+      [[names[place] if place >= 0 else '' for place in llm] for llm in query]
+      for names, query in zip(table.answers, table.votes.answers, strict=True)
+    ]
+
+  assert texts(joined) == texts(whole)
