@@ -25,6 +25,8 @@ PRICES = (
 _RIDGE = 300.0
 _MOST_QUERIES = 10_000
 _FEATURES = 6
+# Queries that are replayed together.
+_BLOCK = 512
 
 
 class Rule(NamedTuple):
@@ -166,7 +168,7 @@ def fit(
   filled = np.resize(rows, -(-len(rows) // 512) * 512)
   asked = known.rows(filled)
   actions = actions_of(len(llms), at_once)
-  price: np.ndarray = np.where(np.isnan(asked.price), asked.expected, asked.price)
+  price = np.asarray(np.where(np.isnan(asked.price), asked.expected, asked.price))
   multipliers = np.array(PRICES, np.float32) / max(float(known.expected.sum()), 1e-12)
   solved = _backward(
     _cut(weights, llms),
@@ -266,10 +268,13 @@ def replay(rule: Rule, weights: evidence.Weights, asked: contest.Queries, *, bud
     asked: N queries.
     budget: The most that the calls of one query may be expected to take.
   """
-  settings = rule.weights.shape[0]
-  rows = max(1, (1 << 18) // settings)
-  parts = [
-    jax.device_get(_replay(rule, weights, part.logits, part.answers, part.observed, asked.expected, budget, settings))
-    for part in (asked.rows(slice(start, start + rows)) for start in range(0, len(asked.logits), rows))
-  ]
-  return contest.Played(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+  settings, count = rule.weights.shape[0], len(asked.logits)
+  parts = []
+  for start in range(0, count, _BLOCK):
+    part = asked.rows(np.resize(np.arange(start, min(start + _BLOCK, count)), _BLOCK))  # one shape for all
+    parts.append(
+      jax.device_get(
+        _replay(rule, weights, part.logits, part.answers, part.observed, asked.expected, np.float32(budget), settings)
+      )
+    )
+  return contest.Played(*(np.concatenate(arrays)[:count] for arrays in zip(*parts, strict=True)))
