@@ -34,17 +34,18 @@ Numbers = Any  # one float, or float[K]
 
 
 class Data(NamedTuple):
-  """A finished run: all queries, which of them develop and test, and folds."""
+  """A finished run: all queries, which of them develop, which votes are fitted on, which test, and folds."""
 
   queries: contest.Queries
   development: np.ndarray
+  fitted: np.ndarray
   test: np.ndarray
   fold: np.ndarray
   llms: tuple[str, ...]
 
 
-def read(run: pathlib.Path) -> Data:
-  """The data of a finished run without folds."""
+def read(run: pathlib.Path, most: int) -> Data:
+  """The data of a finished run without folds; votes are fitted on so many development queries at most."""
   config = ml_collections.ConfigDict(json.loads((run / 'config.json').read_text()))
   table, predictions = experiment.load_table(config, run), experiment.read_predictions(run / 'predictions.npz')
   data, split = table.votes, predictions.split[0]
@@ -55,7 +56,9 @@ def read(run: pathlib.Path) -> Data:
   currency = frontier.currency_of(data, '')
   queries = frontier.queries_of(table, development, predictions.embeddings, split, currency)
   fold = development.fold
-  return Data(queries, np.flatnonzero(fold >= 0), np.flatnonzero(split == splits.TEST), fold, table.llms)
+  develops = np.flatnonzero(fold >= 0)
+  fitted = np.sort(np.random.default_rng(0).permutation(develops)[:most])
+  return Data(queries, develops, fitted, np.flatnonzero(split == splits.TEST), fold, table.llms)
 
 
 def reordered(queries: contest.Queries, llms: list[int]) -> contest.Queries:
@@ -132,7 +135,7 @@ def added(data: Data, queries: contest.Queries, number: int, options: argparse.N
       log_loss(logits, labels, observed), log_loss(constant, labels, observed), auroc(logits, labels, observed)
     )
     if draw < options.selection_draws:
-      known = imputed(seen, asked, data.development, seed=draw)
+      known = imputed(seen, asked, data.fitted, seed=draw)
       accuracy, price = selected(known, seen.rows(data.test), options.adaptive)
       fared = fared._replace(accuracy=accuracy, price=price)
     drawn.append(fared)
@@ -149,7 +152,7 @@ def compare(data: Data, options: argparse.Namespace) -> dict[str, list[Fared]]:
   progress = writer.Progress('LLMs', count)
   for llm in range(count):
     queries = reordered(data.queries, [*(other for other in range(count) if other != llm), llm])
-    known, test = queries.rows(data.development), queries.rows(data.test)
+    known, test = queries.rows(data.fitted), queries.rows(data.test)
     others = list(range(count - 1))
     accuracy, price = selected(reordered(known, others), reordered(test, others), options.adaptive)
     found['without it'].append(Fared(accuracy=accuracy, price=price))
@@ -178,33 +181,32 @@ def main() -> None:
   parser.add_argument('--run', type=pathlib.Path, required=True, help='directory of a finished run without folds')
   parser.add_argument('--draws', type=int, default=5, help='of the labelled responses')
   parser.add_argument('--selection_draws', type=int, default=1, help='of these, for how many selection is fitted too')
+  parser.add_argument('--fit_on', type=int, default=20_000, help='development queries that votes are fitted on')
   parser.add_argument('--adaptive', action='store_true', help='the adaptive rule in place of the learned vote')
   parser.add_argument('--seed', type=int, default=0)
   options = parser.parse_args()
-  data = read(options.run)
+  data = read(options.run, options.fit_on)
   columns = {name: Fared(*np.array(rows).T) for name, rows in compare(data, options).items()}
   total = float(data.queries.expected.sum())
+  without, full = columns['without it'], columns['all']
   rows = [
     [
       name,
-      *(spread(values, 3) for values in (fared.log_loss, fared.constant, fared.auroc)),
+      spread(fared.log_loss, 3),
+      spread(fared.log_loss - fared.constant, 3, '+'),
+      spread(fared.log_loss - full.log_loss, 3, '+'),
+      spread(fared.auroc, 3),
       spread(100 * fared.accuracy, 1),
-      spread(100 * (fared.accuracy - columns['without it'].accuracy), 1, '+'),
-      spread(100 * (fared.accuracy - columns['all'].accuracy), 1, '+'),
+      spread(100 * (fared.accuracy - without.accuracy), 1, '+'),
+      spread(100 * (fared.accuracy - full.accuracy), 1, '+'),
       spread(100 * fared.price / total, 1),
     ]
     for name, fared in columns.items()
   ]
   header = [
-    'the LLM learned from',
-    'log loss',
-    'of the constant',
-    'AUROC',
-    'accuracy %',
-    'over without',
-    'over all',
-    'price %',
-  ]
+    'the LLM learned from', 'log loss', '- constant', '- all', 'AUROC',
+    'accuracy %', '- without it', '- all', 'price %',
+  ]  # fmt: skip
   what = f'the adaptive rule at {PRICE}' if options.adaptive else f'the learned vote of {SIZE}'
   title = (
     f'{len(data.llms)} LLMs, each added to the others: {len(data.test):,} test queries, {what}; mean ± 95 % over LLMs'
