@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import ml_collections
 import numpy as np
@@ -178,3 +179,15 @@ def test_what_cannot_be_added_is_refused(config, run, records, tmp_path):
   other.seed = 7
   with pytest.raises(rundir.RunDirError, match='seed'):
     _add(other, run, str(tmp_path / 'new.jsonl'), tmp_path / 'more')
+
+
+def test_a_run_with_a_classifier_for_each_fold_is_refused(config, run, records, tmp_path):
+  folds = tmp_path / 'folds'
+  folds.mkdir()
+  for name in ('config.json', 'data.json', 'report.json'):
+    shutil.copy(run / name, folds)
+  predictions = experiment.read_predictions(run / 'predictions.npz')
+  twice = predictions._replace(split=np.repeat(predictions.split, 2, 0))
+  np.savez(folds / 'predictions.npz', **twice._asdict())
+  with pytest.raises(ValueError, match='cross-validated'):
+    _add(config, folds, _write(tmp_path / 'new.jsonl', records), tmp_path / 'more')
