@@ -19,13 +19,13 @@ _majorities = jax.jit(jax.vmap(voting.majority))
 
 
 class _Counts(NamedTuple):
-  """What a round counts over all queries: each field of one query, then summed.
+  """What the LLMs' answers to N queries say of the LLMs, under weights for their votes.
 
   Attributes:
-    agreed: float32[K], how often the others' vote elects the LLM's answer; a tie counts half.
-    asked: float32[K], of how many queries with an answer from any other LLM.
-    alike: float32[], pairs of LLMs that differ from the elected answer and give the same one.
-    apart: float32[], pairs that differ from it and from each other.
+    agreed: float32[N, K], 1 where the vote of the others elects the LLM's answer, and 0.5 where it is a tie.
+    asked: float32[N, K], 1 where the LLM was asked and any other has an answer.
+    alike: float32[N], pairs of LLMs that differ from the elected answer and give the same one.
+    apart: float32[N], pairs that differ from it and from each other.
   """
 
   agreed: jax.Array
@@ -40,7 +40,7 @@ def _elect(own: jax.Array, weight: jax.Array) -> jax.Array:
 
 
 def _count(own: jax.Array, observed: jax.Array, weight: jax.Array) -> _Counts:
-  """Compares one query's majority answers, int32[K], with each other and with the elected one."""
+  """The counts of one query, from majority answers int32[K]."""
   given = own != voting.NO_ANSWER
   same = (own[:, None] == own) & given[:, None] & given
   support = same @ weight
@@ -59,19 +59,27 @@ def _count(own: jax.Array, observed: jax.Array, weight: jax.Array) -> _Counts:
   )
 
 
+def _counts(own: jax.Array, observed: jax.Array, weight: jax.Array) -> _Counts:
+  return jax.lax.map(lambda query: _count(query[0], query[1], weight), (own, observed), batch_size=_BLOCK)
+
+
 @jax.jit
 def _weigh(own: jax.Array, observed: jax.Array) -> jax.Array:
   """What each LLM's vote counts, float32[K], from majority answers int32[N, K] alone."""
 
   def again(weight: jax.Array, _: None) -> tuple[jax.Array, None]:
-    counts = jax.lax.map(lambda query: _count(query[0], query[1], weight), (own, observed), batch_size=_BLOCK)
-    agreed, asked, alike, apart = jax.tree.map(lambda count: count.sum(axis=0), counts)
+    agreed, asked, alike, apart = (count.sum(axis=0) for count in _counts(own, observed, weight))
     right = (agreed + 1) / (asked + 2)
     coincide = (alike + 1) / (alike + apart + 2)
     # Never against its own answer: a vote that does feeds on itself until it elects what nobody else says.
     return jnp.maximum(jnp.log(right / (1 - right)) - jnp.log(coincide), 0.0), None
 
   return jax.lax.scan(again, jnp.ones(own.shape[1]), length=_ROUNDS)[0]
+
+
+def _own(data: votes.Votes) -> jax.Array:
+  """Majority answers, int32[N, K]."""
+  return jnp.where(data.observed, _majorities(data.answers), voting.NO_ANSWER)
 
 
 def pseudo_reference(data: votes.Votes) -> np.ndarray:
@@ -89,7 +97,7 @@ def pseudo_reference(data: votes.Votes) -> np.ndarray:
   Returns:
     int16[N], ids as in `data.answers`; `voting.NO_ANSWER` where no LLM has an answer.
   """
-  own = jnp.where(data.observed, _majorities(data.answers), voting.NO_ANSWER)
+  own = _own(data)
   return np.asarray(jax.jit(jax.vmap(_elect, in_axes=(0, None)))(own, _weigh(own, data.observed)), np.int16)
 
 
@@ -122,6 +130,18 @@ def relabel(table: votes.Table, rows: np.ndarray) -> votes.Table:
   )
 
 
+def _to_learn_from(data: votes.Votes, rows: np.ndarray) -> votes.Votes:
+  """Labels the queries `rows`, bool[N], by whether the vote of the *other* LLMs bears an LLM out; 0.5 is a tie.
+
+  What an LLM's own vote decides says nothing about it. Where no other LLM has an answer, it counts as unobserved.
+  """
+  labels, observed = data.labels.copy(), data.observed.copy()
+  own = _own(data.rows(rows))
+  counts = jax.jit(_counts)(own, observed[rows], _weigh(own, observed[rows]))
+  labels[rows], observed[rows] = np.asarray(counts.agreed), np.asarray(counts.asked) > 0
+  return data._replace(labels=labels, observed=observed)
+
+
 def label(table: votes.Table, split: np.ndarray) -> votes.Table:
   """Labels train and validation by the pool's agreement, and test by the references; if it has none, likewise.
 
@@ -130,7 +150,8 @@ def label(table: votes.Table, split: np.ndarray) -> votes.Table:
     split: int8[N], see `splits.assign`.
 
   Returns:
-    The table, with notes that say what its labels are; see `relabel`.
+    The table, with notes that say what its labels are. As from `relabel`, but that on train and validation an LLM is
+    labelled by the vote of the others: what is learned from that chooses better.
 
   Raises:
     ValueError: for scores.
@@ -139,6 +160,7 @@ def label(table: votes.Table, split: np.ndarray) -> votes.Table:
   test, learned = split == splits.TEST, np.isin(split, (splits.TRAIN, splits.VALIDATION))
   judged = bool((test & truth).any())
   labelled = relabel(table, learned if judged else learned | test)
+  labelled = labelled._replace(votes=_to_learn_from(labelled.votes, learned))
   known = learned & truth
   right = labelled.votes.reference[known] == table.votes.reference[known]
   note = (

@@ -119,6 +119,19 @@ def test_scores_cannot_agree():
 SPLIT = np.repeat([splits.TRAIN, splits.VALIDATION, splits.TEST, splits.UNUSED], [30, 10, 15, 5])
 
 
+def test_an_llm_is_taught_by_the_vote_of_the_others():
+  # The first LLM is the heaviest. It is alone with its answer; alone with any answer; against all others.
+  usual = [[0, 0, 0, 1], [0, 0, 1, 0], [0, 1, 0, 0]] * 10
+  answers = np.array([[0, 1, 2, 3], [0, NONE, NONE, NONE], [0, 1, 1, 1], *usual])
+  split = np.repeat([splits.TRAIN, splits.VALIDATION, splits.TEST], 11)
+  data = agreement.label(table_of(answers), split).votes
+  assert data.reference[:3].tolist() == [0, 0, 1]
+  assert data.labels[:3].tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [0, 1, 1, 1]]
+  assert data.observed[:3].tolist() == [[True] * 4, [False, True, True, True], [True] * 4]
+  np.testing.assert_array_equal(data.labels[3:], answers[3:] == 0)
+  assert data.observed[3:].all()
+
+
 def test_test_queries_are_judged_by_their_references():
   reference, answers = pool([0.9, 0.8, 0.7], queries=60)
   table = agreement.label(table_of(answers, reference), SPLIT)
@@ -208,12 +221,9 @@ def test_a_run_learns_from_agreement_and_evaluates_to_the_same_again(tmp_path, c
   report = (tmp_path / 'run' / 'report.md').read_text()
   table, _ = load.load(config)
   predictions = experiment.read_predictions(tmp_path / 'run' / 'predictions.npz')
-  test, data = predictions.split[0] == splits.TEST, table.votes
-  expected = agreement.pseudo_reference(data.rows(~test) if known else data)
-  labels = data.answers[..., 0] == (expected if not known else np.where(test, data.reference, NONE))[:, None]
-  np.testing.assert_array_equal(predictions.labels[test], labels[test])
-  if known:
-    np.testing.assert_array_equal(predictions.labels[~test], data.answers[~test, :, 0] == expected[:, None])
+  expected = agreement.label(table, predictions.split[0]).votes
+  np.testing.assert_array_equal(predictions.labels, expected.labels)
+  np.testing.assert_array_equal(predictions.observed, expected.observed)
   assert reports[0]['dataset']['labels'] == 'agreement'
   assert ('NO REFERENCES' in report) != known
   assert ("Sums, judged by the pool's own vote: 3 LLMs" in report) != known
