@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from configs import jsonl
-from selectllm import answer, deciding, experiment
+from selectllm import answer, deciding, experiment, selector
 from selectllm.data import responses
 from selectllm.pool import collect
 from selectllm.report import answered as answered_report
@@ -36,7 +36,8 @@ def trained(tiny_encoder, responses_file, tmp_path_factory) -> pathlib.Path:
   config.mesh.data = 1
   config.train.update({'epochs': 3, 'batch_size': 16, 'learning_rate': 3e-3, 'head_learning_rate': 1e-2})
   config.evaluate.update({'random_draws': 2, 'resamples': 100, 'knn_neighbours': (5,)})
-  config.frontier.contenders = ()
+  config.frontier.contenders = ('adaptive',)
+  config.frontier.limits = ()
   experiment.run(config, workdir)
   return workdir
 
@@ -474,3 +475,32 @@ def test_stages_go_on_where_a_signal_ended_them(staged, records, tmp_path):
   every = {line['query_id']: line for line in lines}
   assert all(every[line['query_id']] == line for line in some)
   assert [line['stages'] for line in lines] == [stages_of(records[line['query']]) for line in lines]
+
+
+def test_a_saved_selector_calls_stage_after_stage_as_the_replay_would(config, trained, records, tmp_path):
+  config.answer.update({'run': '', 'selector': str(trained / 'selector'), 'limit': 'none'})
+  code, lines, requests = answered(config, records, tmp_path)
+  assert code == 0
+  assert requests == sum(len(line['calls']) for line in lines)
+  chooser = selector.load(trained / 'selector')
+  first = {choice.query: choice.llms for choice in chooser.select([line['query'] for line in lines])}
+  for line in lines:
+    assert tuple(line['selected']) == first[line['query']]
+    assert [llm for stage in line['stages'] for llm in stage] == list(line['calls'])
+    assert 0 < line['p_right'] <= 1
+    assert line['answer'] in {answer for call in line['calls'].values() for answer in call['answers']}
+  assert max(len(line['stages']) for line in lines) > 1
+  report = json.loads((tmp_path / 'run' / 'report.json').read_text())
+  assert report['methods'][0]['name'] == 'adaptive (none)'
+  assert report['p_right']['mean'] == pytest.approx(np.mean([line['p_right'] for line in lines]), abs=1e-5)
+
+
+def test_a_selector_or_a_run_is_named_not_both(config, trained, tmp_path, capsys):
+  for chosen in ({'selector': str(trained / 'selector')}, {'run': ''}):
+    config.answer.update(chosen)
+    assert answer.answer(config, tmp_path / 'run') == collect.REFUSED
+    assert 'name either config.answer.selector (RUN/selector) or config.answer.run' in capsys.readouterr().err
+    config.answer.selector = ''
+  config.answer.update({'run': '', 'selector': str(tmp_path)})
+  assert answer.answer(config, tmp_path / 'run') == collect.REFUSED
+  assert 'holds no selector' in capsys.readouterr().err
