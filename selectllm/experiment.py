@@ -21,6 +21,7 @@ from selectllm import (
   leaks,
   optim,
   outcomes,
+  promises,
   rundir,
   score,
   selector,
@@ -244,10 +245,10 @@ def _report(
     selections = score.select(confidences, table.votes.observed, _selecting(config, table, part))
     parts.append(evaluate.Part(part, score.Scores(confidences, jax.device_get(selections))))
   contest = _contest(config, workdir, table, predictions) if table.votes.has_answers else []
-  chosen = frontier.best(contest) if contest else {}
+  chosen = promises.best(contest) if contest else {}
   further = {name: each.outcome for name, each in chosen.items()}
   results, played = evaluate.evaluate(table, parts, predictions.embeddings, config.evaluate, further)
-  results['frontier'] = frontier.summarise(table, contest, chosen, config) if contest else None
+  results['frontier'] = promises.summarise(table, contest, chosen, config) if contest else None
   report = workdir / 'report.json'
   earlier = json.loads(report.read_text())['timing'] if report.exists() else {}
   # Where there is a report, all that lies beside it is of the same evaluation, also after a kill in between.

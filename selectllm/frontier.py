@@ -7,14 +7,14 @@ Settings are chosen by these promises alone; test labels are only counted.
 
 import functools
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import ml_collections
 import numpy as np
 
-from selectllm import confidence, evaluate, limits, metrics
+from selectllm import confidence, evaluate, limits
 from selectllm.data import splits, votes
-from selectllm.selection import adaptive, baselines, budget, calibration, contest, evidence, rivals, subsets
+from selectllm.selection import adaptive, baselines, calibration, contest, evidence, rivals, subsets
 
 CURRENCIES = ('seconds', 'usd', 'calls')
 OURS = ('learned_vote', 'bayes_vote', 'adaptive', 'adaptive_stages', 'subset')
@@ -23,10 +23,8 @@ CONTENDERS = (*OURS, *rivals.CONTENDERS)
 RULES = ('adaptive', 'adaptive_stages')
 REFERENCES = ('best_single', 'all_llms')
 _CROSS = 3
-_COVERAGE = np.linspace(0.05, 1, 20)
-_BATCH_BUDGETS = (0.05, 0.1, 0.2, 0.35, 0.5)
 
-# Means in the units of limits, see `_worth`; None where unknown.
+# Means in the units of limits, see `worth`; None where unknown.
 Worth = dict[str, float | None]
 
 
@@ -55,7 +53,7 @@ class Rules(NamedTuple):
     weights: Of the vote.
     rules: One for each name of `RULES`.
     calibrators: Of P(the answer is right), for each rule; one for each setting along the first dimension.
-    promised: For each rule and setting what it is worth, see `_promise`.
+    promised: For each rule and setting what it is worth, see `promise`.
     references: What the best single LLM and all LLMs are worth on development queries.
     expected: float32[K], the price of a call.
   """
@@ -199,11 +197,12 @@ def accounts(data: votes.Votes, played: contest.Played) -> evaluate.Outcome:
   )
 
 
-def _known(value: float) -> float | None:
+def known_or_none(value: float) -> float | None:
+  """A number, None for NaN: what is not known."""
   return None if np.isnan(value) else float(value)
 
 
-def _worth(outcome: evaluate.Outcome, setting: int) -> Worth:
+def worth(outcome: evaluate.Outcome, setting: int) -> Worth:
   """The means of one setting, in the units of limits; None where unknown."""
   valid = outcome.valid[:, setting]
   if not valid.any():
@@ -211,8 +210,8 @@ def _worth(outcome: evaluate.Outcome, setting: int) -> Worth:
   of = [array[valid, setting] for array in outcome]
   correct, _, calls, parallel, sequential, usd = of
   means = {'accuracy': correct, 'seconds': sequential, 'usd': usd, 'calls': calls, 'parallel_seconds': parallel}
-  return {name: _known(np.mean(values, dtype=np.float64)) for name, values in means.items()} | {
-    'p95_seconds': _known(np.quantile(parallel, 0.95))
+  return {name: known_or_none(np.mean(values, dtype=np.float64)) for name, values in means.items()} | {
+    'p95_seconds': known_or_none(np.quantile(parallel, 0.95))
   }
 
 
@@ -298,8 +297,8 @@ def contend(
       weights,
       rules,
       {name: calibration.Calibrator(*map(np.stack, zip(*calibrators[name], strict=True))) for name in rules},
-      {name: _promise(contests[name].development) for name in rules},
-      dict(zip(REFERENCES, _promise(references['development']), strict=True)),
+      {name: promise(contests[name].development) for name in rules},
+      dict(zip(REFERENCES, promise(references['development']), strict=True)),
       queries.expected,
     ),
     references['test'],
@@ -347,55 +346,14 @@ def probability(calibrator: calibration.Calibrator, sure: np.ndarray) -> np.ndar
   return 1 / (1 + np.exp(-np.asarray(calibration.apply(calibrator, confidence.log_odds(sure)))))
 
 
-def _promise(outcome: evaluate.Outcome) -> list[Worth]:
-  return [_worth(outcome, setting) for setting in range(outcome.correct.shape[1])]
+def promise(outcome: evaluate.Outcome) -> list[Worth]:
+  """What every setting is worth, outcome by outcome [N, M]."""
+  return [worth(outcome, setting) for setting in range(outcome.correct.shape[1])]
 
 
-def _at(outcome: evaluate.Outcome, setting: int) -> evaluate.Outcome:
-  return evaluate.Outcome(*(array[:, setting] for array in outcome))
-
-
-def _most_accurate(promised: list[Worth]) -> int:
+def most_accurate(promised: list[Worth]) -> int:
   """The setting most accurate on development; of equals the cheapest."""
   return int(np.argmax([worth['accuracy'] or 0.0 for worth in promised]))
-
-
-class Chosen(NamedTuple):
-  """A contender at the setting chosen in each of P splits.
-
-  Attributes:
-    contender: Its name.
-    settings: P of them.
-    promised: Means over the splits of what was promised.
-    outcome: On all test queries.
-  """
-
-  contender: str
-  settings: list[int]
-  promised: Worth
-  outcome: evaluate.Outcome
-
-
-def _pick(parts: list[Part], name: str, settings: list[int]) -> Chosen:
-  worth = [_worth(part.contests[name].development, setting) for part, setting in zip(parts, settings, strict=True)]
-  tested = [_at(part.contests[name].test, setting) for part, setting in zip(parts, settings, strict=True)]
-  return Chosen(name, settings, _mean_worth(worth), evaluate.join(tested))
-
-
-def _mean_worth(worths: list[Worth]) -> Worth:
-  return {
-    key: None if any(worth[key] is None for worth in worths) else float(np.mean([worth[key] for worth in worths]))
-    for key in worths[0]
-  }
-
-
-def best(parts: list[Part]) -> dict[str, Chosen]:
-  """Every contender at the setting that is most accurate on development queries."""
-  names = [name for name in parts[0].contests if name in CONTENDERS]
-  return {
-    name: _pick(parts, name, [_most_accurate(_promise(part.contests[name].development)) for part in parts])
-    for name in names
-  }
 
 
 def choose(
@@ -412,7 +370,7 @@ def choose(
     The most accurate, or for a target of accuracy the fastest; None where none keeps it.
   """
   if limit.quantity == 'query_seconds':  # kept query by query, whatever the setting
-    return 'adaptive', _most_accurate(promised['adaptive'])
+    return 'adaptive', most_accurate(promised['adaptive'])
   found = {
     name: setting
     for name, worths in promised.items()
@@ -428,203 +386,3 @@ def choose(
 
   name = max(found, key=merit)
   return name, found[name]
-
-
-def _measured(outcomes: list[evaluate.Outcome], resamples: int) -> list[dict[str, Any]]:
-  """What a test gave, with 95 % intervals, of outcomes on the same queries."""
-  tests: list[dict[str, Any]] = []
-  columns: list[np.ndarray] = []
-  for outcome in outcomes:
-    test: dict[str, Any] = dict(_worth(evaluate.Outcome(*(array[:, None] for array in outcome)), 0))
-    means = {
-      'accuracy': outcome.correct, 'seconds': outcome.latency_sequential_s, 'usd': outcome.cost_usd,
-      'calls': outcome.calls,
-    }  # fmt: skip
-    known = {name: np.where(outcome.valid, means[name], 0) for name in means if test[name] is not None}
-    tests.append(test | {f'{name}_ci': len(columns) + place for place, name in enumerate(known)})
-    columns += known.values()
-  valid = np.stack([outcome.valid for outcome in outcomes], 1)
-  of_column = [place for place, test in enumerate(tests) for name in test if name.endswith('_ci')]
-  intervals = metrics.bootstrap_ci(np.stack(columns, 1), valid[:, of_column], resamples=resamples)
-  return [
-    {name: [float(bound) for bound in intervals[value]] if name.endswith('_ci') else value for name, value in t.items()}
-    for t in tests
-  ]
-
-
-def _p95_interval(outcome: evaluate.Outcome, resamples: int) -> list[float]:
-  """The 95 % bootstrap interval of the 95th percentile of latency, calls being parallel."""
-  parallel = outcome.latency_parallel_s[outcome.valid]
-  drawn = np.random.default_rng(0).choice(parallel, (resamples, len(parallel)))
-  return [float(bound) for bound in np.quantile(np.quantile(drawn, 0.95, axis=1), (0.025, 0.975))]
-
-
-def _versus(outcome: evaluate.Outcome, others: dict[str, evaluate.Outcome]) -> dict[str, dict[str, float]]:
-  """Paired tests against others on the same queries: the gain, and its p-value."""
-  tests = {
-    name: metrics.paired_test(outcome.correct, other.correct, outcome.valid & other.valid)
-    for name, other in others.items()
-  }
-  return {name: {'delta': test.delta, 'p': test.p} for name, test in tests.items()}
-
-
-def _limit_row(
-  parts: list[Part],
-  limit: limits.Limit,
-  references: dict[str, Any],
-  others: dict[str, evaluate.Outcome],
-  resamples: int,
-) -> dict[str, Any]:
-  """What was asked for, what was promised, and what the test gave."""
-  row: dict[str, Any] = {'limit': limit.text, 'contender': None, 'setting': None, 'promised': None, 'test': None}
-  row |= {'target': None, 'met': None, 'within': None, 'versus': None}
-  choices = [choose(part.rules.promised, part.rules.references, limit) for part in parts]
-  if any(choice is None for choice in choices):
-    return row
-  names, settings = zip(*choices, strict=True)  # type: ignore[misc]
-  played = [limit.text if limit.quantity == 'query_seconds' else name for name in names]
-  picked = [_pick([part], name, [setting]) for part, name, setting in zip(parts, played, settings, strict=True)]
-  outcome = evaluate.join([each.outcome for each in picked])
-  test = _measured([outcome], resamples)[0]
-  if limit.quantity == 'p95_seconds':
-    test['p95_seconds_ci'] = _p95_interval(outcome, resamples)
-  if limit.quantity == 'query_seconds':
-    spent = [
-      part.contests[name].expected[:, setting] for part, name, setting in zip(parts, played, settings, strict=True)
-    ]
-    test['query_seconds'] = float(np.concatenate(spent).max())
-  target = limits.target(limit, references)
-  met, within = limits.judge(limit, test, target)
-  return row | {
-    'contender': ', '.join(sorted(set(names))),
-    'setting': list(settings),
-    'promised': _mean_worth([each.promised for each in picked]),
-    'test': test,
-    'target': target,
-    'met': met,
-    'within': within,
-    'versus': _versus(outcome, others),
-  }
-
-
-def _p_right(parts: list[Part], chosen: Chosen) -> dict[str, Any]:
-  """How far P(the answer is right) can be trusted, and what leaving the least sure queries unanswered brings."""
-  sure = np.concatenate(
-    [part.contests[chosen.contender].p_right[:, setting] for part, setting in zip(parts, chosen.settings, strict=True)]
-  )
-  right, valid = chosen.outcome.correct[:, None], chosen.outcome.valid[:, None]
-  judged = (right, sure[:, None], valid)
-  order = np.argsort(-sure[valid[:, 0]], kind='stable')
-  running = np.cumsum(right[valid[:, 0], 0][order], dtype=np.float64) / np.arange(1, len(order) + 1)
-  coverage = [[float(share), float(running[max(1, round(share * len(order))) - 1])] for share in _COVERAGE]
-  answered = running[max(1, round(0.8 * len(order))) - 1]
-  return {
-    'contender': chosen.contender,
-    'ece': metrics.ece(*judged),
-    'brier': metrics.brier(*judged),
-    'reliability': {
-      name: [_known(value) for value in column] for name, column in metrics.reliability(*judged)._asdict().items()
-    },
-    'coverage': coverage,
-    'abstain_20': {'accuracy': float(answered), 'gain': float(answered - running[-1])},
-  }
-
-
-def _confidences(table: votes.Table, parts: list[Part]) -> dict[str, Any]:
-  """ECE and Brier score of each LLM's confidences on test, before and after calibration."""
-  labels, observed = (
-    np.concatenate([array[part.test] for part in parts]) for array in (table.votes.labels, table.votes.observed)
-  )
-  before, after = (
-    1 / (1 + np.exp(-np.concatenate([getattr(part.development, name)[part.test] for part in parts])))
-    for name in ('blended', 'logits')
-  )
-  rows = {}
-  for column, llm in enumerate(table.llms):
-    one = slice(column, column + 1)
-    kinds = sorted({calibration.KINDS[part.development.estimator.calibrators.kinds[column]] for part in parts})
-    rows[llm] = {'kind': ', '.join(kinds)} | {
-      when: {
-        'ece': metrics.ece(labels[:, one], values[:, one], observed[:, one]),
-        'brier': metrics.brier(labels[:, one], values[:, one], observed[:, one]),
-      }
-      for when, values in (('before', before), ('after', after))
-    }
-  return rows
-
-
-def _batch(parts: list[Part], resamples: int) -> list[dict[str, Any]]:
-  """What all test queries together reach under one budget, each getting the subset that is worth its price there."""
-  rows = []
-  for share in _BATCH_BUDGETS:
-    promised, tested = [], []
-    for part in parts:
-      options = part.contests['subset']
-      most = share * float(part.rules.expected.sum()) * len(part.test)
-      if options.expected.min(1).sum() > most:
-        break
-      choice = budget.assign(options.p_right, options.expected, most)
-      place = np.arange(len(choice))
-      promised.append((options.p_right[place, choice].mean(), options.expected[place, choice].mean()))
-      tested.append(evaluate.Outcome(*(array[place, choice] for array in options.test)))
-    else:
-      accuracy, price = np.mean(promised, 0)
-      rows.append(
-        {
-          'budget': share,
-          'promised': {'accuracy': float(accuracy), 'price': float(price)},
-          'test': _measured([evaluate.join(tested)], resamples)[0],
-        }
-      )
-  return rows
-
-
-def summarise(
-  table: votes.Table, parts: list[Part], chosen: dict[str, Chosen], config: ml_collections.ConfigDict
-) -> dict[str, Any]:
-  """What the report says of the frontier, see WORKSPACE.md.
-
-  Args:
-    table: The data set.
-    parts: From `hold`, one for each split.
-    chosen: From `best`.
-    config: The whole config.
-  """
-  resamples = config.evaluate.resamples
-  currency = currency_of(table.votes, config.frontier.currency)
-  together = evaluate.join([part.references for part in parts])
-  of_references = [_at(together, place) for place in range(len(REFERENCES))]
-  references = dict(zip(REFERENCES, _measured(of_references, resamples), strict=True))
-  others = dict(zip(REFERENCES, of_references, strict=True))
-  everybody = others | {name: each.outcome for name, each in chosen.items()}
-  curves = {}
-  for name in chosen:
-    count = min(part.contests[name].test.correct.shape[1] for part in parts)
-    picked = [_pick(parts, name, [setting] * len(parts)) for setting in range(count)]
-    tests = _measured([each.outcome for each in picked], resamples)
-    curves[name] = [
-      {'setting': setting, 'promised': each.promised, 'test': test}
-      for setting, (each, test) in enumerate(zip(picked, tests, strict=True))
-    ]
-  rule = next((chosen[name] for name in RULES if name in chosen), None)
-  return {
-    'currency': currency,
-    'price_is': table.latency_is if currency == 'seconds' else 'known',
-    'references': references,
-    'curves': curves,
-    'best': {
-      name: {
-        'settings': each.settings,
-        'promised': each.promised,
-        'test': _measured([each.outcome], resamples)[0],
-        'versus': _versus(each.outcome, others),
-      }
-      for name, each in chosen.items()
-    },
-    'limits': [
-      _limit_row(parts, limits.parse(text), references, everybody, resamples) for text in config.frontier.limits if rule
-    ],
-    'p_right': _p_right(parts, rule) if rule else None,
-    'confidences': _confidences(table, parts),
-    'batch': _batch(parts, resamples) if 'subset' in chosen else [],
-  }

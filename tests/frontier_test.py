@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import common
-from selectllm import evaluate, frontier
+from selectllm import evaluate, frontier, promises
 from selectllm.data import splits, votes
 from selectllm.selection import contest
 
@@ -72,8 +72,8 @@ def test_the_summary_holds_promises_against_the_test():
     limits=('none', 'seconds<=60%', 'accuracy>=best_single', 'accuracy>=0.999', 'query_seconds<=4', 'p95_seconds<=13'),
   )
   part = frontier.hold(table, split, confidences, embeddings, config)
-  chosen = frontier.best([part])
-  results = json.loads(json.dumps(frontier.summarise(table, [part], chosen, config)))
+  chosen = promises.best([part])
+  results = json.loads(json.dumps(promises.summarise(table, [part], chosen, config)))
   assert results['currency'] == 'seconds'
   assert set(results['curves']) == set(frontier.CONTENDERS)
   rows = {row['limit']: row for row in results['limits']}
@@ -134,8 +134,8 @@ def test_two_splits_are_counted_together():
   table, split, confidences, embeddings = _table()
   config = _config('adaptive', limits=('seconds<=60%',))
   parts = [frontier.hold(table, each, confidences, embeddings, config) for each in (split, split)]
-  results = frontier.summarise(table, parts, frontier.best(parts), config)
-  alone = frontier.summarise(table, parts[:1], frontier.best(parts[:1]), config)
+  results = promises.summarise(table, parts, promises.best(parts), config)
+  alone = promises.summarise(table, parts[:1], promises.best(parts[:1]), config)
   assert len(results['limits'][0]['setting']) == 2
   assert results['limits'][0]['test']['accuracy'] == pytest.approx(alone['limits'][0]['test']['accuracy'])
   assert isinstance(parts[0].contests['adaptive'].test, evaluate.Outcome)
