@@ -317,7 +317,7 @@ def test_real_runs(tiny_encoder, responses_file, tmp_path, monkeypatch):
   shrunk = {
     'dataset.path': str(responses_file), 'encoder.name': str(tiny_encoder), 'mesh.data': 1, 'train.epochs': 1,
     'train.learning_rate': 3e-3, 'evaluate.random_draws': 2, 'evaluate.resamples': 100,
-    'evaluate.knn_neighbours': (5, 20),
+    'evaluate.knn_neighbours': (5, 20), 'frontier.contenders': (),
   }  # fmt: skip
   changed = {'frozen': {'encoder.freeze': True}, 'learned': {}}
   for name, fields in changed.items():
