@@ -51,7 +51,7 @@ def read(run: pathlib.Path, most: int) -> Data:
   data, split = table.votes, predictions.split[0]
   development = confidence.develop(
     table.queries, predictions.embeddings, predictions.confidences[0], data.labels, data.observed, split,
-    seed=config.seed,
+    seed=config.seed, questions=table.questions,
   )  # fmt: skip
   currency = frontier.currency_of(data, '')
   queries = frontier.queries_of(table, development, predictions.embeddings, split, currency)

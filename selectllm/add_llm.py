@@ -176,7 +176,7 @@ def join(
   data, split = table.votes, predictions.split[0]
   development = confidence.develop(
     table.queries, predictions.embeddings, predictions.confidences[0], data.labels, data.observed, split,
-    seed=config.seed,
+    seed=config.seed, questions=table.questions,
   )  # fmt: skip
   fold = development.fold
   fitted, column = newcomer.learn(development.logits, joined.votes.labels[:, -1], asked, fold)

@@ -36,8 +36,10 @@ def answer(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
     options = config.answer
     if bool(options.run) == bool(options.selector):
       raise spec.PoolError('name either config.answer.selector (RUN/selector) or config.answer.run')
-    if options.run and workdir.resolve() == pathlib.Path(options.run).resolve():
-      raise spec.PoolError(f'--workdir={str(workdir)!r} is config.answer.run, whose report would be replaced')
+    chosen_by = pathlib.Path(options.run or options.selector).resolve()
+    if workdir.resolve() in (chosen_by, chosen_by.parent if options.selector else chosen_by):
+      name = 'config.answer.run' if options.run else 'the run of config.answer.selector'
+      raise spec.PoolError(f'--workdir={str(workdir)!r} is {name}, whose report would be replaced')
     collect.check_positive(options, 'config.answer', 'samples', 'batch_size', 'at_once')
     if not 0 <= options.abstain_below <= 1:
       raise spec.PoolError(f'config.answer.abstain_below must be from 0 to 1, not {options.abstain_below}')

@@ -6,6 +6,7 @@ the text, cross-fitted over train and validation (the *development* queries). On
 calibrated for each LLM; new queries get the blend.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -55,7 +56,8 @@ class Development(NamedTuple):
 
   Attributes:
     estimator: For new queries.
-    logits: float32[N, K], calibrated log-odds; out of fold on development queries, NaN for unused ones.
+    logits: float32[N, K], NaN for unused queries. Train: the regression's, out of fold. Validation: blended with the
+      classifier and calibrated, on these very queries (few numbers). Test: the same blend and calibration.
     blended: float32[N, K], the same before calibration, on validation and test alone.
     fold: int8[N], in which fold a development query was held out; -1 for all others.
     ridge: What the regression's weights are shrunk by.
@@ -134,6 +136,7 @@ def develop(
   split: np.ndarray,
   *,
   seed: int,
+  questions: Sequence[str] = (),
 ) -> Development:
   """Fits the estimator on train and validation, and says what it makes of all queries.
 
@@ -145,6 +148,7 @@ def develop(
     observed: bool[N, K].
     split: int8[N].
     seed: Of the folds.
+    questions: N texts; equal ones share a fold. The queries themselves by default.
   """
   columns = _columns(queries)
   develops = (split == splits.TRAIN) | (split == splits.VALIDATION)
@@ -154,7 +158,10 @@ def develop(
   text = Text(columns[rows].mean(0).astype(np.float32), np.maximum(columns[rows].std(0), 1e-3).astype(np.float32))
   inputs = _inputs(embeddings, columns, text)
   fold = np.full(len(queries), -1, np.int8)
-  fold[rows] = np.random.default_rng(seed).permutation(len(rows)) % FOLDS
+  places: dict[str, int] = {}
+  texts = questions or queries
+  group = [places.setdefault(splits.normalise(texts[int(row)]), len(places)) for row in rows]
+  fold[rows] = (np.random.default_rng(seed).permutation(len(places)) % FOLDS)[group]
 
   def without(part: int, ridge: float, start: np.ndarray | None = None) -> np.ndarray:
     on = develops & (fold != part)

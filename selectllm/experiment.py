@@ -16,6 +16,7 @@ from flax import nnx
 
 from selectllm import (
   analysis,
+  checkpoint,
   evaluate,
   frontier,
   leaks,
@@ -118,6 +119,8 @@ def load_table(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> vote
   """
   table, identity = load.load(config, rundir.begun_with(workdir))
   rundir.claim_data(workdir, identity)
+  if config.frontier.contenders and table.votes.has_answers:
+    frontier.currency_of(table.votes, config.frontier.currency)  # refuses, before anything is done, what is not known
   return agreement.label(table, _split(config, table)[0]) if config.dataset.labels == 'agreement' else table
 
 
@@ -249,6 +252,8 @@ def _report(
   further = {name: each.outcome for name, each in chosen.items()}
   results, played = evaluate.evaluate(table, parts, predictions.embeddings, config.evaluate, further)
   results['frontier'] = promises.summarise(table, contest, chosen, config) if contest else None
+  if len(contest) == 1:
+    _save_selector(config, workdir, table, contest[0], predictions)
   report = workdir / 'report.json'
   earlier = json.loads(report.read_text())['timing'] if report.exists() else {}
   # Where there is a report, all that lies beside it is of the same evaluation, also after a kill in between.
@@ -274,13 +279,26 @@ def _report(
     **timing,
     'evaluate_s': time.monotonic() - begun,
   }
-  if len(contest) == 1:
-    model = train.make_model(config, len(table.llms))
-    with sharding.use(model.mesh):
-      params = train.load_best(config, model, workdir)[1]
-    selector.save(workdir / 'selector', config, table, contest[0], params, float(predictions.classifier_latency_s))
   queries.write(workdir / 'queries.html', document.title(results), analysis.listing(table, cases, over))
   document.write(workdir, results)
+
+
+def _save_selector(
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  table: votes.Table,
+  part: frontier.Part,
+  predictions: Predictions,
+) -> None:
+  """Saves what chooses calls for new queries; without checkpoints there is nothing to score them with."""
+  model = train.make_model(config, len(table.llms))
+  try:
+    with sharding.use(model.mesh):
+      params = train.load_best(config, model, workdir)[1]
+  except checkpoint.CheckpointError as error:
+    _LOG.warning('No selector is saved: %s', error)
+    return
+  selector.save(workdir / 'selector', config, table, part, params, float(predictions.classifier_latency_s))
 
 
 def _contest(

@@ -51,9 +51,10 @@ class Rules(NamedTuple):
 
   Attributes:
     weights: Of the vote.
-    rules: One for each name of `RULES`.
-    calibrators: Of P(the answer is right), for each rule; one for each setting along the first dimension.
-    promised: For each rule and setting what it is worth, see `promise`.
+    rules: By name, those of `RULES` that were played.
+    calibrators: Of P(the answer is right), for each rule and each limit on single queries; one for each setting along
+      the first dimension.
+    promised: For each rule, each limit on single queries, and setting what it is worth, see `promise`.
     references: What the best single LLM and all LLMs are worth on development queries.
     expected: float32[K], the price of a call.
   """
@@ -99,6 +100,11 @@ def problems(options: ml_collections.ConfigDict) -> list[str]:
     except ValueError as error:
       found.append(f'frontier.limits: {error}')
   return found
+
+
+def timed_in(currency: str) -> bool:
+  """Whether calls are paid in time, so that calling at once saves some and a query may have too much of it."""
+  return currency == 'seconds'
 
 
 def currency_of(data: votes.Votes, wanted: str) -> str:
@@ -242,7 +248,9 @@ def hold(
     config: The whole config.
   """
   data, seed = table.votes, config.seed
-  development = confidence.develop(table.queries, embeddings, confidences, data.labels, data.observed, split, seed=seed)
+  development = confidence.develop(
+    table.queries, embeddings, confidences, data.labels, data.observed, split, seed=seed, questions=table.questions
+  )
   return contend(table, split, development, embeddings, config)
 
 
@@ -268,8 +276,10 @@ def contend(
   currency = currency_of(data, options.currency)
   queries = queries_of(table, development, embeddings, split, currency)
   rows, test = np.flatnonzero(development.fold >= 0), np.flatnonzero(split == splits.TEST)
-  timed = currency == 'seconds' and 'adaptive_stages' in options.contenders
-  players = functools.partial(_play, names=options.contenders, limited=_limited(options.limits), seed=seed)
+  timed = timed_in(currency) and 'adaptive_stages' in options.contenders
+  names = dict.fromkeys((*options.contenders, 'adaptive'))  # what a selector holds is always played
+  limited = _limited(options.limits) if timed_in(currency) else {}
+  players = functools.partial(_play, names=names, limited=limited, seed=seed)
   held_out: list[tuple[np.ndarray, dict[str, contest.Played]]] = []
   for part in range(_CROSS):
     out = development.fold[rows] % _CROSS == part
@@ -283,10 +293,12 @@ def contend(
   for name, played in on_test.items():
     on_development = _join([_settings(each[name], played.answer.shape[1]) for _, each in held_out], order)
     contests[name], calibrators[name] = _contest(data, rows, on_development, test, played, queries.expected)
-  best = int(baselines.by_accuracy(known.labels, known.observed, known.expected)[0])
+  recorded = data.rows(rows)
+  best = int(baselines.by_accuracy(recorded.labels, recorded.observed, queries.expected)[0])
   latency_s, over = evaluate.expected_latency_s(data, split), config.evaluate.vote
   references = {
-    where: _references(data.rows(of), best, latency_s, over) for where, of in (('development', rows), ('test', test))
+    where: _references(of, best, latency_s, over)
+    for where, of in (('development', recorded), ('test', data.rows(test)))
   }
   return Part(
     development,
@@ -296,8 +308,11 @@ def contend(
     Rules(
       weights,
       rules,
-      {name: calibration.Calibrator(*map(np.stack, zip(*calibrators[name], strict=True))) for name in rules},
-      {name: promise(contests[name].development) for name in rules},
+      {
+        name: calibration.Calibrator(*map(np.stack, zip(*calibrators[name], strict=True)))
+        for name in (*rules, *limited)
+      },
+      {name: promise(contests[name].development) for name in (*rules, *limited)},
       dict(zip(REFERENCES, promise(references['development']), strict=True)),
       queries.expected,
     ),
@@ -367,14 +382,16 @@ def choose(
     limit: To be kept.
 
   Returns:
-    The most accurate, or for a target of accuracy the fastest; None where none keeps it.
+    The most accurate, or for a target of accuracy the fastest; None where none keeps it. For a limit on single queries
+    the name is the limit's text: it is known only where it was among the run's `config.frontier.limits`.
   """
-  if limit.quantity == 'query_seconds':  # kept query by query, whatever the setting
-    return 'adaptive', most_accurate(promised['adaptive'])
+  # A limit on single queries changes what is called, so it is played, and promised, by itself.
+  names = [limit.text] if limit.quantity == 'query_seconds' else RULES
+  for_choice = limits.parse('none') if limit.quantity == 'query_seconds' else limit
   found = {
     name: setting
-    for name, worths in promised.items()
-    if (setting := limits.choose(limit, worths, references)) is not None
+    for name in names
+    if name in promised and (setting := limits.choose(for_choice, promised[name], references)) is not None
   }
   if not found:
     return None

@@ -110,8 +110,7 @@ def _limit_row(
   choices = [frontier.choose(part.rules.promised, part.rules.references, limit) for part in parts]
   if any(choice is None for choice in choices):
     return row
-  names, settings = zip(*choices, strict=True)  # type: ignore[misc]
-  played = [limit.text if limit.quantity == 'query_seconds' else name for name in names]
+  played, settings = zip(*choices, strict=True)  # type: ignore[misc]
   picked = [_pick([part], name, [setting]) for part, name, setting in zip(parts, played, settings, strict=True)]
   outcome = evaluate.join([each.outcome for each in picked])
   test = _measured([outcome], resamples)[0]
@@ -123,9 +122,10 @@ def _limit_row(
     ]
     test['query_seconds'] = float(np.concatenate(spent).max())
   target = limits.target(limit, references)
-  met, within = limits.judge(limit, test, target)
+  unknown = limit.quantity != 'none' and (target is None or test.get(limit.quantity) is None)
+  met, within = (None, None) if unknown else limits.judge(limit, test, target)
   return row | {
-    'contender': ', '.join(sorted(set(names))),
+    'contender': ', '.join(sorted({'adaptive' if name == limit.text else name for name in played})),
     'setting': list(settings),
     'promised': _mean_worth([each.promised for each in picked]),
     'test': test,

@@ -17,6 +17,8 @@ import ml_collections
 _LOCATIONS = ('mode', 'dataset.manual_dir', 'dataset.base_url', 'dataset.fallback', 'pool.file')
 # And these are other modes' business.
 _OTHER_MODES = ('collect', 'answer', 'compare', 'select', 'add_llm')
+# What runs of earlier versions did, whose configs lack these fields.
+_BEFORE = {'dataset.labels': 'reference'}
 _PACKAGES = (
   'jax',
   'jaxlib',
@@ -73,13 +75,16 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     ) from error
 
 
-def _claim(path: pathlib.Path, content: dict[str, Any], exempt: tuple[str, ...]) -> None:
+def _claim(
+  path: pathlib.Path, content: dict[str, Any], exempt: tuple[str, ...], before: dict[str, Any] | None = None
+) -> None:
   """Writes what identifies a run, or refuses to go on with a run that was something else.
 
   Args:
     path: Where it stands, or will.
     content: What identifies this run, as JSON knows it.
     exempt: Fields and sections that may differ.
+    before: What fields meant while there were none.
   """
   content = json.loads(json.dumps(content))
   if not path.exists():
@@ -88,7 +93,7 @@ def _claim(path: pathlib.Path, content: dict[str, Any], exempt: tuple[str, ...])
     partial.write_text(json.dumps(content, indent=2, sort_keys=True) + '\n')
     partial.replace(path)
     return
-  there, here = flatten(read(path)), flatten(content)
+  there, here = ((before or {}) | flatten(one) for one in (read(path), content))
   changed = [
     f'  {name}: {there.get(name, "absent")!r} there, {here.get(name, "absent")!r} now'
     for name in sorted(there.keys() | here.keys())
@@ -140,7 +145,7 @@ def claim_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> No
   exempt: tuple[str, ...] = (*_LOCATIONS, *_OTHER_MODES)
   if config.mode in ('evaluate', 'add_llm'):
     exempt = (*exempt, 'evaluate', 'frontier')
-  _claim(workdir / 'config.json', json.loads(config.to_json_best_effort()), exempt)
+  _claim(workdir / 'config.json', json.loads(config.to_json_best_effort()), exempt, before=_BEFORE)
 
 
 def begun_with(workdir: pathlib.Path) -> str:

