@@ -1,0 +1,82 @@
+"""What it costs to have no references: labels from the pool's own agreement against true ones, judged by the truth.
+
+On the queries of a finished run, both kinds of labels teach the same logistic regressions on the pretrained encoder's
+embeddings (`selectllm.confidence.fit_probe`), as strong as suits validation; weighted_max_conf then selects and votes
+on the test queries, whose references are true.
+
+  python -m benchmarks.agreement --run=runs/mmlu_pro --manual_dir=FOLDER
+"""
+
+import argparse
+import json
+import pathlib
+
+import ml_collections
+import numpy as np
+import rich.console
+
+from selectllm import confidence, evaluate, experiment, metrics, score
+from selectllm.data import agreement, load, splits, votes
+from selectllm.report import tables
+
+SIZES = (1, 3)
+RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0)
+
+
+def confidences(data: votes.Votes, embeddings: np.ndarray, split: np.ndarray) -> np.ndarray:
+  """Confidences of all queries, float32[N, K], learned from the labels on train."""
+  inputs = np.append(embeddings, np.ones((len(embeddings), 1)), 1).astype(np.float32)
+  train, validation = split == splits.TRAIN, split == splits.VALIDATION
+
+  def loss(logits: np.ndarray) -> float:
+    losses = np.logaddexp(0, logits) - data.labels * logits
+    return float(losses[validation][data.observed[validation]].mean())
+
+  fitted = [inputs @ confidence.fit_probe(inputs[train], data.labels[train], data.observed[train], r) for r in RIDGES]
+  return 1 / (1 + np.exp(-min(fitted, key=loss)))
+
+
+def correct(chances: np.ndarray, data: votes.Votes, split: np.ndarray) -> np.ndarray:
+  """Whether weighted_max_conf is right on the test queries at `SIZES`, float32[T, M]."""
+  rows, latency_s = np.flatnonzero(split == splits.TEST), evaluate.expected_latency_s(data, split)
+  selecting = score.Selecting(latency_s, np.array(SIZES, np.int32), 0.5)
+  picked = score.select(chances[rows].astype(np.float32), data.observed[rows], selecting)['weighted_max_conf']
+  return np.asarray(evaluate.play(data.rows(rows), picked.mask, picked.weight, latency_s, over='majority').correct)
+
+
+def main() -> None:
+  """Prints the comparison; see the module's description."""
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--run', required=True, type=pathlib.Path, help='directory of a finished run; folds are welcome')
+  parser.add_argument('--manual_dir', default='', help='where the published files lie; empty to download them')
+  options = parser.parse_args()
+  config = ml_collections.ConfigDict(json.loads((options.run / 'config.json').read_text()))
+  config.dataset.manual_dir = options.manual_dir or config.dataset.manual_dir
+  table, _ = load.load(config, config.dataset.name)
+  predictions = experiment.read_predictions(options.run / 'predictions.npz')
+  if not np.array_equal(predictions.query_ids, table.query_ids):
+    parser.error(f'{options.run} was made of other data than there are now')
+  data, right = table.votes, {'references': [], 'agreement': []}
+  for split in predictions.split:
+    taught = {'references': data, 'agreement': agreement.label(table, split).votes}
+    for name, labelled in taught.items():
+      right[name].append(correct(confidences(labelled, predictions.embeddings, split), data, split))
+  joined = {name: np.concatenate(parts) for name, parts in right.items()}
+  valid = np.ones(len(joined['agreement']), bool)
+  cells = []
+  for column, size in enumerate(SIZES):
+    test = metrics.paired_test(joined['agreement'][:, column], joined['references'][:, column], valid)
+    means = [tables.percent(float(joined[name][:, column].mean())) for name in ('references', 'agreement')]
+    cells.append([str(size), *means, tables.gain(test.delta, test.p)])
+  console = rich.console.Console(width=120)
+  header = ['s', 'taught by references %', 'taught by agreement %', 'difference']
+  console.print(tables.Table(header, cells).rich(f'weighted_max_conf on {len(valid):,} test queries'))
+  known = data.reference >= 0
+  agreed = agreement.pseudo_reference(data) == data.reference
+  console.print(
+    f'The weighted vote of all LLMs is right on {tables.percent(float(agreed[known].mean()))} % of all queries.'
+  )
+
+
+if __name__ == '__main__':
+  main()
