@@ -247,7 +247,8 @@ def test_a_first_signal_writes_what_was_answered_and_the_next_run_the_rest(confi
     assert answer.answer(config, tmp_path / 'run') == 128 + signal.SIGINT
     some = lines_of(tmp_path / 'run')
     assert len(some) < len(records)
-    assert bool(some) == (after == 40)
+    # Of the first queries at work, those end whose calls were all on their way when the signal came.
+    assert some if after == 40 else len(some) <= config.answer.at_once
     assert f'of {len(records)} queries were asked' in (tmp_path / 'run' / 'report.md').read_text()
     assert len(asking.recorded_responses(tmp_path / 'run' / 'journal.jsonl')) == len(server.seen)  # drained
     assert answer.answer(config, tmp_path / 'run') == 0
