@@ -434,7 +434,7 @@ def test_an_llm_that_is_always_right_is_refused(config, responses_file, tmp_path
 def test_an_unknown_mode_is_refused(config, tmp_path):
   config.mode = 'predict'
   with pytest.raises(
-    ValueError, match="'predict' is not one of train_and_evaluate, evaluate, collect, answer, compare"
+    ValueError, match="'predict' is not one of train_and_evaluate, evaluate, collect, select, answer, compare, add_llm"
   ):
     experiment.run(config, tmp_path)
 
