@@ -65,9 +65,6 @@ class Cases(NamedTuple):
     return Cases(self.policy, self.sizes, *(array[index] for array in self[2:]))
 
 
-_majorities = jax.jit(jax.vmap(voting.majority))
-
-
 @functools.partial(jax.jit, static_argnames='over')
 def _elect(answers, called, weight, latency_s, over):
   vote = functools.partial(voting.vote, over=over)
@@ -265,7 +262,7 @@ def explain(table: votes.Table, cases: Cases, tokens: np.ndarray) -> dict[str, A
   values = features.of([table.queries[row] for row in cases.rows])
   values = {'words': values.pop('words'), 'tokens': tokens[cases.rows].astype(float), **values}
   if table.votes.has_answers:
-    values['agreement'] = agreement(np.asarray(_majorities(asked.answers)), asked.observed)
+    values['agreement'] = agreement(np.asarray(voting.majorities(asked.answers)), asked.observed)
   values['llms_right'] = np.sum(asked.observed & (asked.labels >= 0.5), axis=1).astype(float)
   binned: list[tuple[str, list[str], np.ndarray, np.ndarray | None]] = [
     (name, *quantile_bins(of), of) for name, of in values.items()
@@ -334,7 +331,7 @@ def listing(table: votes.Table, cases: Cases, over: str) -> dict[str, Any]:
     cases = cases.kept(np.sort(np.random.default_rng(0).choice(tested, MOST_LISTED, replace=False)))
   majorities = np.full(cases.called.shape, voting.NO_ANSWER)
   if table.votes.has_answers:
-    majorities = np.asarray(_majorities(table.votes.answers[cases.rows]))
+    majorities = np.asarray(voting.majorities(table.votes.answers[cases.rows]))
   return {
     'policy': cases.policy,
     'sizes': cases.sizes,

@@ -21,7 +21,6 @@ OURS = ('learned_vote', 'bayes_vote', 'adaptive', 'adaptive_stages', 'subset')
 CONTENDERS = (*OURS, *rivals.CONTENDERS)
 # Those that a limit may choose, and a selector may hold.
 RULES = ('adaptive', 'adaptive_stages')
-REFERENCES = ('best_single', 'all_llms')
 _CROSS = 3
 
 # Means in the units of limits, see `worth`; None where unknown.
@@ -313,7 +312,7 @@ def contend(
         for name in (*rules, *limited)
       },
       {name: promise(contests[name].development) for name in (*rules, *limited)},
-      dict(zip(REFERENCES, promise(references['development']), strict=True)),
+      dict(zip(limits.REFERENCES, promise(references['development']), strict=True)),
       queries.expected,
     ),
     references['test'],
@@ -398,8 +397,8 @@ def choose(
 
   def merit(name: str) -> tuple[float, float]:
     worth = promised[name][found[name]]
-    accuracy, seconds = worth['accuracy'] or 0.0, worth['seconds'] or worth['usd'] or worth['calls'] or 0.0
-    return (-seconds, accuracy) if limit.quantity == 'accuracy' else (accuracy, -seconds)
+    accuracy, price = worth['accuracy'] or 0.0, limits.dearness(worth)
+    return (-price, accuracy) if limit.quantity == 'accuracy' else (accuracy, -price)
 
   name = max(found, key=merit)
   return name, found[name]

@@ -88,7 +88,7 @@ def target(limit: Limit, references: Mapping[str, Outcome]) -> float | None:
   return known * limit.value / 100
 
 
-def _dearness(setting: Outcome) -> float:
+def dearness(setting: Outcome) -> float:
   """What a setting takes: seconds, where they are unknown dollars, where these are too calls."""
   for quantity in ('seconds', 'usd', 'calls'):
     if (taken := setting.get(quantity)) is not None:
@@ -116,13 +116,13 @@ def choose(limit: Limit, settings: Sequence[Outcome], references: Mapping[str, O
     if accuracy is None:
       continue
     if limit.quantity == 'none':
-      ranks[index] = (-accuracy, _dearness(setting))
+      ranks[index] = (-accuracy, dearness(setting))
     elif value is None or bound is None:
       continue
     elif limit.quantity == 'accuracy' and accuracy >= bound:
-      ranks[index] = (_dearness(setting), -accuracy)
+      ranks[index] = (dearness(setting), -accuracy)
     elif limit.quantity != 'accuracy' and value <= bound:
-      ranks[index] = (-accuracy, value, _dearness(setting))
+      ranks[index] = (-accuracy, value, dearness(setting))
   return min(ranks, key=lambda index: ranks[index]) if ranks else None
 
 

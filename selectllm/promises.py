@@ -223,9 +223,9 @@ def summarise(
   resamples = config.evaluate.resamples
   currency = frontier.currency_of(table.votes, config.frontier.currency)
   together = evaluate.join([part.references for part in parts])
-  of_references = [_at(together, place) for place in range(len(frontier.REFERENCES))]
-  references = dict(zip(frontier.REFERENCES, _measured(of_references, resamples), strict=True))
-  others = dict(zip(frontier.REFERENCES, of_references, strict=True))
+  of_references = [_at(together, place) for place in range(len(limits.REFERENCES))]
+  references = dict(zip(limits.REFERENCES, _measured(of_references, resamples), strict=True))
+  others = dict(zip(limits.REFERENCES, of_references, strict=True))
   everybody = others | {name: each.outcome for name, each in chosen.items()}
   curves = {}
   for name in chosen:

@@ -15,8 +15,6 @@ _ROUNDS = 10
 # Queries whose LLMs x LLMs comparisons are held at once.
 _BLOCK = 4096
 
-_majorities = jax.jit(jax.vmap(voting.majority))
-
 
 class _Counts(NamedTuple):
   """What the LLMs' answers to N queries say of the LLMs, under weights for their votes.
@@ -79,7 +77,7 @@ def _weigh(own: jax.Array, observed: jax.Array) -> jax.Array:
 
 def _own(data: votes.Votes) -> jax.Array:
   """Majority answers, int32[N, K]."""
-  return jnp.where(data.observed, _majorities(data.answers), voting.NO_ANSWER)
+  return jnp.where(data.observed, voting.majorities(data.answers), voting.NO_ANSWER)
 
 
 def pseudo_reference(data: votes.Votes) -> np.ndarray:
@@ -124,7 +122,7 @@ def relabel(table: votes.Table, rows: np.ndarray) -> votes.Table:
   reference = data.reference.copy()
   reference[rows] = pseudo_reference(data.rows(rows))
   known = (reference != voting.NO_ANSWER)[:, None]
-  labels = (np.asarray(_majorities(data.answers)) == reference[:, None]) & known
+  labels = (np.asarray(voting.majorities(data.answers)) == reference[:, None]) & known
   return table._replace(
     votes=data._replace(reference=reference, labels=labels.astype(np.float32), observed=data.observed & known)
   )

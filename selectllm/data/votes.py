@@ -4,7 +4,6 @@ import collections.abc
 import math
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from selectllm.data import grading, responses, splits
@@ -196,7 +195,7 @@ def join(
       if answer is not None:
         answers[row, -1, place] = ids.setdefault(answer, len(ids))
     texts[row] = tuple(ids)
-  own = np.asarray(jax.jit(jax.vmap(voting.majority))(answers))[:, -1]
+  own = np.asarray(voting.majorities(answers))[:, -1]
   observed &= table.votes.reference != voting.NO_ANSWER
   right = (own == table.votes.reference) & observed & (own != voting.NO_ANSWER)
   columns = {'labels': right.astype(np.float32), 'observed': observed, 'latency_s': latency_s, 'cost_usd': cost_usd}
@@ -296,7 +295,7 @@ def build(
         f'no response of {name} has an answer; have them extracted from the texts with '
         f'--config.dataset.extractor={"|".join(grading.EXTRACTORS)}'
       )
-    majority = np.asarray(jax.jit(jax.vmap(voting.majority))(votes.answers))
+    majority = np.asarray(voting.majorities(votes.answers))
     votes.labels[:] = (majority == votes.reference[:, None]) & (majority != voting.NO_ANSWER)
   assumed = tuple(fact.name for fact in facts if fact.parameters_assumed)
   return Table(

@@ -25,7 +25,7 @@ PRICES = (
 _RIDGE = 300.0
 _MOST_QUERIES = 10_000
 _FEATURES = 6
-# Queries that are replayed together.
+# Queries that are replayed together; a fit takes a multiple of it.
 _BLOCK = 512
 
 
@@ -165,7 +165,7 @@ def fit(
   """
   llms = shortlist(weights, known, MOST_LLMS[at_once])
   rows = np.random.default_rng(seed).permutation(len(known.reference))[:_MOST_QUERIES]
-  filled = np.resize(rows, -(-len(rows) // 512) * 512)
+  filled = np.resize(rows, -(-len(rows) // _BLOCK) * _BLOCK)  # few shapes, so that not every fold is compiled anew
   asked = known.rows(filled)
   actions = actions_of(len(llms), at_once)
   price = np.asarray(np.where(np.isnan(asked.price), asked.expected, asked.price))

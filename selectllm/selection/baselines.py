@@ -70,7 +70,7 @@ def best_subsets(
     bool[K, K], row s - 1 for size s; exact up to `MOST_SUBSETS` subsets of a size, greedy beyond.
   """
   count = observed.shape[1]
-  majority = jax.jit(jax.vmap(voting.majority))(answers)[..., None] if over == 'majority' else answers
+  majority = voting.majorities(answers)[..., None] if over == 'majority' else answers
   best = np.zeros((count, count), bool)
   for size in range(1, count + 1):
     if math.comb(count, size) <= MOST_SUBSETS:

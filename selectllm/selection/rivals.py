@@ -76,12 +76,9 @@ def _in_blocks(function: Callable[..., jax.Array], *arrays: np.ndarray) -> np.nd
   return np.concatenate(blocks)[: len(arrays[0])]
 
 
-_majority = jax.jit(jax.vmap(voting.majority))
-
-
 def _answers(queries: contest.Queries) -> np.ndarray:
   """Each LLM's answer, int32[N, K]."""
-  return _in_blocks(_majority, queries.answers)
+  return _in_blocks(voting.majorities, queries.answers)
 
 
 def _limits(queries: contest.Queries) -> np.ndarray:

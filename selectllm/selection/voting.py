@@ -16,6 +16,9 @@ def majority(answers: jax.Array) -> jax.Array:
   return jnp.take_along_axis(answers, first[:, None], axis=-1)[:, 0].astype(jnp.int32)
 
 
+majorities = jax.jit(jax.vmap(majority))  # of N queries, int[N, K, S] -> int32[N, K]
+
+
 def vote(
   answers: jax.Array, mask: jax.Array, weight: jax.Array, latency_s: jax.Array, *, over: str = 'majority'
 ) -> jax.Array:
