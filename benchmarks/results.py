@@ -25,8 +25,9 @@ def machine() -> str:
   """The processor, how many cores of it may be used, the memory, and the system."""
   info = pathlib.Path('/proc/cpuinfo')
   found = re.search(r'model name\s*:\s*(.+)', info.read_text()) if info.exists() else None
+  cores = f'{len(os.sched_getaffinity(0))} cores of {found[1] if found else platform.machine()}'
   memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30
-  return f'{len(os.sched_getaffinity(0))} cores of {found[1] if found else platform.machine()}, {memory:.0f} GB, {platform.system()}'
+  return f'{cores}, {memory:.0f} GB, {platform.system()}'
 
 
 def publish(
