@@ -89,8 +89,10 @@ def over_queries(
 ):
   """Runs a jitted step over queries, those of like length together, and puts the results in order again.
 
+  All processes of a job call it with the same arguments, and all get the results.
+
   Args:
-    step: Called as `step(tokens, lengths, [available,] *further)` on arrays of one batch.
+    step: Called as `step(tokens, lengths, [available,] *further)` on arrays of one batch; its results are replicated.
     mesh: What batches are laid over.
     tokens: All queries.
     rows: int[N], the queries wanted.
@@ -109,7 +111,9 @@ def over_queries(
     arrays = [tokens.padded(rows[filled], length), np.minimum(tokens.lengths[rows[filled]], length)]
     if available is not None:
       arrays.append(available[filled])
-    result = step(*(jax.device_put(array, place) for array in arrays), *further)
+    # Every process has the whole batch at hand, and feeds its own devices with their rows.
+    rows_on_mesh = (jax.make_array_from_callback(array.shape, place, array.__getitem__) for array in arrays)
+    result = step(*rows_on_mesh, *further)
     parts.append(result)
     order.append(at)
   back = np.argsort(np.concatenate(order))
