@@ -217,7 +217,7 @@ def pretrained_embeddings(config: ml_collections.ConfigDict, model: train.Model,
   digest = hashlib.sha256(f'{_EMBEDDINGS} {encoder} {config.encoder.pooling} {config.encoder.dtype}'.encode())
   for array in (tokens.values, tokens.offsets):
     digest.update(array.tobytes())
-  path = load.cache_dir() / 'embeddings' / f'{digest.hexdigest()[:32]}.npy'
+  path = sources.cache_dir() / 'embeddings' / f'{digest.hexdigest()[:32]}.npy'
   if path.exists():
     return np.load(path)
   embeddings = train.embed_queries(model, tokens, batch_size=config.evaluate.batch_size)

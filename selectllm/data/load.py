@@ -3,7 +3,6 @@
 import dataclasses
 import importlib
 import logging
-import os
 import pathlib
 from typing import Any
 
@@ -19,11 +18,6 @@ BUILDERS = ('gsm8k_pool', 'mmlu_pro_pool', 'mini_pool', 'jsonl_pool', 'sldata')
 FALLBACKS = {'none': '', 'mini_pool': 'Mini pool'}  # name -> title
 
 
-def cache_dir() -> pathlib.Path:
-  """Where prepared data sets and downloads are kept: $SELECTLLM_CACHE, else ~/.cache/selectllm."""
-  return pathlib.Path(os.environ.get('SELECTLLM_CACHE', '~/.cache/selectllm')).expanduser()
-
-
 def make_builder(name: str, config: ml_collections.ConfigDict) -> pool_builder.PoolBuilder:
   """The TFDS builder of that name.
 
@@ -37,7 +31,7 @@ def make_builder(name: str, config: ml_collections.ConfigDict) -> pool_builder.P
   if name not in BUILDERS:
     raise ValueError(f'config.dataset.name={name!r} is not one of {", ".join(BUILDERS)}')
   module = importlib.import_module(f'selectllm.data.{name}.{name}_dataset_builder')
-  return module.Builder(config, cache_dir())
+  return module.Builder(config, sources.cache_dir())
 
 
 def _prepared(name: str, config: ml_collections.ConfigDict) -> pool_builder.PoolBuilder:

@@ -50,6 +50,11 @@ class Source:
     return f'https://raw.githubusercontent.com/{owner}/{repository}/{self.commit}/{inside}'
 
 
+def cache_dir() -> pathlib.Path:
+  """Where data sets, downloads and what is made once for many runs are kept: $SELECTLLM_CACHE, else ~/.cache/selectllm."""
+  return pathlib.Path(os.environ.get('SELECTLLM_CACHE', '~/.cache/selectllm')).expanduser()
+
+
 def digest(sources: collections.abc.Iterable[Source]) -> str:
   """One hash over all files' hashes: the identity of what is built from them."""
   return hashlib.sha256('\n'.join(sorted(f'{s.path} {s.sha256}' for s in sources)).encode()).hexdigest()

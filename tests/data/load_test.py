@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from configs import jsonl
-from selectllm.data import load, responses
+from selectllm.data import load, responses, sources
 from selectllm.pool import spec
 
 LINE = (
@@ -26,9 +26,9 @@ def test_where_data_are_kept(monkeypatch, tmp_path, config):
   load.load(config)
   assert (tmp_path / 'cache' / 'jsonl_pool').is_dir()
   monkeypatch.setenv('SELECTLLM_CACHE', '~/somewhere')
-  assert load.cache_dir() == pathlib.Path.home() / 'somewhere'
+  assert sources.cache_dir() == pathlib.Path.home() / 'somewhere'
   monkeypatch.delenv('SELECTLLM_CACHE')
-  assert load.cache_dir() == pathlib.Path.home() / '.cache' / 'selectllm'
+  assert sources.cache_dir() == pathlib.Path.home() / '.cache' / 'selectllm'
 
 
 @pytest.mark.parametrize('name', ['', 'gsm8k', 'jsonl_pool.x', '../jsonl_pool'])
