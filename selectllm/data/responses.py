@@ -1,7 +1,7 @@
 """The response record: what every LLM of a pool answered to one query.
 
 The record is the door between where responses come from (builders, the pool runner) and what is learned from
-them. It has three forms: `Record` in memory, one line of JSONL in files, one flat example in TFDS.
+them. It has three forms: `Record` in memory, one line of JSONL in files, one example in TFDS.
 """
 
 import collections.abc
@@ -10,26 +10,25 @@ import itertools
 import lzma
 import math
 import pathlib
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
-import numpy as np
 import orjson
 
 from selectllm.data import splits
 
 # Part of the identity of what is prepared from records: another form, another identity.
-FORM = 'record-v2'
+FORM = 'record-v3'
 # From the strongest evidence to the weakest.
 LATENCY_KINDS = ('measured', 'published', 'estimated', 'unknown')
 _MOST_TOKENS = 2**31 - 1  # what an int32 holds
+_PART = 64 << 20
 
 
 class RecordError(ValueError):
   """A response record that cannot be used; the message names where it stands and what is wrong."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
   """One sampled response of one LLM.
 
   Attributes:
@@ -127,6 +126,39 @@ def _sample_from_json(value: Any, llm: str, where: str) -> Sample:
   return Sample(**{**fields, 'latency_is': kind})
 
 
+def _samples_from_json(values: dict[str, list[Any]], where: str) -> dict[str, list[Sample]]:
+  """The samples of all LLMs: their columns tell whether they are right; what is wrong, one sample after the other."""
+  try:
+    samples = {llm: [_unchecked(value) for value in given] for llm, given in values.items()}
+    if _are_right(list(itertools.chain.from_iterable(samples.values()))):
+      return samples
+  except (TypeError, AttributeError):  # an unknown field, or no object
+    pass
+  return {llm: [_sample_from_json(value, llm, where) for value in given] for llm, given in values.items()}
+
+
+def _unchecked(value: Any) -> Sample:
+  measured = value.get('latency_s') is not None and 'latency_is' not in value
+  return Sample(**value, latency_is='measured') if measured else Sample(**value)
+
+
+def _are_right(samples: list[Sample]) -> bool:
+  """Whether `_sample_from_json` would find nothing wrong."""
+  columns = dict(zip(Sample._fields, zip(*samples, strict=True), strict=False))  # no columns without samples
+  return (
+    all(set(map(type, column)).issubset(_SAMPLE_TYPES[name]) for name, column in columns.items())
+    and not any('' in columns.get(name, ()) for name in ('answer', 'error'))
+    and set(columns.get('latency_is', ())).issubset(LATENCY_KINDS)
+    and all(0 <= seconds < math.inf for seconds in columns.get('latency_s', ()) if seconds is not None)
+    and all(
+      0 <= tokens <= _MOST_TOKENS
+      for name in ('prompt_tokens', 'completion_tokens')
+      for tokens in columns.get(name, ())
+      if tokens is not None
+    )
+  )
+
+
 def from_json(value: Any, where: str) -> Record:
   """Turns one decoded JSON object into a checked record.
 
@@ -157,7 +189,7 @@ def from_json(value: Any, where: str) -> Record:
   return Record(
     **{
       **fields,
-      'responses': {llm: [_sample_from_json(s, llm, where) for s in samples] for llm, samples in responses.items()},
+      'responses': _samples_from_json(responses, where),
       'scores': {llm: float(score) for llm, score in scores.items()},
     }
   )
@@ -165,7 +197,8 @@ def from_json(value: Any, where: str) -> Record:
 
 def to_json(record: Record) -> dict[str, Any]:
   """The JSON object of a record; `from_json` reads it back unchanged."""
-  value = dataclasses.asdict(record)
+  value = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+  value['responses'] = {llm: [sample._asdict() for sample in samples] for llm, samples in record.responses.items()}
   del value['responses' if record.scores else 'scores']
   for name in ('question', 'split'):  # most data sets have neither
     if not value[name]:
@@ -181,24 +214,72 @@ def read_jsonl(*paths: str | pathlib.Path) -> collections.abc.Iterator[Record]:
     FileNotFoundError: when the file is not there.
   """
   first_seen: dict[str, str] = {}
-  for where, value in itertools.chain.from_iterable(map(_read_lines, paths)):
-    record = from_json(value, where)
-    if record.query_id in first_seen:
-      raise RecordError(f'{where}: query_id {record.query_id!r} already stands at {first_seen[record.query_id]}')
-    first_seen[record.query_id] = where
-    yield record
+  for path in paths:
+    for where, record in read_part(Part(str(path))):
+      check_new(record.query_id, where, first_seen)
+      yield record
+
+
+def check_new(query_id: str, where: str, first_seen: dict[str, str]) -> None:
+  """Notes in `first_seen` where a query_id stands.
+
+  Raises:
+    RecordError: when it stands somewhere already.
+  """
+  if (there := first_seen.setdefault(query_id, where)) is not where:
+    raise RecordError(f'{where}: query_id {query_id!r} already stands at {there}')
+
+
+class Part(NamedTuple):
+  """Lines of a JSONL file.
+
+  Attributes:
+    path: The file, which may be compressed where the part is all of it.
+    start: Its first byte.
+    size: Bytes; -1 for all that follow.
+    number: Of its first line.
+  """
+
+  path: str
+  start: int = 0
+  size: int = -1
+  number: int = 1
+
+
+def cut(path: str) -> list[Part]:
+  """Cuts a file at line ends into parts of about `_PART` bytes; a compressed one, which has no middle, stays whole."""
+  if path.endswith('.xz'):
+    return [Part(path)]
+  parts, start, number = [], 0, 1
+  with open(path, 'rb') as file:
+    while lines := file.read(_PART):
+      rest = file.readline()
+      parts.append(Part(path, start, len(lines) + len(rest), number))
+      start, number = file.tell(), number + lines.count(b'\n') + rest.count(b'\n')
+  return parts
+
+
+def read_part(part: Part) -> collections.abc.Iterator[tuple[str, Record]]:
+  """Yields file:line and record of every line of a part that is not blank; see `read_jsonl` for what is refused."""
+  for where, value in _read_lines(part):
+    yield where, from_json(value, where)
 
 
 def _open(path: str | pathlib.Path, mode: Literal['rb', 'wb']) -> IO[bytes]:
   return lzma.open(path, mode) if str(path).endswith('.xz') else open(path, mode)
 
 
-def _read_lines(path: str | pathlib.Path) -> collections.abc.Iterator[tuple[str, Any]]:
+def _read_lines(part: Part) -> collections.abc.Iterator[tuple[str, Any]]:
   """Yields (file:line, decoded object) for every line that is not blank."""
+  left = part.size
   try:
-    with _open(path, 'rb') as lines:
-      for number, line in enumerate(lines, start=1):
-        where = f'{path}:{number}'
+    with _open(part.path, 'rb') as lines:
+      lines.seek(part.start)
+      for number, line in enumerate(lines, start=part.number):
+        if not left:
+          break
+        left -= len(line)
+        where = f'{part.path}:{number}'
         try:
           if line.strip():
             yield where, orjson.loads(line)
@@ -206,7 +287,7 @@ def _read_lines(path: str | pathlib.Path) -> collections.abc.Iterator[tuple[str,
           end = '' if line.endswith(b'\n') else '; the file ends within this line, it may have been cut off'
           raise RecordError(f'{where}: not valid JSON ({error}){end}') from error
   except (lzma.LZMAError, EOFError) as error:
-    raise RecordError(f'{path} is damaged or no xz file ({error})') from error
+    raise RecordError(f'{part.path} is damaged or no xz file ({error})') from error
 
 
 def write_jsonl(path: str | pathlib.Path, records: collections.abc.Iterable[Record]) -> None:
@@ -217,86 +298,42 @@ def write_jsonl(path: str | pathlib.Path, records: collections.abc.Iterable[Reco
 
 
 def tfds_features() -> Any:
-  """The record as TFDS features: samples are flat rows, which TFDS reads and writes several times faster than a
-  sequence for each LLM, and which let an LLM be absent.
+  """The record as TFDS features: texts, two of which hold JSON.
 
-  TFDS has no optional features: '' stands for no text, NaN for no latency, -1 for no token count.
+  TFDS encodes a sequence value by value, which takes longer than all else where there are hundreds of samples. So
+  `responses` is one text, LLM -> field -> a list with an entry for each sample (`json.loads(example['responses'])`),
+  and `scores` is another, LLM -> score. TFDS has no optional features: an empty reference stands for none.
   """
   import tensorflow_datasets as tfds  # heavy, and needed only where a data set is built
 
-  return tfds.features.FeaturesDict(
-    {
-      'query_id': tfds.features.Text(),
-      'query': tfds.features.Text(),
-      'task': tfds.features.Text(),
-      'reference': tfds.features.Text(),
-      'samples': tfds.features.Sequence(
-        {
-          'llm': tfds.features.Text(),
-          'text': tfds.features.Text(),
-          'answer': tfds.features.Text(),
-          'error': tfds.features.Text(),
-          'latency_s': np.float32,
-          'latency_is': tfds.features.Text(),
-          'prompt_tokens': np.int32,
-          'completion_tokens': np.int32,
-        }
-      ),
-      'scores': tfds.features.Sequence({'llm': tfds.features.Text(), 'score': np.float32}),
-      'question': tfds.features.Text(),
-      'split': tfds.features.Text(),
-    }
-  )
+  return tfds.features.FeaturesDict({field.name: tfds.features.Text() for field in dataclasses.fields(Record)})
 
 
 def to_example(record: Record) -> dict[str, Any]:
   """The TFDS example of a record."""
-  rows = [(llm, sample) for llm, samples in record.responses.items() for sample in samples]
+  columns = {
+    llm: dict(zip(Sample._fields, zip(*samples, strict=True), strict=False))  # none where there are no samples
+    for llm, samples in record.responses.items()
+  }
   return {
-    'query_id': record.query_id,
-    'query': record.query,
-    'task': record.task,
+    **{field.name: getattr(record, field.name) for field in dataclasses.fields(record)},
     'reference': record.reference or '',
-    'samples': {
-      'llm': [llm for llm, _ in rows],
-      'text': [s.text for _, s in rows],
-      'answer': [s.answer or '' for _, s in rows],
-      'error': [s.error or '' for _, s in rows],
-      'latency_s': [math.nan if s.latency_s is None else s.latency_s for _, s in rows],
-      'latency_is': [s.latency_is for _, s in rows],
-      'prompt_tokens': [-1 if s.prompt_tokens is None else s.prompt_tokens for _, s in rows],
-      'completion_tokens': [-1 if s.completion_tokens is None else s.completion_tokens for _, s in rows],
-    },
-    'scores': {'llm': list(record.scores), 'score': list(record.scores.values())},
-    'question': record.question,
-    'split': record.split,
+    'responses': orjson.dumps(columns),
+    'scores': orjson.dumps(record.scores),
   }
 
 
 def from_example(example: dict[str, Any]) -> Record:
   """The record of a TFDS example (texts as bytes, as `as_data_source` gives them)."""
-  rows = example['samples']
-  responses: dict[str, list[Sample]] = {}
-  for llm, text, answer, error, latency, kind, prompt, completion in zip(
-    *(rows[name] for name in ('llm', *_SAMPLE_TYPES)), strict=True
-  ):
-    sample = Sample(
-      text=text.decode(),
-      answer=answer.decode() or None,
-      error=error.decode() or None,
-      latency_s=None if math.isnan(latency) else float(latency),
-      latency_is=kind.decode(),
-      prompt_tokens=None if prompt < 0 else int(prompt),
-      completion_tokens=None if completion < 0 else int(completion),
-    )
-    responses.setdefault(llm.decode(), []).append(sample)
+  columns = orjson.loads(example['responses'])
+  texts = {name: example[name].decode() for name in ('query_id', 'query', 'task', 'reference', 'question', 'split')}
   return Record(
-    query_id=example['query_id'].decode(),
-    query=example['query'].decode(),
-    task=example['task'].decode(),
-    reference=example['reference'].decode() or None,
-    responses=responses,
-    scores={k.decode(): float(v) for k, v in zip(example['scores']['llm'], example['scores']['score'], strict=True)},
-    question=example['question'].decode(),
-    split=example['split'].decode(),
+    **{
+      **texts,
+      'reference': texts['reference'] or None,
+      'responses': {
+        llm: list(map(Sample._make, zip(*fields.values(), strict=True))) for llm, fields in columns.items()
+      },
+      'scores': orjson.loads(example['scores']),
+    }
   )

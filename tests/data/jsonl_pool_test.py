@@ -56,7 +56,7 @@ def test_a_changed_file_is_read_anew(folder):
 def test_an_unchanged_file_is_prepared_once(folder, monkeypatch):
   path = write(folder / 'r.jsonl', line('x'))
   load_table(path)
-  monkeypatch.setattr(responses, 'read_jsonl', lambda *paths: pytest.fail(f'reads {paths} again'))
+  monkeypatch.setattr(responses, 'read_part', lambda part: pytest.fail(f'reads {part} again'))
   assert load_table(path).query_ids == ['x']
 
 

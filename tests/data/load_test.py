@@ -88,13 +88,13 @@ def test_a_bad_pool_file_is_named(config, tmp_path):
 
 
 def test_runs_that_start_together_prepare_once(config, monkeypatch):
-  read_jsonl, reads = responses.read_jsonl, []
+  read_part, reads = responses.read_part, []
 
-  def read(*paths):
-    reads.append(paths)
-    return read_jsonl(*paths)
+  def read(part):
+    reads.append(part)
+    return read_part(part)
 
-  monkeypatch.setattr(responses, 'read_jsonl', read)
+  monkeypatch.setattr(responses, 'read_part', read)
   with concurrent.futures.ThreadPoolExecutor(4) as threads:
     tables = list(threads.map(load.load, [config] * 4))
   assert len(reads) == 1
