@@ -49,8 +49,11 @@ class Policy(Protocol):
 
 def rank(confidences: jax.Array, latency_s: jax.Array, available: jax.Array) -> jax.Array:
   """The place of each LLM, int32[K], from the most confident (0); ties by latency, unavailable LLMs last."""
-  order = jnp.lexsort((latency_s, -jnp.where(available, confidences, -jnp.inf)))
-  return jnp.zeros_like(order).at[order].set(jnp.arange(order.size))
+  confidences, llm = jnp.where(available, confidences, -jnp.inf), jnp.arange(confidences.size)
+  # Counting who comes before is faster than sorting: it vectorises, and what it compares is never held.
+  faster = (latency_s[:, None] < latency_s) | ((latency_s[:, None] == latency_s) & (llm[:, None] < llm))
+  before = (confidences[:, None] > confidences) | ((confidences[:, None] == confidences) & faster)
+  return jnp.sum(before, axis=0, dtype=jnp.int32)
 
 
 def max_conf(confidences, latency_s, available, *, size, threshold) -> Selection:

@@ -9,11 +9,13 @@ VOTES = ('majority', 'samples')
 
 def majority(answers: jax.Array) -> jax.Array:
   """Each LLM's majority answer, int32[K], from its samples int[K, S]; a tie goes to the answer first to reach it."""
-  given = answers != NO_ANSWER
-  same = (answers[:, :, None] == answers[:, None, :]) & given[:, :, None]  # [K, S, S]
-  reached = jnp.tril(same).sum(axis=-1)  # [K, S]: how often a sample's answer had been given when the sample came
-  first = jnp.argmax(reached, axis=-1)
-  return jnp.take_along_axis(answers, first[:, None], axis=-1)[:, 0].astype(jnp.int32)
+  chosen = jnp.full(answers.shape[:1], NO_ANSWER, answers.dtype)
+  most = jnp.zeros(answers.shape[:1], jnp.int32)
+  for sample in range(answers.shape[1]):
+    answer = answers[:, sample]
+    reached = jnp.sum(answers[:, : sample + 1] == answer[:, None], axis=-1) * (answer != NO_ANSWER)
+    chosen, most = jnp.where(reached > most, answer, chosen), jnp.maximum(reached, most)
+  return chosen.astype(jnp.int32)
 
 
 majorities = jax.jit(jax.vmap(majority))  # of N queries, int[N, K, S] -> int32[N, K]
@@ -42,12 +44,15 @@ def vote(
   samples = answers.shape[1]
   ballots = answers.reshape(-1).astype(jnp.int32)  # [K * S]
   cast = jnp.repeat(mask, samples) & (ballots != NO_ANSWER)
+  # A product, so that many selections of one query share the comparison of its ballots.
+  same = (ballots[:, None] == ballots[None, :]).astype(jnp.float32)
   weights = jnp.where(cast, jnp.repeat(weight, samples), 0.0)
-  support = jnp.sum(jnp.where(ballots[:, None] == ballots[None, :], weights, 0.0), axis=-1)  # of each ballot's answer
-  support = jnp.where(cast, support, -jnp.inf)
+  support = jnp.where(cast, jnp.dot(weights, same, precision=jax.lax.Precision.HIGHEST), -jnp.inf)
   # Sums of the same weights in another order may differ in the last bits; that is still a tie.
   tied = cast & (support >= support.max() * (1 - 1e-6))
-  latency = jnp.where(tied, jnp.repeat(latency_s, samples), jnp.inf)
   # Where samples of the fastest LLM tie, its majority wins: so one LLM alone always elects its majority answer.
-  winner = jnp.argmax((latency == latency.min()) * (1 + (ballots == jnp.repeat(own, samples))))
-  return jnp.where(cast.any(), ballots[winner], NO_ANSWER)
+  faster = jnp.sum(latency_s[:, None] > latency_s, axis=-1)  # LLMs
+  place = 2 * jnp.repeat(faster, samples) + (ballots != jnp.repeat(own, samples))
+  place = place * ballots.size + jnp.arange(ballots.size)
+  first = jnp.min(jnp.where(tied, place, jnp.iinfo(place.dtype).max))
+  return jnp.where(cast.any(), jnp.sum(jnp.where(place == first, ballots, 0)), NO_ANSWER)
