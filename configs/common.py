@@ -50,12 +50,14 @@ def get_config() -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   config.mode = 'train_and_evaluate'  # or evaluate, collect, select, answer, compare, add_llm
   config.seed = 0
+  config.profile = False  # trace some steps of the training, for TensorBoard or Perfetto
 
   config.dataset = ml_collections.ConfigDict()
   config.dataset.name = ''  # a builder in selectllm/data: gsm8k_pool, mmlu_pro_pool, mini_pool, jsonl_pool, sldata
   config.dataset.title = ''  # what reports call it; the builder's name by default
   config.dataset.fallback = 'none'  # used where the published files can be neither found nor downloaded: mini_pool
   config.dataset.path = ''  # jsonl_pool: files, comma-separated, * allowed; sldata: SLData.zip, or a folder
+  config.dataset.beam = ''  # jsonl_pool: build with Apache Beam, its options such as --direct_num_workers=2
   config.dataset.task = ''  # sldata: gsm8k or mmlu, where the files hold both
   config.dataset.manual_dir = ''  # published files are read from here, not downloaded
   config.dataset.base_url = ''  # a mirror of the published files
@@ -154,6 +156,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.mesh = ml_collections.ConfigDict()
   config.mesh.data = -1  # devices that split the batch; -1: all that there are
   config.mesh.fsdp = 1  # devices that split parameters and optimiser too
+  config.mesh.distributed = False  # this is one process of a job of many; see selectllm/runtime.py
   return config
 
 

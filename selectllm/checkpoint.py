@@ -4,7 +4,6 @@ import logging
 import pathlib
 from typing import Any
 
-import grain
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
@@ -37,19 +36,18 @@ def open_manager(directory: pathlib.Path) -> ocp.CheckpointManager:
   return ocp.CheckpointManager(directory.absolute(), options=options)
 
 
-def save(
-  manager: ocp.CheckpointManager, step: int, state: Any, data: grain.DatasetIterator, loss: float | None
-) -> None:
-  """Saves the state after `step` steps with the position of the data; writing goes on in the background.
+def save(manager: ocp.CheckpointManager, step: int, state: Any, loss: float | None) -> None:
+  """Saves the state after `step` steps, each process its part; writing goes on in the background.
+
+  Nothing is noted of the data: which batch is next depends on the step alone, on any number of processes.
 
   Args:
     manager: From `open_manager`.
     step: Steps taken.
     state: Any tree of arrays.
-    data: The iterator that gives the next step's batch when it is asked next.
     loss: On validation, None where it was not computed: such a checkpoint only serves to resume.
   """
-  args = ocp.args.Composite(state=ocp.args.StandardSave(state), data=grain.checkpoint.CheckpointSave(data))
+  args = ocp.args.Composite(state=ocp.args.StandardSave(state))
   manager.save(step, args=args, metrics=None if loss is None else {METRIC: loss}, force=True)
 
 
@@ -65,13 +63,12 @@ def _restore(manager: ocp.CheckpointManager, step: int, **items: Any) -> Any:
     ) from error
 
 
-def restore_latest(manager: ocp.CheckpointManager, abstract: Any, data: grain.DatasetIterator) -> Any | None:
-  """Restores the newest state, and moves `data` to where it stood; None where there is no checkpoint.
+def restore_latest(manager: ocp.CheckpointManager, abstract: Any) -> Any | None:
+  """Restores the newest state; None where there is no checkpoint.
 
   Args:
     manager: From `open_manager`.
     abstract: The state as `jax.ShapeDtypeStruct`s with shardings, those of any mesh.
-    data: An iterator over the same source.
 
   Raises:
     CheckpointError: names the folder that cannot be read, and what to do.
@@ -79,9 +76,7 @@ def restore_latest(manager: ocp.CheckpointManager, abstract: Any, data: grain.Da
   step = manager.latest_step()
   if step is None:
     return None
-  restored = _restore(
-    manager, step, state=ocp.args.StandardRestore(abstract), data=grain.checkpoint.CheckpointRestore(data)
-  )
+  restored = _restore(manager, step, state=ocp.args.StandardRestore(abstract))
   _LOG.info('Resumed from step %d in %s', step, manager.directory)
   return restored.state
 

@@ -1,5 +1,6 @@
 """The modes of the main job: the road from responses to a report."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -24,6 +25,7 @@ from selectllm import (
   outcomes,
   promises,
   rundir,
+  runtime,
   score,
   selector,
   sharding,
@@ -86,7 +88,7 @@ def evaluate_only(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> N
   """Writes a run's report again: from predictions.npz in seconds, else from its best checkpoint."""
   table = load_table(config, workdir)
   path = workdir / 'predictions.npz'
-  if path.exists():
+  if runtime.first_says(path.exists()):
     predictions = read_predictions(path)
   else:
     predictions = _predict(config, workdir, table, lambda *args: train.load_best(config, args[1], args[-1]))
@@ -116,9 +118,12 @@ def load_table(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> vote
 
   Raises:
     rundir.RunDirError: when the run directory began with other data.
+    ValueError: when the processes of a job found other data.
   """
   table, identity = load.load(config, rundir.begun_with(workdir))
-  rundir.claim_data(workdir, identity)
+  runtime.check_same('the data', identity)
+  if runtime.is_first():
+    rundir.claim_data(workdir, identity)
   if config.frontier.contenders and table.votes.has_answers:
     frontier.currency_of(table.votes, config.frontier.currency)  # refuses, before anything is done, what is not known
   return agreement.label(table, _split(config, table)[0]) if config.dataset.labels == 'agreement' else table
@@ -206,7 +211,8 @@ def _predict(
       truncated=np.array(tokens.truncated),
       classifier_latency_s=np.array(one_latency_s),
     )
-  _save(workdir / 'predictions.npz', predictions)
+  if runtime.is_first():
+    _save(workdir / 'predictions.npz', predictions)
   return predictions
 
 
@@ -218,11 +224,11 @@ def pretrained_embeddings(config: ml_collections.ConfigDict, model: train.Model,
   for array in (tokens.values, tokens.offsets):
     digest.update(array.tobytes())
   path = sources.cache_dir() / 'embeddings' / f'{digest.hexdigest()[:32]}.npy'
-  if path.exists():
+  if runtime.all_say(path.exists()):
     return np.load(path)
   embeddings = train.embed_queries(model, tokens, batch_size=config.evaluate.batch_size)
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_suffix(f'.{os.getpid()}.npy')
+  partial = path.with_suffix(f'.{jax.process_index()}.{os.getpid()}.npy')
   np.save(partial, embeddings)
   partial.replace(path)
   return embeddings
@@ -242,6 +248,10 @@ def _report(
   predictions: Predictions,
   timing: dict[str, Any],
 ) -> None:
+  """Evaluates what was predicted, and writes it down: the first process does, with parameters that all give."""
+  params = _selector_params(config, workdir, table, predictions)
+  if not runtime.is_first():
+    return
   begun = time.monotonic()
   parts = []
   for part, confidences in zip(predictions.split, predictions.confidences, strict=True):
@@ -252,8 +262,9 @@ def _report(
   further = {name: each.outcome for name, each in chosen.items()}
   results, played = evaluate.evaluate(table, parts, predictions.embeddings, config.evaluate, further)
   results['frontier'] = promises.summarise(table, contest, chosen, config) if contest else None
-  if len(contest) == 1:
-    _save_selector(config, workdir, table, contest[0], predictions)
+  if params is not None:
+    latency_s = float(predictions.classifier_latency_s)
+    selector.save(workdir / 'selector', config, table, contest[0], params, latency_s)
   report = workdir / 'report.json'
   earlier = json.loads(report.read_text())['timing'] if report.exists() else {}
   # Where there is a report, all that lies beside it is of the same evaluation, also after a kill in between.
@@ -283,22 +294,19 @@ def _report(
   document.write(workdir, results)
 
 
-def _save_selector(
-  config: ml_collections.ConfigDict,
-  workdir: pathlib.Path,
-  table: votes.Table,
-  part: frontier.Part,
-  predictions: Predictions,
-) -> None:
-  """Saves what chooses calls for new queries; without checkpoints there is nothing to score them with."""
+def _selector_params(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path, table: votes.Table, predictions: Predictions
+) -> Any | None:
+  """The classifier of the selector that is saved with a run; None for a run that has no selector."""
+  if not config.frontier.contenders or not table.votes.has_answers or len(predictions.split) > 1:
+    return None
   model = train.make_model(config, len(table.llms))
   try:
     with sharding.use(model.mesh):
-      params = train.load_best(config, model, workdir)[1]
+      return runtime.on_host(train.load_best(config, model, workdir)[1])
   except checkpoint.CheckpointError as error:
     _LOG.warning('No selector is saved: %s', error)
-    return
-  selector.save(workdir / 'selector', config, table, part, params, float(predictions.classifier_latency_s))
+    return None
 
 
 def _contest(
@@ -388,7 +396,13 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   check_options(config)
   if config.mode == 'evaluate' and not (workdir / 'config.json').exists():
     raise FileNotFoundError(f'{workdir} holds no run to evaluate; name the --workdir of one')
-  with rundir.lock(workdir):
-    rundir.claim(workdir, config)
+  if config.mesh.distributed:
+    runtime.join_job()
+  with contextlib.ExitStack() as held:
+    held.enter_context(runtime.ends_at_an_error())
+    if runtime.is_first():
+      held.enter_context(rundir.lock(workdir))
+      rundir.claim(workdir, config)
+    runtime.wait_for_all('claimed')
     _LOG.info('Run directory: %s', workdir)
     MODES[config.mode](config, workdir)

@@ -39,11 +39,18 @@ def _run(config: ml_collections.ConfigDict, workdir: str | None) -> int:
   """Hands over to the mode of the config; returns the exit code."""
   if workdir is None and config.mode in ('collect', 'answer', 'evaluate', 'add_llm'):
     raise app.UsageError(f'--config.mode={config.mode} needs a --workdir')
+  if config.mesh.distributed and (workdir is None or config.mode not in ('train_and_evaluate', 'evaluate')):
+    raise app.UsageError(
+      '--config.mesh.distributed is for training and evaluation, in a --workdir that processes share'
+    )
   # What is imported for one mode is not for the others: JAX is none of collecting's business.
   if config.mode == 'collect':
     from selectllm.pool import collect
 
     return collect.collect(config, pathlib.Path(str(workdir)))
+  from selectllm import runtime
+
+  runtime.keep_compiled()
   if config.mode == 'answer':
     from selectllm import answer
 

@@ -15,8 +15,11 @@ import ml_collections
 
 # These say where to look, not what to do: a run may change them.
 _LOCATIONS = ('mode', 'dataset.manual_dir', 'dataset.base_url', 'dataset.fallback', 'pool.file')
+# And these say on what devices to do it, and what to note meanwhile.
+_DEVICES = ('mesh', 'profile')
 # And these are other modes' business.
 _OTHER_MODES = ('collect', 'answer', 'compare', 'select', 'add_llm')
+_FREE = (*_LOCATIONS, *_DEVICES, *_OTHER_MODES)
 # What runs of earlier versions did, whose configs lack these fields.
 _BEFORE = {'dataset.labels': 'reference'}
 _PACKAGES = (
@@ -57,8 +60,8 @@ def _within(field: str, sections: tuple[str, ...]) -> bool:
 
 
 def own_fields(config: dict[str, Any]) -> dict[str, Any]:
-  """Of a flattened config what decides the run's results: not where to look, nor what other modes do."""
-  return {field: value for field, value in config.items() if not _within(field, (*_LOCATIONS, *_OTHER_MODES))}
+  """Of a flattened config what decides the run's results: not where to look or compute, nor what other modes do."""
+  return {field: value for field, value in config.items() if not _within(field, _FREE)}
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
@@ -142,7 +145,7 @@ def claim_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> No
     RunDirError: when it is another config's, with the difference.
   """
   # Evaluation is done anew in seconds, so it may differ from the run's first one; so may what is added to a run.
-  exempt: tuple[str, ...] = (*_LOCATIONS, *_OTHER_MODES)
+  exempt: tuple[str, ...] = _FREE
   if config.mode in ('evaluate', 'add_llm'):
     exempt = (*exempt, 'evaluate', 'frontier')
   _claim(workdir / 'config.json', json.loads(config.to_json_best_effort()), exempt, before=_BEFORE)

@@ -137,7 +137,11 @@ def save(
     part.development.estimator, rules.weights, rules.rules, rules.calibrators, rules.expected, latency_s, cost_usd
   )
   np.savez_compressed(partial / _ARRAYS, **_names(arrays))
-  with ocp.StandardCheckpointer() as checkpointer:
+  # One process of a job may save alone.
+  alone = ocp.options.MultiprocessingOptions(
+    primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix='selector'
+  )
+  with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
     checkpointer.save((partial / _CLASSIFIER).absolute(), params)
   facts = {
     'format': _FORMAT,

@@ -112,6 +112,16 @@ def _describe_array(path: jax.tree_util.KeyPath, array: Any, sharding: NamedShar
   return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
 
 
+def bytes_held(mesh: Mesh, tree: Any) -> str:
+  """In words: how large the arrays of a tree are, and what of them each device holds."""
+  whole = held = 0
+  for array in jax.tree.leaves(tree):
+    whole += array.nbytes
+    held += math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
+  sizes = ' x '.join(f'{axis}={size}' for axis, size in mesh.shape.items())
+  return f'{whole / 1e6:,.1f} MB, {held / 1e6:,.1f} MB on each of {mesh.size} devices ({sizes})'
+
+
 def create(mesh: Mesh, init: Callable[..., Any], *args: Any) -> Any:
   """Runs `init(*args)` so that no device ever holds more than its own share of the result.
 

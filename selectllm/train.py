@@ -6,7 +6,7 @@ import logging
 import pathlib
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from selectllm import checkpoint, optim, score, sharding, writer
+from selectllm import checkpoint, optim, runtime, score, sharding, writer
 from selectllm.data import batches, splits, votes
 from selectllm.models import classifier, pretrained
 
@@ -23,6 +23,8 @@ _LOG = logging.getLogger(__name__)
 
 LOSSES = ('bce', 'balanced_bce')
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+# Steps that a profile is of.
+_TRACED = 5
 
 
 class TrainState(NamedTuple):
@@ -210,6 +212,93 @@ def init_state(model: Model, optimizer: optax.GradientTransformation) -> TrainSt
   )
 
 
+class _Account:
+  """What a training tells: its losses, where its time goes, how much is left. Only the first process is heard.
+
+  Steps are dispatched ahead, and only `flush` waits for them: `step` is the time of both. `input` is how long the next
+  batch was waited for; the devices may have been busy meanwhile with what was dispatched, so it is the most that they
+  can have been idle for want of input. Checkpoints are written in the background: `checkpoint` is what held up the
+  loop.
+  """
+
+  def __init__(self, workdir: pathlib.Path, start: int, steps: int, per_epoch: int):
+    self.clock = writer.Clock('input', 'step', 'evaluation', 'checkpoint')
+    self._metrics = writer.MetricWriter(workdir, resumed_step=start) if runtime.is_first() else None
+    self._progress = writer.Progress('Training', steps, start=start)
+    self._per_epoch = per_epoch
+    self._pending: list[tuple[int, dict[str, jax.Array]]] = []
+    self._validation = ''
+
+  def note(self, step: int, scalars: dict[str, jax.Array]) -> None:
+    """Takes the scalars of a step, for which nobody waits yet."""
+    self._pending.append((step, scalars))
+
+  def flush(self, step: int) -> None:
+    """Writes the scalars of the steps since the last time.
+
+    Called before every checkpoint, so that no step after which something is not finite is ever saved.
+
+    Raises:
+      FloatingPointError: names the first such step.
+    """
+    with self.clock.on('step'):
+      pending = jax.device_get(self._pending)
+    self._pending.clear()
+    for number, scalars in pending:
+      values = {name: float(value) for name, value in scalars.items()}
+      if strange := {name: value for name, value in values.items() if not np.isfinite(value)}:
+        raise FloatingPointError(
+          f'not finite at step {number}: {strange}; the last checkpoint is from before it. Lower '
+          'config.train.learning_rate, head_learning_rate or clip_norm, or use config.encoder.dtype=float32.'
+        )
+      self._write(number, **values)
+    note = f'epoch {step / self._per_epoch:.1f}, loss {values["loss"]:.4f}{self._validation}'
+    self._progress.update(step, f'{note} ({self.clock.shares()})')
+
+  def validated(self, step: int, loss: float) -> None:
+    """Writes the loss on validation."""
+    self._write(step, validation_loss=loss)
+    self._validation = f', validation loss {loss:.4f}'
+
+  def flush_time(self, step: int) -> None:
+    """Writes where the time since the last time went."""
+    self._write(step, **{f'{part}_s': seconds for part, seconds in self.clock.since_last().items()})
+
+  def _write(self, step: int, **scalars: float) -> None:
+    if self._metrics:
+      self._metrics.write(step, **scalars)
+
+  def close(self) -> None:
+    """Closes files and takes the bar off the terminal."""
+    self._progress.close()
+    if self._metrics:
+      self._metrics.close()
+
+
+class _Trace:
+  """Traces a few steps: of the second epoch, when all lengths have been compiled, or the last of a short training."""
+
+  def __init__(self, folder: pathlib.Path, start: int, steps: int, per_epoch: int):
+    self._folder = folder
+    first = max(start + 1, min(start + per_epoch + 1, steps - _TRACED + 1))
+    self._steps = range(first, min(first + _TRACED, steps + 1))
+
+  def before(self, step: int) -> None:
+    """Begins the trace where it is time."""
+    if step == self._steps.start:
+      jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
+
+  def after(self, step: int, state: TrainState) -> None:
+    """Ends the trace, once the devices have done the steps that it is of."""
+    if step == self._steps.stop - 1:
+      jax.block_until_ready(state)
+      jax.profiler.stop_trace()
+      _LOG.info(
+        'Steps %d to %d were traced: tensorboard --logdir %s, or open its perfetto_trace.json.gz at ui.perfetto.dev',
+        self._steps.start, step, self._folder,
+      )  # fmt: skip
+
+
 def fit(
   config: ml_collections.ConfigDict,
   model: Model,
@@ -234,6 +323,7 @@ def fit(
   Raises:
     FloatingPointError: when loss, gradient or update are no longer finite; names the step.
     checkpoint.CheckpointError: when a checkpoint cannot be read.
+    SystemExit: with code 0 on SIGTERM, once the step reached was saved.
   """
   options = config.train
   train, validation = (np.flatnonzero(split == part) for part in (splits.TRAIN, splits.VALIDATION))
@@ -249,7 +339,6 @@ def fit(
     seed=config.seed,
     process=(jax.process_index(), jax.process_count()),
   )
-  iterator = batches.training_iterator(source)
   steps, per_epoch = len(source), source.steps_per_epoch
 
   optimizer = optim.make_optimizer(options, steps, freeze_encoder=config.encoder.freeze)
@@ -258,30 +347,42 @@ def fit(
   with contextlib.ExitStack() as exits:
     manager = exits.enter_context(checkpoint.open_manager(workdir / 'checkpoints'))
     # What an earlier run left takes precedence over a fresh start.
-    state = checkpoint.restore_latest(manager, abstract, iterator) or state
+    state = checkpoint.restore_latest(manager, abstract) or state
     start = int(state.step)
-    metrics = exits.enter_context(contextlib.closing(writer.MetricWriter(workdir, resumed_step=start)))
-    progress = exits.enter_context(contextlib.closing(writer.Progress('Training', steps, start=start)))
+    _LOG.info('Parameters and optimiser: %s', sharding.bytes_held(model.mesh, state))
+    iterator = batches.training_iterator(source, start)
+    account = exits.enter_context(contextlib.closing(_Account(workdir, start, steps, per_epoch)))
+    trace = _Trace(workdir / 'profile', start, steps, per_epoch) if config.profile and runtime.is_first() else None
+    must_stop = exits.enter_context(runtime.asked_to_stop())
     step_fn = jit_train_step(model, optimizer, abstract, config.seed)
-    pending: list[tuple[int, dict[str, jax.Array]]] = []
-    note = ''
     for step in range(start + 1, steps + 1):
-      batch = on_mesh(next(iterator), model.mesh)
-      with jax.transfer_guard('disallow'):
+      if trace:
+        trace.before(step)
+      with account.clock.on('input'):
+        batch = on_mesh(next(iterator), model.mesh)
+      with account.clock.on('step'), jax.transfer_guard('disallow'):
         state, scalars = step_fn(state, batch)
-      pending.append((step, scalars))
-      epoch_ends = step % per_epoch == 0
-      saves = epoch_ends or (options.checkpoint_every_steps and step % options.checkpoint_every_steps == 0)
-      if saves or step % options.log_every_steps == 0:
-        train_loss = _flush(pending, metrics)
-        progress.update(step, f'epoch {step / per_epoch:.1f}, loss {train_loss:.4f}{note}')
+      account.note(step, scalars)
+      if trace:
+        trace.after(step, state)
+      stops, epoch_ends = must_stop(step), step % per_epoch == 0
+      saves = stops or epoch_ends or (options.checkpoint_every_steps and step % options.checkpoint_every_steps == 0)
+      if not saves and step % options.log_every_steps:
+        continue
+      account.flush(step)
       if saves:
         loss = None
         if epoch_ends:
-          loss = _validation_loss(model, state.params, tokens, data, validation, weight, config.evaluate.batch_size)
-          metrics.write(step, validation_loss=loss)
-          note = f', validation loss {loss:.4f}'
-        checkpoint.save(manager, step, state, iterator, loss)
+          with account.clock.on('evaluation'):
+            loss = _validation_loss(model, state.params, tokens, data, validation, weight, config.evaluate.batch_size)
+          account.validated(step, loss)
+        with account.clock.on('checkpoint'):
+          checkpoint.save(manager, step, state, loss)
+      account.flush_time(step)
+      if stops:
+        manager.wait_until_finished()
+        _LOG.info('Stopped by SIGTERM: step %d of %d is saved, and the same command goes on from there', step, steps)
+        raise SystemExit(0)
   return load_best(config, model, workdir)
 
 
@@ -316,20 +417,3 @@ def on_mesh(batch: batches.Batch, mesh: jax.sharding.Mesh) -> batches.Batch:
   """Lays this process's share of a batch over the mesh."""
   place = sharding.batch_sharding(mesh)
   return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(place, rows), batch)
-
-
-def _flush(pending: list[tuple[int, dict[str, Any]]], metrics: writer.MetricWriter) -> float:
-  """Writes the scalars of the steps since the last flush; the steps themselves never wait for their values.
-
-  Called before every checkpoint, so that no step after which something is not finite is ever saved.
-  """
-  for step, scalars in jax.device_get(pending):
-    if strange := {name: float(value) for name, value in scalars.items() if not np.isfinite(value)}:
-      raise FloatingPointError(
-        f'not finite at step {step}: {strange}; the last checkpoint is from before it. Lower '
-        'config.train.learning_rate, head_learning_rate or clip_norm, or use config.encoder.dtype=float32.'
-      )
-    metrics.write(step, **{name: float(value) for name, value in scalars.items()})
-    loss = float(scalars['loss'])
-  pending.clear()
-  return loss

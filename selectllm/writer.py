@@ -1,9 +1,11 @@
 """Where a run's progress goes: metrics.jsonl, TensorBoard, and a line (or bar) with the time that is left."""
 
+import contextlib
 import logging
 import pathlib
 import sys
 import time
+from collections.abc import Iterator
 
 import orjson
 import rich.progress
@@ -47,6 +49,34 @@ class MetricWriter:
     self._board.close()
 
 
+class Clock:
+  """Tells where the time of a loop goes."""
+
+  def __init__(self, *parts: str):
+    self._seconds = dict.fromkeys(parts, 0.0)
+    self._noted = dict(self._seconds)
+
+  @contextlib.contextmanager
+  def on(self, part: str) -> Iterator[None]:
+    """The time inside is this part's."""
+    begun = time.perf_counter()
+    try:
+      yield
+    finally:
+      self._seconds[part] += time.perf_counter() - begun
+
+  def since_last(self) -> dict[str, float]:
+    """Seconds of each part since this was asked last."""
+    passed = {part: seconds - self._noted[part] for part, seconds in self._seconds.items()}
+    self._noted = dict(self._seconds)
+    return passed
+
+  def shares(self) -> str:
+    """What part takes how much, of all that was noted."""
+    total = max(sum(self._seconds.values()), 1e-9)
+    return ', '.join(f'{part} {100 * seconds / total:.0f} %' for part, seconds in self._seconds.items())
+
+
 class Progress:
   """A bar on a terminal, else a log line now and then; both with the time that is left."""
 
@@ -54,7 +84,7 @@ class Progress:
     self._what, self._total, self._start = what, total, start
     self._begun = self._last_line = time.monotonic()
     self._bar = None
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and _LOG.isEnabledFor(logging.INFO):  # else another process of the job shows it
       self._bar = rich.progress.Progress(
         rich.progress.TextColumn('{task.description}'),
         rich.progress.BarColumn(),

@@ -192,10 +192,10 @@ def _pad_batch(
   )
 
 
-def training_iterator(source: TrainingBatches) -> grain.DatasetIterator:
-  """Reads the batches ahead in a thread; the iterator's position can be saved and restored."""
+def training_iterator(source: TrainingBatches, start: int) -> collections.abc.Iterator[Batch]:
+  """Gives the batches of the steps after `start`, read ahead in a thread."""
   read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
-  return iter(grain.MapDataset.source(source).to_iter_dataset(read))
+  return iter(grain.MapDataset.source(source)[start:].to_iter_dataset(read))
 
 
 def scoring_order(

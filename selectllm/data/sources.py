@@ -51,7 +51,7 @@ class Source:
 
 
 def cache_dir() -> pathlib.Path:
-  """Where data sets, downloads and what is made once for many runs are kept: $SELECTLLM_CACHE, else ~/.cache/selectllm."""
+  """Where data sets, downloads and what is made once for many runs go: $SELECTLLM_CACHE, else ~/.cache/selectllm."""
   return pathlib.Path(os.environ.get('SELECTLLM_CACHE', '~/.cache/selectllm')).expanduser()
 
 

@@ -153,25 +153,13 @@ def test_buckets():
   assert batches.buckets(np.zeros(0, int), MAX_LENGTH).tolist() == [MAX_LENGTH]
 
 
-def test_iterator_goes_on_where_it_was_saved():
-  def make_iterator():
-    return batches.training_iterator(make_source())
-
-  whole = list(make_iterator())
+def test_iterator_goes_on_after_any_step():
+  whole = list(batches.training_iterator(make_source(), 0))
   assert len(whole) == 39
   for step, batch in enumerate(whole):
     assert_same(batch, make_source()[step])
-  for taken in (0, 1, 13, 38):
-    saved = make_iterator()
-    for _ in range(taken):
-      next(saved)
-    state = json.loads(json.dumps(saved.get_state()))
-    ahead = next(saved)  # what is read after saving does not count
-    restored = make_iterator()
-    restored.set_state(state)
-    rest = list(restored)
-    assert len(rest) == 39 - taken
-    assert_same(rest[0], ahead)
+  for taken in (1, 13, 38, 39):
+    rest = list(batches.training_iterator(make_source(), taken))
     for one, other in zip(rest, whole[taken:], strict=True):
       assert_same(one, other)
 
