@@ -1,6 +1,7 @@
 import json
 import os
 
+import numpy as np
 import pytest
 
 from configs import jsonl
@@ -24,9 +25,10 @@ def write(path, *lines):
   return path
 
 
-def load_table(*paths):
+def load_table(*paths, beam=''):
   config = jsonl.get_config()
   config.dataset.path = ','.join(map(str, paths))
+  config.dataset.beam = beam
   return load.load(config)[0]
 
 
@@ -139,3 +141,48 @@ def test_responses_and_scores_do_not_mix(folder, scores_first):
   lines = [line('x'), {'query_id': 'y', 'query': 'y', 'scores': {'a': 1, 'b': 0}}]
   with pytest.raises(ValueError, match=r"query 'y' has scores: .* either responses or scores"):
     load_table(write(folder / 'r.jsonl', *(lines[::-1] if scores_first else lines)))
+
+
+BEAM = '--runner=DirectRunner --direct_num_workers=2 --direct_running_mode={}'
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+  """Files of a few lines come in many parts, as large ones do."""
+  monkeypatch.setattr(responses, '_PART', 300)
+
+
+@pytest.mark.parametrize('mode', ['multi_threading', 'multi_processing'])
+def test_workers_of_beam_build_the_same(folder, monkeypatch, small_parts, mode):
+  pytest.importorskip('apache_beam')
+  lines = [line(f'q{number}', right=number % 3) for number in range(40)]
+  lines[20]['responses']['late'] = [{'answer': '1'}] * 3
+  one, two = write(folder / '1.jsonl', *lines[:25]), write(folder / '2.jsonl', *lines[25:])
+  alone = load_table(one, two)
+  assert len(list((folder / 'cache').glob('jsonl_pool/*/*/*array_record*'))) > 11  # of which TFDS mistakes the order
+  monkeypatch.setenv('SELECTLLM_CACHE', str(folder / 'other'))
+  table = load_table(one, two, beam=BEAM.format(mode))
+  assert table.query_ids == alone.query_ids == [f'q{number}' for number in range(40)]
+  assert (table.queries, table.llms, table.answers) == (alone.queries, ('a', 'b', 'late'), alone.answers)
+  for name, array in alone.votes._asdict().items():
+    np.testing.assert_array_equal(getattr(table.votes, name), array)
+  files = [sorted(p.name for p in (folder / name).rglob('*array_record*')) for name in ('cache', 'other')]
+  assert files[0] == files[1]
+
+
+@pytest.mark.parametrize('beam', ['', BEAM.format('multi_threading')])
+def test_what_is_refused_names_its_line_also_across_parts(folder, small_parts, beam):
+  if beam:
+    pytest.importorskip('apache_beam')
+  lines = [line(f'q{number}') for number in range(30)]
+  one, two = write(folder / '1.jsonl', *lines[:20]), folder / '2.jsonl'
+  write(two, *lines[20:], line('q3'), {'query_id': 'bad'})
+  with pytest.raises(responses.RecordError) as error:
+    load_table(one, two, beam=beam)
+  assert str(error.value) == f"{two}:11: query_id 'q3' already stands at {one}:4"
+  write(two, *lines[20:], {'query_id': 'bad'}, line('q3'))
+  with pytest.raises(responses.RecordError) as error:
+    load_table(one, two, beam=beam)
+  assert str(error.value) == f'{two}:11: query is missing'
+  write(two, *lines[20:])
+  assert len(load_table(one, two, beam=beam).queries) == 30

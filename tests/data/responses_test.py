@@ -185,3 +185,28 @@ def test_what_is_no_record_is_refused(value, problem):
     responses.from_json(value, 'file.jsonl:7')
   assert str(error.value).startswith('file.jsonl:7: ')
   assert problem in str(error.value)
+
+
+def test_parts_of_a_file_are_its_lines(tmp_path, monkeypatch):
+  monkeypatch.setattr(responses, '_PART', 200)
+  lines = [json.dumps(line(query_id=str(number), query='?' * number)) for number in range(1, 40)]
+  lines.insert(3, '')
+  path = tmp_path / 'r.jsonl'
+  for end in ('', '\n'):
+    path.write_text('\n'.join(lines) + end)
+    parts = responses.cut(str(path))
+    assert len(parts) > 9
+    read = [(where, record.query_id) for part in parts for where, record in responses.read_part(part)]
+    assert read == [(f'{path}:{n}', json.loads(text)['query_id']) for n, text in enumerate(lines, 1) if text]
+  compressed = tmp_path / 'r.jsonl.xz'
+  responses.write_jsonl(compressed, responses.read_jsonl(path))
+  assert responses.cut(str(compressed)) == [responses.Part(str(compressed))]
+
+
+def test_an_llm_without_samples_is_stored():
+  record = Record('q', '?', responses={'b': [Sample('x', None)], 'a': []}, reference='1')
+  stored = {
+    name: value if isinstance(value, bytes) else value.encode() for name, value in responses.to_example(record).items()
+  }
+  assert responses.from_example(stored) == record
+  assert list(json.loads(stored['responses'])) == ['b', 'a']
