@@ -35,6 +35,7 @@ REQUIREMENTS = [
   'yarl>=1.17,<2',
 ]
 
+BEAM = ['apache-beam>=2.77,<2.78']
 RAY = ['ray>=2.60,<3']
 TEST = [
   'pytest>=9,<10',
@@ -63,6 +64,7 @@ setuptools.setup(
   extras_require={
     'cuda': ['jax[cuda13]>=0.10.2,<0.11'],
     'tpu': ['jax[tpu]>=0.10.2,<0.11'],
+    'beam': BEAM,
     'ray': RAY,
     'test': TEST,
     'parity': ['torch>=2.9,<3'],
