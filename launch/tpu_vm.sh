@@ -268,8 +268,9 @@ parse() {
   [[ -n "$ZONE" ]] || die '--zone is needed, such as --zone=us-west4-a'
   [[ "$RESTARTS" =~ ^[0-9]+$ ]] || die "--restarts=$RESTARTS is no number"
   WHERE=("--zone=$ZONE" ${PROJECT:+"--project=$PROJECT"})
+  # Workers are the processes of one job; and all attempts take the same run directory.
   WORKDIR="runs/$NAME"
-  ARGUMENTS=("$@")
+  ARGUMENTS=("--workdir=$WORKDIR" "$@" --config.mesh.distributed=True)
   while (($#)); do
     case "$1" in
       --workdir=* | -workdir=*) WORKDIR="${1#*=}" ;;
@@ -277,8 +278,7 @@ parse() {
     esac
     shift
   done
-  # Named, so that all workers and all attempts take the same one.
-  ARGUMENTS=("--workdir=$WORKDIR" ${ARGUMENTS[@]+"${ARGUMENTS[@]}"})
+  WORKDIR="${WORKDIR%/}"
 }
 
 parse "$@"

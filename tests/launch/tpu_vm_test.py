@@ -104,7 +104,8 @@ def test_from_nothing_to_a_report_on_all_workers_and_deleted(cloud):
   assert {'pod', '--accelerator-type=v5litepod-16', '--version=v2-alpha-tpuv5-lite'} < set(create)
   assert '--spot' not in create
   jobs = (cloud.folder / 'jobs').read_text()
-  expected = '\0'.join(['-m', 'selectllm.main', '--workdir=gs://bucket/run', *arguments, '\n'])
+  defaults = ['--workdir=runs/pod'], ['--config.mesh.distributed=True']
+  expected = '\0'.join(['-m', 'selectllm.main', *defaults[0], *arguments, *defaults[1], '\n'])
   assert jobs.count(expected) == 2  # every argument arrives as it was given
   assert '[worker 0] step 1' in done.stdout
   assert '[worker 1] step 1' in done.stdout
@@ -200,7 +201,7 @@ def test_ctrl_c_leaves_the_job_running_until_it_is_stopped(cloud):
   assert 'costs money until' in said
   other = cloud.run(*FLAGS[:2], '--', '--workdir=gs://bucket/other', vm='READY', workers=1, runs=['report'])
   assert other.returncode == 1
-  assert 'Another job is running here: --workdir=gs://bucket/run' in other.stderr
+  assert 'Another job is running here: --workdir=runs/pod --workdir=gs://bucket/run' in other.stderr
   assert not (home / 'selectllm_job' / 'status').exists()
   assert cloud.run('stop', *FLAGS[:2], vm='READY', workers=1).returncode == 0
   wait_for(lambda: (home / 'selectllm_job' / 'status').exists())
