@@ -58,7 +58,7 @@ class Backend(Protocol):
     """Ends commands and all that they started."""
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
   """Lets a command end when whoever started it is killed, so that nothing is left behind (Linux; no-op elsewhere)."""
   if sys.platform == 'linux':
     pr_set_pdeathsig = 1
@@ -71,29 +71,31 @@ def _spawn(command: list[str], log: pathlib.Path, **options: Any) -> subprocess.
     # A group of its own: Ctrl-C is for the sweep, which then ends the whole group.
     return subprocess.Popen(
       command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
-      preexec_fn=_die_with_parent, **options,
+      preexec_fn=die_with_parent, **options,
     )  # fmt: skip
 
 
 def _end(processes: Sequence[subprocess.Popen]) -> None:
   """Ends processes with their groups: asks, waits, kills."""
   for process in processes:
-    _signal(process, signal.SIGTERM)
+    send(process, signal.SIGTERM)
   deadline = time.monotonic() + _PATIENCE_S
   for process in processes:
     try:
       process.wait(max(0.0, deadline - time.monotonic()))
     except subprocess.TimeoutExpired:
-      _signal(process, signal.SIGKILL)
+      send(process, signal.SIGKILL)
       process.wait()
 
 
-def _signal(process: subprocess.Popen, number: int) -> None:
+def send(process: subprocess.Popen, number: int) -> None:
+  """Sends a signal to a process with its group, if it still runs."""
   if process.poll() is None:
-    os.killpg(process.pid, number)
+    with contextlib.suppress(ProcessLookupError):  # it ended just now
+      os.killpg(process.pid, number)
 
 
-def _variables(cores: float) -> dict[str, str]:
+def thread_limits(cores: float) -> dict[str, str]:
   """Environment that keeps a command's threads to its share of the cores.
 
   XLA and BLAS start as many threads as the machine has cores, in every process: many runs on a machine of many cores
@@ -107,7 +109,7 @@ class Local:
   """Subprocesses on this machine; each of several gets an equal share of its cores."""
 
   def __init__(self, at_once: int):
-    self._variables = _variables((os.cpu_count() or 1) / at_once) if at_once > 1 else {}
+    self._variables = thread_limits((os.cpu_count() or 1) / at_once) if at_once > 1 else {}
 
   def start(self, command: list[str], log: pathlib.Path) -> subprocess.Popen:
     """See `Backend`."""
@@ -174,7 +176,7 @@ class Cluster:
   def start(self, command: list[str], log: pathlib.Path) -> Any:
     """See `Backend`."""
     passed_on = {name: value for name, value in os.environ.items() if name.startswith(_PASSED_ON)}
-    variables = {**_variables(self._cpus), **passed_on}
+    variables = {**thread_limits(self._cpus), **passed_on}
     handle = self._task.remote(command, str(log.absolute()), os.getcwd(), variables)
     self._logs[handle] = log
     return handle
@@ -252,7 +254,7 @@ class _Board:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
+def signals() -> Iterator[list[int]]:
   """Collects Ctrl-C and SIGTERM: raised anywhere, they could come between the start of a job and its being noted."""
   came: list[int] = []
   before = {
@@ -288,7 +290,7 @@ def run_all(jobs: Sequence[Job], backend: Backend, at_once: int) -> dict[str, st
   def is_ready(job: Job) -> bool:
     return job.after not in unfinished
 
-  with _Board(len(jobs)) as board, _signals() as interrupted:
+  with _Board(len(jobs)) as board, signals() as interrupted:
     try:
       while waiting or running:
         if interrupted:
