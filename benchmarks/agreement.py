@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 import rich.console
 
-from selectllm import confidence, evaluate, experiment, metrics, score
+from selectllm import confidence, experiment, fitted, metrics, playing, score
 from selectllm.data import agreement, load, splits, votes
 from selectllm.report import tables
 
@@ -38,10 +38,10 @@ def confidences(data: votes.Votes, embeddings: np.ndarray, split: np.ndarray) ->
 
 def correct(chances: np.ndarray, data: votes.Votes, split: np.ndarray) -> np.ndarray:
   """Whether weighted_max_conf is right on the test queries at `SIZES`, float32[T, M]."""
-  rows, latency_s = np.flatnonzero(split == splits.TEST), evaluate.expected_latency_s(data, split)
+  rows, latency_s = np.flatnonzero(split == splits.TEST), fitted.expected_latency_s(data, split)
   selecting = score.Selecting(latency_s, np.array(SIZES, np.int32), 0.5)
   picked = score.select(chances[rows].astype(np.float32), data.observed[rows], selecting)['weighted_max_conf']
-  return np.asarray(evaluate.play(data.rows(rows), picked.mask, picked.weight, latency_s, over='majority').correct)
+  return np.asarray(playing.play(data.rows(rows), picked.mask, picked.weight, latency_s, over='majority').correct)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import rich.console
 from sklearn import linear_model
 
-from selectllm import evaluate, experiment, metrics, score, sharding, train
+from selectllm import experiment, fitted, metrics, playing, score, sharding, train
 from selectllm.data import load, splits, votes
 from selectllm.models import pretrained
 from selectllm.report import tables
@@ -73,10 +73,10 @@ def regression(name: str, features: np.ndarray, data: votes.Votes, split: np.nda
 
 def correct(confidences: np.ndarray, data: votes.Votes, split: np.ndarray, rows: np.ndarray) -> np.ndarray:
   """Whether weighted_max_conf is right on the queries `rows` at `SIZES`, float32[len(rows), M]."""
-  latency_s = evaluate.expected_latency_s(data, split)
+  latency_s = fitted.expected_latency_s(data, split)
   selecting = score.Selecting(latency_s, np.array(SIZES, np.int32), 0.5)
   picked = score.select(confidences[rows].astype(np.float32), data.observed[rows], selecting)['weighted_max_conf']
-  played = evaluate.play(data.rows(rows), picked.mask, picked.weight, latency_s, over='majority')
+  played = playing.play(data.rows(rows), picked.mask, picked.weight, latency_s, over='majority')
   return np.asarray(played.correct)
 
 

@@ -9,12 +9,14 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import scipy.stats
 
-from selectllm import evaluate, metrics, outcomes
+from selectllm import evaluate, fitted, metrics, outcomes, score
 from selectllm.data import features, splits, votes
-from selectllm.selection import voting
+from selectllm.selection import blocks, voting
 
 # Bins of a feature hold about as many queries each.
 MOST_BINS = 5
@@ -65,14 +67,25 @@ class Cases(NamedTuple):
     return Cases(self.policy, self.sizes, *(array[index] for array in self[2:]))
 
 
-@functools.partial(jax.jit, static_argnames='over')
-def _elect(answers, called, weight, latency_s, over):
-  vote = functools.partial(voting.vote, over=over)
-  return jax.vmap(vote, in_axes=(0, 0, 0, None))(answers, called, weight, latency_s)
+@functools.partial(jax.jit, static_argnames=('policy', 'over'))
+def _elect(confidences, answers, observed, selecting, policy, over):
+  """Whom the policy calls at the first size, and at the second; its weights there, and what is elected."""
+  selected = score.select(confidences, observed, selecting)[policy]
+  called = selected.mask & observed[:, None]  # [N, 2, K]
+  weight = selected.weight[:, 1]
+  elected = jnp.full(len(called), voting.NO_ANSWER, jnp.int32)
+  if answers.shape[2]:
+    vote = functools.partial(voting.vote, over=over)
+    elected = jax.vmap(vote, in_axes=(0, 0, 0, None))(answers, called[:, 1], weight, selecting.latency_s)
+  return called[:, 0], called[:, 1], weight, elected
 
 
 def gather(
-  table: votes.Table, parts: list[evaluate.Part], results: dict[str, Any], played: outcomes.Outcomes, over: str
+  table: votes.Table,
+  parts: list[evaluate.Part],
+  results: dict[str, Any],
+  played: outcomes.Outcomes,
+  config: ml_collections.ConfigDict,
 ) -> Cases:
   """Gathers the headline policy's cases of all folds, in the order of `played`.
 
@@ -81,22 +94,20 @@ def gather(
     parts: As for `evaluate.evaluate`.
     results: What it returned.
     played: Likewise.
-    over: See `voting.vote`.
+    config: `config.evaluate`.
   """
   policy = next(iter(results['selected']))
   chosen = next(row['sizes'] for row in results['chosen'] if row['name'] == policy)
-  offered = evaluate.sizes_of(table.votes).tolist()
+  ballots = table.votes.answers.shape[1] * (table.votes.answers.shape[2] if config.vote == 'samples' else 1)
   gathered = []
   for part, size in zip(parts, chosen, strict=True):
     rows = np.flatnonzero(part.split == splits.TEST)
-    asked, selection = table.votes.rows(rows), part.scores.selections[policy]
-    mask, weight = (np.asarray(array)[rows] for array in selection)  # [T, M, K]
-    called, weight = mask[:, offered.index(size)] & asked.observed, weight[:, offered.index(size)]
-    elected = np.full(len(rows), voting.NO_ANSWER, np.int32)
-    if table.votes.has_answers:
-      latency_s = evaluate.expected_latency_s(table.votes, part.split)
-      elected = np.asarray(_elect(asked.answers, called, weight, latency_s, over))
-    gathered.append((rows, part.scores.confidences[rows], mask[:, 0] & asked.observed, called, weight, elected))
+    asked, confidences = table.votes.rows(rows), part.confidences[rows]
+    sizes = np.array([1, size], np.int32)
+    selecting = score.Selecting(fitted.expected_latency_s(table.votes, part.split), sizes, config.threshold)
+    step = functools.partial(_elect, selecting=selecting, policy=policy, over=config.vote)
+    arrays = (confidences, asked.answers, asked.observed)
+    gathered.append((rows, confidences, *blocks.apply(step, arrays, rows=blocks.rows_of(ballots))))
   ours, oracle = played.column(policy, outcomes.CHOSEN), played.column('oracle', outcomes.NO_SIZE)
   return Cases(
     policy,

@@ -19,10 +19,12 @@ from selectllm import (
   analysis,
   checkpoint,
   evaluate,
+  fitted,
   frontier,
   leaks,
   optim,
   outcomes,
+  places,
   promises,
   rundir,
   runtime,
@@ -101,7 +103,7 @@ def read_predictions(path: pathlib.Path) -> Predictions:
   Raises:
     ValueError: when another version wrote them; says what helps.
   """
-  with np.load(path) as arrays:
+  with path.open('rb') as file, np.load(file) as arrays:
     fields = dict(arrays)
   if fields.keys() != set(Predictions._fields):
     absent, more = set(Predictions._fields) - fields.keys(), fields.keys() - set(Predictions._fields)
@@ -167,8 +169,8 @@ def _check_labels(table: votes.Table, train_rows: np.ndarray) -> None:
 
 
 def _selecting(config: ml_collections.ConfigDict, table: votes.Table, split: np.ndarray) -> score.Selecting:
-  latency_s = evaluate.expected_latency_s(table.votes, split)
-  return score.Selecting(latency_s, evaluate.sizes_of(table.votes), config.evaluate.threshold)
+  latency_s = fitted.expected_latency_s(table.votes, split)
+  return score.Selecting(latency_s, fitted.sizes_of(table.votes), config.evaluate.threshold)
 
 
 def _predict(
@@ -206,7 +208,7 @@ def _predict(
       labels=table.votes.labels,
       observed=table.votes.observed,
       embeddings=pretrained_embeddings(config, model, tokens),
-      latency_s=np.stack([evaluate.expected_latency_s(table.votes, part) for part in split]),
+      latency_s=np.stack([fitted.expected_latency_s(table.votes, part) for part in split]),
       tokens=tokens.lengths,
       truncated=np.array(tokens.truncated),
       classifier_latency_s=np.array(one_latency_s),
@@ -237,7 +239,8 @@ def pretrained_embeddings(config: ml_collections.ConfigDict, model: train.Model,
 def _save(path: pathlib.Path, arrays: Predictions | outcomes.Outcomes) -> None:
   """Writes arrays, renamed when complete, so that no half-written file is ever taken for a run's."""
   partial = path.with_suffix('.part.npz')
-  np.savez_compressed(partial, **arrays._asdict())
+  with partial.open('wb') as file:
+    np.savez_compressed(file, **arrays._asdict())
   partial.replace(path)
 
 
@@ -253,10 +256,7 @@ def _report(
   if not runtime.is_first():
     return
   begun = time.monotonic()
-  parts = []
-  for part, confidences in zip(predictions.split, predictions.confidences, strict=True):
-    selections = score.select(confidences, table.votes.observed, _selecting(config, table, part))
-    parts.append(evaluate.Part(part, score.Scores(confidences, jax.device_get(selections))))
+  parts = [evaluate.Part(*of) for of in zip(predictions.split, predictions.confidences, strict=True)]
   contest = _contest(config, workdir, table, predictions) if table.votes.has_answers else []
   chosen = promises.best(contest) if contest else {}
   further = {name: each.outcome for name, each in chosen.items()}
@@ -270,8 +270,7 @@ def _report(
   # Where there is a report, all that lies beside it is of the same evaluation, also after a kill in between.
   report.unlink(missing_ok=True)
   _save(workdir / 'outcomes.npz', played)
-  over = config.evaluate.vote
-  cases = analysis.gather(table, parts, results, played, over)
+  cases = analysis.gather(table, parts, results, played, config.evaluate)
   results['by_task'] = analysis.by_task(table, cases, results, played)
   results['analysis'] = analysis.explain(table, cases, predictions.tokens)
   results['overlap'] = leaks.find(
@@ -290,7 +289,7 @@ def _report(
     **timing,
     'evaluate_s': time.monotonic() - begun,
   }
-  queries.write(workdir / 'queries.html', document.title(results), analysis.listing(table, cases, over))
+  queries.write(workdir / 'queries.html', document.title(results), analysis.listing(table, cases, config.evaluate.vote))
   document.write(workdir, results)
 
 
@@ -394,6 +393,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       f'config.mode={config.mode!r} is not one of {", ".join(MODES)}, collect, select, answer, compare, add_llm'
     )
   check_options(config)
+  if config.profile and places.is_remote(workdir):
+    raise ValueError(f'config.profile=True: traces need a --workdir on a disk, not {workdir}')
   if config.mode == 'evaluate' and not (workdir / 'config.json').exists():
     raise FileNotFoundError(f'{workdir} holds no run to evaluate; name the --workdir of one')
   if config.mesh.distributed:

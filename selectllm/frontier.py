@@ -12,7 +12,7 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
-from selectllm import confidence, evaluate, limits
+from selectllm import confidence, fitted, limits, playing
 from selectllm.data import splits, votes
 from selectllm.selection import adaptive, baselines, calibration, contest, evidence, rivals, subsets
 
@@ -38,8 +38,8 @@ class Contest(NamedTuple):
     expected: float32[T, M], what the calls that it made on test were expected to take.
   """
 
-  development: evaluate.Outcome
-  test: evaluate.Outcome
+  development: playing.Outcome
+  test: playing.Outcome
   sure: np.ndarray
   p_right: np.ndarray
   expected: np.ndarray
@@ -83,7 +83,7 @@ class Part(NamedTuple):
   test: np.ndarray
   contests: dict[str, Contest]
   rules: Rules
-  references: evaluate.Outcome
+  references: playing.Outcome
 
 
 def problems(options: ml_collections.ConfigDict) -> list[str]:
@@ -180,7 +180,7 @@ def _play(
   return played
 
 
-def accounts(data: votes.Votes, played: contest.Played) -> evaluate.Outcome:
+def accounts(data: votes.Votes, played: contest.Played) -> playing.Outcome:
   """What was right and what it took, arrays [N, M], of what a contender did with N queries."""
   called = played.mask & data.observed[:, None]
   valid = called.any(-1)
@@ -192,7 +192,7 @@ def accounts(data: votes.Votes, played: contest.Played) -> evaluate.Outcome:
   slowest = sum(
     np.max(np.where(called & (played.stage == stage), data.latency_s[:, None], 0), -1) for stage in range(stages)
   )
-  return evaluate.Outcome(
+  return playing.Outcome(
     correct=((played.answer == data.reference[:, None]) & valid).astype(np.float32),
     valid=valid,
     calls=called.sum(-1).astype(np.float32),
@@ -207,7 +207,7 @@ def known_or_none(value: float) -> float | None:
   return None if np.isnan(value) else float(value)
 
 
-def worth(outcome: evaluate.Outcome, setting: int) -> Worth:
+def worth(outcome: playing.Outcome, setting: int) -> Worth:
   """The means of one setting, in the units of limits; None where unknown."""
   valid = outcome.valid[:, setting]
   if not valid.any():
@@ -220,14 +220,12 @@ def worth(outcome: evaluate.Outcome, setting: int) -> Worth:
   }
 
 
-def _references(data: votes.Votes, best: int, latency_s: np.ndarray, over: str) -> evaluate.Outcome:
+def _references(data: votes.Votes, best: int, latency_s: np.ndarray, over: str) -> playing.Outcome:
   """How the single LLM `best` and the plain vote of all fare, arrays [N, 2]."""
   count = data.observed.shape[1]
   mask = np.stack([np.arange(count) == best, np.ones(count, bool)])
   mask = np.broadcast_to(mask, (len(data.labels), 2, count))
-  return evaluate.Outcome(
-    *map(np.asarray, evaluate.play(data, mask, np.ones(mask.shape, np.float32), latency_s, over=over))
-  )
+  return playing.Outcome(*map(np.asarray, playing.play(data, mask, None, latency_s, over=over)))
 
 
 def hold(
@@ -294,7 +292,7 @@ def contend(
     contests[name], calibrators[name] = _contest(data, rows, on_development, test, played, queries.expected)
   recorded = data.rows(rows)
   best = int(baselines.by_accuracy(recorded.labels, recorded.observed, queries.expected)[0])
-  latency_s, over = evaluate.expected_latency_s(data, split), config.evaluate.vote
+  latency_s, over = fitted.expected_latency_s(data, split), config.evaluate.vote
   references = {
     where: _references(of, best, latency_s, over)
     for where, of in (('development', recorded), ('test', data.rows(test)))
@@ -360,7 +358,7 @@ def probability(calibrator: calibration.Calibrator, sure: np.ndarray) -> np.ndar
   return 1 / (1 + np.exp(-np.asarray(calibration.apply(calibrator, confidence.log_odds(sure)))))
 
 
-def promise(outcome: evaluate.Outcome) -> list[Worth]:
+def promise(outcome: playing.Outcome) -> list[Worth]:
   """What every setting is worth, outcome by outcome [N, M]."""
   return [worth(outcome, setting) for setting in range(outcome.correct.shape[1])]
 

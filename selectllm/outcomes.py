@@ -14,7 +14,7 @@ class Outcomes(NamedTuple):
     query_ids: str[T].
     names: str[M], methods.
     sizes: int16[M], their subset sizes; `NO_SIZE` where size means nothing, `CHOSEN` for the one chosen on validation.
-    correct: float32[T, M], see `evaluate.Outcome.correct`.
+    correct: float32[T, M], see `playing.Outcome.correct`.
     valid: bool[T, M].
   """
 

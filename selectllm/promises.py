@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from selectllm import evaluate, frontier, limits, metrics
+from selectllm import frontier, limits, metrics, playing
 from selectllm.data import votes
 from selectllm.selection import budget, calibration
 
@@ -13,8 +13,8 @@ _COVERAGE = np.linspace(0.05, 1, 20)
 _BATCH_BUDGETS = (0.05, 0.1, 0.2, 0.35, 0.5)
 
 
-def _at(outcome: evaluate.Outcome, setting: int) -> evaluate.Outcome:
-  return evaluate.Outcome(*(array[:, setting] for array in outcome))
+def _at(outcome: playing.Outcome, setting: int) -> playing.Outcome:
+  return playing.Outcome(*(array[:, setting] for array in outcome))
 
 
 class Chosen(NamedTuple):
@@ -30,7 +30,7 @@ class Chosen(NamedTuple):
   contender: str
   settings: list[int]
   promised: frontier.Worth
-  outcome: evaluate.Outcome
+  outcome: playing.Outcome
 
 
 def _pick(parts: list[frontier.Part], name: str, settings: list[int]) -> Chosen:
@@ -38,7 +38,7 @@ def _pick(parts: list[frontier.Part], name: str, settings: list[int]) -> Chosen:
     frontier.worth(part.contests[name].development, setting) for part, setting in zip(parts, settings, strict=True)
   ]
   tested = [_at(part.contests[name].test, setting) for part, setting in zip(parts, settings, strict=True)]
-  return Chosen(name, settings, _mean_worth(worth), evaluate.join(tested))
+  return Chosen(name, settings, _mean_worth(worth), playing.join(tested))
 
 
 def _mean_worth(worths: list[frontier.Worth]) -> frontier.Worth:
@@ -59,12 +59,12 @@ def best(parts: list[frontier.Part]) -> dict[str, Chosen]:
   }
 
 
-def _measured(outcomes: list[evaluate.Outcome], resamples: int) -> list[dict[str, Any]]:
+def _measured(outcomes: list[playing.Outcome], resamples: int) -> list[dict[str, Any]]:
   """What a test gave, with 95 % intervals, of outcomes on the same queries."""
   tests: list[dict[str, Any]] = []
   columns: list[np.ndarray] = []
   for outcome in outcomes:
-    test: dict[str, Any] = dict(frontier.worth(evaluate.Outcome(*(array[:, None] for array in outcome)), 0))
+    test: dict[str, Any] = dict(frontier.worth(playing.Outcome(*(array[:, None] for array in outcome)), 0))
     means = {
       'accuracy': outcome.correct, 'seconds': outcome.latency_sequential_s, 'usd': outcome.cost_usd,
       'calls': outcome.calls,
@@ -81,14 +81,14 @@ def _measured(outcomes: list[evaluate.Outcome], resamples: int) -> list[dict[str
   ]
 
 
-def _p95_interval(outcome: evaluate.Outcome, resamples: int) -> list[float]:
+def _p95_interval(outcome: playing.Outcome, resamples: int) -> list[float]:
   """The 95 % bootstrap interval of the 95th percentile of latency, calls being parallel."""
   parallel = outcome.latency_parallel_s[outcome.valid]
   drawn = np.random.default_rng(0).choice(parallel, (resamples, len(parallel)))
   return [float(bound) for bound in np.quantile(np.quantile(drawn, 0.95, axis=1), (0.025, 0.975))]
 
 
-def _versus(outcome: evaluate.Outcome, others: dict[str, evaluate.Outcome]) -> dict[str, dict[str, float]]:
+def _versus(outcome: playing.Outcome, others: dict[str, playing.Outcome]) -> dict[str, dict[str, float]]:
   """Paired tests against others on the same queries: the gain, and its p-value."""
   tests = {
     name: metrics.paired_test(outcome.correct, other.correct, outcome.valid & other.valid)
@@ -101,7 +101,7 @@ def _limit_row(
   parts: list[frontier.Part],
   limit: limits.Limit,
   references: dict[str, Any],
-  others: dict[str, evaluate.Outcome],
+  others: dict[str, playing.Outcome],
   resamples: int,
 ) -> dict[str, Any]:
   """What was asked for, what was promised, and what the test gave."""
@@ -112,7 +112,7 @@ def _limit_row(
     return row
   played, settings = zip(*choices, strict=True)  # type: ignore[misc]
   picked = [_pick([part], name, [setting]) for part, name, setting in zip(parts, played, settings, strict=True)]
-  outcome = evaluate.join([each.outcome for each in picked])
+  outcome = playing.join([each.outcome for each in picked])
   test = _measured([outcome], resamples)[0]
   if limit.quantity == 'p95_seconds':
     test['p95_seconds_ci'] = _p95_interval(outcome, resamples)
@@ -196,14 +196,14 @@ def _batch(parts: list[frontier.Part], resamples: int) -> list[dict[str, Any]]:
       choice = budget.assign(options.p_right, options.expected, most)
       place = np.arange(len(choice))
       promised.append((options.p_right[place, choice].mean(), options.expected[place, choice].mean()))
-      tested.append(evaluate.Outcome(*(array[place, choice] for array in options.test)))
+      tested.append(playing.Outcome(*(array[place, choice] for array in options.test)))
     else:
       accuracy, price = np.mean(promised, 0)
       rows.append(
         {
           'budget': share,
           'promised': {'accuracy': float(accuracy), 'price': float(price)},
-          'test': _measured([evaluate.join(tested)], resamples)[0],
+          'test': _measured([playing.join(tested)], resamples)[0],
         }
       )
   return rows
@@ -222,7 +222,7 @@ def summarise(
   """
   resamples = config.evaluate.resamples
   currency = frontier.currency_of(table.votes, config.frontier.currency)
-  together = evaluate.join([part.references for part in parts])
+  together = playing.join([part.references for part in parts])
   of_references = [_at(together, place) for place in range(len(limits.REFERENCES))]
   references = dict(zip(limits.REFERENCES, _measured(of_references, resamples), strict=True))
   others = dict(zip(limits.REFERENCES, of_references, strict=True))

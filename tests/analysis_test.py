@@ -1,9 +1,8 @@
-import jax
 import ml_collections
 import numpy as np
 import pytest
 
-from selectllm import analysis, evaluate, metrics, outcomes, score
+from selectllm import analysis, evaluate, metrics, outcomes
 from selectllm.data import votes
 
 # Two LLMs; queries 0 to 3 train, 4 and 5 validate, 6 to 11 test. Ids: 0 is right.
@@ -48,11 +47,10 @@ def _table(answers=ANSWERS, observed=None, labels=None, tasks=('a', 'b', '')) ->
 
 
 def _gathered(table: votes.Table, folds: int = 1, over: str = 'majority'):
-  selecting = score.Selecting(evaluate.expected_latency_s(table.votes, SPLIT), evaluate.sizes_of(table.votes), 0.5)
-  selections = jax.device_get(score.select(CONFIDENCES, table.votes.observed, selecting))
-  parts = [evaluate.Part(SPLIT, score.Scores(CONFIDENCES, selections))] * folds
+  parts = [evaluate.Part(SPLIT, CONFIDENCES)] * folds
   results, played = evaluate.evaluate(table, parts, np.eye(len(SPLIT), dtype=np.float32), CONFIG)
-  return analysis.gather(table, parts, results, played, over), results, played
+  config = ml_collections.ConfigDict(CONFIG.to_dict() | {'vote': over})
+  return analysis.gather(table, parts, results, played, config), results, played
 
 
 def test_the_cases_are_those_of_the_headline_policy():

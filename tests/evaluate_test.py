@@ -7,9 +7,9 @@ import ml_collections
 import numpy as np
 import pytest
 
-from selectllm import evaluate, score
+from selectllm import evaluate, fitted, score
 from selectllm.data import splits, votes
-from selectllm.selection import baselines, policies, voting
+from selectllm.selection import baselines, blocks, policies, voting
 
 SIZED = ('max_conf', 'labelled_max_conf', 'weighted_max_conf', 'top_s', 'best_s', 'random')
 
@@ -47,13 +47,10 @@ def _table(answers, reference, latency_s, cost_usd, observed, latency_is: str = 
   )
 
 
-def _part(table: votes.Table, split: np.ndarray, confidences: np.ndarray, threshold: float = 0.5) -> evaluate.Part:
-  """What a classifier with these confidences makes of one split."""
-  selecting = score.Selecting(
-    evaluate.expected_latency_s(table.votes, split), evaluate.sizes_of(table.votes), threshold
-  )
-  selections = jax.device_get(score.select(confidences, table.votes.observed, selecting))
-  return evaluate.Part(split, score.Scores(confidences, selections))
+def _selections(table: votes.Table) -> dict[str, policies.Selection]:
+  latency_s = fitted.expected_latency_s(table.votes, SPLIT)
+  selecting = score.Selecting(latency_s, fitted.sizes_of(table.votes), 0.5)
+  return jax.device_get(score.select(_confidences(), table.votes.observed, selecting))
 
 
 def _rows(results: dict[str, Any]) -> dict[tuple[str, int | None], dict[str, Any]]:
@@ -89,7 +86,7 @@ def by_hand() -> dict[str, Any]:
   cost_usd = np.tile(np.float32([1, 2, 4]), (8, 1))
   table = _table(np.array(HAND_ANSWERS)[..., None], [0] * 8, HAND_LATENCY_S, cost_usd, observed)
   embeddings = np.float32([[1, 0], [0, 1], [-1, 0], [1, 0], [1, 0], [0, 1], [-1, 0], [-1, 0]])
-  part = _part(table, HAND_SPLIT, HAND_CONFIDENCES)
+  part = evaluate.Part(HAND_SPLIT, HAND_CONFIDENCES)
   return evaluate.evaluate(table, [part], embeddings, _config(knn_neighbours=(1,))).results
 
 
@@ -211,7 +208,7 @@ def _with(table: votes.Table, **arrays: np.ndarray) -> votes.Table:
 
 
 def _evaluate(table: votes.Table, split: np.ndarray = SPLIT, **changes: Any) -> dict[str, Any]:
-  return evaluate.evaluate(table, [_part(table, split, _confidences())], _embeddings(), _config(**changes)).results
+  return evaluate.evaluate(table, [evaluate.Part(split, _confidences())], _embeddings(), _config(**changes)).results
 
 
 @pytest.fixture(scope='module')
@@ -301,6 +298,36 @@ def test_two_evaluations_are_equal(results):
   assert _evaluate(_random_table()) == results
 
 
+@pytest.mark.parametrize('vote', voting.VOTES)
+def test_how_queries_are_blocked_changes_nothing(monkeypatch, vote):
+  whole = _evaluate(_random_table(), vote=vote)
+  monkeypatch.setattr(blocks, 'rows_of', lambda ballots: 5)  # test and validation have 14 queries
+  assert _evaluate(_random_table(), vote=vote) == whole
+
+
+def test_how_gains_are_blocked_changes_nothing(results, monkeypatch):
+  monkeypatch.setattr(evaluate, '_GAINS', 14 * 10)
+  in_blocks = _evaluate(_random_table())
+  for row, other in zip(in_blocks['methods'], results['methods'], strict=True):
+    for name, versus in row['versus'].items():
+      expected = other['versus'][name]
+      assert (versus is None) == (expected is None)
+      if versus:
+        assert versus['p'] == expected['p']
+        assert versus['ci'] == pytest.approx(expected['ci'])
+
+
+def test_a_sample_of_many_known_queries_is_looked_at(monkeypatch):
+  """Which LLMs are best is still told by all of them."""
+  table = _random_table()
+  everything = _fit(table)
+  monkeypatch.setattr(baselines, 'MOST_KNOWN', 6)
+  some = _fit(table)
+  assert some.top.tolist() == everything.top.tolist()
+  assert some.best.sum(1).tolist() == [1, 2, 3, 4]
+  assert not np.array_equal(some.knn, everything.knn)
+
+
 def test_random_subsets_average_over_their_draws():
   """One LLM of four, each drawn as often: the mean of the LLMs, not one lucky draw's."""
   table = _random_table(missing=0)
@@ -317,9 +344,8 @@ def test_nearest_neighbours_are_tuned_on_validation_and_ask_the_best_llm_there_i
   data, train = table.votes, SPLIT == splits.TRAIN
   accuracy = {}
   for neighbours in (1, 3, 9):
-    scores = baselines.knn_scores(
-      _embeddings(), _embeddings()[train], data.labels[train], data.observed[train], neighbours=neighbours
-    )
+    near = baselines.nearest(_embeddings(), _embeddings()[train], neighbours=neighbours)
+    scores = baselines.knn_scores(near, data.labels[train], data.observed[train])
     right = data.labels[np.arange(QUERIES), np.where(data.observed, scores, -1).argmax(1)]
     accuracy[neighbours] = [right[part == SPLIT].mean() for part in (splits.VALIDATION, splits.TEST)]
   evaluated = _evaluate(table, knn_neighbours=(3, 9, 1))
@@ -345,12 +371,12 @@ def _adverse(table: votes.Table, which: int, rng: np.random.Generator) -> votes.
   return table._replace(votes=votes.Votes(**changed))
 
 
-def _fit(table: votes.Table) -> evaluate.Fitted:
-  return evaluate.fit(table.votes, SPLIT, _embeddings(), _config())
+def _fit(table: votes.Table) -> fitted.Fitted:
+  return fitted.fit(table.votes, SPLIT, _embeddings(), _config())
 
 
-def _same(one: evaluate.Fitted, other: evaluate.Fitted) -> dict[str, bool]:
-  return {name: np.array_equal(getattr(one, name), getattr(other, name)) for name in evaluate.Fitted._fields}
+def _same(one: fitted.Fitted, other: fitted.Fitted) -> dict[str, bool]:
+  return {name: np.array_equal(getattr(one, name), getattr(other, name)) for name in fitted.Fitted._fields}
 
 
 CHOSEN = ('best_single', 'knn_neighbours')
@@ -390,7 +416,7 @@ def test_queries_that_are_unused_change_nothing():
     mixed = getattr(table.votes, name).copy()
     mixed[:4] = array[:4]
     other = _with(other, **{name: mixed})
-  one, two = (evaluate.fit(t.votes, split, _embeddings(), _config()) for t in (table, other))
+  one, two = (fitted.fit(t.votes, split, _embeddings(), _config()) for t in (table, other))
   assert all(_same(one, two).values())
   here, there = (_evaluate(t, split) for t in (table, other))
   assert here['methods'] == there['methods']
@@ -412,7 +438,7 @@ def test_shuffled_test_references_leave_what_is_fitted_bit_identical():
 def test_selections_do_not_see_the_answers_latencies_or_labels_of_their_query():
   table = _random_table(missing=0)
   other = _adverse(table, splits.TEST, np.random.default_rng(1))
-  here, there = (_part(t, SPLIT, _confidences()).scores.selections for t in (table, other))
+  here, there = (_selections(t) for t in (table, other))
   for name in policies.POLICIES:
     np.testing.assert_array_equal(here[name].mask, there[name].mask)
     np.testing.assert_array_equal(here[name].weight, there[name].weight)
@@ -426,7 +452,7 @@ def test_a_policy_selects_the_next_llm_where_its_first_is_missing():
   observed = np.ones((QUERIES, LLMS), bool)
   order = (-_confidences()).argsort(1)
   observed[np.arange(QUERIES), order[:, 0]] = False
-  mask = _part(_with(table, observed=observed), SPLIT, _confidences()).scores.selections['max_conf'].mask
+  mask = _selections(_with(table, observed=observed))['max_conf'].mask
   np.testing.assert_array_equal(mask[:, 0].argmax(1), order[:, 1])
   np.testing.assert_array_equal(mask[:, 0].sum(1), 1)
   np.testing.assert_array_equal(mask[:, LLMS - 1].sum(1), LLMS - 1)
@@ -506,16 +532,16 @@ def test_expected_latency_is_the_mean_over_known_calls_of_train():
   observed = np.ones((QUERIES, LLMS), bool)
   observed[1, 0] = False
   data = table.votes._replace(latency_s=latency_s, observed=observed)
-  np.testing.assert_allclose(evaluate.expected_latency_s(data, SPLIT), [(20 + 3) / 21, 2, 3, 4], rtol=1e-6)
+  np.testing.assert_allclose(fitted.expected_latency_s(data, SPLIT), [(20 + 3) / 21, 2, 3, 4], rtol=1e-6)
 
 
 def test_an_llm_of_unknown_latency_is_not_taken_for_the_fastest():
   table = _random_table(missing=0)
   latency_s = np.tile(np.float32([1, 2, np.nan, 4]), (QUERIES, 1))
-  expected = evaluate.expected_latency_s(table.votes._replace(latency_s=latency_s), SPLIT)
+  expected = fitted.expected_latency_s(table.votes._replace(latency_s=latency_s), SPLIT)
   assert expected.tolist() == [1, 2, 4, 4]
   unknown = table.votes._replace(latency_s=np.full_like(latency_s, np.nan))
-  assert evaluate.expected_latency_s(unknown, SPLIT).tolist() == [0, 0, 0, 0]
+  assert fitted.expected_latency_s(unknown, SPLIT).tolist() == [0, 0, 0, 0]
 
 
 # Scores without answers.
@@ -570,7 +596,7 @@ def folded() -> tuple[dict[str, Any], list[dict[str, Any]], votes.Table]:
   Query 42 to 49 never test.
   """
   table = _random_table(missing=0.1)
-  parts = [_part(table, np.roll(SPLIT, 14 * (fold + 1)), _confidences() ** (fold + 1)) for fold in range(3)]
+  parts = [evaluate.Part(np.roll(SPLIT, 14 * (fold + 1)), _confidences() ** (fold + 1)) for fold in range(3)]
   together = evaluate.evaluate(table, parts, _embeddings(), _config()).results
   return together, [evaluate.evaluate(table, [part], _embeddings(), _config()).results for part in parts], table
 
@@ -591,7 +617,7 @@ def test_every_query_of_the_folds_is_counted_once(folded):
 def test_folds_do_not_make_more_queries_of_what_trains_in_each():
   """Twice the same split says as much about the LLMs as once."""
   table = _random_table()
-  part = _part(table, SPLIT, _confidences())
+  part = evaluate.Part(SPLIT, _confidences())
   once, twice = (
     evaluate.evaluate(table, [part] * folds, _embeddings(), _config(resamples=200)).results['llms'] for folds in (1, 2)
   )

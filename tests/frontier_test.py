@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from configs import common
-from selectllm import evaluate, frontier, promises
+from selectllm import frontier, playing, promises
 from selectllm.data import splits, votes
 from selectllm.selection import contest
 
@@ -138,7 +138,7 @@ def test_two_splits_are_counted_together():
   alone = promises.summarise(table, parts[:1], promises.best(parts[:1]), config)
   assert len(results['limits'][0]['setting']) == 2
   assert results['limits'][0]['test']['accuracy'] == pytest.approx(alone['limits'][0]['test']['accuracy'])
-  assert isinstance(parts[0].contests['adaptive'].test, evaluate.Outcome)
+  assert isinstance(parts[0].contests['adaptive'].test, playing.Outcome)
 
 
 def test_what_a_selector_holds_is_played_whoever_contends():

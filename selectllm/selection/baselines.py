@@ -8,12 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from selectllm.selection import voting
+from selectllm.selection import blocks, voting
 
 # Above so many subsets of one size, the best one is searched greedily: the best smaller one and one LLM more.
 MOST_SUBSETS = 5_000
+# Of more known queries a random sample is enough to choose subsets by, whose accuracies it tells to a third of a point,
+# and to look for neighbours in. With all of a million both would take hours.
+MOST_KNOWN = 20_000
 # Arrays of subsets x queries x LLMs are kept to about so many entries.
 _BLOCK = 1 << 24
+
+
+def some(rows: np.ndarray) -> np.ndarray:
+  """At most `MOST_KNOWN` of the rows int[N], chosen at random, in their order."""
+  return rows if len(rows) <= MOST_KNOWN else np.sort(np.random.default_rng(0).choice(rows, MOST_KNOWN, replace=False))
 
 
 def mean_by_llm(values: np.ndarray, observed: np.ndarray) -> np.ndarray:
@@ -86,38 +94,53 @@ def best_subsets(
   return best
 
 
-def random_ranks(seed: int, available: np.ndarray) -> np.ndarray:
-  """One random order of the LLMs for each query, int[N, K]: `random_ranks < s` is a random subset of size s."""
-  noise = np.random.default_rng(seed).random(available.shape)
-  return np.where(available, noise, np.inf).argsort(-1).argsort(-1)
+def random_ranks(rng: int | np.random.Generator, available: np.ndarray) -> np.ndarray:
+  """One random order of the LLMs for each query, int[N, K]: `random_ranks < s` is a random subset of size s.
+
+  Args:
+    rng: A seed; or a generator, which goes on where it stopped at the last block of queries.
+    available: bool[N, K].
+  """
+  noise = np.random.default_rng(rng).random(available.shape)
+  order = np.where(available, noise, np.inf).argsort(-1)
+  ranks = np.empty_like(order)
+  np.put_along_axis(ranks, order, np.arange(order.shape[-1])[None], -1)
+  return ranks
 
 
 @functools.partial(jax.jit, static_argnames='neighbours')
-def _knn_block(embeddings, bank, labels, observed, neighbours):
-  similarity = embeddings @ bank.T
-  _, nearest = jax.lax.top_k(similarity, neighbours)
-  seen = observed[nearest]  # [N, neighbours, K]
-  # An LLM that no neighbour knows is taken to be as good as it is on average.
-  prior = jnp.sum(labels * observed, 0) / jnp.maximum(observed.sum(0), 1)
-  return (jnp.sum(labels[nearest] * seen, 1) + prior) / (seen.sum(1) + 1)
+def _nearest(embeddings, bank, neighbours):
+  return jax.lax.top_k(embeddings @ bank.T, neighbours)[1]
 
 
-def knn_scores(
-  embeddings: np.ndarray, bank: np.ndarray, labels: np.ndarray, observed: np.ndarray, *, neighbours: int
-) -> np.ndarray:
-  """Each LLM's accuracy on the most similar training queries, float32[N, K], with the mean as one more neighbour.
+def nearest(embeddings: np.ndarray, bank: np.ndarray, *, neighbours: int) -> np.ndarray:
+  """The most similar known queries, from the most similar one, int32[N, neighbours].
 
   Args:
     embeddings: float32[N, D], unit vectors.
-    bank: float32[T, D], unit vectors of the training queries.
-    labels: float32[T, K].
-    observed: bool[T, K].
+    bank: float32[T, D], unit vectors of the known queries.
     neighbours: How many; at most T.
   """
   neighbours = min(neighbours, len(bank))
-  rows = max(1, _BLOCK // max(len(bank), neighbours * labels.shape[1]))
-  blocks = [
-    np.asarray(_knn_block(embeddings[start : start + rows], bank, labels, observed, neighbours))
-    for start in range(0, len(embeddings), rows)
-  ]
-  return np.concatenate(blocks) if blocks else np.zeros((0, labels.shape[1]), np.float32)
+  step = functools.partial(_nearest, bank=jnp.asarray(bank), neighbours=neighbours)
+  return blocks.apply(step, (embeddings,), rows=max(1, _BLOCK // len(bank)))
+
+
+@jax.jit
+def _knn_scores(near, labels, observed):
+  seen = observed[near]  # [N, neighbours, K]
+  # An LLM that no neighbour knows is taken to be as good as it is on average.
+  prior = jnp.sum(labels * observed, 0) / jnp.maximum(observed.sum(0), 1)
+  return (jnp.sum(labels[near] * seen, 1) + prior) / (seen.sum(1) + 1)
+
+
+def knn_scores(near: np.ndarray, labels: np.ndarray, observed: np.ndarray) -> np.ndarray:
+  """Each LLM's accuracy on the most similar known queries, float32[N, K], with the mean as one more neighbour.
+
+  Args:
+    near: int32[N, neighbours], from `nearest`.
+    labels: float32[T, K].
+    observed: bool[T, K].
+  """
+  step = functools.partial(_knn_scores, labels=jnp.asarray(labels), observed=jnp.asarray(observed))
+  return blocks.apply(step, (near,), rows=max(1, _BLOCK // (near.shape[1] * labels.shape[1])))

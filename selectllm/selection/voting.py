@@ -9,13 +9,11 @@ VOTES = ('majority', 'samples')
 
 def majority(answers: jax.Array) -> jax.Array:
   """Each LLM's majority answer, int32[K], from its samples int[K, S]; a tie goes to the answer first to reach it."""
-  chosen = jnp.full(answers.shape[:1], NO_ANSWER, answers.dtype)
-  most = jnp.zeros(answers.shape[:1], jnp.int32)
-  for sample in range(answers.shape[1]):
-    answer = answers[:, sample]
-    reached = jnp.sum(answers[:, : sample + 1] == answer[:, None], axis=-1) * (answer != NO_ANSWER)
-    chosen, most = jnp.where(reached > most, answer, chosen), jnp.maximum(reached, most)
-  return chosen.astype(jnp.int32)
+  samples = answers.shape[1]
+  same = (answers[:, :, None] == answers[:, None, :]) & (answers != NO_ANSWER)[:, :, None]  # [K, S, S]
+  reached = jnp.tril(same).sum(axis=-1)  # [K, S]: how often a sample's answer had been given when the sample came
+  merit = reached * samples - jnp.arange(samples)  # of equals, the first
+  return jnp.sum(jnp.where(merit == merit.max(axis=-1, keepdims=True), answers, 0), axis=-1, dtype=jnp.int32)
 
 
 majorities = jax.jit(jax.vmap(majority))  # of N queries, int[N, K, S] -> int32[N, K]

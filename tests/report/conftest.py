@@ -4,12 +4,11 @@ import hashlib
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import ml_collections
 import numpy as np
 import pytest
 
-from selectllm import analysis, evaluate, leaks, score
+from selectllm import analysis, evaluate, leaks
 from selectllm.data import votes
 from selectllm.selection import baselines
 
@@ -52,12 +51,11 @@ def _evaluate(llms: int, kind: str) -> Results:
   questions[20], questions[21] = questions[0], questions[1] + '?'
   table = table._replace(questions=questions)
   confidences = np.clip(np.linspace(0.3, 0.8, llms) + rng.normal(0, 0.1, shape), 0, 1).astype(np.float32)
-  selecting = score.Selecting(evaluate.expected_latency_s(data, SPLIT), evaluate.sizes_of(data), 0.5)
-  part = evaluate.Part(SPLIT, score.Scores(confidences, jax.device_get(score.select(confidences, observed, selecting))))
+  part = evaluate.Part(SPLIT, confidences)
   embeddings = np.eye(len(SPLIT), dtype=np.float32)
   folds = 2 if kind == 'folds' else 1
   results, played = evaluate.evaluate(table, [part] * folds, embeddings, CONFIG)
-  cases = analysis.gather(table, [part] * folds, results, played, CONFIG.vote)
+  cases = analysis.gather(table, [part] * folds, results, played, CONFIG)
   return results | {
     'dataset': results['dataset'] | {'truncated': 0, 'labels': 'reference'},
     'overlap': leaks.find(table, np.stack([SPLIT] * folds), results, played, near=0.8, resamples=20),

@@ -142,7 +142,8 @@ def test_knn_scores_are_those_of_a_plain_loop(neighbours):
   observed = rng.random((30, 4)) < 0.6
   observed[:, 3] = False  # never seen at all
   labels[~observed] = 0
-  scores = baselines.knn_scores(embeddings, bank, labels, observed, neighbours=neighbours)
+  near = baselines.nearest(embeddings, bank, neighbours=neighbours)
+  scores = baselines.knn_scores(near, labels, observed)
   np.testing.assert_allclose(scores, _plain_knn(embeddings, bank, labels, observed, neighbours), atol=1e-5)
   assert scores[:, 3].max() == 0
 
@@ -150,7 +151,8 @@ def test_knn_scores_are_those_of_a_plain_loop(neighbours):
 def test_an_llm_that_no_neighbour_knows_scores_its_mean():
   bank = np.float32([[1, 0], [0, 1], [0, -1]])
   labels, observed = np.float32([[0, 1], [1, 0], [0, 0]]), np.array([[False, True], [True, True], [True, True]])
-  scores = baselines.knn_scores(np.float32([[1, 0]]), bank, labels, observed, neighbours=1)
+  near = baselines.nearest(np.float32([[1, 0]]), bank, neighbours=1)
+  scores = baselines.knn_scores(near, labels, observed)
   np.testing.assert_allclose(scores, [[0.5, (1 + 1 / 3) / 2]], rtol=1e-6)
 
 
@@ -158,7 +160,22 @@ def test_knn_scores_do_not_depend_on_how_queries_are_blocked(monkeypatch):
   rng = np.random.default_rng(0)
   embeddings, bank = _unit(rng, 10, 8), _unit(rng, 12, 8)
   labels, observed = (rng.random((12, 3)) < 0.5).astype(np.float32), np.ones((12, 3), bool)
-  whole = baselines.knn_scores(embeddings, bank, labels, observed, neighbours=4)
+  near = baselines.nearest(embeddings, bank, neighbours=4)
+  scores = baselines.knn_scores(near, labels, observed)
   monkeypatch.setattr(baselines, '_BLOCK', 48)  # four queries at a time, two at last
-  np.testing.assert_allclose(baselines.knn_scores(embeddings, bank, labels, observed, neighbours=4), whole, rtol=1e-6)
-  assert baselines.knn_scores(embeddings[:0], bank, labels, observed, neighbours=4).shape == (0, 3)
+  np.testing.assert_array_equal(baselines.nearest(embeddings, bank, neighbours=4), near)
+  np.testing.assert_allclose(baselines.knn_scores(near, labels, observed), scores, rtol=1e-6)
+
+
+def test_of_equally_similar_queries_the_first_are_near():
+  bank = np.float32([[0, 1], [1, 0], [1, 0], [0, 1], [1, 0]])
+  assert baselines.nearest(np.float32([[1, 0]]), bank, neighbours=2).tolist() == [[1, 2]]
+
+
+def test_some_of_many_rows_are_a_random_sample_of_them(monkeypatch):
+  monkeypatch.setattr(baselines, 'MOST_KNOWN', 50)
+  assert baselines.some(np.arange(100, 150)).tolist() == list(range(100, 150))
+  some = baselines.some(np.arange(100, 400))
+  assert len(set(some.tolist())) == 50
+  assert (np.diff(some) > 0).all()
+  assert some.max() - some.min() > 200

@@ -1,0 +1,50 @@
+"""Functions of many queries, block by block: memory does not grow with their number, but for the results."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+# Comparisons of one ballot with another that are held at once.
+_CELLS = 1 << 22
+
+
+def rows_of(ballots: int) -> int:
+  """How many queries, of so many ballots each, vote at once."""
+  return max(1, _CELLS // max(1, ballots**2))
+
+
+def split(count: int, rows: int) -> tuple[list[slice], int]:
+  """Cuts `count` queries into blocks of at most `rows`, all but the last equally large; and how large."""
+  rows = -(-count // max(1, -(-count // rows)))
+  return [slice(start, min(start + rows, count)) for start in range(0, count, max(1, rows))], rows
+
+
+def fill(array: Any, rows: int) -> Any:
+  """Repeats queries until there are `rows`, so that a last block has the shape of the others."""
+  return array if len(array) == rows else np.resize(array, (rows, *array.shape[1:]))
+
+
+def apply(function: Callable[..., Any], arrays: tuple[Any, ...], *, rows: int) -> Any:
+  """Applies a jitted function to blocks of queries.
+
+  Args:
+    function: Of arrays of one shape [B, ...], to a tree of arrays [B, ...].
+    arrays: Of N >= 1 queries, [N, ...], on the host; mapped into memory, if they are too large for it.
+    rows: B at most.
+
+  Returns:
+    The function's results on the host, [N, ...].
+  """
+  blocks, rows = split(len(arrays[0]), rows)
+  results: list[Any] = []
+  for block in blocks:
+    # The device computes while the host cuts the next block, but no further ahead, where blocks would queue.
+    if len(results) > 1:
+      results[-2] = jax.device_get(results[-2])
+    results.append(function(*(fill(array[block], rows) for array in arrays)))
+  sizes = [block.stop - block.start for block in blocks]
+  return jax.tree.map(
+    lambda *parts: np.concatenate([np.asarray(part)[:size] for part, size in zip(parts, sizes, strict=True)]), *results
+  )

@@ -1,0 +1,90 @@
+"""From confidences and answers of many queries to elected answers: selection and vote in one call of the device."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from selectllm.selection import blocks, policies, voting
+
+# Numbers of one block's queries, confidences and answers together: a few MB, which stay in a processor's cache.
+_NUMBERS = 1 << 22
+
+
+def shortlist(confidences: jax.Array, latency_s: jax.Array, available: jax.Array, *, size: int) -> jax.Array:
+  """The `size` LLMs that `policies.rank` puts first, int32[size], in the order of the pool; written for one query.
+
+  Args:
+    confidences: float32[K].
+    latency_s: float32[K], expected; breaks ties.
+    available: bool[K].
+    size: At most K.
+  """
+  fastest = jnp.argsort(latency_s)  # of equals, top_k takes the first
+  first = jax.lax.top_k(jnp.where(available, confidences, -jnp.inf)[fastest], size)[1]
+  return jnp.sort(fastest[first])
+
+
+@functools.partial(jax.jit, static_argnames=('size', 'over'))
+def _ballots(confidences, answers, available, latency_s, size, over):
+  """What the policy and the vote need of those on each query's shortlist; all LLMs where they are no more than that."""
+
+  def one(confidences, answers, available):
+    listed = jnp.arange(size)
+    if size < confidences.size:
+      listed = shortlist(confidences, latency_s, available, size=size)
+    answers = answers[listed]
+    own = voting.majority(answers)[:, None] if over == 'majority' else answers
+    return confidences[listed], own, available[listed], latency_s[listed]
+
+  return jax.vmap(one)(confidences, answers, available)
+
+
+@functools.partial(jax.jit, static_argnames=('policy', 'over'))
+def _vote(confidences, answers, available, latency_s, threshold, policy, over):
+  def one(confidences, answers, available, latency_s):
+    selection = policies.POLICIES[policy](confidences, latency_s, available, size=confidences.size, threshold=threshold)
+    return voting.vote(answers, selection.mask, selection.weight, latency_s, over=over)
+
+  return jax.vmap(one)(confidences, answers, available, latency_s)
+
+
+def elect(
+  confidences: np.ndarray,
+  answers: np.ndarray,
+  available: np.ndarray,
+  latency_s: np.ndarray,
+  *,
+  policy: str,
+  size: int,
+  threshold: float = 0.5,
+  over: str = 'majority',
+) -> np.ndarray:
+  """The answers that the LLMs elect which a policy selects, block by block.
+
+  No policy selects an LLM that is not among the `size` most confident, so only their answers are looked at.
+
+  Args:
+    confidences: float32[N, K].
+    answers: int16[N, K, S], see `voting.vote`; mapped into memory (`np.memmap`), if they are too large for it.
+    available: bool[N, K], false for an LLM that cannot be called.
+    latency_s: float32[K], expected.
+    policy: One of `policies.POLICIES`.
+    size: The most LLMs to call.
+    threshold: The confidence above which an LLM is predicted to be right.
+    over: See `voting.vote`.
+
+  Returns:
+    int32[N], -1 where nobody called has an answer.
+  """
+  count, samples = answers.shape[1:]
+  size = min(size, count)
+  ballots = size * samples if over == 'samples' else size
+  rows = min(blocks.rows_of(ballots), max(1, _NUMBERS // (count * (samples + 2))))
+
+  def step(*queries: np.ndarray) -> jax.Array:
+    # Two calls of the device: compiled as one, the majorities would be counted again for every comparison of ballots.
+    return _vote(*_ballots(*queries, latency_s, size, over), threshold, policy, over)
+
+  return blocks.apply(step, (confidences, answers, available), rows=rows)

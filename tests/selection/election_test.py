@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+
+from selectllm.selection import election, policies, voting
+
+QUERIES, LLMS, SAMPLES = 200, 6, 3
+
+
+def _queries(seed: int) -> dict[str, np.ndarray]:
+  """Random queries, full of equal confidences, equal latencies, unavailable LLMs and tied votes."""
+  rng = np.random.default_rng(seed)
+  return {
+    'confidences': rng.choice(np.float32([0, 0.25, 0.5, 0.75, 1]), (QUERIES, LLMS)),
+    'answers': rng.choice(np.int16([-1, 0, 1, 2]), (QUERIES, LLMS, SAMPLES)),
+    'available': rng.random((QUERIES, LLMS)) < 0.75,
+    'latency_s': rng.choice(np.float32([0.5, 1, 2]), LLMS),
+  }
+
+
+def _one_by_one(policy: str, size: int, over: str, confidences, answers, available, latency_s) -> list[int]:
+  elected = []
+  for of_query in zip(confidences, answers, available, strict=True):
+    confidence, answer, callable_ = of_query
+    chosen = policies.POLICIES[policy](confidence, latency_s, callable_, size=size, threshold=0.5)
+    elected.append(int(voting.vote(answer, chosen.mask, chosen.weight, latency_s, over=over)))
+  return elected
+
+
+@pytest.mark.parametrize('over', voting.VOTES)
+@pytest.mark.parametrize('policy', policies.POLICIES)
+def test_a_shortlist_elects_what_the_whole_pool_does(policy, over, monkeypatch):
+  monkeypatch.setattr(election, '_NUMBERS', 64 * LLMS * (SAMPLES + 2))  # blocks of at most 64 queries
+  queries = {name: values[:70] if name != 'latency_s' else values for name, values in _queries(0).items()}
+  for size in (1, 3, LLMS + 1):
+    elected = election.elect(**queries, policy=policy, size=size, over=over)
+    assert elected.tolist() == _one_by_one(policy, size, over, **queries), size
+
+
+def test_the_shortlist_is_those_that_rank_first():
+  queries = _queries(1)
+  for confidences, available in zip(queries['confidences'][:50], queries['available'], strict=False):
+    rank = np.asarray(policies.rank(confidences, queries['latency_s'], available))
+    listed = election.shortlist(confidences, queries['latency_s'], available, size=4)
+    assert listed.tolist() == np.flatnonzero(rank < 4).tolist()
+
+
+def test_answers_may_be_mapped_into_memory(tmp_path):
+  queries = _queries(2)
+  np.save(tmp_path / 'answers.npy', queries['answers'])
+  mapped = np.load(tmp_path / 'answers.npy', mmap_mode='r')
+  expected = election.elect(**queries, policy='max_conf', size=2)
+  np.testing.assert_array_equal(election.elect(**(queries | {'answers': mapped}), policy='max_conf', size=2), expected)
