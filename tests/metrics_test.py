@@ -206,6 +206,19 @@ def test_bootstrap_in_many_blocks_has_the_distribution_of_one_block(monkeypatch)
   np.testing.assert_allclose(cut, whole, atol=0.004)  # intervals about 0.06 wide
 
 
+def test_many_queries_are_resampled_by_value_with_the_distribution_of_one_by_one(monkeypatch):
+  rng = np.random.default_rng(2)
+  values = np.stack([rng.random(600) < 0.7, rng.integers(-1, 2, 600), np.zeros(600), rng.random(600)], 1)
+  valid = rng.random(values.shape) < 0.7
+  valid[:, 2] = False
+  one_by_one = metrics.bootstrap_ci(values, valid, resamples=4000)
+  monkeypatch.setattr(metrics, 'MANY', 500)
+  by_value = metrics.bootstrap_ci(values, valid, resamples=4000)
+  np.testing.assert_allclose(by_value[:2], one_by_one[:2], atol=0.005)  # intervals about 0.1 wide
+  assert np.isnan(by_value[2]).all()
+  np.testing.assert_allclose(by_value[3], one_by_one[3], atol=0.005)  # too many values: query by query
+
+
 def test_resamples_draw_as_many_queries_as_there_are(monkeypatch):
   monkeypatch.setattr(metrics, '_BLOCK_CELLS', 50 * 3)
   drawn = [weight for _, weight in metrics._resample_weights(10, 50, np.random.default_rng(0))]
@@ -295,6 +308,17 @@ def test_sign_flips_find_the_p_value_of_all_sign_flips():
   result = metrics.paired_test(difference, np.zeros(9), np.ones(9, dtype=bool), draws=100_000)
   assert result.delta == pytest.approx(difference.mean())
   assert result.p == pytest.approx(exact, abs=0.005)
+
+
+def test_signs_of_many_queries_are_flipped_by_value_with_the_same_p_value(monkeypatch):
+  rng = np.random.default_rng(5)
+  a, b = rng.integers(0, 5, 400) / 4, rng.integers(0, 5, 400) / 4 + 0.03
+  one_by_one = metrics.paired_test(a, b, np.ones(400, dtype=bool), draws=20_000)
+  monkeypatch.setattr(metrics, 'MANY', 300)
+  by_value = metrics.paired_test(a, b, np.ones(400, dtype=bool), draws=20_000)
+  assert by_value.delta == one_by_one.delta
+  assert by_value.p == pytest.approx(one_by_one.p, abs=0.015)
+  assert 0.01 < by_value.p < 0.9
 
 
 def test_sign_flips_in_many_blocks_agree_with_scipy(monkeypatch):
