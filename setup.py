@@ -10,6 +10,7 @@ REQUIREMENTS = [
   'aiohttp>=3.11,<4',
   'array_record>=0.8,<0.9',
   'datasketch>=2,<3',
+  'etils[epath]>=1.12,<2',
   'filelock>=3.18,<5',
   'flax>=0.12.8,<0.13',
   'grain>=0.2.18,<0.3',
@@ -36,6 +37,7 @@ REQUIREMENTS = [
 ]
 
 BEAM = ['apache-beam>=2.77,<2.78']
+GCS = ['gcsfs>=2025.3,<2027']
 RAY = ['ray>=2.60,<3']
 TEST = [
   'pytest>=9,<10',
@@ -63,7 +65,8 @@ setuptools.setup(
   install_requires=REQUIREMENTS,
   extras_require={
     'cuda': ['jax[cuda13]>=0.10.2,<0.11'],
-    'tpu': ['jax[tpu]>=0.10.2,<0.11'],
+    'tpu': ['jax[tpu]>=0.10.2,<0.11', *GCS],
+    'gcs': GCS,
     'beam': BEAM,
     'ray': RAY,
     'test': TEST,

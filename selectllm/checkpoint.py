@@ -7,6 +7,8 @@ from typing import Any
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from selectllm import places
+
 _LOG = logging.getLogger(__name__)
 
 METRIC = 'validation_loss'
@@ -18,6 +20,11 @@ class CheckpointError(RuntimeError):
 
 def _validation_loss(metrics: dict[str, float]) -> float:
   return metrics[METRIC]
+
+
+def address(directory: pathlib.Path) -> pathlib.Path:
+  """What Orbax is to be told of a directory; it writes to gs:// by itself."""
+  return directory if places.is_remote(directory) else directory.absolute()
 
 
 def open_manager(directory: pathlib.Path) -> ocp.CheckpointManager:
@@ -33,7 +40,7 @@ def open_manager(directory: pathlib.Path) -> ocp.CheckpointManager:
   options = ocp.CheckpointManagerOptions(
     best_fn=_validation_loss, best_mode='min', preservation_policy=kept, cleanup_tmp_directories=True
   )
-  return ocp.CheckpointManager(directory.absolute(), options=options)
+  return ocp.CheckpointManager(address(directory), options=options)
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: Any, loss: float | None) -> None:

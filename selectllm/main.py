@@ -11,6 +11,8 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from selectllm import places
+
 DEFAULT_CONFIG = 'configs/gsm8k.py'
 _CONFIG = config_flags.DEFINE_config_file('config', None, f'The experiment; {DEFAULT_CONFIG} by default.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory; runs/<config>/<date-time> by default.')
@@ -43,6 +45,8 @@ def _run(config: ml_collections.ConfigDict, workdir: str | None) -> int:
     raise app.UsageError(
       '--config.mesh.distributed is for training and evaluation, in a --workdir that processes share'
     )
+  if workdir and workdir.startswith('gs://') and config.mode not in ('train_and_evaluate', 'evaluate'):
+    raise app.UsageError(f'--workdir={workdir}: --config.mode={config.mode} needs one on a disk')
   # What is imported for one mode is not for the others: JAX is none of collecting's business.
   if config.mode == 'collect':
     from selectllm.pool import collect
@@ -72,7 +76,7 @@ def _run(config: ml_collections.ConfigDict, workdir: str | None) -> int:
     return 0
   from selectllm import experiment, rundir
 
-  experiment.run(config, pathlib.Path(workdir or rundir.default_workdir(config_name())))
+  experiment.run(config, places.place(workdir or rundir.default_workdir(config_name())))
   return 0
 
 

@@ -4,6 +4,7 @@ import contextlib
 import datetime
 import importlib.metadata
 import json
+import logging
 import pathlib
 import platform
 import subprocess
@@ -12,6 +13,10 @@ from typing import Any
 
 import filelock
 import ml_collections
+
+from selectllm import places
+
+_LOG = logging.getLogger(__name__)
 
 # These say where to look, not what to do: a run may change them.
 _LOCATIONS = ('mode', 'dataset.manual_dir', 'dataset.base_url', 'dataset.fallback', 'pool.file')
@@ -114,10 +119,16 @@ def _claim(
 def lock(workdir: pathlib.Path) -> Iterator[None]:
   """Keeps other runs out of the run directory, which is made if needed, for as long as the context lasts.
 
+  There are no locks on gs://; the log says so.
+
   Raises:
     RunDirError: when another run is using it.
   """
   workdir.mkdir(parents=True, exist_ok=True)
+  if places.is_remote(workdir):
+    _LOG.info('%s cannot be locked: see to it that no other run uses it', workdir)
+    yield
+    return
   held = filelock.FileLock(workdir / '.lock')
   try:
     held.acquire(timeout=0)

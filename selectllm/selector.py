@@ -10,7 +10,6 @@ found by its name, and is checked to be the same.
 
 import json
 import pathlib
-import shutil
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
-from selectllm import confidence, deciding, frontier, limits, rundir, sharding, train
+from selectllm import checkpoint, confidence, deciding, frontier, limits, places, rundir, sharding, train
 from selectllm.data import sources, votes
 from selectllm.models import pretrained
 from selectllm.report import answered
@@ -122,8 +121,9 @@ def save(
     classifier_latency_s: Seconds from one query's text to its confidences.
     added: What a reader must know of LLMs that were added later.
   """
-  partial = directory.with_name(directory.name + '.part')
-  shutil.rmtree(partial, ignore_errors=True)
+  # On gs:// nothing is renamed: there it is complete once the facts are there, which come last.
+  partial = directory if places.is_remote(directory) else directory.with_name(directory.name + '.part')
+  places.remove(partial)
   partial.mkdir(parents=True)
   data, develops = table.votes, part.rows
   with np.errstate(invalid='ignore'):
@@ -136,13 +136,14 @@ def save(
   arrays = Arrays(
     part.development.estimator, rules.weights, rules.rules, rules.calibrators, rules.expected, latency_s, cost_usd
   )
-  np.savez_compressed(partial / _ARRAYS, **_names(arrays))
+  with (partial / _ARRAYS).open('wb') as file:
+    np.savez_compressed(file, **_names(arrays))
   # One process of a job may save alone.
   alone = ocp.options.MultiprocessingOptions(
     primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix='selector'
   )
   with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
-    checkpointer.save((partial / _CLASSIFIER).absolute(), params)
+    checkpointer.save(checkpoint.address(partial / _CLASSIFIER), params)
   facts = {
     'format': _FORMAT,
     'dataset': table.name,
@@ -159,8 +160,9 @@ def save(
     'environment': rundir.environment(),
   }
   (partial / _FACTS).write_text(json.dumps(facts, indent=2) + '\n')
-  shutil.rmtree(directory, ignore_errors=True)
-  partial.rename(directory)
+  if partial != directory:
+    places.remove(directory)
+    partial.rename(directory)
 
 
 def load(
@@ -177,7 +179,7 @@ def load(
     SelectorError: when there is none, its encoder is not the one that it was made with, or no setting keeps the limit.
     ValueError: for a limit that is none.
   """
-  directory = pathlib.Path(directory)
+  directory = places.place(directory)
   if not (directory / _FACTS).is_file():
     raise SelectorError(f'{str(directory)!r} holds no selector: it has no {_FACTS}. Runs keep theirs in selector/')
   facts = json.loads((directory / _FACTS).read_text())
@@ -190,13 +192,14 @@ def load(
       f'the encoder {config.encoder.name} found here has other weights ({found[:12]}...) than the one that '
       f'{directory} was made with ({facts["encoder_sha256"][:12]}...)'
     )
-  with np.load(directory / _ARRAYS) as stored:
+  with (directory / _ARRAYS).open('rb') as file, np.load(file) as stored:
     template = _template(facts['rules'], list(facts['promised']))
     named = {name: stored[name] for name in _names(template)}
   arrays = jax.tree.unflatten(jax.tree.structure(template), list(named.values()))
   model = train.make_model(config, len(facts['llms']) - len(arrays.estimator.added))
   with ocp.StandardCheckpointer() as checkpointer:
-    params = checkpointer.restore((directory / _CLASSIFIER).absolute(), sharding.abstract(model.mesh, model.params))
+    abstract = sharding.abstract(model.mesh, model.params)
+    params = checkpointer.restore(checkpoint.address(directory / _CLASSIFIER), abstract)
   return Selector(facts, arrays, model, params, limits.parse(limit))
 
 

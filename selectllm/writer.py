@@ -4,12 +4,15 @@ import contextlib
 import logging
 import pathlib
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 
 import orjson
 import rich.progress
 import tensorboardX
+
+from selectllm import places
 
 _LOG = logging.getLogger(__name__)
 
@@ -20,15 +23,19 @@ class MetricWriter:
   """Writes scalars by step; on a resumed run, drops what was written beyond the step resumed from."""
 
   def __init__(self, workdir: pathlib.Path, *, resumed_step: int):
-    path = workdir / 'metrics.jsonl'
     kept = []
-    if path.exists():
-      for line in path.read_bytes().splitlines():
+    if (workdir / 'metrics.jsonl').exists():
+      for line in (workdir / 'metrics.jsonl').read_bytes().splitlines():
         try:
           if orjson.loads(line)['step'] <= resumed_step:
             kept.append(line)
         except orjson.JSONDecodeError:  # the last line of a killed run
           break
+    self._exits = contextlib.ExitStack()
+    self._sent_to, self._last_sent = workdir, time.monotonic()
+    if places.is_remote(workdir):  # where nothing can be appended: files grow here, and are sent now and then
+      workdir = pathlib.Path(self._exits.enter_context(tempfile.TemporaryDirectory()))
+    self._workdir, path = workdir, workdir / 'metrics.jsonl'
     # Renamed when complete, so that a run killed here keeps its past.
     partial = path.with_suffix('.part')
     partial.write_bytes(b''.join(line + b'\n' for line in kept))
@@ -42,11 +49,22 @@ class MetricWriter:
     self._file.flush()
     for name, value in scalars.items():
       self._board.add_scalar(name, value, step)
+    if time.monotonic() - self._last_sent >= _SECONDS_BETWEEN_LINES:
+      self._board.flush()
+      self._send()
+
+  def _send(self) -> None:
+    if self._workdir != self._sent_to:
+      for path in filter(pathlib.Path.is_file, self._workdir.rglob('*')):
+        (self._sent_to / path.relative_to(self._workdir)).write_bytes(path.read_bytes())
+    self._last_sent = time.monotonic()
 
   def close(self) -> None:
     """Flushes and closes both files."""
     self._file.close()
     self._board.close()
+    self._send()
+    self._exits.close()
 
 
 class Clock:

@@ -307,4 +307,5 @@ def forest(axes: matplotlib.axes.Axes, gains: Sequence[Gain | None], headings: C
 
 def save(figure: matplotlib.figure.Figure, path: pathlib.Path) -> None:
   """Writes a figure as PNG, without metadata, so that the same results give the same bytes."""
-  figure.savefig(path, dpi=130, metadata={'Software': None})
+  with path.open('wb') as file:
+    figure.savefig(file, format='png', dpi=130, metadata={'Software': None})

@@ -1,0 +1,40 @@
+"""Where a run directory lies: on a disk, or on gs://, Google's object store.
+
+Objects are written whole, take no appending and no locks, and have no folders. What a run keeps is read and written by
+what `pathlib` and `etils.epath` share; Orbax finds its own way to the store.
+"""
+
+import importlib.util
+import pathlib
+import shutil
+import typing
+
+_STORE = 'gs://'
+
+
+def place(name: str | pathlib.Path) -> pathlib.Path:
+  """The path that is named, on a disk or on gs://, where it is one of `etils.epath`.
+
+  Raises:
+    ModuleNotFoundError: when gs:// is named and gcsfs is not installed, by which it is reached.
+  """
+  if not str(name).startswith(_STORE):
+    return pathlib.Path(name)
+  from etils import epath  # takes its time, and most runs lie on a disk
+
+  if importlib.util.find_spec('gcsfs') is None:
+    raise ModuleNotFoundError(f"{name}: gs:// is reached by gcsfs, pip install -e '.[gcs]'")
+  return typing.cast(pathlib.Path, epath.Path(name))
+
+
+def is_remote(path: pathlib.Path) -> bool:
+  """Whether a path is on gs://."""
+  return str(path).startswith(_STORE)
+
+
+def remove(directory: pathlib.Path) -> None:
+  """Removes a directory with all that is in it; nothing happens where there is none."""
+  if not is_remote(directory):
+    shutil.rmtree(directory, ignore_errors=True)
+  elif directory.exists():
+    directory.rmtree()  # type: ignore[attr-defined]
