@@ -98,7 +98,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.train.checkpoint_every_steps = 0  # beside those at the end of each epoch
 
   config.evaluate = ml_collections.ConfigDict()
-  config.evaluate.batch_size = 64
+  config.evaluate.batch_size = 16  # rows of queries scored together; accelerators like hundreds
   config.evaluate.threshold = 0.5  # above it an LLM is predicted to be right
   config.evaluate.vote = 'majority'  # each LLM's majority answer; or samples: all of them
   config.evaluate.random_draws = 20  # random subsets averaged for each query

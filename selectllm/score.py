@@ -43,20 +43,25 @@ ScoreStep = Callable[..., Scores]
 
 
 def make_score_step(graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh) -> ScoreStep:
-  """Makes the jitted `(params, tokens[B, L], lengths[B], available[B, K], Selecting) -> Scores` of one batch."""
+  """Makes the jitted step of one batch, whose R rows hold up to S queries each.
 
-  def step(params, tokens, lengths, available, selecting: Selecting) -> Scores:
-    confidences = jax.nn.sigmoid(nnx.merge(graphdef, params)(tokens, lengths))
-    return Scores(confidences, select(confidences, available, selecting))
+  It maps `(params, tokens[R, L], segments[R, L], available[R, S, K], Selecting)` to the `Scores` of all R x S places.
+  """
+
+  def step(params, tokens, segments, available, selecting: Selecting) -> Scores:
+    logits = nnx.merge(graphdef, params)(tokens, segments, available.shape[1])
+    confidences = jax.nn.sigmoid(logits.reshape(-1, logits.shape[-1]))
+    return Scores(confidences, select(confidences, available.reshape(confidences.shape), selecting))
 
   return jax.jit(step, out_shardings=sharding.replicated(mesh))
 
 
 def make_embed_step(graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh) -> Callable[..., jax.Array]:
-  """Makes the jitted `(params, tokens[B, L], lengths[B]) -> float32[B, D]` of unit vectors."""
+  """Makes the jitted `(params, tokens[R, L], segments[R, L], wanted[R, S, 1]) -> float32[R * S, D]` of unit vectors."""
 
-  def step(params, tokens, lengths) -> jax.Array:
-    embedding = nnx.merge(graphdef, params).embed(tokens, lengths)
+  def step(params, tokens, segments, wanted) -> jax.Array:
+    embedding = nnx.merge(graphdef, params).embed(tokens, segments, wanted.shape[1])
+    embedding = embedding.reshape(-1, embedding.shape[-1])
     return embedding / jnp.maximum(jnp.linalg.norm(embedding, axis=-1, keepdims=True), 1e-12)
 
   return jax.jit(step, out_shardings=sharding.replicated(mesh))
@@ -81,43 +86,37 @@ def over_queries(
   mesh: jax.sharding.Mesh,
   tokens: batches.Tokens,
   rows: np.ndarray,
+  available: np.ndarray,
   *,
   batch_size: int,
   max_length: int,
-  available: np.ndarray | None = None,
-  further: tuple = (),
 ):
-  """Runs a jitted step over queries, those of like length together, and puts the results in order again.
+  """Runs a jitted step over queries, as many in a row of tokens as fit, and puts the results in order again.
 
   All processes of a job call it with the same arguments, and all get the results.
 
   Args:
-    step: Called as `step(tokens, lengths, [available,] *further)` on arrays of one batch; its results are replicated.
+    step: `(tokens[R, L], segments[R, L], available[R, S, K])` to a tree of arrays [R * S, ...], which are replicated.
     mesh: What batches are laid over.
     tokens: All queries.
     rows: int[N], the queries wanted.
-    batch_size: B, taken up to a multiple of the devices; the last batch is filled up.
+    available: bool[N, K], cut into batches too.
+    batch_size: The most rows R of a batch, taken up to a multiple of the devices.
     max_length: The encoder's limit.
-    available: bool[N, K], cut into batches too; None for a step that takes none.
-    further: Arguments that are the same for all batches.
 
   Returns:
     The step's results as numpy arrays, with the N queries along the first dimension.
   """
-  place, batch_size = sharding.batch_sharding(mesh), -(-batch_size // mesh.size) * mesh.size
+  place = sharding.batch_sharding(mesh)
   parts, order = [], []
-  for at, length in batches.scoring_order(tokens, rows, batch_size=batch_size, max_length=max_length):
-    filled = np.resize(at, batch_size)  # repeats queries where there are too few
-    arrays = [tokens.padded(rows[filled], length), np.minimum(tokens.lengths[rows[filled]], length)]
-    if available is not None:
-      arrays.append(available[filled])
+  for index, *arrays in batches.scoring_batches(
+    tokens, rows, batch_size=batch_size, multiple=mesh.size, max_length=max_length
+  ):
     # Every process has the whole batch at hand, and feeds its own devices with their rows.
-    rows_on_mesh = (jax.make_array_from_callback(array.shape, place, array.__getitem__) for array in arrays)
-    result = step(*rows_on_mesh, *further)
-    parts.append(result)
-    order.append(at)
-  back = np.argsort(np.concatenate(order))
-  sizes = [len(at) for at in order]
+    arrays.append(available[index])
+    parts.append(step(*(jax.make_array_from_callback(a.shape, place, a.__getitem__) for a in arrays)))
+    order.append(index.reshape(-1))
+  back = np.argsort(np.concatenate([index[index >= 0] for index in order]))
   return jax.tree.map(
-    lambda *arrays: np.concatenate([np.asarray(a)[:n] for a, n in zip(arrays, sizes, strict=True)])[back], *parts
+    lambda *arrays: np.concatenate([np.asarray(a)[i >= 0] for a, i in zip(arrays, order, strict=True)])[back], *parts
   )

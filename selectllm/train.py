@@ -134,8 +134,8 @@ def make_train_step(
   def step(state: TrainState, batch: batches.Batch) -> tuple[TrainState, dict[str, jax.Array]]:
     def loss_fn(params: nnx.State) -> jax.Array:
       rngs = nnx.Rngs(dropout=jax.random.fold_in(jax.random.key(seed), state.step))
-      logits = nnx.merge(graphdef, params)(batch.tokens, batch.lengths, deterministic=False, rngs=rngs)
-      return masked_bce(logits, batch.labels, batch.weight)
+      logits = nnx.merge(graphdef, params)(batch.tokens, batch.segments, deterministic=False, rngs=rngs)
+      return masked_bce(logits[:, 0], batch.labels, batch.weight)
 
     loss, gradient = jax.value_and_grad(loss_fn)(state.params)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
@@ -169,24 +169,25 @@ def score_queries(
   if selecting is None:
     selecting = score.Selecting(np.zeros(available.shape[1], np.float32), np.zeros(0, np.int32), 0.5)
   return score.over_queries(
-    lambda *batch: model.score_step(params, *batch),
+    lambda *batch: model.score_step(params, *batch, selecting),
     model.mesh,
     tokens,
     rows,
+    available,
     batch_size=batch_size,
     max_length=model.tokenize.max_length,
-    available=available,
-    further=(selecting,),
   )
 
 
 def embed_queries(model: Model, tokens: batches.Tokens, *, batch_size: int) -> np.ndarray:
   """Embeds all N queries with the pretrained encoder: unit vectors float32[N, D]."""
+  wanted = np.ones((len(tokens.lengths), 1), bool)
   return score.over_queries(
     lambda *batch: model.embed_step(model.params, *batch),
     model.mesh,
     tokens,
-    np.arange(len(tokens.lengths)),
+    np.arange(len(wanted)),
+    wanted,
     batch_size=batch_size,
     max_length=model.tokenize.max_length,
   )

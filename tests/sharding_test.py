@@ -36,17 +36,18 @@ def make_batch(mesh, rows=16):
   tokens = jax.random.randint(jax.random.key(1), (rows, 12), 1, 50)
   lengths = jax.random.randint(jax.random.key(2), (rows,), 1, 13)
   labels = jax.random.bernoulli(jax.random.key(3), 0.5, (rows, 5)).astype(jnp.float32)
-  return jax.device_put((tokens, lengths, labels), sharding.batch_sharding(mesh))
+  segments = jnp.where(jnp.arange(12) < lengths[:, None], 0, -1)
+  return jax.device_put((tokens, segments, labels), sharding.batch_sharding(mesh))
 
 
 def make_step(mesh, graphdef, optimizer, state):
   def step(state, batch, key):
     params, opt_state = state
-    tokens, lengths, labels = batch
+    tokens, segments, labels = batch
 
     def loss_of(params):
       model = nnx.merge(graphdef, params)
-      logits = model(tokens, lengths, deterministic=False, rngs=nnx.Rngs(dropout=key))
+      logits = model(tokens, segments, deterministic=False, rngs=nnx.Rngs(dropout=key))[:, 0]
       return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, labels))
 
     loss, grads = jax.value_and_grad(loss_of)(params)

@@ -1,4 +1,4 @@
-"""From texts to padded batches: tokenized once, bucketed by length so that little is padding, fed by grain."""
+"""From texts to batches in which little is padding: tokenized once; bucketed by length to train, packed to score."""
 
 import collections.abc
 import functools
@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import grain
 import numpy as np
 
-# Sequences are padded to one of so many lengths: each costs one compilation, fewer would pad more.
-MOST_BUCKETS = 4
+# Training batches are padded to one of so many lengths: each costs one compilation, fewer would pad more.
+MOST_BUCKETS = 6
 # Padded lengths are multiples of this, which vector units like.
 LENGTH_MULTIPLE = 8
 
@@ -34,29 +34,44 @@ class Tokens(NamedTuple):
     """int32[N]."""
     return np.diff(self.offsets).astype(np.int32)
 
-  def padded(self, index: np.ndarray, length: int) -> np.ndarray:
-    """The queries `index` as int32[len(index), length], zeros behind their ends."""
-    starts, lengths = self.offsets[index], self.lengths[index]
+  def rows(self, index: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lays queries into rows, those of a row one after the other.
+
+    Args:
+      index: int[R, S], the queries of each row, -1 for none.
+      length: Of a row (L); longer queries are cut, and together they fit.
+
+    Returns:
+      Tokens int32[R, L], zeros where no query is, and segments int32[R, L], which of the row's S places in `index` a
+      token's query has, -1 where no query is.
+    """
+    lengths = np.where(index >= 0, np.minimum(self.lengths[index], length), 0)
+    ends = lengths.cumsum(axis=1)  # [R, S]
     place = np.arange(length)
-    inside = place < lengths[:, None]
-    return np.where(inside, self.values[np.where(inside, starts[:, None] + place, 0)], 0)
+    segments = np.sum(place >= ends[..., None], axis=1)  # [R, L], S behind the last query
+    inside = segments < index.shape[1]
+    segments = np.where(inside, segments, 0)
+    first = np.where(index >= 0, self.offsets[index], 0) - (ends - lengths)  # [R, S]
+    source = np.where(inside, np.take_along_axis(first, segments, axis=1) + place, 0)
+    tokens, segments = np.where(inside, self.values[source], 0), np.where(inside, segments, -1)
+    return tokens.astype(np.int32), segments.astype(np.int32)
 
 
 Array = Any  # of numpy on the host, of JAX on the device
 
 
 class Batch(NamedTuple):
-  """One padded batch of B queries; rows without a query have length 1 and weight 0.
+  """One padded batch of B queries, each in a row of its own; rows without a query have weight 0.
 
   Attributes:
     tokens: int32[B, L].
-    lengths: int32[B].
+    segments: int32[B, L], 0 where the query is, -1 behind it.
     labels: float32[B, K].
     weight: float32[B, K], 0 where there is no query or the LLM is missing.
   """
 
   tokens: Array
-  lengths: Array
+  segments: Array
   labels: Array
   weight: Array
 
@@ -84,15 +99,21 @@ class Tokenizer:
 def buckets(lengths: np.ndarray, max_length: int) -> np.ndarray:
   """The padded lengths, ascending int[<= MOST_BUCKETS], that together pad the queries least."""
   rounded = -(-np.asarray(lengths) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
-  present = np.unique(np.minimum(rounded, max_length))
-  if len(present) <= MOST_BUCKETS:
-    return present if len(present) else np.array([max_length])
-  # Every choice of lengths below the longest; a query is padded to the next one chosen.
-  chosen = np.array(list(itertools.combinations(range(len(present) - 1), MOST_BUCKETS - 1)))
-  edges = np.concatenate([present[chosen], np.full((len(chosen), 1), present[-1])], axis=1)
-  below = np.searchsorted(np.sort(rounded), edges, side='right')  # queries no longer than each edge
-  padded = np.sum(edges * np.diff(below, axis=1, prepend=0), axis=1)
-  return edges[np.argmin(padded)]
+  present, counts = np.unique(np.minimum(rounded, max_length), return_counts=True)
+  if not len(present):
+    return np.array([max_length])
+  upto = counts.cumsum()
+  least = (present * upto).astype(float)  # tokens in the queries up to each length, padded, if a bucket ends there
+  ahead = np.triu(np.ones((len(present),) * 2, bool), 1)
+  before = []
+  for _ in range(min(MOST_BUCKETS, len(present)) - 1):  # one bucket more, after the best one that ends before it
+    padded = np.where(ahead, least[:, None] + present * (upto - upto[:, None]), np.inf)
+    before.append(padded.argmin(axis=0))
+    least = padded.min(axis=0)
+  ends = [len(present) - 1]
+  for best in reversed(before):
+    ends.append(best[ends[-1]])
+  return present[ends[::-1]]
 
 
 def fitting(edges: np.ndarray, length: int) -> int:
@@ -180,15 +201,13 @@ def _pad_batch(
   rows: slice = slice(None),
 ) -> Batch:
   """The queries `index` as a batch of static shape; `rows` takes one process's share."""
-  filled = np.zeros(batch_size, np.int64)
+  filled = np.full(batch_size, -1)
   filled[: len(index)] = index
-  real = np.arange(batch_size) < len(index)
-  filled, real = filled[rows], real[rows]
+  filled = filled[rows]
   return Batch(
-    tokens=np.where(real[:, None], tokens.padded(filled, length), 0).astype(np.int32),
-    lengths=np.where(real, np.minimum(tokens.lengths[filled], length), 1).astype(np.int32),
+    *tokens.rows(filled[:, None], length),
     labels=labels[filled].astype(np.float32),
-    weight=(weight[filled] * real[:, None]).astype(np.float32),
+    weight=(weight[filled] * (filled >= 0)[:, None]).astype(np.float32),
   )
 
 
@@ -198,13 +217,51 @@ def training_iterator(source: TrainingBatches, start: int) -> collections.abc.It
   return iter(grain.MapDataset.source(source)[start:].to_iter_dataset(read))
 
 
-def scoring_order(
-  tokens: Tokens, rows: np.ndarray, *, batch_size: int, max_length: int
-) -> collections.abc.Iterator[tuple[np.ndarray, int]]:
-  """Cuts the queries `rows` into batches of like length: yields (positions in `rows`, padded length)."""
+def pack(lengths: np.ndarray, length: int) -> np.ndarray:
+  """Packs queries into as few rows as it can: each, from the longest, into the fullest row that still has room.
+
+  Args:
+    lengths: int[N], of the queries.
+    length: Of a row.
+
+  Returns:
+    int[R, S]: for each row the queries in it, -1 for none; S is a power of two.
+  """
+  rows: list[list[int]] = []
+  by_room: list[list[list[int]]] = [[] for _ in range(length + 1)]  # rows by how many tokens still fit
+  for query in np.argsort(-lengths, kind='stable').tolist():
+    needed = min(int(lengths[query]), length)
+    room = next((room for room in range(needed, length) if by_room[room]), length)
+    row = by_room[room].pop() if by_room[room] else []
+    if not row:
+      rows.append(row)
+    row.append(query)
+    by_room[room - needed].append(row)
+  slots = 1 << (max(map(len, rows), default=1) - 1).bit_length()
+  return np.array([row + [-1] * (slots - len(row)) for row in rows], int).reshape(-1, slots)
+
+
+def scoring_batches(
+  tokens: Tokens, rows: np.ndarray, *, batch_size: int, multiple: int, max_length: int
+) -> collections.abc.Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+  """Packs the queries `rows` into batches, all of one shape.
+
+  Args:
+    tokens: All queries.
+    rows: int[N], those wanted.
+    batch_size: The most rows of a batch, taken up to a multiple.
+    multiple: What the rows of a batch are a multiple of, the number of devices.
+    max_length: The encoder's limit.
+
+  Yields:
+    For each batch int[R, S], the positions in `rows` of the queries in it, -1 for none; then `Tokens.rows` of them.
+  """
   lengths = tokens.lengths[rows]
-  edges = buckets(lengths, max_length)
-  order = np.argsort(lengths, kind='stable')
-  for start in range(0, len(order), batch_size):
-    part = order[start : start + batch_size]
-    yield part, fitting(edges, lengths[part].max())
+  length = min(-(-int(lengths.max(initial=1)) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, max_length)
+  packed = pack(lengths, length)
+  count = -(-len(packed) // batch_size) or 1
+  size = -(-len(packed) // (count * multiple)) * multiple or 1  # all batches alike, so that the last is nearly full too
+  for start in range(0, len(packed), size):
+    part = packed[start : start + size]
+    part = np.pad(part, ((0, size - len(part)), (0, 0)), constant_values=-1)
+    yield part, *tokens.rows(np.where(part >= 0, rows[part], -1), length)

@@ -15,27 +15,30 @@ from selectllm.models import encoder
 POOLINGS = ('cls', 'mean')
 
 
-def pool(hidden: jax.Array, lengths: jax.Array, how: str) -> jax.Array:
+def pool(hidden: jax.Array, segments: jax.Array, slots: int, how: str) -> jax.Array:
   """Pools hidden states into one vector per query.
 
   Args:
-    hidden: [B, L, D], of any float type.
-    lengths: int32[B], how many of each row's positions count.
-    how: `cls` takes the first position, `mean` averages those that count.
+    hidden: [R, L, D], of any float type.
+    segments: int32[R, L], which of its row's queries a position belongs to; below 0 or from S up: to none.
+    slots: The most queries that a row holds (S).
+    how: `cls` takes a query's first position, `mean` averages all of its.
 
   Returns:
-    float32[B, D]; `mean` gives zeros where the length is zero.
+    float32[R, S, D]; zeros where a row holds fewer queries.
 
   Raises:
     ValueError: for another `how`.
   """
-  hidden = hidden.astype(jnp.float32)
+  if how not in POOLINGS:
+    raise ValueError(f'pooling must be one of {", ".join(POOLINGS)}, not {how!r}')
+  counts = segments[:, None, :] == jnp.arange(slots)[:, None]  # [R, S, L]
   if how == 'cls':
-    return hidden[:, 0]
-  if how == 'mean':
-    counts = jnp.arange(hidden.shape[1]) < lengths[:, None]  # [B, L]
-    return jnp.sum(hidden, axis=1, where=counts[..., None]) / jnp.maximum(lengths, 1)[:, None]
-  raise ValueError(f'pooling must be one of {", ".join(POOLINGS)}, not {how!r}')
+    counts &= encoder.positions_within(segments)[:, None, :] == 0
+  # What fills rows up may be anything, and nothing times infinity would be something.
+  hidden = jnp.where(counts.any(axis=1)[..., None], hidden.astype(jnp.float32), 0.0)
+  total = jnp.einsum('rsl,rld->rsd', counts.astype(jnp.float32), hidden, precision=jax.lax.Precision.HIGHEST)
+  return total / jnp.maximum(counts.sum(axis=-1, keepdims=True), 1)
 
 
 class Classifier(nnx.Module):
@@ -71,20 +74,32 @@ class Classifier(nnx.Module):
     self.head = nnx.Linear(config.hidden_size, num_llms, kernel_init=encoder.initializer('embed', 'llm'), rngs=rngs)
 
   def embed(
-    self, tokens: jax.Array, lengths: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
+    self,
+    tokens: jax.Array,
+    segments: jax.Array,
+    slots: int = 1,
+    *,
+    deterministic: bool = True,
+    rngs: nnx.Rngs | None = None,
   ) -> jax.Array:
-    """Embeds a batch of right-padded queries as float32[B, D]; see `Encoder.__call__` for the arguments."""
+    """Embeds rows of at most `slots` queries each as float32[R, S, D]; see `Encoder.__call__` for the arguments."""
     deterministic = deterministic or self.freeze_encoder
-    hidden = self.encoder(tokens, lengths, deterministic=deterministic, rngs=rngs)  # [B, L, D]
-    embedding = pool(hidden, lengths, self.pooling)  # [B, D]
+    hidden = self.encoder(tokens, segments, deterministic=deterministic, rngs=rngs)  # [R, L, D]
+    embedding = pool(hidden, segments, slots, self.pooling)  # [R, S, D]
     return jax.lax.stop_gradient(embedding) if self.freeze_encoder else embedding
 
   def __call__(
-    self, tokens: jax.Array, lengths: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
+    self,
+    tokens: jax.Array,
+    segments: jax.Array,
+    slots: int = 1,
+    *,
+    deterministic: bool = True,
+    rngs: nnx.Rngs | None = None,
   ) -> jax.Array:
-    """Gives logits float32[B, K] for a batch of right-padded queries; see `Encoder.__call__` for the arguments."""
-    embedding = self.embed(tokens, lengths, deterministic=deterministic, rngs=rngs)  # [B, D]
-    return self.head(self.dropout(embedding, deterministic=deterministic, rngs=rngs))  # [B, K]
+    """Gives logits float32[R, S, K] for rows of at most `slots` queries each; see `Encoder.__call__`."""
+    embedding = self.embed(tokens, segments, slots, deterministic=deterministic, rngs=rngs)  # [R, S, D]
+    return self.head(self.dropout(embedding, deterministic=deterministic, rngs=rngs))  # [R, S, K]
 
 
 def param_groups(params: nnx.State) -> Any:

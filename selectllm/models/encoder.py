@@ -103,6 +103,41 @@ def initializer(*axes: str | None) -> nnx.Initializer:
   return nnx.with_partitioning(nnx.initializers.truncated_normal(0.02), axes, eager_sharding=False)
 
 
+def attend(query: jax.Array, key: jax.Array, value: jax.Array, same: jax.Array) -> jax.Array:
+  """Softmax attention; on CPUs two to five times as fast as `jax.nn.dot_product_attention`, for it normalises last.
+
+  Args:
+    query: [R, H, L, D/H].
+    key: [R, H, L, D/H].
+    value: [R, H, L, D/H].
+    same: bool[R, L, L], which positions each position attends to; at least one.
+
+  Returns:
+    [R, H, L, D/H], of the type of `value`; the softmax is computed in float32.
+  """
+  scale = query.shape[-1] ** -0.5
+  scores = jnp.einsum('rhqd,rhkd->rhqk', query * scale, key, preferred_element_type=jnp.float32)
+  scores = jnp.where(same[:, None], scores, -jnp.inf)
+  weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+  attended = jnp.einsum('rhqk,rhkd->rhqd', weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
+  return (attended / weights.sum(axis=-1, keepdims=True)).astype(value.dtype)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+  """The exact GELU; by erf, which takes half of the time on a CPU that erfc in `jax.nn.gelu` does."""
+  return x * (0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5))
+
+
+def drop(x: jax.Array, rate: float, rngs: nnx.Rngs | None) -> jax.Array:
+  """Drops features of hidden states [R, L, D], each at all positions of a row, and scales up the others."""
+  if not rate:
+    return x
+  if rngs is None:
+    raise ValueError('dropout needs rngs with a `dropout` stream')
+  kept = jax.random.bernoulli(rngs.dropout(), 1 - rate, (x.shape[0], 1, x.shape[2]))
+  return x * (kept / (1 - rate)).astype(x.dtype)
+
+
 class Layer(nnx.Module):
   """One transformer layer: self-attention and a feed-forward block, each normalised after its residual."""
 
@@ -121,31 +156,31 @@ class Layer(nnx.Module):
     self.mlp_in = linear(width, inner, 'embed', 'mlp')
     self.mlp_out = linear(inner, width, 'mlp', 'embed')
     self.mlp_norm = _layer_norm(config, rngs)
-    self.dropout = nnx.Dropout(config.dropout, broadcast_dims=(1,))
+    self.dropout_rate = config.dropout
 
   def __call__(
-    self, x: jax.Array, lengths: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
+    self, x: jax.Array, same: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
   ) -> jax.Array:
-    """Maps hidden states [B, L, D] to hidden states [B, L, D]; see `Encoder`."""
-    query, key, value = (self._heads(project(x)) for project in (self.query, self.key, self.value))  # [B, L, H, D/H]
-    attended = jax.nn.dot_product_attention(query, key, value, key_value_seq_lengths=lengths)
-    attended = self.attention_out(attended.reshape(x.shape))  # [B, L, D]
-    attended = self.dropout(attended, deterministic=deterministic, rngs=rngs)
+    """Maps hidden states [R, L, D] to hidden states [R, L, D]; same, bool[R, L, L], says who may attend to whom."""
+    query, key, value = (self._heads(project(x)) for project in (self.query, self.key, self.value))  # [R, H, L, D/H]
+    attended = jnp.swapaxes(attend(query, key, value, same), 1, 2)  # [R, L, H, D/H]
+    attended = self.attention_out(attended.reshape(x.shape))  # [R, L, D]
+    attended = attended if deterministic else drop(attended, self.dropout_rate, rngs)
     x = _over_batch(self.attention_norm(x + attended).astype(self.dtype))
-    inner = jax.nn.gelu(self.mlp_in(x), approximate=False)  # [B, L, intermediate_size]
-    transformed = self.dropout(self.mlp_out(inner), deterministic=deterministic, rngs=rngs)  # [B, L, D]
+    transformed = self.mlp_out(gelu(self.mlp_in(x)))  # [R, L, D]
+    transformed = transformed if deterministic else drop(transformed, self.dropout_rate, rngs)
     return _over_batch(self.mlp_norm(x + transformed).astype(self.dtype))
 
   def _heads(self, x: jax.Array) -> jax.Array:
-    return x.reshape(*x.shape[:-1], self.num_heads, -1)
+    return jnp.swapaxes(x.reshape(*x.shape[:-1], self.num_heads, -1), 1, 2)
 
 
 class Encoder(nnx.Module):
   """A BERT or RoBERTa encoder (Devlin et al., 2019; Liu et al., 2019).
 
   Dropout is applied to the embeddings and to the outputs of the attention and feed-forward blocks. Unlike in the
-  original, a dropped feature is dropped at all positions of a query, which takes fewer random numbers, and attention
-  probabilities are not dropped: `jax.nn.dot_product_attention` keeps them to itself.
+  original, a dropped feature is dropped at all positions of a row, which takes fewer random numbers, and attention
+  probabilities are not dropped.
 
   Args:
     config: The encoder's shape.
@@ -167,22 +202,22 @@ class Encoder(nnx.Module):
     self.positions = embed(config.max_positions, None)
     self.types = embed(config.type_vocab_size, None)
     self.norm = _layer_norm(config, rngs)
-    self.dropout = nnx.Dropout(config.dropout, broadcast_dims=(1,))
+    self.dropout_rate = config.dropout
     self.layers = nnx.List(Layer(config, dtype=self.dtype, rngs=rngs) for _ in range(config.num_layers))
 
   def __call__(
-    self, tokens: jax.Array, lengths: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
+    self, tokens: jax.Array, segments: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
   ) -> jax.Array:
-    """Encodes a batch of right-padded queries.
+    """Encodes rows of queries; a row holds one, or several after one another, none of which sees the others.
 
     Args:
-      tokens: int32[B, L], with L at most `config.max_length`.
-      lengths: int32[B], how many of each row's tokens are the query; the others are not attended to.
+      tokens: int32[R, L], with L at most `config.max_length`.
+      segments: int32[R, L], which of its row's queries a token belongs to; what fills a row up has another number.
       deterministic: Whether dropout is off.
       rngs: Gives dropout its keys from its `dropout` stream.
 
     Returns:
-      Hidden states `dtype`[B, L, D]; those after a query's end mean nothing.
+      Hidden states `dtype`[R, L, D]; those of what fills rows up mean nothing.
 
     Raises:
       ValueError: when L exceeds `config.max_length`.
@@ -190,20 +225,29 @@ class Encoder(nnx.Module):
     length, limit = tokens.shape[1], self.config.max_length
     if length > limit:
       raise ValueError(f'queries of {length} tokens do not fit the encoder, which reads at most {limit}')
-    positions = self.config.position_offset + jnp.arange(length)
+    positions = self.config.position_offset + positions_within(segments)  # [R, L]
     # Looked up where the table is split, and laid out over the batch only then; XLA finds no such way by itself.
-    x = _over_batch(linen.with_logical_constraint(self.tokens(tokens), ('replica', None, 'embed')))  # [B, L, D]
-    x = self.norm(x + self.positions(positions) + self.types(jnp.zeros_like(positions)))
-    x = _over_batch(self.dropout(x, deterministic=deterministic, rngs=rngs).astype(self.dtype))
+    x = _over_batch(linen.with_logical_constraint(self.tokens(tokens), ('replica', None, 'embed')))  # [R, L, D]
+    places = _over_batch(linen.with_logical_constraint(self.positions(positions), ('replica', None, 'embed')))
+    x = self.norm(x + places + self.types(jnp.zeros(1, jnp.int32)))
+    x = _over_batch((x if deterministic else drop(x, self.config.dropout, rngs)).astype(self.dtype))
+    same = segments[:, :, None] == segments[:, None, :]  # [R, L, L]
 
-    def apply(layer: Layer, x: jax.Array, lengths: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
-      return layer(x, lengths, deterministic=deterministic, rngs=rngs)
+    def apply(layer: Layer, x: jax.Array, same: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
+      return layer(x, same, deterministic=deterministic, rngs=rngs)
 
     if self.remat:
       apply = nnx.remat(apply)
     for layer in self.layers:
-      x = apply(layer, x, lengths, rngs)
-    return x  # [B, L, D]
+      x = apply(layer, x, same, rngs)
+    return x  # [R, L, D]
+
+
+def positions_within(segments: jax.Array) -> jax.Array:
+  """Where each token stands in its own query, counted from zero: int32[R, L] -> int32[R, L]."""
+  place = jnp.arange(segments.shape[1], dtype=jnp.int32)
+  begins = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)))
+  return place - jax.lax.cummax(jnp.where(begins, place, 0), axis=1)
 
 
 def _layer_norm(config: EncoderConfig, rngs: nnx.Rngs) -> nnx.LayerNorm:

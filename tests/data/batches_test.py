@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import numpy as np
@@ -60,13 +61,13 @@ def test_rows_hold_their_query_whole():
   for step in range(len(source)):
     batch = source[step]
     assert batch.tokens.shape == (8, batch.tokens.shape[1])
-    assert (batch.tokens.dtype, batch.lengths.dtype) == (np.int32, np.int32)
+    assert (batch.tokens.dtype, batch.segments.dtype) == (np.int32, np.int32)
     assert (batch.labels.dtype, batch.weight.dtype) == (np.float32, np.float32)
     for row, query in enumerate(queries(batch)):
       if query < 0:
         continue
       length = TOKENS.lengths[query]
-      assert batch.lengths[row] == length
+      assert (batch.segments[row] == 0).sum() == (batch.segments[row, :length] == 0).sum() == length
       values = TOKENS.values[TOKENS.offsets[query] : TOKENS.offsets[query + 1]]
       np.testing.assert_array_equal(batch.tokens[row, :length], values)
       assert not batch.tokens[row, length:].any()
@@ -83,7 +84,7 @@ def test_filler_rows_weigh_nothing():
     fillers += filler.sum()
     assert not batch.weight[filler].any()
     assert not batch.tokens[filler].any()
-    assert (batch.lengths[filler] == 1).all()  # none would let a mean over them divide by zero
+    assert (batch.segments[filler] == -1).all()
   assert fillers == 13 * 8 - 101
 
 
@@ -126,7 +127,7 @@ def test_little_is_padding(batch_size):
 def test_batches_do_not_come_from_short_to_long():
   source = make_source(index=np.arange(COUNT), batch_size=13, epochs=20)
   steps = np.arange(len(source)).reshape(20, -1)
-  lengths = np.array([[source[step].lengths.max() for step in epoch] for epoch in steps])
+  lengths = np.array([[np.sum(source[step].segments == 0, axis=1).max() for step in epoch] for epoch in steps])
   assert abs(np.mean([np.corrcoef(of_epoch, np.arange(len(of_epoch)))[0, 1] for of_epoch in lengths])) < 0.2
 
 
@@ -164,28 +165,67 @@ def test_iterator_goes_on_after_any_step():
       assert_same(one, other)
 
 
-@pytest.mark.parametrize('batch_size', [1, 7, 64, 500])
-def test_scoring_covers_all_rows_once(batch_size):
+@pytest.mark.parametrize(('batch_size', 'multiple'), [(1, 1), (7, 1), (64, 8), (500, 4)])
+def test_scoring_packs_all_queries_once(batch_size, multiple):
   rows = np.random.default_rng(0).permutation(COUNT)[:100]
-  seen, padded = [], 0
-  for at, length in batches.scoring_order(TOKENS, rows, batch_size=batch_size, max_length=MAX_LENGTH):
-    assert 1 <= len(at) <= batch_size
-    assert TOKENS.lengths[rows[at]].max() <= length
-    seen += at.tolist()
-    padded += length * len(at)
+  seen, shapes = [], set()
+  for index, tokens, segments in batches.scoring_batches(
+    TOKENS, rows, batch_size=batch_size, multiple=multiple, max_length=MAX_LENGTH
+  ):
+    shapes.add((index.shape, tokens.shape, segments.shape))
+    for row, slot in np.argwhere(index >= 0):
+      query = rows[index[row, slot]]
+      values = TOKENS.values[TOKENS.offsets[query] : TOKENS.offsets[query + 1]]
+      np.testing.assert_array_equal(tokens[row][segments[row] == slot], values)
+    assert not tokens[segments < 0].any()
+    seen += index[index >= 0].tolist()
   assert sorted(seen) == list(range(100))
-  if batch_size <= 7:
-    assert 1 - TOKENS.lengths[rows].sum() / padded <= 0.25
+  ((of_index, of_tokens, of_segments),) = shapes  # one, so that there is one compilation
+  assert of_index[0] == of_tokens[0] == of_segments[0] <= -(-batch_size // multiple) * multiple
+  assert of_tokens[0] % multiple == 0
 
 
 def test_scoring_nothing():
-  assert not list(batches.scoring_order(TOKENS, np.zeros(0, int), batch_size=4, max_length=MAX_LENGTH))
+  options = {'batch_size': 4, 'multiple': 1, 'max_length': MAX_LENGTH}
+  assert not list(batches.scoring_batches(TOKENS, np.zeros(0, int), **options))
 
 
-def test_padded_rows_in_any_order():
-  tokens = make_tokens([3, 1, 2])
-  assert tokens.padded(np.array([2, 0, 2]), 4).tolist() == [[5, 6, 0, 0], [1, 2, 3, 0], [5, 6, 0, 0]]
-  assert tokens.padded(np.array([0]), 2).tolist() == [[1, 2]]
+def test_packing_fills_the_fullest_row_that_has_room():
+  packed = batches.pack(np.array([3, 9, 4, 1, 5, 2]), 10)
+  assert packed.tolist() == [[1, -1, -1, -1], [4, 2, 3, -1], [0, 5, -1, -1]]
+
+
+def test_packing_wastes_little():
+  lengths = question_lengths(1000)
+  packed = batches.pack(lengths, MAX_LENGTH)
+  assert sorted(packed[packed >= 0].tolist()) == list(range(1000))
+  assert np.where(packed >= 0, np.array(lengths)[packed], 0).sum(1).max() <= MAX_LENGTH
+  assert np.sum(lengths) / (len(packed) * MAX_LENGTH) > 0.97
+
+
+def test_a_query_longer_than_a_row_is_cut():
+  assert batches.pack(np.array([12, 2]), 10).tolist() == [[0], [1]]
+  tokens, segments = make_tokens([3, 1, 2]).rows(np.array([[0]]), 2)
+  assert (tokens.tolist(), segments.tolist()) == ([[1, 2]], [[0, 0]])
+
+
+def test_rows_of_several_queries():
+  tokens, segments = make_tokens([3, 1, 2]).rows(np.array([[2, 0], [-1, 1], [-1, -1]]), 6)
+  assert tokens.tolist() == [[5, 6, 1, 2, 3, 0], [4, 0, 0, 0, 0, 0], [0] * 6]
+  assert segments.tolist() == [[0, 0, 1, 1, 1, -1], [1, -1, -1, -1, -1, -1], [-1] * 6]
+
+
+def test_buckets_pad_least():
+  random = np.random.default_rng(0)
+  for size in (1, 5, 200):
+    rounded = random.integers(1, 10, size) * batches.LENGTH_MULTIPLE
+    edges, present = batches.buckets(rounded, 128), np.unique(rounded)
+    count = min(batches.MOST_BUCKETS, len(present))
+    padded = [
+      np.array([*lower, present[-1]])[np.searchsorted([*lower, present[-1]], rounded)].sum()
+      for lower in itertools.combinations(present[:-1], count - 1)
+    ]
+    assert edges[np.searchsorted(edges, rounded)].sum() == min(padded)
 
 
 def test_tokenizer_counts_what_it_cuts(tiny_encoder):
@@ -199,7 +239,7 @@ def test_tokenizer_counts_what_it_cuts(tiny_encoder):
   assert (cut.offsets.dtype, cut.values.dtype) == (np.int64, np.int32)
   for query in range(len(queries)):
     start = cut.offsets[query]
-    ours, theirs = cut.values[start : cut.offsets[query + 1]], whole.padded(np.array([query]), 7)[0]
+    ours, theirs = cut.values[start : cut.offsets[query + 1]], whole.rows(np.array([[query]]), 7)[0][0]
     np.testing.assert_array_equal(ours[:-1], theirs[: len(ours) - 1])  # the end is cut off
     assert ours[-1] == 3  # and the mark of the end stays
 
@@ -213,6 +253,6 @@ def test_real_questions_are_little_padded(test_data, tiny_encoder):
   lines = (test_data / 'gsm8k/openai/grade-school-math/grade_school_math/data/test.jsonl').read_bytes().splitlines()
   tokens = batches.Tokenizer(tiny_encoder, MAX_LENGTH)([json.loads(line)['question'] for line in lines])
   everything = np.arange(len(lines))
-  order = batches.scoring_order(tokens, everything, batch_size=64, max_length=MAX_LENGTH)
-  padded = sum(length * len(at) for at, length in order)
-  assert 1 - tokens.lengths.sum() / padded <= 0.25
+  options = {'batch_size': 64, 'multiple': 1, 'max_length': MAX_LENGTH}
+  padded = sum(rows.size for _, rows, _ in batches.scoring_batches(tokens, everything, **options))
+  assert 1 - tokens.lengths.sum() / padded <= 0.05

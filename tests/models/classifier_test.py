@@ -23,7 +23,7 @@ CONFIG = encoder.EncoderConfig(
   pad_token_id=0,
 )
 TOKENS = jnp.array([[5, 6, 7, 8], [9, 3, 0, 0], [4, 4, 4, 0]])
-LENGTHS = jnp.array([4, 2, 3])
+SEGMENTS = jnp.array([[0, 0, 0, 0], [0, 0, -1, -1], [0, 0, 0, -1]])
 
 
 def make(**options):
@@ -33,7 +33,7 @@ def make(**options):
 def loss_of(graphdef):
   def loss(params):
     model = nnx.merge(graphdef, params)
-    logits = model(TOKENS, LENGTHS, deterministic=False, rngs=nnx.Rngs(dropout=1))
+    logits = model(TOKENS, SEGMENTS, deterministic=False, rngs=nnx.Rngs(dropout=1))
     return jnp.mean(optax.sigmoid_binary_cross_entropy(logits, jnp.ones_like(logits)))
 
   return loss
@@ -41,14 +41,21 @@ def loss_of(graphdef):
 
 def test_pools_only_what_counts():
   hidden = jnp.array([[[1.0, 2.0], [3.0, 4.0], [jnp.nan, 9.0]], [[5.0, 6.0], [7.0, 8.0], [9.0, 10.0]]])
-  lengths = jnp.array([2, 0])
-  np.testing.assert_array_equal(classifier.pool(hidden, lengths, 'mean'), [[2, 3], [0, 0]])
-  np.testing.assert_array_equal(classifier.pool(hidden, lengths, 'cls'), [[1, 2], [5, 6]])
+  segments = jnp.array([[0, 0, -1], [-1, -1, -1]])
+  np.testing.assert_array_equal(classifier.pool(hidden, segments, 1, 'mean'), [[[2, 3]], [[0, 0]]])
+  np.testing.assert_array_equal(classifier.pool(hidden, segments, 1, 'cls'), [[[1, 2]], [[0, 0]]])
+
+
+def test_pools_each_query_of_a_row():
+  hidden = jnp.array([[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [jnp.inf, 9.0]]])
+  segments = jnp.array([[0, 0, 1, -1]])
+  np.testing.assert_array_equal(classifier.pool(hidden, segments, 4, 'mean'), [[[2, 3], [5, 6], [0, 0], [0, 0]]])
+  np.testing.assert_array_equal(classifier.pool(hidden, segments, 2, 'cls'), [[[1, 2], [5, 6]]])
 
 
 def test_refuses_another_pooling():
   with pytest.raises(ValueError, match="cls, mean, not 'max'"):
-    classifier.pool(jnp.zeros((1, 2, 3)), jnp.array([1]), 'max')
+    classifier.pool(jnp.zeros((1, 2, 3)), jnp.zeros((1, 2), int), 1, 'max')
   with pytest.raises(ValueError, match="cls, mean, not 'max'"):
     make(pooling='max')
 
@@ -57,22 +64,22 @@ def test_refuses_another_pooling():
 @pytest.mark.parametrize('pooling', classifier.POOLINGS)
 def test_embeddings_and_logits_are_float32(dtype, pooling):
   model = make(dtype=dtype, pooling=pooling)
-  embedding, logits = model.embed(TOKENS, LENGTHS), model(TOKENS, LENGTHS)
-  assert (embedding.shape, embedding.dtype) == ((3, 16), jnp.float32)
-  assert (logits.shape, logits.dtype) == ((3, 5), jnp.float32)
+  embedding, logits = model.embed(TOKENS, SEGMENTS), model(TOKENS, SEGMENTS)
+  assert (embedding.shape, embedding.dtype) == ((3, 1, 16), jnp.float32)
+  assert (logits.shape, logits.dtype) == ((3, 1, 5), jnp.float32)
   np.testing.assert_allclose(logits, model.head(embedding), rtol=1e-6)
 
 
 def test_logits_start_near_zero():
-  assert jnp.max(jnp.abs(make()(TOKENS, LENGTHS))) < 0.5
+  assert jnp.max(jnp.abs(make()(TOKENS, SEGMENTS))) < 0.5
 
 
 def test_dropout_reaches_the_head_of_a_frozen_encoder_alone():
   model = make(freeze_encoder=True)
   rngs = nnx.Rngs(dropout=1)
-  embedding = model.embed(TOKENS, LENGTHS, deterministic=False, rngs=rngs)
-  np.testing.assert_array_equal(embedding, model.embed(TOKENS, LENGTHS))
-  assert not jnp.allclose(model(TOKENS, LENGTHS, deterministic=False, rngs=rngs), model(TOKENS, LENGTHS))
+  embedding = model.embed(TOKENS, SEGMENTS, deterministic=False, rngs=rngs)
+  np.testing.assert_array_equal(embedding, model.embed(TOKENS, SEGMENTS))
+  assert not jnp.allclose(model(TOKENS, SEGMENTS, deterministic=False, rngs=rngs), model(TOKENS, SEGMENTS))
 
 
 def test_a_frozen_encoder_gets_no_gradient_and_costs_none():
@@ -103,5 +110,5 @@ def test_param_groups_label_the_parameters_for_optax():
 def test_the_dropout_rate_is_the_configs():
   model = classifier.Classifier(dataclasses.replace(CONFIG, dropout=0.0), 5, rngs=nnx.Rngs(0))
   np.testing.assert_array_equal(
-    model(TOKENS, LENGTHS, deterministic=False, rngs=nnx.Rngs(dropout=1)), model(TOKENS, LENGTHS)
+    model(TOKENS, SEGMENTS, deterministic=False, rngs=nnx.Rngs(dropout=1)), model(TOKENS, SEGMENTS)
   )

@@ -26,7 +26,7 @@ BERT = encoder.EncoderConfig(
 )
 ROBERTA = dataclasses.replace(BERT, family='roberta', type_vocab_size=1, pad_token_id=1)
 TOKENS = jnp.array([[5, 6, 7, 8], [9, 3, 1, 1]])
-LENGTHS = jnp.array([4, 2])
+SEGMENTS = jnp.array([[0, 0, 0, 0], [0, 0, -1, -1]])
 
 
 def make(config=BERT, **options):
@@ -37,8 +37,8 @@ def make(config=BERT, **options):
 
 
 @nnx.jit
-def run(model, tokens, lengths):
-  return model(tokens, lengths)
+def run(model, tokens, segments):
+  return model(tokens, segments)
 
 
 def hugging_face_config(family='bert', **changes):
@@ -82,32 +82,73 @@ def test_heads_must_divide_the_hidden_size():
 @pytest.mark.parametrize('config', [BERT, ROBERTA], ids=['bert', 'roberta'])
 def test_padding_does_not_matter(config):
   model = make(config)
-  alone = run(model, TOKENS[1:, :2], LENGTHS[1:])
-  padded = run(model, TOKENS, LENGTHS)[1:, :2]
-  other_padding = run(model, TOKENS.at[1, 2:].set(42), LENGTHS)[1:, :2]
+  alone = run(model, TOKENS[1:, :2], SEGMENTS[1:, :2])
+  padded = run(model, TOKENS, SEGMENTS)[1:, :2]
+  other_padding = run(model, TOKENS.at[1, 2:].set(42), SEGMENTS)[1:, :2]
   np.testing.assert_allclose(padded, alone, atol=1e-5)
   np.testing.assert_array_equal(other_padding, padded)
 
 
+@pytest.mark.parametrize('config', [BERT, ROBERTA], ids=['bert', 'roberta'])
+def test_queries_that_share_a_row_do_not_see_each_other(config):
+  model = make(config)
+  tokens = jnp.array([[9, 3, 5, 6, 7, 8, 1, 1]])
+  packed = run(model, tokens, jnp.array([[0, 0, 1, 1, 1, 1, -1, -1]]))[0]
+  for part in (slice(0, 2), slice(2, 6)):
+    alone = run(model, tokens[:, part], jnp.zeros((1, part.stop - part.start), int))[0]
+    np.testing.assert_allclose(packed[part], alone, atol=1e-5)
+
+
+def test_positions_begin_anew_with_every_query():
+  segments = jnp.array([[0, 0, 0, 1, 1, 2, -1, -1], [0, 1, 1, 1, 1, 1, 1, 1]])
+  assert encoder.positions_within(segments).tolist() == [[0, 1, 2, 0, 1, 0, 0, 1], [0, 0, 1, 2, 3, 4, 5, 6]]
+
+
+def test_attention_is_that_of_jax():
+  query, key, value = jax.random.normal(jax.random.key(0), (3, 2, 4, 5, 8))
+  same = jax.random.bernoulli(jax.random.key(1), 0.5, (2, 5, 5)) | jnp.eye(5, dtype=bool)
+
+  def theirs(*arrays):
+    swapped = (jnp.swapaxes(array, 1, 2) for array in arrays)
+    return jnp.swapaxes(jax.nn.dot_product_attention(*swapped, mask=same[:, None]), 1, 2)
+
+  def loss(attend, *arrays):
+    return jnp.sum(jnp.sin(attend(*arrays)))
+
+  def ours(*arrays):
+    return encoder.attend(*arrays, same)
+
+  np.testing.assert_allclose(ours(query, key, value), theirs(query, key, value), atol=1e-6)
+  for one, other in zip(
+    *(jax.grad(loss, argnums=(1, 2, 3))(attend, query, key, value) for attend in (ours, theirs)), strict=True
+  ):
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_gelu_is_exact():
+  x = jnp.linspace(-12, 12, 2001)
+  np.testing.assert_allclose(encoder.gelu(x), jax.nn.gelu(x, approximate=False), atol=1e-6)
+
+
 def test_a_row_without_tokens_stays_finite():
-  assert jnp.isfinite(run(make(), TOKENS, jnp.array([4, 0]))).all()
+  assert jnp.isfinite(run(make(), TOKENS, SEGMENTS.at[1].set(-1))).all()
 
 
 @pytest.mark.parametrize('config', [BERT, ROBERTA], ids=['bert', 'roberta'])
 def test_reads_queries_up_to_its_limit(config):
   model = make(config)
   longest = jnp.full((1, config.max_length), 5)
-  assert jnp.isfinite(run(model, longest, jnp.array([config.max_length]))).all()
+  assert jnp.isfinite(run(model, longest, jnp.zeros_like(longest))).all()
   with pytest.raises(ValueError, match=f'queries of {config.max_length + 1} tokens .* at most {config.max_length}'):
-    model(jnp.full((1, config.max_length + 1), 5), jnp.array([3]))
+    model(jnp.full((1, config.max_length + 1), 5), jnp.zeros((1, config.max_length + 1), int))
 
 
 def test_bfloat16_computes_near_float32_with_float32_parameters():
   exact, rough = encoder.Encoder(BERT, rngs=nnx.Rngs(0)), encoder.Encoder(BERT, dtype='bfloat16', rngs=nnx.Rngs(0))
   assert {x.dtype for x in jax.tree.leaves(nnx.state(rough))} == {jnp.dtype('float32')}
-  hidden = run(rough, TOKENS, LENGTHS)
+  hidden = run(rough, TOKENS, SEGMENTS)
   assert hidden.dtype == jnp.bfloat16
-  np.testing.assert_allclose(hidden.astype(jnp.float32), run(exact, TOKENS, LENGTHS), atol=0.05)
+  np.testing.assert_allclose(hidden.astype(jnp.float32), run(exact, TOKENS, SEGMENTS), atol=0.05)
 
 
 def test_the_state_is_parameters_only():
@@ -120,11 +161,16 @@ def test_dropout_follows_its_key():
   model = make()
 
   def hidden(seed):
-    return model(TOKENS, LENGTHS, deterministic=False, rngs=nnx.Rngs(dropout=seed))
+    return model(TOKENS, SEGMENTS, deterministic=False, rngs=nnx.Rngs(dropout=seed))
 
   np.testing.assert_array_equal(hidden(1), hidden(1))
   assert not jnp.allclose(hidden(1), hidden(2))
-  assert not jnp.allclose(hidden(1), model(TOKENS, LENGTHS))
+  assert not jnp.allclose(hidden(1), model(TOKENS, SEGMENTS))
+
+
+def test_dropout_needs_its_keys():
+  with pytest.raises(ValueError, match='needs rngs with a `dropout` stream'):
+    make()(TOKENS, SEGMENTS, deterministic=False)
 
 
 def test_remat_stores_less_and_changes_no_value_and_no_gradient():
@@ -132,7 +178,7 @@ def test_remat_stores_less_and_changes_no_value_and_no_gradient():
     graphdef, params = nnx.split(make(remat=remat))
 
     def loss(params):
-      hidden = nnx.merge(graphdef, params)(TOKENS, LENGTHS, deterministic=False, rngs=nnx.Rngs(dropout=3))
+      hidden = nnx.merge(graphdef, params)(TOKENS, SEGMENTS, deterministic=False, rngs=nnx.Rngs(dropout=3))
       return jnp.sum(jnp.sin(hidden))
 
     value, backward = jax.jit(jax.vjp, static_argnums=0)(loss, params)

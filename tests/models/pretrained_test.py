@@ -70,8 +70,8 @@ def assert_parity(folder):
   recorded = np.load(folder / 'activations.npz')
   tokens, lengths = recorded['tokens'], recorded['lengths']
   with jax.default_matmul_precision('highest'):  # for accelerators, where float32 products are rounded by default
-    hidden = nnx.jit(load(folder))(jnp.asarray(tokens), jnp.asarray(lengths))
-  real = np.arange(tokens.shape[1]) < lengths[:, None]
+    real = np.arange(tokens.shape[1]) < lengths[:, None]
+    hidden = nnx.jit(load(folder))(jnp.asarray(tokens), jnp.where(real, 0, -1))
   assert len(set(lengths.tolist())) > 2
   np.testing.assert_allclose(np.asarray(hidden)[real], recorded['hidden'][real], rtol=0, atol=1e-4)
 
@@ -111,9 +111,9 @@ def test_the_default_encoder_tells_a_paraphrase_from_another_question(no_hub):
     'Which treaty ended the war between the two empires?',
   ]
   batch = transformers.AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors='np')
-  lengths = jnp.asarray(batch['attention_mask'].sum(1))
-  hidden = nnx.jit(load(folder))(jnp.asarray(batch['input_ids']), lengths)
-  embeddings = classifier.pool(hidden, lengths, 'mean')
+  segments = jnp.asarray(batch['attention_mask']) - 1
+  hidden = nnx.jit(load(folder))(jnp.asarray(batch['input_ids']), segments)
+  embeddings = classifier.pool(hidden, segments, 1, 'mean')[:, 0]
   embeddings /= jnp.linalg.norm(embeddings, axis=1, keepdims=True)
   similarity = embeddings @ embeddings.T
   assert similarity[0, 1] > 0.7
