@@ -100,8 +100,10 @@ class Builder(pool_builder.PoolBuilder):
     self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig | None = None
   ) -> None:
     if self._beam:
-      from apache_beam.options import pipeline_options  # an extra, and slow to import
-
+      try:
+        from apache_beam.options import pipeline_options
+      except ImportError as error:
+        raise RuntimeError("config.dataset.beam needs Apache Beam: pip install -e '.[beam]'") from error
       options = pipeline_options.PipelineOptions(shlex.split(self._beam))
       runner = options.view_as(pipeline_options.StandardOptions).runner or 'DirectRunner'
       download_config = tfds.download.DownloadConfig(beam_runner=runner, beam_options=options)
