@@ -10,20 +10,21 @@ import shutil
 import typing
 
 _STORE = 'gs://'
+REACHED_BY = 'gcsfs'
 
 
 def place(name: str | pathlib.Path) -> pathlib.Path:
   """The path that is named, on a disk or on gs://, where it is one of `etils.epath`.
 
   Raises:
-    ModuleNotFoundError: when gs:// is named and gcsfs is not installed, by which it is reached.
+    ValueError: when gs:// is named and what it is reached by is not installed.
   """
   if not str(name).startswith(_STORE):
     return pathlib.Path(name)
   from etils import epath  # takes its time, and most runs lie on a disk
 
-  if importlib.util.find_spec('gcsfs') is None:
-    raise ModuleNotFoundError(f"{name}: gs:// is reached by gcsfs, pip install -e '.[gcs]'")
+  if importlib.util.find_spec(REACHED_BY) is None:
+    raise ValueError(f"{name}: gs:// is reached by {REACHED_BY}: pip install -e '.[gcs]'")
   return typing.cast(pathlib.Path, epath.Path(name))
 
 

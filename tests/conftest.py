@@ -27,6 +27,26 @@ def mesh() -> 'jax.sharding.Mesh':
   return sharding.make_mesh(data=1, fsdp=1)
 
 
+@pytest.fixture
+def bucket(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+  """The folder that is gs://bucket; Orbax, which finds its own way to the store, is led there."""
+  import fsspec
+
+  from selectllm import checkpoint, places
+  from tests import fake_store
+
+  monkeypatch.setattr(fake_store.Store, 'root', tmp_path)
+  monkeypatch.setattr(places, 'REACHED_BY', 'fsspec')
+  fsspec.register_implementation('gcs', fake_store.Store, clobber=True)
+  here = checkpoint.address
+
+  def address(directory: pathlib.Path) -> pathlib.Path:
+    return tmp_path / str(directory).removeprefix('gs://') if places.is_remote(directory) else here(directory)
+
+  monkeypatch.setattr(checkpoint, 'address', address)
+  return tmp_path / 'bucket'
+
+
 @pytest.fixture(scope='session')
 def test_data() -> pathlib.Path:
   """The folder with the published responses; tests on real rows are skipped without it."""

@@ -11,7 +11,7 @@ import pytest
 
 import selectllm
 from configs import jsonl
-from selectllm import confidence, deciding, experiment, frontier, rundir, selector
+from selectllm import confidence, deciding, experiment, frontier, places, rundir, selector, train
 from selectllm.data import load, splits
 from selectllm.selection import adaptive, evidence
 
@@ -84,6 +84,20 @@ def test_what_is_loaded_is_what_was_saved_bit_by_bit(run, as_the_run_chose, tmp_
   queries, _ = as_the_run_chose
   here, there = (selectllm.load(where).select(queries) for where in (run / 'selector', tmp_path / 'elsewhere'))
   assert here == there
+
+
+def test_a_selector_in_a_bucket_chooses_the_same(run, as_the_run_chose, bucket):
+  queries, part = as_the_run_chose
+  config = jsonl.get_config()
+  config.update(json.loads((run / 'config.json').read_text()))
+  table, _ = load.load(config, rundir.begun_with(run))
+  model = train.make_model(config, len(table.llms))
+  _, params = train.load_best(config, model, run)
+  for _ in range(2):  # in place of what is there
+    selector.save(places.place('gs://bucket/selector'), config, table, part, params, 0.0)
+  here, there = (selectllm.load(where).select(queries) for where in (run / 'selector', 'gs://bucket/selector'))
+  assert here == there
+  assert {path.name for path in bucket.iterdir()} == {'selector'}
 
 
 def test_live_calls_end_with_an_answer_and_its_probability(run):

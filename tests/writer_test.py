@@ -3,7 +3,7 @@ import pathlib
 
 import pytest
 
-from selectllm import writer
+from selectllm import places, writer
 
 
 def _write(workdir: pathlib.Path, steps: range, resumed_step: int) -> None:
@@ -23,6 +23,14 @@ def test_a_resumed_run_drops_what_it_will_write_again(tmp_path):
     file.write('{"step": 8, "lo')  # killed here
   _write(tmp_path, range(6, 9), 5)
   assert _steps(tmp_path) == list(range(1, 9))
+
+
+def test_what_cannot_be_appended_to_is_sent_whole(bucket):
+  workdir = places.place('gs://bucket/run')
+  _write(workdir, range(1, 8), 0)
+  _write(workdir, range(6, 9), 5)
+  assert _steps(bucket / 'run') == list(range(1, 9))
+  assert list((bucket / 'run' / 'tensorboard').iterdir())
 
 
 def test_a_run_killed_while_it_resumes_keeps_its_past(tmp_path, monkeypatch):

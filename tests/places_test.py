@@ -1,0 +1,66 @@
+import json
+import logging
+import pathlib
+
+import ml_collections
+import pytest
+
+from configs import jsonl
+from selectllm import experiment, main, places
+
+
+@pytest.fixture
+def config(tiny_encoder, responses_file, tmp_path_factory, monkeypatch) -> ml_collections.ConfigDict:
+  monkeypatch.setenv('SELECTLLM_CACHE', str(tmp_path_factory.getbasetemp() / 'cache'))
+  config = jsonl.get_config()
+  config.update_from_flattened_dict(
+    {
+      'dataset.path': str(responses_file),
+      'encoder.name': str(tiny_encoder),
+      'mesh.data': 1,
+      'train.epochs': 1,
+      'evaluate.random_draws': 2,
+      'evaluate.resamples': 50,
+      'evaluate.knn_neighbours': (5,),
+      'frontier.contenders': (),
+    }
+  )
+  return config.lock()
+
+
+def _report(workdir: pathlib.Path) -> dict:
+  report = json.loads((workdir / 'report.json').read_text())
+  del report['timing']
+  return report
+
+
+def test_a_run_in_a_bucket_leaves_what_a_run_leaves_and_evaluates_again(config, bucket, caplog):
+  caplog.set_level(logging.INFO, 'selectllm')
+  workdir, there = places.place('gs://bucket/run'), bucket / 'run'
+  experiment.run(config, workdir)
+  assert 'gs://bucket/run cannot be locked' in caplog.text
+  report = _report(there)
+  assert {path.name for path in there.iterdir()} == {
+    'checkpoints', 'config.json', 'data.json', 'environment.json', 'figures', 'metrics.jsonl', 'outcomes.npz',
+    'predictions.npz', 'queries.html', 'report.json', 'report.md', 'tensorboard',
+  }  # fmt: skip
+  assert all(path.read_bytes().startswith(b'\x89PNG') for path in (there / 'figures').iterdir())
+  with config.unlocked():
+    config.mode = 'evaluate'
+  (there / 'report.json').unlink()
+  experiment.run(config, workdir)
+  assert _report(there) == report
+
+
+def test_what_cannot_be_in_a_bucket_is_refused(config, bucket, monkeypatch):
+  with config.unlocked():
+    config.profile = True
+  with pytest.raises(ValueError, match='need a --workdir on a disk, not gs:'):
+    experiment.run(config, places.place('gs://bucket/run'))
+  config.mode = 'collect'
+  with pytest.raises(main.app.UsageError, match='mode=collect needs one on a disk'):
+    main._run(config, 'gs://bucket/run')
+  monkeypatch.setattr(places, 'REACHED_BY', 'no_such_package')
+  with pytest.raises(ValueError, match='reached by no_such_package'):
+    places.place('gs://bucket/run')
+  assert places.place('runs/here') == pathlib.Path('runs/here')
