@@ -1,0 +1,79 @@
+"""How long a user waits: for `--help`, and for the first confidence from a saved checkpoint, each in a fresh process.
+
+  python -m benchmarks.cold_start --run=runs/first --save
+
+The run is one with checkpoints. The first confidence comes twice: with nothing compiled, and with what the time before
+left in the compilation cache.
+"""
+
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from benchmarks import results
+from selectllm.report import tables
+
+HELP_S, CONFIDENCE_S = 1.5, 6.0
+QUERY = 'Natalia sold clips to 48 of her friends in April, and then half as many clips in May. How many in all?'
+FIRST_CONFIDENCE = """
+import json, pathlib, sys
+import ml_collections, numpy as np
+from selectllm import runtime, sharding, train
+runtime.keep_compiled()
+run, query, llms = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+config = ml_collections.ConfigDict(json.loads((run / 'config.json').read_text()))
+model = train.make_model(config, llms)
+with sharding.use(model.mesh):
+  _, params = train.load_best(config, model, run)
+  tokens = model.tokenize([query])
+  everyone = np.ones((1, llms), bool)
+  assert train.score_queries(model, params, tokens, np.zeros(1, int), everyone, batch_size=1).confidences.all()
+"""
+
+
+def seconds(command: list[str], cache: str, *, code: int = 0) -> float:
+  """Wall time of a process that ends with that exit code."""
+  begun = time.perf_counter()
+  environment = os.environ | {'JAX_COMPILATION_CACHE_DIR': cache, 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.2'}
+  ended = subprocess.run([sys.executable, *command], stdout=subprocess.DEVNULL, env=environment, check=False).returncode
+  if ended != code:
+    raise RuntimeError(f'{command} ended with {ended}')
+  return time.perf_counter() - begun
+
+
+def main() -> None:
+  """Prints the times; see the module's description."""
+  parser = results.parser(__doc__)
+  parser.add_argument('--run', type=pathlib.Path, required=True)
+  parser.add_argument('--repeats', type=int, default=5)
+  options = parser.parse_args()
+  llms = len(json.loads((options.run / 'report.json').read_text())['llms'])
+  first = ['-c', FIRST_CONFIDENCE, str(options.run), QUERY, str(llms)]
+  with tempfile.TemporaryDirectory() as cache:
+    cold = seconds(first, cache)
+    warm = statistics.median(seconds(first, cache) for _ in range(options.repeats))
+    shown = statistics.median(
+      seconds(['-m', 'selectllm.main', '--help'], cache, code=1) for _ in range(options.repeats)
+    )
+    bare = statistics.median(seconds(['-c', 'import jax'], cache) for _ in range(options.repeats))
+  rows = {
+    'selectllm.main --help': shown,
+    'first confidence, nothing compiled': cold,
+    'first confidence, compiled before': warm,
+    'python -c "import jax"': bare,
+  }
+  table = tables.Table(['what', 'seconds'], [[name, f'{taken:.2f}'] for name, taken in rows.items()])
+  verdicts = [
+    f'{name}: {taken:.2f} s; goal under {goal} s: {"met" if taken < goal else "MISSED"}'
+    for name, taken, goal in (('--help', shown, HELP_S), ('first confidence, compiled before', warm, CONFIDENCE_S))
+  ]
+  results.publish('Cold start', table, verdicts, save=options.save, packages=('jax', 'flax', 'transformers'))
+
+
+if __name__ == '__main__':
+  main()
