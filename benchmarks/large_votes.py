@@ -2,8 +2,8 @@
 
     python -m benchmarks.large_votes [--queries 100000 1000000] [--llms 32] [--samples 10] [--save]
 
-The votes are GENERATED: nothing about LLMs follows from them. Each number of queries runs in a process of its own, which
-makes the votes, confidences and embeddings in memory and then times `evaluate.evaluate`: what a report holds of
+The votes are GENERATED: nothing about LLMs follows from them. Each number of queries runs in a process of its own,
+which makes votes, confidences and embeddings in memory and then times `evaluate.evaluate`: what a report holds of
 policies and baselines at all sizes, with intervals and paired tests. Scoring, contenders, texts and files are left out.
 """
 
@@ -67,12 +67,13 @@ def generate(queries: int, llms: int, samples: int) -> tuple[votes.Table, np.nda
     name='generated votes',
     llms=tuple(f'llm-{llm}' for llm in range(llms)),
     tasks=('',),
-    query_ids=[f'{query}' for query in range(queries)],
+    query_ids=[str(query) for query in range(queries)],
     queries=[''] * queries,
     votes=data,
     latency_is='estimated',
   )
-  split = rng.choice(np.int8([splits.TRAIN, splits.VALIDATION, splits.TEST]), queries, p=[0.7, 0.1, 0.2])
+  parts = np.array([splits.TRAIN, splits.VALIDATION, splits.TEST], np.int8)
+  split = rng.choice(parts, queries, p=[0.7, 0.1, 0.2])
   return table, split, confidences, embeddings
 
 
@@ -97,6 +98,7 @@ def measure(queries: int, llms: int, samples: int) -> dict[str, float]:
 
 
 def main(argv: list[str] | None = None) -> None:
+  """Measures each number of queries and prints the table."""
   parser = results.parser(__doc__)
   parser.add_argument('--queries', type=int, nargs='+', default=[100_000, GOAL_QUERIES])
   parser.add_argument('--llms', type=int, default=32)
@@ -131,7 +133,7 @@ def main(argv: list[str] | None = None) -> None:
     ratios.append(f'{GOAL_QUERIES:,} queries: {seconds:.0f} s; goal: under {GOAL_S:.0f} s on 2 cores: {met}')
   notes = [
     f'GENERATED votes of {options.llms} LLMs x {options.samples} samples; 70 % train, 10 % validation, 20 % test. All '
-    'policies and baselines at all sizes, intervals and paired tests included; scoring, contenders, texts and files not.'
+    'policies and baselines at all sizes, intervals and paired tests; scoring, contenders, texts and files left out.'
   ]
   results.publish('Evaluating large votes', table, ratios, save=options.save, packages=('jax', 'numpy'), notes=notes)
 
