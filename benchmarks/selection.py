@@ -56,7 +56,7 @@ def make(queries: int, llms: int, samples: int) -> Queries:
   """Random queries. Confidences are multiples of 2^-16: they tie now and then, and add up without rounding."""
   rng = np.random.default_rng(0)
   return Queries(
-    rng.integers(0, 1 << 16, (queries, llms)).astype(np.float32) / (1 << 16),
+    rng.integers(0, 1 << 16, (queries, llms), np.uint16).astype(np.float32) / (1 << 16),
     rng.integers(_NONE, 5, (queries, llms, samples), np.int16),
     rng.random((queries, llms), np.float32) < 0.98,
     rng.permutation(np.linspace(0.5, 20, llms).astype(np.float32)),

@@ -10,17 +10,22 @@ from selectllm.selection import blocks, policies, voting
 
 # Numbers of one block's queries, confidences and answers together: a few MB, which stay in a processor's cache.
 _NUMBERS = 1 << 22
+# Up to so many LLMs are ranked; of more, the first are taken one by one, as often as LLMs are called.
+_MOST_RANKED = 64
 
 
 def shortlist(confidences: jax.Array, latency_s: jax.Array, available: jax.Array, *, size: int) -> jax.Array:
-  """The `size` LLMs that `policies.rank` puts first, int32[size], in the order of the pool; written for one query.
+  """The `size` LLMs that `policies.rank` puts first, int32[size], in that order; written for one query.
 
   Args:
-    confidences: float32[K].
+    confidences: float32[K] in [0, 1].
     latency_s: float32[K], expected; breaks ties.
     available: bool[K].
     size: At most K.
   """
+  if confidences.size <= _MOST_RANKED:
+    rank = policies.rank(confidences, latency_s, available)
+    return jnp.sum(jnp.where(rank == jnp.arange(size)[:, None], jnp.arange(rank.size), 0), axis=-1)
   fastest = jnp.argsort(latency_s)
   place = jnp.argsort(fastest).astype(jnp.float32)  # float, so that its minimum vectorises
 
@@ -28,22 +33,25 @@ def shortlist(confidences: jax.Array, latency_s: jax.Array, available: jax.Array
     first = jnp.min(jnp.where(left == left.max(), place, jnp.inf))
     return jnp.where(place == first, -jnp.inf, left), first
 
-  # Taking the first so many times is faster than sorting: those called are few. Who is taken is below all unavailable.
-  left = jnp.where(available, confidences, -1.0)
-  return jnp.sort(fastest[jax.lax.scan(take, left, length=size)[1].astype(jnp.int32)])
+  left = jnp.where(available, confidences, -1.0)  # above those that are taken
+  return fastest[jax.lax.scan(take, left, length=size)[1].astype(jnp.int32)]
 
 
 @functools.partial(jax.jit, static_argnames=('size', 'over'))
 def _ballots(confidences, answers, available, latency_s, size, over):
   """What the policy and the vote need of those on each query's shortlist; all LLMs where they are no more than that."""
+  place = jnp.argsort(jnp.argsort(latency_s)).astype(jnp.float32)
 
   def one(confidences, answers, available):
     listed = jnp.arange(size)
     if size < confidences.size:
       listed = shortlist(confidences, latency_s, available, size=size)
-    answers = answers[listed]
-    own = voting.majority(answers)[:, None] if over == 'majority' else answers
-    return confidences[listed], own, available[listed], latency_s[listed]
+    if over == 'samples':
+      # The vote looks at the samples of equally fast LLMs together, in the order of the pool.
+      listed = jnp.sort(listed)
+      return confidences[listed], answers[listed], available[listed], latency_s[listed]
+    # Places instead of latencies: of equally fast LLMs the first of the pool, wherever it is listed.
+    return confidences[listed], voting.majority(answers[listed])[:, None], available[listed], place[listed]
 
   return jax.vmap(one)(confidences, answers, available)
 

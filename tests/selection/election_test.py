@@ -36,12 +36,14 @@ def test_a_shortlist_elects_what_the_whole_pool_does(policy, over, monkeypatch):
     assert elected.tolist() == _one_by_one(policy, size, over, **queries), size
 
 
-def test_the_shortlist_is_those_that_rank_first():
+@pytest.mark.parametrize('most_ranked', [0, LLMS])
+def test_the_shortlist_is_those_that_rank_first(most_ranked, monkeypatch):
+  monkeypatch.setattr(election, '_MOST_RANKED', most_ranked)
   queries = _queries(1)
   for confidences, available in zip(queries['confidences'][:50], queries['available'], strict=False):
     rank = np.asarray(policies.rank(confidences, queries['latency_s'], available))
     listed = election.shortlist(confidences, queries['latency_s'], available, size=4)
-    assert listed.tolist() == np.flatnonzero(rank < 4).tolist()
+    assert listed.tolist() == np.argsort(rank)[:4].tolist()
 
 
 def test_answers_may_be_mapped_into_memory(tmp_path):
