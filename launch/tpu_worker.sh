@@ -54,10 +54,11 @@ start() {
       echo "Another job is running here: $there. Wait for it, or stop it." >&2
       exit "$FAILED"
     fi
-  elif [[ "$there" != "$arguments" || ! -e "$JOB/status" ]]; then  # else it ended while nobody watched
-    rm -f "$JOB/status"
+  elif [[ "$there" != "$arguments" || ! -e "$JOB/status" || -e "$JOB/stopped" ]]; then  # else it ended while nobody watched
+    rm -f "$JOB/status" "$JOB/stopped"
     echo "$arguments" >"$JOB/arguments"
-    setsid bash "$0" job "$@" </dev/null >"$JOB/log" 2>&1 &  # it inherits the lock
+    : >"$JOB/log"
+    setsid bash "$0" job "$@" </dev/null >>"$JOB/log" 2>&1 &  # it inherits the lock
     echo "$!" >"$JOB/pid"
   fi
   exec 9>&-
@@ -68,6 +69,10 @@ follow() {
   tail --lines=+1 --follow --sleep-interval=0.2 --pid="$(cat "$JOB/pid")" "$JOB/log" | sed --unbuffered "s/^/[worker $worker] /"
   status=$(cat "$JOB/status" 2>/dev/null || echo 137)  # killed before it could be noted
   rm -f "$JOB/arguments"
+  if [[ -e "$JOB/stopped" ]]; then
+    echo "[worker $worker] The job was stopped; the same command goes on." >&2
+    return 1
+  fi
   if ((status)); then echo "[worker $worker] The job ended with status $status." >&2; fi
   return "$status"
 }
@@ -77,7 +82,7 @@ main() {
     install) install ;;
     run) start "${@:2}" && follow ;;
     job) job "${@:2}" ;;
-    stop) if is_running; then kill -TERM -- "-$(cat "$JOB/pid")"; fi ;;
+    stop) if is_running; then touch "$JOB/stopped" && kill -TERM -- "-$(cat "$JOB/pid")"; fi ;;
     *) echo "tpu_worker.sh install, run or stop, not ${1:-nothing}" >&2 && exit 1 ;;
   esac
 }

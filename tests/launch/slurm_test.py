@@ -15,6 +15,7 @@ printf '%s\\0' "$@" >>"$FAKE/steps" && echo >>"$FAKE/steps"
 does=$(head -n 1 "$FAKE/does") && sed -i 1d "$FAKE/does"
 case "$does" in
   end) exit 0 ;;
+  term) kill -TERM $$ ;;
   fail) exit 3 ;;
 esac
 for argument in "$@"; do case "$argument" in --workdir=*) workdir="${argument#*=}" ;; esac; done
@@ -88,7 +89,7 @@ def test_a_job_runs_one_step_with_its_arguments_as_they_were_given(slurm):
 
 
 def test_a_job_that_was_told_to_end_is_queued_again_with_the_same_run_directory(slurm):
-  runs = slurm.sbatch('--workdir=runs/mine', does='end end report')
+  runs = slurm.sbatch('--workdir=runs/mine', does='end term report')
   assert [run.returncode for run in runs] == [0, 0, 0], runs[0].stderr
   assert 'queued again' in runs[0].stderr
   assert len({tuple(step) for step in slurm.steps()}) == 1

@@ -206,6 +206,18 @@ def test_ctrl_c_leaves_the_job_running_until_it_is_stopped(cloud):
   assert cloud.run('stop', *FLAGS[:2], vm='READY', workers=1).returncode == 0
   wait_for(lambda: (home / 'selectllm_job' / 'status').exists())
   assert len(cloud.jobs()) == 1
+  again = cloud.run(*FLAGS, *GS, vm='READY', workers=1, runs=['report'])
+  assert again.returncode == 0, again.stderr
+  assert len(cloud.jobs()) == 2
+
+
+def test_who_watches_a_job_that_is_stopped_does_not_start_it_again(cloud):
+  script = cloud.start(*FLAGS, *GS, runs=['wait'], workers=1)
+  wait_for(lambda: (cloud.folder / 'jobs').exists())
+  assert cloud.run('stop', *FLAGS[:2], vm='READY', workers=1).returncode == 0
+  assert 'The job was stopped; the same command goes on' in script.communicate(timeout=60)[1]
+  assert script.returncode == 1
+  assert len(cloud.jobs()) == 1
 
 
 @pytest.mark.parametrize(
