@@ -19,7 +19,7 @@ import numpy as np
 import rich.console
 from sklearn import linear_model
 
-from selectllm import experiment, fitted, metrics, playing, score, sharding, train
+from selectllm import embeddings, experiment, fitted, metrics, playing, score, sharding, train
 from selectllm.data import load, splits, votes
 from selectllm.models import pretrained
 from selectllm.report import tables
@@ -43,7 +43,7 @@ def embed(config: ml_collections.ConfigDict, texts: list[str], max_length: int, 
   config.encoder.update(name=pretrained.DEFAULT, pooling='mean', dtype='float32', max_length=max_length)
   model = train.make_model(config, num_llms)
   with sharding.use(model.mesh):
-    return experiment.pretrained_embeddings(config, model, model.tokenize(texts))
+    return embeddings.unit(embeddings.kept(config, model, model.tokenize(texts)))
 
 
 def log_loss(confidences: np.ndarray, data: votes.Votes, rows: np.ndarray) -> float:

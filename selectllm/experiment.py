@@ -1,16 +1,13 @@
 """The modes of the main job: the road from responses to a report."""
 
 import contextlib
-import hashlib
 import json
 import logging
-import os
 import pathlib
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import ml_collections
 import numpy as np
 from flax import nnx
@@ -18,6 +15,7 @@ from flax import nnx
 from selectllm import (
   analysis,
   checkpoint,
+  embeddings,
   evaluate,
   fitted,
   frontier,
@@ -34,16 +32,14 @@ from selectllm import (
   train,
   writer,
 )
-from selectllm.data import agreement, batches, load, sources, splits, votes
-from selectllm.models import classifier, pretrained
+from selectllm.data import agreement, load, splits, votes
+from selectllm.models import classifier
 from selectllm.report import document, queries
 from selectllm.selection import voting
 
 _LOG = logging.getLogger(__name__)
 
 GetParams = Callable[..., tuple[int, nnx.State]]
-# How embeddings are made: part of the identity of those that are kept.
-_EMBEDDINGS = 'embeddings-v1'
 # Queries that the classifier's own latency is the median of.
 _TIMED = 20
 
@@ -207,7 +203,7 @@ def _predict(
       confidences=np.stack(confidences),
       labels=table.votes.labels,
       observed=table.votes.observed,
-      embeddings=pretrained_embeddings(config, model, tokens),
+      embeddings=embeddings.unit(embeddings.kept(config, model, tokens)),
       latency_s=np.stack([fitted.expected_latency_s(table.votes, part) for part in split]),
       tokens=tokens.lengths,
       truncated=np.array(tokens.truncated),
@@ -216,24 +212,6 @@ def _predict(
   if runtime.is_first():
     _save(workdir / 'predictions.npz', predictions)
   return predictions
-
-
-def pretrained_embeddings(config: ml_collections.ConfigDict, model: train.Model, tokens: batches.Tokens) -> np.ndarray:
-  """What the pretrained encoder makes of the queries: the same for every run that reads them with it, so kept."""
-  folder = pretrained.find(config.encoder.name)
-  encoder = ' '.join(sources.file_sha256(folder / name) for name in ('model.safetensors', 'config.json'))
-  digest = hashlib.sha256(f'{_EMBEDDINGS} {encoder} {config.encoder.pooling} {config.encoder.dtype}'.encode())
-  for array in (tokens.values, tokens.offsets):
-    digest.update(array.tobytes())
-  path = sources.cache_dir() / 'embeddings' / f'{digest.hexdigest()[:32]}.npy'
-  if runtime.all_say(path.exists()):
-    return np.load(path)
-  embeddings = train.embed_queries(model, tokens, batch_size=config.evaluate.batch_size)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_suffix(f'.{jax.process_index()}.{os.getpid()}.npy')
-  np.save(partial, embeddings)
-  partial.replace(path)
-  return embeddings
 
 
 def _save(path: pathlib.Path, arrays: Predictions | outcomes.Outcomes) -> None:

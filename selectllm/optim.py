@@ -44,14 +44,15 @@ def make_optimizer(
   Args:
     config: `config.train`.
     steps: Of the whole training.
-    freeze_encoder: The encoder's parameters stay as they are and take no optimiser memory.
+    freeze_encoder: Whether the head's parameters are all that is trained.
   """
 
   def adamw(peak: float) -> optax.GradientTransformation:
     return optax.adamw(make_schedule(config, steps, peak), weight_decay=config.weight_decay, mask=_matrices)
 
-  encoder = optax.set_to_zero() if freeze_encoder else adamw(config.learning_rate)
+  head = adamw(config.head_learning_rate)
+  groups = {'encoder': adamw(config.learning_rate), 'head': head}
   return optax.chain(
     optax.clip_by_global_norm(config.clip_norm),
-    optax.multi_transform({'encoder': encoder, 'head': adamw(config.head_learning_rate)}, classifier.param_groups),
+    head if freeze_encoder else optax.multi_transform(groups, classifier.param_groups),
   )

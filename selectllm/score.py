@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -57,12 +56,11 @@ def make_score_step(graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh) -> ScoreSte
 
 
 def make_embed_step(graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh) -> Callable[..., jax.Array]:
-  """Makes the jitted `(params, tokens[R, L], segments[R, L], wanted[R, S, 1]) -> float32[R * S, D]` of unit vectors."""
+  """Makes the jitted `(params, tokens[R, L], segments[R, L], wanted[R, S, 1]) -> float32[R * S, D]`."""
 
   def step(params, tokens, segments, wanted) -> jax.Array:
     embedding = nnx.merge(graphdef, params).embed(tokens, segments, wanted.shape[1])
-    embedding = embedding.reshape(-1, embedding.shape[-1])
-    return embedding / jnp.maximum(jnp.linalg.norm(embedding, axis=-1, keepdims=True), 1e-12)
+    return embedding.reshape(-1, embedding.shape[-1])
 
   return jax.jit(step, out_shardings=sharding.replicated(mesh))
 

@@ -19,7 +19,7 @@ import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
-from selectllm import checkpoint, confidence, deciding, frontier, limits, places, rundir, sharding, train
+from selectllm import checkpoint, confidence, deciding, embeddings, frontier, limits, places, rundir, sharding, train
 from selectllm.data import sources, votes
 from selectllm.models import pretrained
 from selectllm.report import answered
@@ -264,8 +264,8 @@ class Selector:
         np.ones((len(texts), self._arrays.estimator.bias.size), bool),
         batch_size=batch_size,
       ).confidences
-      embeddings = train.embed_queries(model, tokens, batch_size=batch_size)
-    logits = confidence.estimate(self._arrays.estimator, list(texts), embeddings, confidences)
+      embedded = embeddings.unit(embeddings.embed(model, tokens, batch_size=batch_size))
+    logits = confidence.estimate(self._arrays.estimator, list(texts), embedded, confidences)
     return State(1 / (1 + np.exp(-logits)), logits)
 
   def decide(self, state: State, revealed: deciding.Revealed) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from selectllm import checkpoint, optim, runtime, score, sharding, writer
+from selectllm import checkpoint, embeddings, optim, runtime, score, sharding, writer
 from selectllm.data import batches, splits, votes
 from selectllm.models import classifier, pretrained
 
@@ -73,7 +73,6 @@ def make_model(config: ml_collections.ConfigDict, num_llms: int) -> Model:
       pooling=config.encoder.pooling,
       dtype=DTYPES[config.encoder.dtype],
       remat=config.encoder.remat,
-      freeze_encoder=config.encoder.freeze,
       rngs=rngs,
     )
 
@@ -134,8 +133,8 @@ def make_train_step(
   def step(state: TrainState, batch: batches.Batch) -> tuple[TrainState, dict[str, jax.Array]]:
     def loss_fn(params: nnx.State) -> jax.Array:
       rngs = nnx.Rngs(dropout=jax.random.fold_in(jax.random.key(seed), state.step))
-      logits = nnx.merge(graphdef, params)(batch.tokens, batch.segments, deterministic=False, rngs=rngs)
-      return masked_bce(logits[:, 0], batch.labels, batch.weight)
+      logits = nnx.merge(graphdef, params)(*batch.inputs, deterministic=False, rngs=rngs)
+      return masked_bce(logits.reshape(batch.labels.shape), batch.labels, batch.weight)
 
     loss, gradient = jax.value_and_grad(loss_fn)(state.params)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
@@ -147,9 +146,16 @@ def make_train_step(
 
 
 def _validation_loss(
-  model: Model, params: nnx.State, tokens, data: votes.Votes, rows, weight, batch_size: int
+  trained: Model, params: nnx.State, inputs: batches.Tokens | batches.Features, data: votes.Votes, rows, weight, size
 ) -> float:
-  confidences = score_queries(model, params, tokens, rows, data.observed[rows], batch_size=batch_size).confidences
+  if isinstance(inputs, batches.Features):
+    head = jax.jit(
+      lambda params, values: jax.nn.sigmoid(nnx.merge(trained.graphdef, params)(values)),
+      out_shardings=sharding.replicated(trained.mesh),
+    )
+    confidences = np.asarray(head(params, inputs.values[rows]))
+  else:
+    confidences = score_queries(trained, params, inputs, rows, data.observed[rows], batch_size=size).confidences
   likely = np.clip(confidences.astype(np.float64), 1e-7, 1 - 1e-7)
   losses = -(data.labels[rows] * np.log(likely) + (1 - data.labels[rows]) * np.log1p(-likely))
   return float(np.sum(losses * weight[rows]) / np.sum(weight[rows]))
@@ -179,20 +185,6 @@ def score_queries(
   )
 
 
-def embed_queries(model: Model, tokens: batches.Tokens, *, batch_size: int) -> np.ndarray:
-  """Embeds all N queries with the pretrained encoder: unit vectors float32[N, D]."""
-  wanted = np.ones((len(tokens.lengths), 1), bool)
-  return score.over_queries(
-    lambda *batch: model.embed_step(model.params, *batch),
-    model.mesh,
-    tokens,
-    np.arange(len(wanted)),
-    wanted,
-    batch_size=batch_size,
-    max_length=model.tokenize.max_length,
-  )
-
-
 def time_one_query(model: Model, params: nnx.State, queries: Sequence[str], selecting: score.Selecting) -> float:
   """Seconds from the text of one query, asked alone, to its selection: the median over the queries."""
   available = np.ones((1, selecting.latency_s.size), bool)
@@ -203,6 +195,14 @@ def time_one_query(model: Model, params: nnx.State, queries: Sequence[str], sele
     score_queries(model, params, tokens, np.zeros(1, int), available, batch_size=1, selecting=selecting)
     seconds.append(time.perf_counter() - begun)
   return float(np.median(seconds[len(queries) :]))
+
+
+def _what_is_trained(config: ml_collections.ConfigDict, model: Model) -> Model:
+  """The model, or where the encoder is frozen its head alone, which reads `batches.Features`."""
+  if not config.encoder.freeze:
+    return model
+  graphdef, params = nnx.split(nnx.merge(model.graphdef, model.params).head)
+  return model._replace(graphdef=graphdef, params=params)
 
 
 def init_state(model: Model, optimizer: optax.GradientTransformation) -> TrainState:
@@ -329,8 +329,12 @@ def fit(
   options = config.train
   train, validation = (np.flatnonzero(split == part) for part in (splits.TRAIN, splits.VALIDATION))
   weight = loss_weight(data.labels, data.observed, train, options.loss)
+  trained = _what_is_trained(config, model)
+  inputs: batches.Tokens | batches.Features = tokens
+  if config.encoder.freeze:
+    inputs = batches.Features(embeddings.kept(config, model, tokens), tokens.lengths)
   source = batches.TrainingBatches(
-    tokens,
+    inputs,
     train,
     data.labels,
     weight,
@@ -343,7 +347,7 @@ def fit(
   steps, per_epoch = len(source), source.steps_per_epoch
 
   optimizer = optim.make_optimizer(options, steps, freeze_encoder=config.encoder.freeze)
-  state = init_state(model, optimizer)
+  state = init_state(trained, optimizer)
   abstract = sharding.abstract(model.mesh, state)
   with contextlib.ExitStack() as exits:
     manager = exits.enter_context(checkpoint.open_manager(workdir / 'checkpoints'))
@@ -355,7 +359,7 @@ def fit(
     account = exits.enter_context(contextlib.closing(_Account(workdir, start, steps, per_epoch)))
     trace = _Trace(workdir / 'profile', start, steps, per_epoch) if config.profile and runtime.is_first() else None
     must_stop = exits.enter_context(runtime.asked_to_stop())
-    step_fn = jit_train_step(model, optimizer, abstract, config.seed)
+    step_fn = jit_train_step(trained, optimizer, abstract, config.seed)
     for step in range(start + 1, steps + 1):
       if trace:
         trace.before(step)
@@ -375,7 +379,8 @@ def fit(
         loss = None
         if epoch_ends:
           with account.clock.on('evaluation'):
-            loss = _validation_loss(model, state.params, tokens, data, validation, weight, config.evaluate.batch_size)
+            size = config.evaluate.batch_size
+            loss = _validation_loss(trained, state.params, inputs, data, validation, weight, size)
           account.validated(step, loss)
         with account.clock.on('checkpoint'):
           checkpoint.save(manager, step, state, loss)
@@ -394,11 +399,16 @@ def load_best(config: ml_collections.ConfigDict, model: Model, workdir: pathlib.
     checkpoint.CheckpointError: when there is none, or it cannot be read.
   """
   optimizer = optim.make_optimizer(config.train, 1, freeze_encoder=config.encoder.freeze)
-  abstract = sharding.abstract(model.mesh, jax.eval_shape(lambda: init_state(model, optimizer)))
+  trained = _what_is_trained(config, model)
+  abstract = sharding.abstract(model.mesh, jax.eval_shape(lambda: init_state(trained, optimizer)))
   with checkpoint.open_manager(workdir / 'checkpoints') as manager:
     step, state = checkpoint.restore_best(manager, abstract)
   _LOG.info('The validation loss was lowest at step %d', step)
-  return step, state.params
+  if trained is model:
+    return step, state.params
+  whole = nnx.merge(model.graphdef, jax.tree.map(lambda array: array, model.params))  # a copy: it is updated in place
+  nnx.update(whole.head, state.params)
+  return step, nnx.state(whole)
 
 
 def jit_train_step(

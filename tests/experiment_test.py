@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from configs import gsm8k, jsonl
-from selectllm import checkpoint, experiment, rundir, train
-from selectllm.data import batches, sources, splits
+from selectllm import checkpoint, experiment, rundir
+from selectllm.data import sources, splits
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -439,25 +439,3 @@ def test_an_unknown_mode_is_refused(config, tmp_path):
     ValueError, match="'predict' is not one of train_and_evaluate, evaluate, collect, select, answer, compare, add_llm"
   ):
     experiment.run(config, tmp_path)
-
-
-def test_embeddings_are_made_once_for_each_encoder_and_queries(tiny_encoder, tmp_path, monkeypatch):
-  monkeypatch.setenv('SELECTLLM_CACHE', str(tmp_path))
-  made = []
-
-  def embed_queries(_, tokens, *, batch_size):
-    del batch_size
-    made.append(tokens)
-    return np.full((len(tokens.lengths), 2), len(made), np.float32)
-
-  monkeypatch.setattr(train, 'embed_queries', embed_queries)
-  config = jsonl.get_config()
-  config.encoder.name = str(tiny_encoder)
-  one, other = (batches.Tokens(np.array([2, last, 3], np.int32), np.array([0, 3]), 0) for last in (4, 5))
-  first = experiment.pretrained_embeddings(config, None, one)
-  np.testing.assert_array_equal(experiment.pretrained_embeddings(config, None, one), first)
-  assert len(made) == 1
-  experiment.pretrained_embeddings(config, None, other)
-  config.encoder.pooling = 'cls'
-  experiment.pretrained_embeddings(config, None, one)
-  assert len(made) == 3

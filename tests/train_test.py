@@ -1,12 +1,14 @@
 """Steps, losses and placement of the training."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 
 from configs import jsonl
 from selectllm import optim, score, sharding, train
-from selectllm.data import batches
+from selectllm.data import batches, splits, votes
 
 
 @pytest.fixture
@@ -61,13 +63,33 @@ def test_one_device_and_eight_give_the_same_loss_curve(config):
   assert kernel.addressable_shards[0].data.size == kernel.size // 2, 'fsdp=2 halves what a device holds'
 
 
-def test_a_frozen_encoder_stays_and_the_head_learns(config):
-  config.encoder.freeze = True
-  before = train.make_model(config, 4).params
-  _, state = _train(config, 3)
-  same = jax.tree.map(lambda a, b: bool((a == b).all()), before, state.params)
+def test_a_frozen_encoder_stays_and_the_head_learns_what_the_features_say(config, tmp_path, monkeypatch):
+  monkeypatch.setenv('SELECTLLM_CACHE', str(tmp_path / 'cache'))
+  config.encoder.freeze, config.encoder.dropout = True, 0.0
+  config.train.epochs, config.train.head_learning_rate = 2, 1e-2
+  model = train.make_model(config, 4)
+  tokens, random = model.tokenize(QUERIES), np.random.default_rng(0)
+  size, nothing = len(QUERIES), np.zeros(0)
+  data = votes.Votes(
+    nothing,
+    nothing,
+    random.integers(0, 2, (size, 4)).astype(np.float32),
+    np.ones((size, 4), bool),
+    nothing,
+    nothing,
+    nothing,
+  )
+  split = np.array([splits.TRAIN] * 32 + [splits.VALIDATION] * 16, np.int8)
+  with sharding.use(model.mesh):
+    _, params = train.fit(config, model, tokens, data, split, tmp_path)
+    scored = train.score_queries(model, params, tokens, np.arange(size), data.observed, batch_size=8).confidences
+  same = jax.tree.map(lambda a, b: bool((a == b).all()), model.params, params)
   assert all(jax.tree.leaves(same['encoder']))
   assert not any(jax.tree.leaves(same['head']))
+  # What was trained on features is what the whole classifier then says; the loss noted is that of its confidences.
+  losses = [json.loads(line).get('validation_loss') for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+  likely = np.where(data.labels[32:] > 0, scored[32:], 1 - scored[32:])
+  assert min(filter(None, losses)) == pytest.approx(-np.log(likely).mean(), rel=1e-4)
 
 
 def test_masked_bce_is_the_mean_over_what_counts():

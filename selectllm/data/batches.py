@@ -57,6 +57,23 @@ class Tokens(NamedTuple):
     return tokens.astype(np.int32), segments.astype(np.int32)
 
 
+class Features(NamedTuple):
+  """N queries that were embedded once and for all, to train a head on.
+
+  Attributes:
+    values: float32[N, D].
+    lengths: int32[N], how many tokens the queries had; it decides which train together, as it does for `Tokens`.
+  """
+
+  values: np.ndarray
+  lengths: np.ndarray
+
+  def rows(self, index: np.ndarray, length: int) -> tuple[np.ndarray]:
+    """The features float32[R, D] of the queries `index`, int[R, 1]; those of the last one where it is -1."""
+    del length
+    return (self.values[index[:, 0]],)
+
+
 Array = Any  # of numpy on the host, of JAX on the device
 
 
@@ -64,14 +81,13 @@ class Batch(NamedTuple):
   """One padded batch of B queries, each in a row of its own; rows without a query have weight 0.
 
   Attributes:
-    tokens: int32[B, L].
-    segments: int32[B, L], 0 where the query is, -1 behind it.
+    inputs: What the classifier reads: tokens int32[B, L] and segments int32[B, L], 0 where the query is and -1 behind
+      it; or, for a head alone, features float32[B, D].
     labels: float32[B, K].
     weight: float32[B, K], 0 where there is no query or the LLM is missing.
   """
 
-  tokens: Array
-  segments: Array
+  inputs: tuple[Array, ...]
   labels: Array
   weight: Array
 
@@ -133,7 +149,7 @@ class TrainingBatches:
 
   def __init__(
     self,
-    tokens: Tokens,
+    tokens: Tokens | Features,
     index: np.ndarray,
     labels: np.ndarray,
     weight: np.ndarray,
@@ -192,7 +208,7 @@ class TrainingBatches:
 
 
 def _pad_batch(
-  tokens: Tokens,
+  tokens: Tokens | Features,
   index: np.ndarray,
   length: int,
   batch_size: int,
@@ -205,7 +221,7 @@ def _pad_batch(
   filled[: len(index)] = index
   filled = filled[rows]
   return Batch(
-    *tokens.rows(filled[:, None], length),
+    inputs=tokens.rows(filled[:, None], length),
     labels=labels[filled].astype(np.float32),
     weight=(weight[filled] * (filled >= 0)[:, None]).astype(np.float32),
   )

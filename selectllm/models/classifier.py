@@ -41,6 +41,26 @@ def pool(hidden: jax.Array, segments: jax.Array, slots: int, how: str) -> jax.Ar
   return total / jnp.maximum(counts.sum(axis=-1, keepdims=True), 1)
 
 
+class Head(nnx.Linear):
+  """Dropout, then one logit for each LLM: embeddings [..., D] to logits [..., K], in float32.
+
+  Args:
+    config: The encoder's shape, and the dropout rate.
+    num_llms: LLMs in the pool (K).
+    rngs: Initialises the parameters from its `params` stream.
+  """
+
+  def __init__(self, config: encoder.EncoderConfig, num_llms: int, *, rngs: nnx.Rngs):
+    super().__init__(config.hidden_size, num_llms, kernel_init=encoder.initializer('embed', 'llm'), rngs=rngs)
+    self.dropout = nnx.Dropout(config.dropout)
+
+  def __call__(  # type: ignore[override]
+    self, embedding: jax.Array, *, deterministic: bool = True, rngs: nnx.Rngs | None = None
+  ) -> jax.Array:
+    """Gives logits; see `Encoder.__call__` for the options."""
+    return super().__call__(self.dropout(embedding, deterministic=deterministic, rngs=rngs))
+
+
 class Classifier(nnx.Module):
   """An encoder with one logit per LLM over its pooled hidden states.
 
@@ -50,7 +70,6 @@ class Classifier(nnx.Module):
     pooling: `cls` or `mean`.
     dtype: What the encoder computes in, `jnp.float32` or `jnp.bfloat16`; the head computes in float32.
     remat: Whether the backward pass recomputes the encoder's inner activations.
-    freeze_encoder: Whether the encoder is a fixed feature extractor: no gradient reaches it, and no dropout.
     rngs: Initialises the parameters from its `params` stream.
   """
 
@@ -62,16 +81,13 @@ class Classifier(nnx.Module):
     pooling: str = 'mean',
     dtype: jax.typing.DTypeLike = jnp.float32,
     remat: bool = False,
-    freeze_encoder: bool = False,
     rngs: nnx.Rngs,
   ):
     if pooling not in POOLINGS:
       raise ValueError(f'pooling must be one of {", ".join(POOLINGS)}, not {pooling!r}')
     self.pooling = pooling
-    self.freeze_encoder = freeze_encoder
     self.encoder = encoder.Encoder(config, dtype=dtype, remat=remat, rngs=rngs)
-    self.dropout = nnx.Dropout(config.dropout)
-    self.head = nnx.Linear(config.hidden_size, num_llms, kernel_init=encoder.initializer('embed', 'llm'), rngs=rngs)
+    self.head = Head(config, num_llms, rngs=rngs)
 
   def embed(
     self,
@@ -83,10 +99,8 @@ class Classifier(nnx.Module):
     rngs: nnx.Rngs | None = None,
   ) -> jax.Array:
     """Embeds rows of at most `slots` queries each as float32[R, S, D]; see `Encoder.__call__` for the arguments."""
-    deterministic = deterministic or self.freeze_encoder
     hidden = self.encoder(tokens, segments, deterministic=deterministic, rngs=rngs)  # [R, L, D]
-    embedding = pool(hidden, segments, slots, self.pooling)  # [R, S, D]
-    return jax.lax.stop_gradient(embedding) if self.freeze_encoder else embedding
+    return pool(hidden, segments, slots, self.pooling)  # [R, S, D]
 
   def __call__(
     self,
@@ -99,7 +113,7 @@ class Classifier(nnx.Module):
   ) -> jax.Array:
     """Gives logits float32[R, S, K] for rows of at most `slots` queries each; see `Encoder.__call__`."""
     embedding = self.embed(tokens, segments, slots, deterministic=deterministic, rngs=rngs)  # [R, S, D]
-    return self.head(self.dropout(embedding, deterministic=deterministic, rngs=rngs))  # [R, S, K]
+    return self.head(embedding, deterministic=deterministic, rngs=rngs)  # [R, S, K]
 
 
 def param_groups(params: nnx.State) -> Any:

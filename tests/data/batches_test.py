@@ -1,6 +1,7 @@
 import itertools
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -36,12 +37,11 @@ def make_source(tokens=TOKENS, index=INDEX, **options):
 def queries(batch, tokens=TOKENS):
   """Which queries a batch holds, by the first token of its rows; -1 for rows without one."""
   known = {int(tokens.values[start]): i for i, start in enumerate(tokens.offsets[:-1])}
-  return [known.get(int(first), -1) for first in batch.tokens[:, 0]]
+  return [known.get(int(first), -1) for first in batch.inputs[0][:, 0]]
 
 
 def assert_same(one, other):
-  for ours, theirs in zip(one, other, strict=True):
-    np.testing.assert_array_equal(ours, theirs)
+  jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 def test_every_query_once_an_epoch():
@@ -60,17 +60,17 @@ def test_rows_hold_their_query_whole():
   source = make_source()
   for step in range(len(source)):
     batch = source[step]
-    assert batch.tokens.shape == (8, batch.tokens.shape[1])
-    assert (batch.tokens.dtype, batch.segments.dtype) == (np.int32, np.int32)
+    assert batch.inputs[0].shape == (8, batch.inputs[0].shape[1])
+    assert (batch.inputs[0].dtype, batch.inputs[1].dtype) == (np.int32, np.int32)
     assert (batch.labels.dtype, batch.weight.dtype) == (np.float32, np.float32)
     for row, query in enumerate(queries(batch)):
       if query < 0:
         continue
       length = TOKENS.lengths[query]
-      assert (batch.segments[row] == 0).sum() == (batch.segments[row, :length] == 0).sum() == length
+      assert (batch.inputs[1][row] == 0).sum() == (batch.inputs[1][row, :length] == 0).sum() == length
       values = TOKENS.values[TOKENS.offsets[query] : TOKENS.offsets[query + 1]]
-      np.testing.assert_array_equal(batch.tokens[row, :length], values)
-      assert not batch.tokens[row, length:].any()
+      np.testing.assert_array_equal(batch.inputs[0][row, :length], values)
+      assert not batch.inputs[0][row, length:].any()
       np.testing.assert_array_equal(batch.labels[row], LABELS[query])
       np.testing.assert_array_equal(batch.weight[row], WEIGHT[query])
 
@@ -83,8 +83,8 @@ def test_filler_rows_weigh_nothing():
     filler = np.array(queries(batch)) < 0
     fillers += filler.sum()
     assert not batch.weight[filler].any()
-    assert not batch.tokens[filler].any()
-    assert (batch.segments[filler] == -1).all()
+    assert not batch.inputs[0][filler].any()
+    assert (batch.inputs[1][filler] == -1).all()
   assert fillers == 13 * 8 - 101
 
 
@@ -103,8 +103,8 @@ def test_processes_share_the_rows(count):
   parts = [make_source(process=(rank, count)) for rank in range(count)]
   for step in (0, 6, 12, 38):
     shares = [part[step] for part in parts]
-    assert {share.tokens.shape[0] for share in shares} == {8 // count}
-    assert_same([np.concatenate(arrays) for arrays in zip(*shares, strict=True)], whole[step])
+    assert {share.inputs[0].shape[0] for share in shares} == {8 // count}
+    assert_same(jax.tree.map(lambda *arrays: np.concatenate(arrays), *shares), whole[step])
 
 
 @pytest.mark.parametrize('batch_size', [8, 32])
@@ -116,8 +116,8 @@ def test_little_is_padding(batch_size):
   )  # fmt: skip
   widths = set()
   for step in range(len(source)):
-    size += source[step].tokens.size
-    widths.add(source[step].tokens.shape[1])
+    size += source[step].inputs[0].size
+    widths.add(source[step].inputs[0].shape[1])
   padding = 1 - tokens.lengths.sum() / size
   assert padding <= 0.25
   assert len(widths) <= batches.MOST_BUCKETS  # each is a compilation
@@ -127,7 +127,7 @@ def test_little_is_padding(batch_size):
 def test_batches_do_not_come_from_short_to_long():
   source = make_source(index=np.arange(COUNT), batch_size=13, epochs=20)
   steps = np.arange(len(source)).reshape(20, -1)
-  lengths = np.array([[np.sum(source[step].segments == 0, axis=1).max() for step in epoch] for epoch in steps])
+  lengths = np.array([[np.sum(source[step].inputs[1] == 0, axis=1).max() for step in epoch] for epoch in steps])
   assert abs(np.mean([np.corrcoef(of_epoch, np.arange(len(of_epoch)))[0, 1] for of_epoch in lengths])) < 0.2
 
 
@@ -213,6 +213,16 @@ def test_rows_of_several_queries():
   tokens, segments = make_tokens([3, 1, 2]).rows(np.array([[2, 0], [-1, 1], [-1, -1]]), 6)
   assert tokens.tolist() == [[5, 6, 1, 2, 3, 0], [4, 0, 0, 0, 0, 0], [0] * 6]
   assert segments.tolist() == [[0, 0, 1, 1, 1, -1], [1, -1, -1, -1, -1, -1], [-1] * 6]
+
+
+def test_features_train_with_the_queries_that_their_tokens_would():
+  values = np.random.default_rng(0).normal(size=(COUNT, 3)).astype(np.float32)
+  of_tokens, of_features = make_source(), make_source(tokens=batches.Features(values, TOKENS.lengths))
+  for step in (0, 12, 20):
+    rows = np.array(queries(of_tokens[step]))
+    (features,) = of_features[step].inputs
+    np.testing.assert_array_equal(features[rows >= 0], values[rows[rows >= 0]])
+    np.testing.assert_array_equal(of_features[step].weight, of_tokens[step].weight)
 
 
 def test_buckets_pad_least():
