@@ -36,12 +36,14 @@ REQUIREMENTS = [
   'yarl>=1.17,<2',
 ]
 
+TORCH = ['torch>=2.9,<3']
 BEAM = ['apache-beam>=2.77,<2.78']
 GCS = ['gcsfs>=2025.3,<2027']
 RAY = ['ray>=2.60,<3']
 TEST = [
   'pytest>=9,<10',
   'pytest-xdist>=3.8,<4',
+  *BEAM,
   *RAY,
   'scikit-learn>=1.7,<2',
   'setuptools>=77',
@@ -70,7 +72,8 @@ setuptools.setup(
     'beam': BEAM,
     'ray': RAY,
     'test': TEST,
-    'parity': ['torch>=2.9,<3'],
+    'parity': TORCH,
+    'benchmarks': [*TORCH, 'accelerate>=1.10,<2', 'onnx>=1.20,<2', 'onnxruntime>=1.23,<2'],
     'dev': [*TEST, 'mypy>=2,<3', 'ruff>=0.17,<0.18', 'types-PyYAML>=6', 'types-requests>=2.32'],
   },
   classifiers=[
