@@ -279,23 +279,27 @@ class _Account:
 class _Trace:
   """Traces a few steps: of the second epoch, when all lengths have been compiled, or the last of a short training."""
 
-  def __init__(self, folder: pathlib.Path, start: int, steps: int, per_epoch: int):
-    self._folder = folder
-    first = max(start + 1, min(start + per_epoch + 1, steps - _TRACED + 1))
-    self._steps = range(first, min(first + _TRACED, steps + 1))
+  def __init__(self, folder: pathlib.Path, start: int, steps: int, per_epoch: int, *, wanted: bool):
+    self._folder, self._steps = folder, range(0)
+    if wanted:
+      first = max(start + 1, min(start + per_epoch + 1, steps - _TRACED + 1))
+      self._steps = range(first, min(first + _TRACED, steps + 1))
 
   def before(self, step: int) -> None:
     """Begins the trace where it is time."""
-    if step == self._steps.start:
-      jax.profiler.start_trace(self._folder, create_perfetto_trace=True)
+    if self._steps and step == self._steps.start:
+      options = jax.profiler.ProfileOptions()
+      options.python_tracer_level = 0  # every call of Python's would be traced, and slowed down
+      jax.profiler.start_trace(self._folder, profiler_options=options)
 
   def after(self, step: int, state: TrainState) -> None:
     """Ends the trace, once the devices have done the steps that it is of."""
-    if step == self._steps.stop - 1:
+    if self._steps and step == self._steps[-1]:
       jax.block_until_ready(state)
       jax.profiler.stop_trace()
       _LOG.info(
-        'Steps %d to %d were traced: tensorboard --logdir %s, or open its perfetto_trace.json.gz at ui.perfetto.dev',
+        'Steps %d to %d were traced: tensorboard --logdir %s (with tensorboard-plugin-profile), or open the '
+        '*.trace.json.gz below it at ui.perfetto.dev',
         self._steps.start, step, self._folder,
       )  # fmt: skip
 
@@ -357,19 +361,18 @@ def fit(
     _LOG.info('Parameters and optimiser: %s', sharding.bytes_held(model.mesh, state))
     iterator = batches.training_iterator(source, start)
     account = exits.enter_context(contextlib.closing(_Account(workdir, start, steps, per_epoch)))
-    trace = _Trace(workdir / 'profile', start, steps, per_epoch) if config.profile and runtime.is_first() else None
+    wanted = config.profile and runtime.is_first()
+    trace = _Trace(workdir / 'profile', start, steps, per_epoch, wanted=wanted)
     must_stop = exits.enter_context(runtime.asked_to_stop())
     step_fn = jit_train_step(trained, optimizer, abstract, config.seed)
     for step in range(start + 1, steps + 1):
-      if trace:
-        trace.before(step)
+      trace.before(step)
       with account.clock.on('input'):
         batch = on_mesh(next(iterator), model.mesh)
       with account.clock.on('step'), jax.transfer_guard('disallow'):
         state, scalars = step_fn(state, batch)
       account.note(step, scalars)
-      if trace:
-        trace.after(step, state)
+      trace.after(step, state)
       stops, epoch_ends = must_stop(step), step % per_epoch == 0
       saves = stops or epoch_ends or (options.checkpoint_every_steps and step % options.checkpoint_every_steps == 0)
       if not saves and step % options.log_every_steps:

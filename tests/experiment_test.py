@@ -1,10 +1,13 @@
 """The main job end to end, shrunk by its config: the real command, the real files."""
 
+import collections.abc
 import csv
+import gzip
 import importlib.util
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -22,9 +25,11 @@ from selectllm.data import sources, splits
 ROOT = pathlib.Path(__file__).parents[1]
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-  monkeypatch.setenv('SELECTLLM_CACHE', str(tmp_path_factory.getbasetemp() / 'cache'))
+@pytest.fixture(scope='module', autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> collections.abc.Iterator[None]:
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('SELECTLLM_CACHE', str(tmp_path_factory.getbasetemp() / 'cache'))
+    yield
 
 
 def _overrides(tiny_encoder: pathlib.Path, responses_file: pathlib.Path) -> dict[str, object]:
@@ -60,9 +65,11 @@ def finished(
 ) -> pathlib.Path:
   """An undisturbed run of the real command."""
   workdir = tmp_path_factory.mktemp('finished')
-  done = subprocess.run(_command(tiny_encoder, responses_file, workdir), capture_output=True, text=True, cwd=ROOT)
+  command = [*_command(tiny_encoder, responses_file, workdir), '--config.profile']
+  done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
   assert done.returncode == 0, done.stderr[-3000:]
   assert 'weighted_max_conf' in done.stdout
+  assert re.search(r'Parameters and optimiser: 0\.1 MB, 0\.1 MB on each of 1 devices', done.stderr)
   return workdir
 
 
@@ -77,10 +84,13 @@ def _report(workdir: pathlib.Path) -> dict:
   return report
 
 
+def _lines(workdir: pathlib.Path) -> list[dict]:
+  return [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
+
+
 def _metrics(workdir: pathlib.Path) -> list[dict]:
   """All that is the same whenever a run is repeated."""
-  lines = [json.loads(line) for line in (workdir / 'metrics.jsonl').read_text().splitlines()]
-  return [line for line in lines if 'step_s' not in line]
+  return [line for line in _lines(workdir) if 'step_s' not in line]
 
 
 def test_the_report_says_what_leaks_between_the_splits(finished: pathlib.Path):
@@ -166,20 +176,44 @@ def test_losses_are_logged_by_step_and_fall(finished: pathlib.Path):
   assert len([line for line in lines if 'validation_loss' in line]) == 12
 
 
-@pytest.mark.parametrize('seed', [0, 1])
-def test_killed_at_a_random_step_ends_in_the_same_report(tiny_encoder, responses_file, finished, tmp_path, seed):
+def test_a_profile_traces_a_few_steps(finished: pathlib.Path):
+  folder = next((finished / 'profile' / 'plugins' / 'profile').iterdir())
+  assert list(folder.glob('*.xplane.pb'))
+  with gzip.open(next(folder.glob('*.trace.json.gz'))) as file:
+    names = [event.get('name') for event in json.load(file)['traceEvents']]
+  assert 1 <= sum(name == 'PjitFunction(step)' for name in names) <= 10  # once or twice a step, as threads are shown
+
+
+def test_where_the_time_goes_is_noted(finished: pathlib.Path):
+  split = [line for line in _lines(finished) if 'step_s' in line]
+  assert [line['step'] for line in split] == list(range(1, len(split) + 1))
+  spent = {part: [line[f'{part}_s'] for line in split] for part in ('input', 'step', 'evaluation', 'checkpoint')}
+  assert all(seconds > 0 for part in ('input', 'step') for seconds in spent[part])
+  assert sum(seconds > 0 for seconds in spent['evaluation']) == 12  # epochs
+  assert sum(seconds > 0 for seconds in spent['checkpoint']) > 12
+
+
+@pytest.mark.parametrize(('seed', 'number', 'expected'), [(0, signal.SIGKILL, -9), (1, signal.SIGTERM, 0)])
+def test_stopped_at_a_random_step_ends_in_the_same_report(
+  tiny_encoder, responses_file, finished, tmp_path, seed, number, expected
+):
   random = np.random.default_rng(seed)
   last = max(line['step'] for line in _metrics(finished))
   kill_after = int(random.integers(2, last - 2))
-  child = subprocess.Popen(
-    _command(tiny_encoder, responses_file, tmp_path), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-  )
+  command = _command(tiny_encoder, responses_file, tmp_path)
+  child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
   written = tmp_path / 'metrics.jsonl'
-  while child.poll() is None and not (written.exists() and written.read_text().count('\n') >= kill_after):
+  while child.poll() is None and not (written.exists() and written.read_text().count('loss') >= kill_after):
     time.sleep(0.005)
-  child.send_signal(signal.SIGKILL)
-  assert child.wait() == -signal.SIGKILL, 'the run ended before it was killed'
+  child.send_signal(number)
+  said = child.communicate()[1]
+  assert child.returncode == expected, 'the run ended before it was stopped'
   assert not (tmp_path / 'report.json').exists()
+  if number == signal.SIGTERM:
+    saved = re.search(r'Stopped by SIGTERM: step (\d+) of \d+ is saved', said)
+    assert saved
+    assert int(saved[1]) == max(line['step'] for line in _metrics(tmp_path))
+    assert (tmp_path / 'checkpoints' / saved[1]).is_dir()
   again = subprocess.run(_command(tiny_encoder, responses_file, tmp_path), capture_output=True, text=True, cwd=ROOT)
   assert again.returncode == 0, again.stderr[-3000:]
   assert _report(tmp_path) == _report(finished)

@@ -176,7 +176,18 @@ def test_optimizer_state_is_laid_out_like_its_parameters():
   )
 
 
-@pytest.mark.parametrize('sizes', [(4, 2), (1, 8)])
+def test_what_a_device_holds_is_told():
+  mesh = sharding.make_mesh(2, 4)
+  split, whole = (
+    jax.device_put(jnp.zeros((1000, 500)), jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(axis)))
+    for axis in ('fsdp', None)
+  )
+  assert sharding.bytes_held(mesh, {'a': split, 'b': whole}) == (
+    '4.0 MB, 2.5 MB on each of 8 devices (data=2 x fsdp=4)'
+  )
+
+
+@pytest.mark.parametrize('sizes', [(8, 1), (4, 2), (1, 8)])
 def test_training_is_the_same_on_any_mesh(mesh, sizes):
   expected_losses, (expected, _) = train(mesh, steps=3)
   losses, (params, _) = train(sharding.make_mesh(*sizes), steps=3)

@@ -22,7 +22,7 @@ def config(tiny_encoder):
   return config
 
 
-QUERIES = [f'how many eggs {"cats " * (i % 9)}{i}' for i in range(48)]
+QUERIES = [f'how many eggs {"cats " * (i % 9)}{i}' for i in range(45)]  # the last batch of an epoch is not full
 
 
 def _data(model: train.Model, seed: int = 0) -> batches.TrainingBatches:
