@@ -47,11 +47,16 @@ def _run(config: ml_collections.ConfigDict, workdir: str | None) -> int:
     )
   if workdir and workdir.startswith('gs://') and config.mode not in ('train_and_evaluate', 'evaluate'):
     raise app.UsageError(f'--workdir={workdir}: --config.mode={config.mode} needs one on a disk')
-  # What is imported for one mode is not for the others: JAX is none of collecting's business.
+  # What is imported for one mode is not for the others: JAX is none of collecting's and comparing's business.
   if config.mode == 'collect':
     from selectllm.pool import collect
 
     return collect.collect(config, pathlib.Path(str(workdir)))
+  if config.mode == 'compare':
+    from selectllm import compare, rundir
+
+    compare.compare(config, pathlib.Path(workdir or rundir.default_workdir('compare')))
+    return 0
   from selectllm import runtime
 
   runtime.keep_compiled()
@@ -59,11 +64,6 @@ def _run(config: ml_collections.ConfigDict, workdir: str | None) -> int:
     from selectllm import answer
 
     return answer.answer(config, pathlib.Path(str(workdir)))
-  if config.mode == 'compare':
-    from selectllm import compare, rundir
-
-    compare.compare(config, pathlib.Path(workdir or rundir.default_workdir('compare')))
-    return 0
   if config.mode == 'add_llm':
     from selectllm import add_llm
 
