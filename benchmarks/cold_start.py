@@ -36,13 +36,13 @@ with sharding.use(model.mesh):
 """
 
 
-def seconds(command: list[str], cache: str, *, code: int = 0) -> float:
-  """Wall time of a process that ends with that exit code."""
+def seconds(command: list[str], cache: str, *, code: int = 0, shows: str = '') -> float:
+  """Wall time of a process that ends with that exit code and prints that."""
   begun = time.perf_counter()
   environment = os.environ | {'JAX_COMPILATION_CACHE_DIR': cache, 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0.2'}
-  ended = subprocess.run([sys.executable, *command], stdout=subprocess.DEVNULL, env=environment, check=False).returncode
-  if ended != code:
-    raise RuntimeError(f'{command} ended with {ended}')
+  ended = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=environment, check=False)
+  if ended.returncode != code or shows not in ended.stdout:
+    raise RuntimeError(f'{command} ended with {ended.returncode}: {ended.stderr}')
   return time.perf_counter() - begun
 
 
@@ -58,7 +58,7 @@ def main() -> None:
     cold = seconds(first, cache)
     warm = statistics.median(seconds(first, cache) for _ in range(options.repeats))
     shown = statistics.median(
-      seconds(['-m', 'selectllm.main', '--help'], cache, code=1) for _ in range(options.repeats)
+      seconds(['-m', 'selectllm.main', '--help'], cache, code=1, shows='--workdir') for _ in range(options.repeats)
     )
     bare = statistics.median(seconds(['-c', 'import jax'], cache) for _ in range(options.repeats))
   rows = {

@@ -81,7 +81,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.encoder.max_length = 128  # tokens; longer queries are cut
   config.encoder.dtype = 'float32'  # of activations: float32, bfloat16
   config.encoder.dropout = 0.1
-  config.encoder.freeze = False
+  config.encoder.freeze = False  # train the head alone, on embeddings that are made once
   config.encoder.remat = False
 
   config.train = ml_collections.ConfigDict()

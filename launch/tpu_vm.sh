@@ -179,7 +179,7 @@ is_finished() {
 
 judge() {  # status of an attempt: says why there will be another one, or ends here
   local status="$1" now
-  if ((status)) && [[ "$status" != "$FAILED" || -n "$SPOT" ]]; then sleep "$SETTLE_S"; fi
+  if [[ "$status" != "$FAILED" || -n "$SPOT" ]]; then sleep "$SETTLE_S"; fi
   now=$(state)
   if [[ "$now" != READY* ]]; then
     say "$NAME has been taken away (${now%%$'\t'*}). The job goes on from its last checkpoint if $WORKDIR is not on the" \

@@ -230,6 +230,7 @@ def _report(
   timing: dict[str, Any],
 ) -> None:
   """Evaluates what was predicted, and writes it down: the first process does, with parameters that all give."""
+  runtime.end_at_sigterm()  # there is nothing left to save
   params = _selector_params(config, workdir, table, predictions)
   if not runtime.is_first():
     return
@@ -383,5 +384,6 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       held.enter_context(rundir.lock(workdir))
       rundir.claim(workdir, config)
     runtime.wait_for_all('claimed')
+    runtime.check_same('the configs', rundir.own_fields(rundir.flatten(config.to_dict())))
     _LOG.info('Run directory: %s', workdir)
     MODES[config.mode](config, workdir)

@@ -260,17 +260,19 @@ def _percentiles(centre: float, sums: np.ndarray, counts: np.ndarray, level: flo
 
 def _many_bootstrap_ci(values: np.ndarray, valid: np.ndarray, resamples: int, seed: int, level: float) -> np.ndarray:
   """The interval of each column, from how often a resample draws each of its values."""
-  intervals = []
-  for column, counted in zip(values.T, valid.T, strict=True):
+  intervals, many = np.zeros((values.shape[1], 2)), []
+  for place, (column, counted) in enumerate(zip(values.T, valid.T, strict=True)):
     found, times = np.unique(column[counted], return_counts=True)
     if len(found) > _FEW_VALUES:
-      intervals.append(_bootstrap_ci(column[:, None], counted[:, None], resamples, seed, level)[0])
+      many.append(place)
       continue
     found, times = found.astype(np.float64), np.append(times, len(column) - times.sum())
     centre = float(found @ times[:-1] / max(times[:-1].sum(), 1))
     drawn = np.random.default_rng(seed).multinomial(len(column), times / len(column), size=resamples)[:, :-1]
-    intervals.append(_percentiles(centre, drawn @ (found - centre), drawn.sum(axis=1), level))
-  return np.array(intervals).reshape(-1, 2)
+    intervals[place] = _percentiles(centre, drawn @ (found - centre), drawn.sum(axis=1), level)
+  if many:
+    intervals[many] = _bootstrap_ci(values[:, many], valid[:, many], resamples, seed, level)
+  return intervals
 
 
 def wilson_ci(share: float, count: int, *, level: float = 0.95) -> tuple[float, float]:

@@ -20,8 +20,8 @@ _LOG = logging.getLogger(__name__)
 
 # These say where to look, not what to do: a run may change them.
 _LOCATIONS = ('mode', 'dataset.manual_dir', 'dataset.base_url', 'dataset.fallback', 'pool.file')
-# And these say on what machines to do it, and what to note meanwhile.
-_DEVICES = ('mesh', 'profile', 'dataset.beam')
+# And these say on what machines to do it, in what portions, and what to note meanwhile.
+_DEVICES = ('mesh', 'profile', 'dataset.beam', 'evaluate.batch_size')
 # And these are other modes' business.
 _OTHER_MODES = ('collect', 'answer', 'compare', 'select', 'add_llm')
 _FREE = (*_LOCATIONS, *_DEVICES, *_OTHER_MODES)

@@ -7,6 +7,7 @@ each with its own devices and its share of the data; the first alone keeps the r
 import atexit
 import contextlib
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -22,6 +23,8 @@ from jax.experimental import multihost_utils
 from selectllm.data import sources
 
 _LOG = logging.getLogger(__name__)
+
+_SYNC_POINTS = itertools.count(1)
 
 # Compilations that take less are done again.
 _WORTH_KEEPING_S = 0.2
@@ -45,10 +48,10 @@ def join_job() -> None:
   Raises:
     ValueError: when nothing says so.
   """
-  count, index = (
-    int(os.environ[name]) if name in os.environ else None for name in ('JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
-  )
   try:
+    count, index = (
+      int(os.environ[name]) if name in os.environ else None for name in ('JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
+    )
     jax.distributed.initialize(num_processes=count, process_id=index, shutdown_timeout_seconds=_LONGEST_REPORT_S)
   except ValueError as error:
     raise ValueError(
@@ -123,7 +126,9 @@ def asked_to_stop() -> Iterator[Callable[[int], bool]]:
   It is true after the same step on all processes, whichever of them were sent the signal.
   """
   if jax.process_count() > 1:
-    yield multihost_utils.reached_preemption_sync_point  # JAX has been listening since the processes joined
+    # JAX has been listening since the processes joined. It names the call at which all stop, so calls of later folds
+    # are counted on.
+    yield lambda step: multihost_utils.reached_preemption_sync_point(next(_SYNC_POINTS))
     return
   came: list[int] = []
   before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
@@ -131,3 +136,9 @@ def asked_to_stop() -> Iterator[Callable[[int], bool]]:
     yield lambda step: bool(came)
   finally:
     signal.signal(signal.SIGTERM, before)
+
+
+def end_at_sigterm() -> None:
+  """Lets SIGTERM end this process again: JAX, which listens in the processes of a job, would only note it."""
+  if jax.process_count() > 1:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

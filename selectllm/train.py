@@ -60,8 +60,6 @@ def make_model(config: ml_collections.ConfigDict, num_llms: int) -> Model:
   if config.encoder.dtype not in DTYPES:
     raise ValueError(f'config.encoder.dtype={config.encoder.dtype!r} is not one of {", ".join(DTYPES)}')
   mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-  if config.train.batch_size % mesh.size:
-    raise ValueError(f'config.train.batch_size={config.train.batch_size} does not divide over {mesh.size} devices')
   folder = pretrained.find(config.encoder.name)
   shape = dataclasses.replace(pretrained.read_config(folder), dropout=config.encoder.dropout)
   max_length = min(config.encoder.max_length, shape.max_length)
@@ -145,20 +143,25 @@ def make_train_step(
   return step
 
 
-def _validation_loss(
-  trained: Model, params: nnx.State, inputs: batches.Tokens | batches.Features, data: votes.Votes, rows, weight, size
-) -> float:
-  if isinstance(inputs, batches.Features):
-    head = jax.jit(
-      lambda params, values: jax.nn.sigmoid(nnx.merge(trained.graphdef, params)(values)),
-      out_shardings=sharding.replicated(trained.mesh),
-    )
-    confidences = np.asarray(head(params, inputs.values[rows]))
-  else:
-    confidences = score_queries(trained, params, inputs, rows, data.observed[rows], batch_size=size).confidences
+def _validation_loss(confidences: np.ndarray, data: votes.Votes, rows: np.ndarray, weight: np.ndarray) -> float:
   likely = np.clip(confidences.astype(np.float64), 1e-7, 1 - 1e-7)
   losses = -(data.labels[rows] * np.log(likely) + (1 - data.labels[rows]) * np.log1p(-likely))
   return float(np.sum(losses * weight[rows]) / np.sum(weight[rows]))
+
+
+def _scorer(
+  trained: Model, inputs: batches.Tokens | batches.Features, rows: np.ndarray, available: np.ndarray, batch_size: int
+) -> Callable[[nnx.State], np.ndarray]:
+  """What gives the confidences float32[N, K] of the queries `rows` by some parameters of what is trained."""
+  if isinstance(inputs, batches.Tokens):
+    tokens = inputs
+    return lambda params: score_queries(trained, params, tokens, rows, available, batch_size=batch_size).confidences
+  features = inputs.values[rows]
+  head = jax.jit(
+    lambda params, features: jax.nn.sigmoid(nnx.merge(trained.graphdef, params)(features)),
+    out_shardings=sharding.replicated(trained.mesh),
+  )
+  return lambda params: np.asarray(head(params, features))
 
 
 def score_queries(
@@ -326,11 +329,14 @@ def fit(
     The step with the lowest validation loss, and its parameters.
 
   Raises:
+    ValueError: when the devices do not divide the batch size.
     FloatingPointError: when loss, gradient or update are no longer finite; names the step.
     checkpoint.CheckpointError: when a checkpoint cannot be read.
     SystemExit: with code 0 on SIGTERM, once the step reached was saved.
   """
   options = config.train
+  if options.batch_size % model.mesh.size:
+    raise ValueError(f'config.train.batch_size={options.batch_size} does not divide over {model.mesh.size} devices')
   train, validation = (np.flatnonzero(split == part) for part in (splits.TRAIN, splits.VALIDATION))
   weight = loss_weight(data.labels, data.observed, train, options.loss)
   trained = _what_is_trained(config, model)
@@ -365,6 +371,7 @@ def fit(
     trace = _Trace(workdir / 'profile', start, steps, per_epoch, wanted=wanted)
     must_stop = exits.enter_context(runtime.asked_to_stop())
     step_fn = jit_train_step(trained, optimizer, abstract, config.seed)
+    validate = _scorer(trained, inputs, validation, data.observed[validation], config.evaluate.batch_size)
     for step in range(start + 1, steps + 1):
       trace.before(step)
       with account.clock.on('input'):
@@ -382,8 +389,7 @@ def fit(
         loss = None
         if epoch_ends:
           with account.clock.on('evaluation'):
-            size = config.evaluate.batch_size
-            loss = _validation_loss(trained, state.params, inputs, data, validation, weight, size)
+            loss = _validation_loss(validate(state.params), data, validation, weight)
           account.validated(step, loss)
         with account.clock.on('checkpoint'):
           checkpoint.save(manager, step, state, loss)

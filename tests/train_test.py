@@ -79,7 +79,7 @@ def test_a_frozen_encoder_stays_and_the_head_learns_what_the_features_say(config
     nothing,
     nothing,
   )
-  split = np.array([splits.TRAIN] * 32 + [splits.VALIDATION] * 16, np.int8)
+  split = np.array([splits.TRAIN] * 32 + [splits.VALIDATION] * (size - 32), np.int8)
   with sharding.use(model.mesh):
     _, params = train.fit(config, model, tokens, data, split, tmp_path)
     scored = train.score_queries(model, params, tokens, np.arange(size), data.observed, batch_size=8).confidences
@@ -155,8 +155,10 @@ def test_what_the_devices_cannot_do_is_refused(config):
   with pytest.raises(ValueError, match='data=64 x fsdp=1 takes 64 devices, there are 8'):
     train.make_model(config, 4)
   config.mesh.data = 3
+  model = train.make_model(config, 4)  # scores on any number of devices
+  tokens, none = model.tokenize(QUERIES), np.zeros(0, int)
   with pytest.raises(ValueError, match='batch_size=16 does not divide over 3 devices'):
-    train.make_model(config, 4)
+    train.fit(config, model, tokens, None, none, None)
 
 
 def test_unknown_choices_are_refused(config):
