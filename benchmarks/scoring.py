@@ -8,6 +8,7 @@ script of the paper's authors does, or to its longest query, in the order in whi
 careful user would, sorted by length. All of them give the same confidences, or the benchmark fails.
 """
 
+import io
 import pathlib
 import statistics
 import tempfile
@@ -23,7 +24,7 @@ import transformers
 from benchmarks import results
 from configs import gsm8k, mmlu_pro
 from selectllm import runtime, sharding, train
-from selectllm.data import load
+from selectllm.data import batches, load
 from selectllm.models import pretrained
 from selectllm.report import tables
 
@@ -40,10 +41,10 @@ GOALS = {
 class Torch(torch.nn.Module):
   """Our classifier in PyTorch: transformers' encoder, the same pooling, head and sigmoid."""
 
-  def __init__(self, folder: pathlib.Path, config: ml_collections.ConfigDict, model: train.Model):
+  def __init__(self, config: ml_collections.ConfigDict, model: train.Model):
     """Takes the head's weights from our model."""
     super().__init__()
-    self.encoder = transformers.AutoModel.from_pretrained(str(folder), attn_implementation='sdpa')
+    self.encoder = transformers.AutoModel.from_pretrained(config.encoder.name, attn_implementation='sdpa')
     self.cls = config.encoder.pooling == 'cls'
     kernel, bias = (np.asarray(model.params['head'][name][...]) for name in ('kernel', 'bias'))
     self.head = torch.nn.Linear(*kernel.shape)
@@ -58,27 +59,25 @@ class Torch(torch.nn.Module):
     return torch.sigmoid(self.head(pooled))
 
 
-def exported(model: Torch, folder: pathlib.Path) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
+def exported(model: Torch) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
   """The PyTorch model in ONNX Runtime, with all of its graph optimisations."""
-  path, names = str(folder / 'model.onnx'), ['input_ids', 'attention_mask']
+  written, names = io.BytesIO(), ['input_ids', 'attention_mask']
   example = torch.ones((2, 16), dtype=torch.long)
   axes = {name: {0: 'batch', 1: 'length'} for name in names}
   torch.onnx.export(
-    model, (example, example), path, input_names=names, output_names=['out'], dynamic_axes=axes, dynamo=False
+    model, (example, example), written, input_names=names, output_names=['out'], dynamic_axes=axes, dynamo=False
   )
   options = onnxruntime.SessionOptions()
   options.intra_op_num_threads = torch.get_num_threads()
-  session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+  session = onnxruntime.InferenceSession(written.getvalue(), options, providers=['CPUExecutionProvider'])
   return lambda batch: session.run(None, {name: batch[name] for name in names})[0]
 
 
-def contestants(
-  folder: pathlib.Path, config: ml_collections.ConfigDict, queries: Sequence[str]
-) -> dict[str, Callable[[], np.ndarray]]:
+def contestants(config: ml_collections.ConfigDict, queries: Sequence[str]) -> dict[str, Callable[[], np.ndarray]]:
   """Name -> a function that gives the confidences of all queries, in their order."""
   model = train.make_model(config, LLMS)
-  theirs, tokenizer = Torch(folder, config, model), transformers.AutoTokenizer.from_pretrained(str(folder))
-  onnx = exported(theirs, folder)
+  theirs, tokenizer = Torch(config, model), transformers.AutoTokenizer.from_pretrained(config.encoder.name)
+  onnx = exported(theirs)
   everyone, everything = np.arange(len(queries)), np.ones((len(queries), LLMS), bool)
   by_length = np.argsort([len(query) for query in queries])
 
@@ -186,15 +185,12 @@ def main() -> None:
       table, _ = load.load(config)
       chosen = np.random.default_rng(0).permutation(len(table.queries))[:count]
       queries = [table.queries[i] for i in chosen]
-      folder = pathlib.Path(temporary) / name
-      folder.mkdir()
-      for file in pathlib.Path(config.encoder.name).iterdir():
-        if file.is_file():
-          (folder / file.name).symlink_to(file)
-      config.encoder.name = str(folder)
-      seconds = measure(contestants(folder, config, queries), options.repeats)
-      used = int(train.make_model(config, LLMS).tokenize(queries).lengths.sum())
-      rate, ceiling = products(folder, used) / seconds['selectllm, from tokens'], matmul_rate()
+      seconds = measure(contestants(config, queries), options.repeats)
+      used = int(batches.Tokenizer(pathlib.Path(config.encoder.name), LENGTH)(queries).lengths.sum())
+      rate, ceiling = (
+        products(pathlib.Path(config.encoder.name), used) / seconds['selectllm, from tokens'],
+        matmul_rate(),
+      )
       notes.append(
         f'{name}: {len(queries)} queries of {used / len(queries):.0f} tokens; the layers multiply at '
         f'{rate / 1e9:.0f} GFLOP/s, {rate / ceiling:.0%} of the {ceiling / 1e9:.0f} that numpy reaches on one matrix.'

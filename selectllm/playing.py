@@ -56,7 +56,6 @@ def play(data: votes.Votes, mask: jax.Array, weight: jax.Array | None, latency_s
   Returns:
     An Outcome of arrays [N, M].
   """
-
   weight = jnp.ones(mask.shape, jnp.float32) if weight is None else weight
 
   def one(mask, weight, answers, reference, labels, observed, latency, cost) -> Outcome:

@@ -1,5 +1,6 @@
 """What every builder of recorded responses shares: one TFDS split `full` of response records."""
 
+import abc
 import collections.abc
 from typing import Any
 
@@ -59,9 +60,9 @@ class PoolBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
     config = tfds.core.BuilderConfig(name=identity[:16])
     super().__init__(data_dir=data_dir, config=config, file_format='array_record')
 
+  @abc.abstractmethod
   def records(self) -> collections.abc.Iterable[responses.Record]:
-    """The records, in their order; a builder whose data come in several shards says so instead of this."""
-    raise NotImplementedError
+    """The records, in their order."""
 
   def _info(self) -> tfds.core.DatasetInfo:
     return tfds.core.DatasetInfo(

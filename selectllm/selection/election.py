@@ -10,8 +10,6 @@ from selectllm.selection import blocks, policies, voting
 
 # Numbers of one block's queries, confidences and answers together: a few MB, which stay in a processor's cache.
 _NUMBERS = 1 << 22
-# Up to so many LLMs are ranked; of more, the first are taken one by one, as often as LLMs are called.
-_MOST_RANKED = 64
 
 
 def shortlist(confidences: jax.Array, latency_s: jax.Array, available: jax.Array, *, size: int) -> jax.Array:
@@ -23,7 +21,8 @@ def shortlist(confidences: jax.Array, latency_s: jax.Array, available: jax.Array
     available: bool[K].
     size: At most K.
   """
-  if confidences.size <= _MOST_RANKED:
+  # Of more LLMs than are ranked by counting, the first are taken one by one, as often as LLMs are called.
+  if confidences.size <= policies.MOST_COUNTED:
     rank = policies.rank(confidences, latency_s, available)
     return jnp.sum(jnp.where(rank == jnp.arange(size)[:, None], jnp.arange(rank.size), 0), axis=-1)
   fastest = jnp.argsort(latency_s)

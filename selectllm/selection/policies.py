@@ -48,13 +48,13 @@ class Policy(Protocol):
 
 
 # Of more LLMs than these, comparing each with each takes longer than sorting them.
-_MOST_COUNTED = 64
+MOST_COUNTED = 64
 
 
 def rank(confidences: jax.Array, latency_s: jax.Array, available: jax.Array) -> jax.Array:
   """The place of each LLM, int32[K], from the most confident (0); ties by latency, unavailable LLMs last."""
   confidences, llm = jnp.where(available, confidences, -jnp.inf), jnp.arange(confidences.size)
-  if confidences.size > _MOST_COUNTED:
+  if confidences.size > MOST_COUNTED:
     return jnp.argsort(jnp.lexsort((latency_s, -confidences))).astype(jnp.int32)
   # Counting who comes before vectorises as sorting does not, and what it compares is never held.
   faster = (latency_s[:, None] < latency_s) | ((latency_s[:, None] == latency_s) & (llm[:, None] < llm))

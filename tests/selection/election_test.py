@@ -38,7 +38,7 @@ def test_a_shortlist_elects_what_the_whole_pool_does(policy, over, monkeypatch):
 
 @pytest.mark.parametrize('most_ranked', [0, LLMS])
 def test_the_shortlist_is_those_that_rank_first(most_ranked, monkeypatch):
-  monkeypatch.setattr(election, '_MOST_RANKED', most_ranked)
+  monkeypatch.setattr(policies, 'MOST_COUNTED', most_ranked)
   queries = _queries(1)
   for confidences, available in zip(queries['confidences'][:50], queries['available'], strict=False):
     rank = np.asarray(policies.rank(confidences, queries['latency_s'], available))

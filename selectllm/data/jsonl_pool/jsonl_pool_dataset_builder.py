@@ -76,6 +76,10 @@ class Builder(pool_builder.PoolBuilder):
       data_dir=str(cache_dir),
     )
 
+  def records(self) -> collections.abc.Iterator[responses.Record]:
+    """The records of all files, in order; see `responses.read_jsonl` for what is refused."""
+    return responses.read_jsonl(*self._paths)
+
   def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
     parts = [part for path in self._paths for part in responses.cut(path)] or [responses.Part(self._paths[0])]
     self._shards = [_Shard(part, self.data_path / f'facts-{i:05d}.json') for i, part in enumerate(parts)]
