@@ -47,14 +47,14 @@ class Data(NamedTuple):
 def read(run: pathlib.Path, most: int) -> Data:
   """The data of a finished run without folds; votes are fitted on so many development queries at most."""
   config = ml_collections.ConfigDict(json.loads((run / 'config.json').read_text()))
-  table, predictions = experiment.load_table(config, run), experiment.read_predictions(run / 'predictions.npz')
-  data, split = table.votes, predictions.split[0]
+  table, predicted = experiment.load_table(config, run), experiment.read_predictions(run / 'predictions.npz')
+  data, split = table.votes, predicted.split[0]
   development = confidence.develop(
-    table.queries, predictions.embeddings, predictions.confidences[0], data.labels, data.observed, split,
+    table.queries, predicted.embeddings, predicted.confidences[0], data.labels, data.observed, split,
     seed=config.seed, questions=table.questions,
   )  # fmt: skip
   currency = frontier.currency_of(data, '')
-  queries = frontier.queries_of(table, development, predictions.embeddings, split, currency)
+  queries = frontier.queries_of(table, development, predicted.embeddings, split, currency)
   fold = development.fold
   develops = np.flatnonzero(fold >= 0)
   fitted = np.sort(np.random.default_rng(0).permutation(develops)[:most])

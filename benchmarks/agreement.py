@@ -53,14 +53,14 @@ def main() -> None:
   config = ml_collections.ConfigDict(json.loads((options.run / 'config.json').read_text()))
   config.dataset.manual_dir = options.manual_dir or config.dataset.manual_dir
   table, _ = load.load(config, config.dataset.name)
-  predictions = experiment.read_predictions(options.run / 'predictions.npz')
-  if not np.array_equal(predictions.query_ids, table.query_ids):
+  predicted = experiment.read_predictions(options.run / 'predictions.npz')
+  if not np.array_equal(predicted.query_ids, table.query_ids):
     parser.error(f'{options.run} was made of other data than there are now')
   data, right = table.votes, {'references': [], 'agreement': []}
-  for split in predictions.split:
+  for split in predicted.split:
     taught = {'references': data, 'agreement': agreement.label(table, split).votes}
     for name, labelled in taught.items():
-      right[name].append(correct(confidences(labelled, predictions.embeddings, split), data, split))
+      right[name].append(correct(confidences(labelled, predicted.embeddings, split), data, split))
   joined = {name: np.concatenate(parts) for name, parts in right.items()}
   valid = np.ones(len(joined['agreement']), bool)
   cells = []

@@ -91,7 +91,7 @@ def forms(folder: pathlib.Path) -> dict[str, list[float]]:
   """Milliseconds a query to write and to read, of the record's form and of TFDS's own."""
   path = folder / 'few.jsonl'
   path.write_bytes(b''.join(generated(PEER_QUERIES)))
-  records = list(responses.read_jsonl(path))
+  recorded = list(responses.read_jsonl(path))
   compared = {
     'selectllm': (responses.tfds_features(), responses.to_example, responses.from_example),
     'tfds': (nested_features(), nested_example, nested_samples),
@@ -101,16 +101,16 @@ def forms(folder: pathlib.Path) -> dict[str, list[float]]:
     for name, (features, to_example, from_example) in compared.items():
       started = time.perf_counter()
       writer = array_record_module.ArrayRecordWriter(str(folder / name), 'group_size:1')
-      for record in records:
+      for record in recorded:
         writer.write(features.serialize_example(features.encode_example(to_example(record))))
       writer.close()
       written = time.perf_counter()
       reader = array_record_module.ArrayRecordReader(str(folder / name))
-      for place in range(len(records)):
+      for place in range(len(recorded)):
         from_example(features.deserialize_example_np(reader.read([place])[0]))
       taken[name].append((written - started, time.perf_counter() - written))
   return {
-    name: [1000 * statistics.median(column) / len(records) for column in zip(*times, strict=True)]
+    name: [1000 * statistics.median(column) / len(recorded) for column in zip(*times, strict=True)]
     for name, times in taken.items()
   }
 

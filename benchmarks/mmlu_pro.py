@@ -87,19 +87,19 @@ def main() -> None:
   run = parser.parse_args().run
   config = ml_collections.ConfigDict(json.loads((run / 'config.json').read_text()))
   table, _ = load.load(config, config.dataset.name)
-  predictions = experiment.read_predictions(run / 'predictions.npz')
-  if not np.array_equal(predictions.query_ids, table.query_ids):
+  predicted = experiment.read_predictions(run / 'predictions.npz')
+  if not np.array_equal(predicted.query_ids, table.query_ids):
     parser.error(f'{run} was made of other data than there are now')
-  if len(predictions.split) > 1:
-    parser.error(f'{run} has {len(predictions.split)} folds; this benchmark takes a run with one split')
-  data, split = table.votes, predictions.split[0]
+  if len(predicted.split) > 1:
+    parser.error(f'{run} has {len(predicted.split)} folds; this benchmark takes a run with one split')
+  data, split = table.votes, predicted.split[0]
   seconds = json.loads((run / 'report.json').read_text())['timing'].get('train_and_score_s', np.nan)
 
   category = np.eye(len(table.tasks))[data.task]
   texts = {'question': (list(table.questions), QUESTION_TOKENS)}
   if config.dataset.query_includes_options:
     texts['question and options'] = (table.queries, config.encoder.max_length)
-  rivals = [Rival('selectllm, fine-tuned', predictions.confidences[0], seconds)]
+  rivals = [Rival('selectllm, fine-tuned', predicted.confidences[0], seconds)]
   for name, (queries, max_length) in texts.items():
     begun = time.monotonic()
     features = np.concatenate([embed(config, queries, max_length, len(table.llms)), category], axis=1)

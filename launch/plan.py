@@ -73,22 +73,22 @@ class Plan(NamedTuple):
   base: list[str]
 
 
-def make(base: ml_collections.ConfigDict, grid: hyper.Grid, given: dict[str, Any]) -> Plan:
+def make(base: ml_collections.ConfigDict, spanned: hyper.Grid, given: dict[str, Any]) -> Plan:
   """Expands a grid around an experiment, and checks every point of it.
 
   Args:
     base: The experiment.
-    grid: From a config's `get_hyper`.
+    spanned: From a config's `get_hyper`.
     given: Fields of `base` that the command line set.
 
   Raises:
     ValueError: for a point that cannot be run, that is there twice, or a given field that no run would use.
   """
-  if not grid:
+  if not spanned:
     raise ValueError('the sweep has no points')
   points: list[Point] = []
   runs: dict[str, Run] = {}
-  for labelled in grid:
+  for labelled in spanned:
     axis, variant, overrides = _labels_and_overrides(labelled)
     config = _overridden(base, overrides, labelled)
     if (variant or BASE) == BASE and _differing(base, config):

@@ -82,31 +82,31 @@ def add_llm(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   if workdir.resolve() == run.resolve():
     raise ValueError(f'--workdir={str(workdir)!r} is config.add_llm.run, whose selector would be replaced')
   rundir.claim_config(run, config)
-  predictions = experiment.read_predictions(run / 'predictions.npz')
-  if len(predictions.split) > 1:
+  predicted = experiment.read_predictions(run / 'predictions.npz')
+  if len(predicted.split) > 1:
     raise ValueError(f'config.add_llm.run={options.run!r} cross-validated: it has a classifier for each fold')
   if not pathlib.Path(options.responses).is_file():
     raise FileNotFoundError(f'config.add_llm.responses={options.responses!r} is no file')
-  table, split = experiment.load_table(config, run), predictions.split[0]
+  table, split = experiment.load_table(config, run), predicted.split[0]
   if not table.votes.has_answers:
     raise ValueError(f'config.add_llm.run={options.run!r} is on scores, with which nothing can be voted for')
-  records = list(responses.read_jsonl(options.responses))
-  llm = _name(options.llm, records, table.llms, options.responses)
-  given = _match(records, llm, table, split)
-  part, joined, learned = join(config, table, predictions, llm, given)
+  recorded = list(responses.read_jsonl(options.responses))
+  llm = _name(options.llm, recorded, table.llms, options.responses)
+  given = _match(recorded, llm, table, split)
+  part, joined, learned = join(config, table, predicted, llm, given)
   model = train.make_model(config, len(table.llms))
   with sharding.use(model.mesh):
     params = train.load_best(config, model, run)[1]
   workdir.mkdir(parents=True, exist_ok=True)
   directory = workdir / 'selector'
-  latency_s = float(predictions.classifier_latency_s)
+  latency_s = float(predicted.classifier_latency_s)
   selector.save(directory, config, joined, part, params, latency_s, dataclasses.asdict(learned))
   _print(learned, joined, directory)
 
 
-def _name(wanted: str, records: list[responses.Record], known: tuple[str, ...], path: str) -> str:
+def _name(wanted: str, recorded: list[responses.Record], known: tuple[str, ...], path: str) -> str:
   """The name of the LLM to add."""
-  present = dict.fromkeys(llm for record in records for llm in record.responses)
+  present = dict.fromkeys(llm for record in recorded for llm in record.responses)
   fresh = [llm for llm in present if llm not in known]
   if wanted in known:
     raise ValueError(f'config.add_llm.llm={wanted!r} is in the pool of the run already: {", ".join(known)}')
@@ -118,7 +118,7 @@ def _name(wanted: str, records: list[responses.Record], known: tuple[str, ...], 
   return wanted or fresh[0]
 
 
-def _match(records: list[responses.Record], llm: str, table: votes.Table, split: np.ndarray) -> _Given:
+def _match(recorded: list[responses.Record], llm: str, table: votes.Table, split: np.ndarray) -> _Given:
   """Finds the queries of the run that an LLM answered, by their ids or else by their texts."""
   by_id = {query_id: row for row, query_id in enumerate(table.query_ids)}
   texts = [
@@ -128,7 +128,7 @@ def _match(records: list[responses.Record], llm: str, table: votes.Table, split:
   by_text = {text: row for row, both in reversed(list(enumerate(texts))) for text in both}
   samples: dict[int, list[responses.Sample]] = {}
   on_test = on_others = 0
-  for record in records:
+  for record in recorded:
     observed = [sample for sample in record.responses.get(llm, ()) if sample.error is None]
     if not observed:
       continue
@@ -151,14 +151,14 @@ def _match(records: list[responses.Record], llm: str, table: votes.Table, split:
 
 
 def join(
-  config: ml_collections.ConfigDict, table: votes.Table, predictions: experiment.Predictions, llm: str, given: _Given
+  config: ml_collections.ConfigDict, table: votes.Table, predicted: experiment.Predictions, llm: str, given: _Given
 ) -> tuple[frontier.Part, votes.Table, Learned]:
   """Learns an LLM's confidence, and fits vote and rules with it.
 
   Args:
     config: The run's.
     table: Its data set.
-    predictions: Its predictions.
+    predicted: Its predictions.
     llm: The LLM's name.
     given: Its responses.
 
@@ -173,9 +173,9 @@ def join(
   currency = frontier.currency_of(table.votes, config.frontier.currency)
   asked = np.flatnonzero(joined.votes.observed[:, -1])
   labels = joined.votes.labels[asked, -1]
-  data, split = table.votes, predictions.split[0]
+  data, split = table.votes, predicted.split[0]
   development = confidence.develop(
-    table.queries, predictions.embeddings, predictions.confidences[0], data.labels, data.observed, split,
+    table.queries, predicted.embeddings, predicted.confidences[0], data.labels, data.observed, split,
     seed=config.seed, questions=table.questions,
   )  # fmt: skip
   fold = development.fold
@@ -186,7 +186,7 @@ def join(
     logits=np.concatenate([development.logits, column[:, None]], 1),
   )
   complete = functools.partial(newcomer.impute, seed=config.seed)
-  part = frontier.contend(joined, split, development, predictions.embeddings, _contending(config, currency), complete)
+  part = frontier.contend(joined, split, development, predicted.embeddings, _contending(config, currency), complete)
   accuracy = float(labels.mean())
   learned = Learned(
     llm=llm,

@@ -78,8 +78,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path)
   """Trains (or goes on training), scores all queries and writes the report; with folds, once for each fold."""
   table = load_table(config, workdir)
   begun = time.monotonic()
-  predictions = _predict(config, workdir, table, train.fit)
-  _report(config, workdir, table, predictions, {'train_and_score_s': time.monotonic() - begun})
+  predicted = _predict(config, workdir, table, train.fit)
+  _report(config, workdir, table, predicted, {'train_and_score_s': time.monotonic() - begun})
 
 
 def evaluate_only(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -87,10 +87,10 @@ def evaluate_only(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> N
   table = load_table(config, workdir)
   path = workdir / 'predictions.npz'
   if runtime.first_says(path.exists()):
-    predictions = read_predictions(path)
+    predicted = read_predictions(path)
   else:
-    predictions = _predict(config, workdir, table, lambda *args: train.load_best(config, args[1], args[-1]))
-  _report(config, workdir, table, predictions, {})
+    predicted = _predict(config, workdir, table, lambda *args: train.load_best(config, args[1], args[-1]))
+  _report(config, workdir, table, predicted, {})
 
 
 def read_predictions(path: pathlib.Path) -> Predictions:
@@ -196,7 +196,7 @@ def _predict(
       confidences.append(np.full(table.votes.labels.shape, np.nan, np.float32))
       confidences[-1][rows] = scores.confidences
     one_latency_s = train.time_one_query(model, params, table.queries[:_TIMED], _selecting(config, table, split[-1]))
-    predictions = Predictions(
+    predicted = Predictions(
       query_ids=np.array(table.query_ids),
       llms=np.array(table.llms),
       split=split,
@@ -210,8 +210,8 @@ def _predict(
       classifier_latency_s=np.array(one_latency_s),
     )
   if runtime.is_first():
-    _save(workdir / 'predictions.npz', predictions)
-  return predictions
+    _save(workdir / 'predictions.npz', predicted)
+  return predicted
 
 
 def _save(path: pathlib.Path, arrays: Predictions | outcomes.Outcomes) -> None:
@@ -226,45 +226,45 @@ def _report(
   config: ml_collections.ConfigDict,
   workdir: pathlib.Path,
   table: votes.Table,
-  predictions: Predictions,
+  predicted: Predictions,
   timing: dict[str, Any],
 ) -> None:
   """Evaluates what was predicted, and writes it down: the first process does, with parameters that all give."""
   runtime.end_at_sigterm()  # there is nothing left to save
-  params = _selector_params(config, workdir, table, predictions)
+  params = _selector_params(config, workdir, table, predicted)
   if not runtime.is_first():
     return
   begun = time.monotonic()
-  parts = [evaluate.Part(*of) for of in zip(predictions.split, predictions.confidences, strict=True)]
-  contest = _contest(config, workdir, table, predictions) if table.votes.has_answers else []
+  parts = [evaluate.Part(*of) for of in zip(predicted.split, predicted.confidences, strict=True)]
+  contest = _contest(config, workdir, table, predicted) if table.votes.has_answers else []
   chosen = promises.best(contest) if contest else {}
   further = {name: each.outcome for name, each in chosen.items()}
-  results, played = evaluate.evaluate(table, parts, predictions.embeddings, config.evaluate, further)
+  results, played = evaluate.evaluate(table, parts, predicted.embeddings, config.evaluate, further)
   results['frontier'] = promises.summarise(table, contest, chosen, config) if contest else None
   if params is not None:
-    latency_s = float(predictions.classifier_latency_s)
+    latency_s = float(predicted.classifier_latency_s)
     selector.save(workdir / 'selector', config, table, contest[0], params, latency_s)
-  report = workdir / 'report.json'
-  earlier = json.loads(report.read_text())['timing'] if report.exists() else {}
+  report_file = workdir / 'report.json'
+  earlier = json.loads(report_file.read_text())['timing'] if report_file.exists() else {}
   # Where there is a report, all that lies beside it is of the same evaluation, also after a kill in between.
-  report.unlink(missing_ok=True)
+  report_file.unlink(missing_ok=True)
   _save(workdir / 'outcomes.npz', played)
   cases = analysis.gather(table, parts, results, played, config.evaluate)
   results['by_task'] = analysis.by_task(table, cases, results, played)
-  results['analysis'] = analysis.explain(table, cases, predictions.tokens)
+  results['analysis'] = analysis.explain(table, cases, predicted.tokens)
   results['overlap'] = leaks.find(
     table,
-    predictions.split,
+    predicted.split,
     results,
     played,
     near=config.evaluate.near_duplicates,
     resamples=config.evaluate.resamples,
   )
-  results['dataset'] |= {'truncated': int(predictions.truncated), 'labels': config.dataset.labels}
+  results['dataset'] |= {'truncated': int(predicted.truncated), 'labels': config.dataset.labels}
   results['settings'] = config.evaluate.to_dict()  # they may change when a run is evaluated anew
   results['timing'] = {
     **earlier,
-    'classifier_latency_s': float(predictions.classifier_latency_s),
+    'classifier_latency_s': float(predicted.classifier_latency_s),
     **timing,
     'evaluate_s': time.monotonic() - begun,
   }
@@ -273,10 +273,10 @@ def _report(
 
 
 def _selector_params(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path, table: votes.Table, predictions: Predictions
+  config: ml_collections.ConfigDict, workdir: pathlib.Path, table: votes.Table, predicted: Predictions
 ) -> Any | None:
   """The classifier of the selector that is saved with a run; None for a run that has no selector."""
-  if not config.frontier.contenders or not table.votes.has_answers or len(predictions.split) > 1:
+  if not config.frontier.contenders or not table.votes.has_answers or len(predicted.split) > 1:
     return None
   model = train.make_model(config, len(table.llms))
   try:
@@ -288,15 +288,15 @@ def _selector_params(
 
 
 def _contest(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path, table: votes.Table, predictions: Predictions
+  config: ml_collections.ConfigDict, workdir: pathlib.Path, table: votes.Table, predicted: Predictions
 ) -> list[frontier.Part]:
   """Everything that chooses calls past the paper's policies, split by split."""
   if not config.frontier.contenders:
     return []
   parts = []
-  progress = writer.Progress('Contenders', len(predictions.split))
-  for split, confidences in zip(predictions.split, predictions.confidences, strict=True):
-    parts.append(frontier.hold(table, split, confidences, predictions.embeddings, config))
+  progress = writer.Progress('Contenders', len(predicted.split))
+  for split, confidences in zip(predicted.split, predicted.confidences, strict=True):
+    parts.append(frontier.hold(table, split, confidences, predicted.embeddings, config))
     progress.update(len(parts))
   progress.close()
   return parts

@@ -60,10 +60,10 @@ def fit(data: votes.Votes, split: np.ndarray, embeddings: np.ndarray, config: ml
   # Nothing asks for the neighbours of other queries.
   asked = np.flatnonzero(validation | (split == splits.TEST))
   bank = baselines.some(np.flatnonzero(train))
-  nearest = baselines.nearest(embeddings[asked], embeddings[bank], neighbours=max(config.knn_neighbours))
+  nearest_rows = baselines.nearest(embeddings[asked], embeddings[bank], neighbours=max(config.knn_neighbours))
 
   def knn(neighbours: int, of: np.ndarray) -> np.ndarray:
-    return baselines.knn_scores(nearest[of, :neighbours], data.labels[bank], data.observed[bank])
+    return baselines.knn_scores(nearest_rows[of, :neighbours], data.labels[bank], data.observed[bank])
 
   tuned_on = validation[asked]
 

@@ -186,8 +186,8 @@ def test_a_run_with_a_classifier_for_each_fold_is_refused(config, run, records, 
   folds.mkdir()
   for name in ('config.json', 'data.json', 'report.json'):
     shutil.copy(run / name, folds)
-  predictions = experiment.read_predictions(run / 'predictions.npz')
-  twice = predictions._replace(split=np.repeat(predictions.split, 2, 0))
+  predicted = experiment.read_predictions(run / 'predictions.npz')
+  twice = predicted._replace(split=np.repeat(predicted.split, 2, 0))
   np.savez(folds / 'predictions.npz', **twice._asdict())
   with pytest.raises(ValueError, match='cross-validated'):
     _add(config, folds, _write(tmp_path / 'new.jsonl', records), tmp_path / 'more')

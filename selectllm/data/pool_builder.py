@@ -32,10 +32,10 @@ class Extent:
     self.samples = max(self.samples, samples)
 
   def examples(
-    self, records: collections.abc.Iterable[responses.Record]
+    self, recorded: collections.abc.Iterable[responses.Record]
   ) -> collections.abc.Iterator[tuple[int, dict[str, Any]]]:
     """Yields the TFDS example of each record with its position, and takes the record in."""
-    for position, record in enumerate(records):
+    for position, record in enumerate(recorded):
       self.take_in(record.responses or record.scores, max(map(len, record.responses.values()), default=0))
       example = responses.to_example(record)
       yield position, example
@@ -56,12 +56,12 @@ class PoolBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
   def __init__(self, *, identity: str, description: str, data_dir: str):
     self._description = description
     self._extent = Extent()
-    self.notes: list[str] = []  # what the report must say about the data; filled by `records`
+    self.notes: list[str] = []  # what the report must say about the data; filled by `read_records`
     config = tfds.core.BuilderConfig(name=identity[:16])
     super().__init__(data_dir=data_dir, config=config, file_format='array_record')
 
   @abc.abstractmethod
-  def records(self) -> collections.abc.Iterable[responses.Record]:
+  def read_records(self) -> collections.abc.Iterable[responses.Record]:
     """The records, in their order."""
 
   def _info(self) -> tfds.core.DatasetInfo:
@@ -75,7 +75,7 @@ class PoolBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
 
   def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
     del dl_manager  # sources are fetched and verified by us: TFDS checks no other address than the first
-    return {'full': [lambda: self._extent.examples(self.records())]}
+    return {'full': [lambda: self._extent.examples(self.read_records())]}
 
   def _download_and_prepare(
     self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig | None = None

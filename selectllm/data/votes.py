@@ -211,7 +211,7 @@ def join(
 
 
 def build(
-  records: collections.abc.Iterable[responses.Record],
+  recorded: collections.abc.Iterable[responses.Record],
   *,
   name: str,
   size: int,
@@ -225,7 +225,7 @@ def build(
   """Fills the arrays record by record.
 
   Args:
-    records: `size` response records.
+    recorded: `size` response records.
     name: The data set's name.
     size: N.
     present: Names of all LLMs in the records.
@@ -258,7 +258,7 @@ def build(
   query_ids, queries, questions, kinds = [], [], [], set()
   texts: list[tuple[str, ...]] = []
   published_split = np.full(size, -1, np.int8)
-  for row, record in enumerate(records):
+  for row, record in enumerate(recorded):
     if bool(record.scores) == bool(samples):
       raise ValueError(
         f'query {record.query_id!r} has {"scores" if samples else "no scores"}: '

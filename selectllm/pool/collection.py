@@ -257,13 +257,13 @@ def export(
   partial = target.with_name(target.name + '.part')
   with open(path, 'rb') as file:
 
-    def records() -> collections.abc.Iterator[responses.Record]:
+    def recorded() -> collections.abc.Iterator[responses.Record]:
       for query_id, at in asked.items():
         if query_id in offsets:
           recorded = [Response(**_entry_at(file, offset)) for offset in offsets[query_id]]
           yield _record(_entry_at(file, at), recorded, extract, own)
 
-    responses.write_jsonl(partial, records())
+    responses.write_jsonl(partial, recorded())
   os.replace(partial, target)
   return sum(query_id in offsets for query_id in asked)
 

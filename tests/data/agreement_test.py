@@ -221,10 +221,10 @@ def test_a_run_learns_from_agreement_and_evaluates_to_the_same_again(tmp_path, c
   assert reports[0] == reports[1]
   report = (tmp_path / 'run' / 'report.md').read_text()
   table, _ = load.load(config)
-  predictions = experiment.read_predictions(tmp_path / 'run' / 'predictions.npz')
-  expected = agreement.label(table, predictions.split[0]).votes
-  np.testing.assert_array_equal(predictions.labels, expected.labels)
-  np.testing.assert_array_equal(predictions.observed, expected.observed)
+  predicted = experiment.read_predictions(tmp_path / 'run' / 'predictions.npz')
+  expected = agreement.label(table, predicted.split[0]).votes
+  np.testing.assert_array_equal(predicted.labels, expected.labels)
+  np.testing.assert_array_equal(predicted.observed, expected.observed)
   assert reports[0]['dataset']['labels'] == 'agreement'
   assert ('NO REFERENCES' in report) != known
   assert ("Sums, judged by the pool's own vote: 3 LLMs" in report) != known

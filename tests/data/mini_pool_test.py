@@ -23,7 +23,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope='module')
-def records() -> list[responses.Record]:
+def recorded() -> list[responses.Record]:
   return list(responses.read_jsonl(mini_pool.RECORDING))
 
 
@@ -32,9 +32,9 @@ def pool() -> spec.Pool:
   return spec.read_pool(mini.get_config().pool.file)
 
 
-def test_the_recording_is_complete(records, pool):
-  assert len(records) == questions.COUNT
-  for record in records:
+def test_the_recording_is_complete(recorded, pool):
+  assert len(recorded) == questions.COUNT
+  for record in recorded:
     assert record.responses.keys() == pool.llms.keys()
     for samples in record.responses.values():
       assert len(samples) == 2
@@ -46,25 +46,25 @@ def test_the_recording_is_complete(records, pool):
   assert mini_pool.RECORDING.stat().st_size < 3_000_000
 
 
-def test_answers_follow_from_the_texts(records, pool):
+def test_answers_follow_from_the_texts(recorded, pool):
   """Whoever changes an extractor sees here what becomes of what was recorded."""
   own = {name: grading.get_extractor(llm.endpoint.extractor or 'number-v1') for name, llm in pool.llms.items()}
-  for record in records:
+  for record in recorded:
     for name, samples in record.responses.items():
       assert [sample.answer for sample in samples] == [own[name](sample.text) for sample in samples]
 
 
-def test_the_questions_can_be_made_again(records):
+def test_the_questions_can_be_made_again(recorded):
   made = list(questions.generate(questions.SEED, questions.COUNT))
   assert [(q['query_id'], q['query'], q['task'], q['reference']) for q in made] == [
-    (r.query_id, r.query, r.task, r.reference) for r in records
+    (r.query_id, r.query, r.task, r.reference) for r in recorded
   ]
 
 
-def test_members_are_good_at_different_families(records, pool):
+def test_members_are_good_at_different_families(recorded, pool):
   """What there is to learn: who is right depends on the question."""
   right = collections.defaultdict(list)
-  for record in records:
+  for record in recorded:
     for name, samples in record.responses.items():
       right[record.task, name] += [sample.answer == record.reference for sample in samples]
   best = {family: max(pool.llms, key=lambda name: np.mean(right[family, name])) for family in questions.FAMILIES}
@@ -74,29 +74,29 @@ def test_members_are_good_at_different_families(records, pool):
   assert by_family > single + 0.15
 
 
-def test_the_worked_examples_are_not_among_the_questions(records, pool):
+def test_the_worked_examples_are_not_among_the_questions(recorded, pool):
   shown = {shot['query'] for llm in pool.llms.values() for shot in llm.endpoint.prompt.few_shot}
   assert len(shown) > 30
-  assert shown.isdisjoint(record.query for record in records)
+  assert shown.isdisjoint(record.query for record in recorded)
 
 
-def test_the_card_tells_what_is_in_the_recording(records, pool):
+def test_the_card_tells_what_is_in_the_recording(recorded, pool):
   """The card's tables are those of the recording that ships."""
-  again = pack.card(records, '2026-01-31', 'llama_cpp_python==0')
+  again = pack.card(recorded, '2026-01-31', 'llama_cpp_python==0')
   tables = [line for line in again.splitlines() if line.startswith('|')]
   assert len(tables) == len(questions.FAMILIES) + 3 + 3
   assert all(name in tables[0] for name in pool.llms)
   assert [line for line in pack.CARD.read_text().splitlines() if line.startswith('|')] == tables
 
 
-def test_what_is_not_complete_is_not_packed(records):
-  first, *rest = records
+def test_what_is_not_complete_is_not_packed(recorded):
+  first, *rest = recorded
   some = dataclasses.replace(first, responses={**first.responses, 'smollm2-chat': first.responses['smollm2-chat'][:1]})
   with pytest.raises(ValueError, match=f'smollm2-chat has not answered {first.query_id} 2 times'):
     pack.card([some, *rest], '2026-01-31', '')
 
 
-def test_as_a_table(tmp_path, monkeypatch, records, pool):
+def test_as_a_table(tmp_path, monkeypatch, recorded, pool):
   monkeypatch.setenv('SELECTLLM_CACHE', str(tmp_path))
   table, identity = load.load(mini.get_config())
   assert table.name == 'Mini pool'
@@ -106,7 +106,7 @@ def test_as_a_table(tmp_path, monkeypatch, records, pool):
   assert table.votes.observed.all()
   assert identity['name'] == 'mini_pool'
   elected = collections.Counter()
-  for record in records:
+  for record in recorded:
     for name, (one, other) in record.responses.items():
       # Of two answers that differ the first has the vote; one without an answer has none.
       elected[name] += (one.answer or other.answer) == record.reference
@@ -158,7 +158,7 @@ def test_the_command_prints_questions_that_can_be_asked():
   assert [json.loads(line) for line in done.stdout.splitlines()] == list(questions.generate(7, 20))
 
 
-def test_the_wheel_holds_the_recording(tmp_path, records):
+def test_the_wheel_holds_the_recording(tmp_path, recorded):
   """Built from a copy, unpacked elsewhere, and read there."""
   source = tmp_path / 'source'
   shutil.copytree(ROOT / 'selectllm', source / 'selectllm', ignore=shutil.ignore_patterns('__pycache__'))
@@ -173,8 +173,8 @@ def test_the_wheel_holds_the_recording(tmp_path, records):
     file.extractall(tmp_path / 'unpacked')
   code = (
     'import ml_collections, pathlib; from selectllm.data import load; print(load.__file__);'
-    'print(sum(1 for _ in load.make_builder("mini_pool", ml_collections.ConfigDict()).records()))'
+    'print(sum(1 for _ in load.make_builder("mini_pool", ml_collections.ConfigDict()).read_records()))'
   )
   environment = os.environ | {'PYTHONPATH': str(tmp_path / 'unpacked')}
   read = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=tmp_path, env=environment)
-  assert read.stdout.split() == [str(tmp_path / 'unpacked/selectllm/data/load.py'), str(len(records))], read.stderr
+  assert read.stdout.split() == [str(tmp_path / 'unpacked/selectllm/data/load.py'), str(len(recorded))], read.stderr

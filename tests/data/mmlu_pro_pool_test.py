@@ -64,7 +64,7 @@ def make_config(manual_dir='', llms=(MAKER, SOLVER), **dataset):
 
 def records(config):
   builder = load.make_builder('mmlu_pro_pool', config)
-  return {record.query_id: record for record in builder.records()}, builder.notes
+  return {record.query_id: record for record in builder.read_records()}, builder.notes
 
 
 def test_both_forms_of_files_become_a_table(manual_dir):

@@ -50,25 +50,27 @@ def test_compressed_files(tmp_path):
       list(responses.read_jsonl(path))
 
 
-@pytest.mark.parametrize('records', [ANSWERED, SCORED, []])
-def test_jsonl_round_trip(tmp_path, records):
+@pytest.mark.parametrize('recorded', [ANSWERED, SCORED, []])
+def test_jsonl_round_trip(tmp_path, recorded):
   path = tmp_path / 'responses.jsonl'
-  responses.write_jsonl(path, records)
-  assert path.read_bytes().count(b'\n') == len(records)
-  assert list(responses.read_jsonl(path)) == records
-  assert [json.loads(line)['query_id'] for line in path.read_bytes().split(b'\n')[:-1]] == [r.query_id for r in records]
+  responses.write_jsonl(path, recorded)
+  assert path.read_bytes().count(b'\n') == len(recorded)
+  assert list(responses.read_jsonl(path)) == recorded
+  assert [json.loads(line)['query_id'] for line in path.read_bytes().split(b'\n')[:-1]] == [
+    r.query_id for r in recorded
+  ]
 
 
-@pytest.mark.parametrize('records', [ANSWERED, SCORED])
-def test_tfds_round_trip(tmp_path, monkeypatch, records):
+@pytest.mark.parametrize('recorded', [ANSWERED, SCORED])
+def test_tfds_round_trip(tmp_path, monkeypatch, recorded):
   monkeypatch.setenv('SELECTLLM_CACHE', str(tmp_path / 'cache'))
-  responses.write_jsonl(tmp_path / 'responses.jsonl', records)
+  responses.write_jsonl(tmp_path / 'responses.jsonl', recorded)
   config = jsonl.get_config()
   config.dataset.path = str(tmp_path / 'responses.jsonl')
   builder = load.make_builder('jsonl_pool', config)
   builder.download_and_prepare()
   source = builder.as_data_source(split='full')
-  assert [responses.from_example(source[i]) for i in range(len(source))] == records
+  assert [responses.from_example(source[i]) for i in range(len(source))] == recorded
 
 
 def test_a_line_may_leave_out_what_is_unknown(tmp_path):

@@ -11,14 +11,14 @@ Record, Sample = responses.Record, responses.Sample
 LLMS = ('c', 'a', 'd', 'b')
 
 
-def build(records, *, llms=(), pool=None, extractor='', unlabelled=False):
+def build(recorded, *, llms=(), pool=None, extractor='', unlabelled=False):
   """What `load` does, without files."""
-  present = list(dict.fromkeys(name for record in records for name in (record.responses or record.scores)))
-  samples = max((len(s) for record in records for s in record.responses.values()), default=0)
+  present = list(dict.fromkeys(name for record in recorded for name in (record.responses or record.scores)))
+  samples = max((len(s) for record in recorded for s in record.responses.values()), default=0)
   return votes.build(
-    records,
+    recorded,
     name='data',
-    size=len(records),
+    size=len(recorded),
     present=present,
     samples=samples,
     llms=llms,
@@ -37,7 +37,7 @@ def answered(reference='4', **answers):
 def random_records(seed, count=60, samples=5):
   """Few different answers, so that there are many ties; some failed samples, some absent LLMs."""
   random = np.random.default_rng(seed)
-  records = []
+  recorded = []
   for number in range(count):
     called = {}
     for llm in LLMS:
@@ -47,8 +47,8 @@ def random_records(seed, count=60, samples=5):
       ]
       if random.random() < 0.1:
         del called[llm]
-    records.append(Record(f'q{number}', 'x', 't', f'{number}.{random.integers(3)}', called))
-  return records
+    recorded.append(Record(f'q{number}', 'x', 't', f'{number}.{random.integers(3)}', called))
+  return recorded
 
 
 def expected_label(record, llm):
@@ -62,12 +62,12 @@ def expected_label(record, llm):
 
 @pytest.mark.parametrize('seed', range(5))
 def test_labels_against_a_reference(seed):
-  records = random_records(seed)
-  table = build(records, llms=LLMS)
-  expected = [[expected_label(record, llm) for llm in LLMS] for record in records]
+  recorded = random_records(seed)
+  table = build(recorded, llms=LLMS)
+  expected = [[expected_label(record, llm) for llm in LLMS] for record in recorded]
   np.testing.assert_array_equal(table.votes.labels, np.array(expected, np.float32))
   assert 0.1 < table.votes.labels.mean() < 0.9
-  heard = [[any(s.error is None for s in r.responses.get(llm, [])) for llm in LLMS] for r in records]
+  heard = [[any(s.error is None for s in r.responses.get(llm, [])) for llm in LLMS] for r in recorded]
   np.testing.assert_array_equal(table.votes.observed, heard)
   assert 0.05 < 1 - table.votes.observed.mean() < 0.5
 
@@ -107,10 +107,10 @@ def test_shapes_and_types():
 
 def test_ids_tell_nothing_about_the_reference():
   """The answers' ids are the same whatever the reference, and so they are no hint to it."""
-  records = random_records(0)
-  known = build(records, llms=LLMS)
+  recorded = random_records(0)
+  known = build(recorded, llms=LLMS)
   for reference in ('nobody said this', '7.0'):
-    other = build([Record(r.query_id, r.query, r.task, reference, r.responses) for r in records], llms=LLMS)
+    other = build([Record(r.query_id, r.query, r.task, reference, r.responses) for r in recorded], llms=LLMS)
     np.testing.assert_array_equal(other.votes.answers, known.votes.answers)
   # Among answered queries, the right one is no special id: wrong answers are as often the first.
   told = (known.votes.answers[:, 0, 0] == 0) & known.votes.observed[:, 0]
@@ -119,8 +119,8 @@ def test_ids_tell_nothing_about_the_reference():
 
 @pytest.mark.parametrize('order', list(itertools.permutations(LLMS))[1::5])
 def test_the_order_of_llms_changes_no_label(order):
-  records = random_records(1)
-  table, shuffled = build(records, llms=LLMS), build(records, llms=order)
+  recorded = random_records(1)
+  table, shuffled = build(recorded, llms=LLMS), build(recorded, llms=order)
   columns = [LLMS.index(llm) for llm in order]
   assert shuffled.llms == order
   np.testing.assert_array_equal(shuffled.votes.labels, table.votes.labels[:, columns])
@@ -130,16 +130,16 @@ def test_the_order_of_llms_changes_no_label(order):
 
 
 def test_the_names_of_answers_change_no_label():
-  records = random_records(2)
-  names = {f'{number}.{a}': f'{"zyx"[a]}{number}' for number in range(len(records)) for a in range(3)}
+  recorded = random_records(2)
+  names = {f'{number}.{a}': f'{"zyx"[a]}{number}' for number in range(len(recorded)) for a in range(3)}
   renamed = [
     Record(
       r.query_id, r.query, r.task, names[r.reference],
       {llm: [Sample(answer=names.get(s.answer), error=s.error) for s in given] for llm, given in r.responses.items()},
     )
-    for r in records
+    for r in recorded
   ]  # fmt: skip
-  np.testing.assert_array_equal(build(renamed, llms=LLMS).votes.labels, build(records, llms=LLMS).votes.labels)
+  np.testing.assert_array_equal(build(renamed, llms=LLMS).votes.labels, build(recorded, llms=LLMS).votes.labels)
 
 
 def timed(*samples, **others):
@@ -203,8 +203,8 @@ def test_a_mixture_of_latencies_is_called_by_its_weakest(kinds, weakest):
     measured = Sample(answer='4', latency_s=1.0, latency_is='measured')
     assert build([timed(*samples, b=[measured])]).latency_is == weakest
     # Also where the weakest stands in another query's call.
-    records = [timed(measured, b=[measured]), timed(measured, b=samples)]
-    assert build(records).latency_is == weakest
+    recorded = [timed(measured, b=[measured]), timed(measured, b=samples)]
+    assert build(recorded).latency_is == weakest
 
 
 def test_missing_calls_weaken_no_evidence():
@@ -234,8 +234,8 @@ def test_cost_is_unknown_without_price_or_tokens():
 
 
 def test_tasks():
-  records = [Record(name, name, task, '4', answered(a=['4'], b=['5']).responses) for name, task in ('1x', '2y', '3x')]
-  table = build(records)
+  recorded = [Record(name, name, task, '4', answered(a=['4'], b=['5']).responses) for name, task in ('1x', '2y', '3x')]
+  table = build(recorded)
   assert [table.tasks[i] for i in table.votes.task] == ['x', 'y', 'x']
   assert table.query_ids == table.queries == ['1', '2', '3']
 
@@ -279,13 +279,13 @@ def test_a_reference_without_an_answer():
 
 @pytest.mark.parametrize('extractor', ['', 'number-v1'])
 def test_a_query_without_a_reference(extractor):
-  records = [answered(None, a=['4'], b=[None]), answered('5', a=['4'], b=['5'])]
-  data = build(records, extractor=extractor, unlabelled=True).votes
+  recorded = [answered(None, a=['4'], b=[None]), answered('5', a=['4'], b=['5'])]
+  data = build(recorded, extractor=extractor, unlabelled=True).votes
   assert data.answers[0].tolist() == [[0], [-1]]
   assert data.reference.tolist() == [-1, 1]
   assert data.labels.tolist() == [[0, 0], [0, 1]]  # who says nothing is not right because nothing is known
   with pytest.raises(responses.RecordError, match=r'has no reference.*--config\.dataset\.labels=agreement'):
-    build(records, extractor=extractor)
+    build(recorded, extractor=extractor)
 
 
 def test_an_unknown_extractor():
@@ -350,7 +350,7 @@ def test_responses_and_scores_do_not_mix():
 @pytest.mark.parametrize('extractor', ['', 'number-v1'])
 def test_an_llm_that_joins_later_is_as_if_it_had_been_there(extractor):
   random = np.random.default_rng(7)
-  records = []
+  recorded = []
   for number in range(40):
     called = {}
     for llm in LLMS:
@@ -366,16 +366,16 @@ def test_an_llm_that_joins_later_is_as_if_it_had_been_there(extractor):
         )
         for answer in random.integers(0, 3, 6 if llm == 'b' else random.integers(1, 4))
       ]
-    records.append(Record(f'q{number}', 'x', 't', str(random.integers(3)), called))
+    recorded.append(Record(f'q{number}', 'x', 't', str(random.integers(3)), called))
   price = spec.Price(1.0, 2.0, '2026-01-01')
   pool = spec.Pool({llm: spec.LLM(llm, parameters_b=7.0, parameters_assumed=llm == 'b', price=price) for llm in LLMS})
-  whole = build(records, llms=LLMS, pool=pool, extractor=extractor)
+  whole = build(recorded, llms=LLMS, pool=pool, extractor=extractor)
   most = [
     responses.Record(r.query_id, r.query, r.task, r.reference, {llm: r.responses[llm] for llm in LLMS[:-1]})
-    for r in records
+    for r in recorded
   ]
   given = {
-    row: observed for row, r in enumerate(records) if (observed := [s for s in r.responses['b'] if s.error is None])
+    row: observed for row, r in enumerate(recorded) if (observed := [s for s in r.responses['b'] if s.error is None])
   }
   before = build(most, llms=LLMS[:-1], pool=pool, extractor=extractor)
   kept = before.votes.answers.copy()

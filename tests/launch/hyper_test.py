@@ -11,14 +11,14 @@ def test_sweep_and_fixed():
 
 
 def test_product_takes_every_combination_the_last_grid_fastest():
-  grid = hyper.product([hyper.sweep('a', 'xy'), hyper.sweep('b', (1, 2)), hyper.fixed('c', 0)])
-  assert grid == [{'a': a, 'b': b, 'c': 0} for a in 'xy' for b in (1, 2)]
+  spanned = hyper.product([hyper.sweep('a', 'xy'), hyper.sweep('b', (1, 2)), hyper.fixed('c', 0)])
+  assert spanned == [{'a': a, 'b': b, 'c': 0} for a in 'xy' for b in (1, 2)]
   assert hyper.product([]) == [{}]
 
 
 def test_zipit_goes_side_by_side():
-  grid = hyper.zipit([hyper.sweep('a', 'xy'), hyper.sweep('b', (1, 2)), hyper.fixed('c', 0)])
-  assert grid == [{'a': 'x', 'b': 1, 'c': 0}, {'a': 'y', 'b': 2, 'c': 0}]
+  spanned = hyper.zipit([hyper.sweep('a', 'xy'), hyper.sweep('b', (1, 2)), hyper.fixed('c', 0)])
+  assert spanned == [{'a': 'x', 'b': 1, 'c': 0}, {'a': 'y', 'b': 2, 'c': 0}]
   with pytest.raises(ValueError, match='grids of 2, 3 points'):
     hyper.zipit([hyper.sweep('a', 'xy'), hyper.sweep('b', 'xyz')])
 
@@ -36,7 +36,7 @@ def test_a_field_that_is_set_twice_is_refused(combine):
 
 def test_points_are_not_shared():
   one = hyper.fixed('a', 1)
-  grid = hyper.product([one, hyper.sweep('b', (1, 2))])
-  grid[0]['a'] = 2
+  spanned = hyper.product([one, hyper.sweep('b', (1, 2))])
+  spanned[0]['a'] = 2
   assert one == [{'a': 1}]
-  assert grid[1]['a'] == 1
+  assert spanned[1]['a'] == 1

@@ -18,8 +18,8 @@ def base() -> ml_collections.ConfigDict:
   return jsonl.get_config().lock()
 
 
-def make(base, grid, **given):
-  return plan.make(base, hyper.product([grid, SEEDS]), given)
+def make(base, spanned, **given):
+  return plan.make(base, hyper.product([spanned, SEEDS]), given)
 
 
 def test_points_and_runs(base):
@@ -67,7 +67,7 @@ def test_names_are_those_of_folders_and_differ(base):
 
 
 @pytest.mark.parametrize(
-  ('grid', 'message'),
+  ('spanned', 'message'),
   [
     (hyper.fixed('config.train.los', 'bce'), r'no such config field: train\.los; did you mean train\.loss\?'),
     (hyper.fixed('config.train', 'bce'), 'no such config field: train'),
@@ -88,9 +88,9 @@ def test_names_are_those_of_folders_and_differ(base):
     ([], 'no points'),
   ],
 )
-def test_what_cannot_be_run_is_refused(base, grid, message):
+def test_what_cannot_be_run_is_refused(base, spanned, message):
   with pytest.raises(ValueError, match=message):
-    make(base, grid)
+    make(base, spanned)
 
 
 def test_a_field_given_in_vain_is_refused(base):
@@ -245,8 +245,8 @@ def test_the_whole_pool_is_all_of_it_also_where_the_experiment_has_less():
 
 
 def test_ablations_one_by_one():
-  grid = mini.get_hyper(hyper, 'ablation=loss,seeds=1')
-  assert [point.get('variant') for point in grid] == [None, 'bce', 'balanced_bce']
+  spanned = mini.get_hyper(hyper, 'ablation=loss,seeds=1')
+  assert [point.get('variant') for point in spanned] == [None, 'bce', 'balanced_bce']
   assert mini.get_hyper(hyper, 'ablation=size') == [{'config.seed': seed} for seed in range(3)]
   assert not any('config.pool.llms' in point for point in gsm8k.get_hyper(hyper, 'sldata,ablations'))
   for module in (jsonl, mmlu):

@@ -43,7 +43,7 @@ def trained(tiny_encoder, responses_file, tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture(scope='module')
-def records(responses_file) -> dict[str, responses.Record]:
+def recorded(responses_file) -> dict[str, responses.Record]:
   """What each LLM answers, by query text."""
   return {record.query: record for record in responses.read_jsonl(responses_file)}
 
@@ -57,21 +57,21 @@ def config(trained, tmp_path) -> ml_collections.ConfigDict:
   return config
 
 
-def write_queries(path: pathlib.Path, records: dict[str, responses.Record], *, references: bool = True) -> None:
+def write_queries(path: pathlib.Path, recorded: dict[str, responses.Record], *, references: bool = True) -> None:
   with path.open('w') as file:
-    for record in records.values():
+    for record in recorded.values():
       line = {'query_id': record.query_id, 'query': record.query}
       file.write(json.dumps(line | ({'reference': record.reference} if references else {})) + '\n')
 
 
-def serving(records: dict[str, responses.Record], *, dead: tuple[str, ...] = ()) -> fault_server.FaultServer:
+def serving(recorded: dict[str, responses.Record], *, dead: tuple[str, ...] = ()) -> fault_server.FaultServer:
   """Answers as recorded; the system prompt says which LLM is asked."""
 
   def rule(body):
     llm, query = (message['content'] for message in body['messages'])
     if llm in dead:
       return fault_server.status(400)
-    return fault_server.replies(fault_server.with_text(records[query].responses[llm][0].text))
+    return fault_server.replies(fault_server.with_text(recorded[query].responses[llm][0].text))
 
   return fault_server.FaultServer(rule=rule)
 
@@ -83,25 +83,25 @@ def lines_of(workdir: pathlib.Path) -> list[dict]:
 LLMS = ('adder', 'guesser', 'multiplier')
 
 
-def answered(config, records, folder, *, dead=(), references=True):
+def answered(config, recorded, folder, *, dead=(), references=True):
   """Runs the mode; returns its exit code, its lines, and the requests that the server saw."""
-  with fault_server.in_thread(serving(records, dead=dead)) as server:
+  with fault_server.in_thread(serving(recorded, dead=dead)) as server:
     asking.write_pool(folder / 'pool.yaml', dict.fromkeys(LLMS, server.url))
-    write_queries(folder / 'queries.jsonl', records, references=references)
+    write_queries(folder / 'queries.jsonl', recorded, references=references)
     code = answer.answer(config, folder / 'run')
     return code, lines_of(folder / 'run'), len(server.seen)
 
 
-def test_calls_the_selected_and_reports_live(config, trained, records, tmp_path):
-  code, lines, requests = answered(config, records, tmp_path)
+def test_calls_the_selected_and_reports_live(config, trained, recorded, tmp_path):
+  code, lines, requests = answered(config, recorded, tmp_path)
   assert code == 0
-  assert requests == 2 * len(records) == sum(len(line['calls']) for line in lines)
-  assert [line['query_id'] for line in lines] == [record.query_id for record in records.values()]
+  assert requests == 2 * len(recorded) == sum(len(line['calls']) for line in lines)
+  assert [line['query_id'] for line in lines] == [record.query_id for record in recorded.values()]
   for line in lines:
     ranked = sorted(LLMS, key=lambda llm: -line['confidences'][llm])
     assert line['selected'] == ranked[:2] == list(line['calls'])
     given = {llm: call['answers'][0] for llm, call in line['calls'].items()}
-    assert given == {llm: records[line['query']].responses[llm][0].answer for llm in line['selected']}
+    assert given == {llm: recorded[line['query']].responses[llm][0].answer for llm in line['selected']}
     # Of two votes the more confident one's counts more.
     assert line['answer'] == given[ranked[0]]
     assert line['correct'] == (line['answer'] == line['reference'])
@@ -131,8 +131,8 @@ def test_calls_the_selected_and_reports_live(config, trained, records, tmp_path)
     np.testing.assert_allclose(list(line['confidences'].values()), expected[line['query_id']], atol=1e-5)
 
 
-def test_an_llm_can_have_an_extractor_of_its_own(config, records, tmp_path):
-  few = dict(list(records.items())[:6])
+def test_an_llm_can_have_an_extractor_of_its_own(config, recorded, tmp_path):
+  few = dict(list(recorded.items())[:6])
   rule = fault_server.replies(fault_server.with_text('3 + 4 = 8'))
   with fault_server.in_thread(fault_server.FaultServer(rule=lambda body: rule)) as server:
     asking.write_pool(tmp_path / 'pool.yaml', dict.fromkeys(LLMS, server.url))
@@ -148,9 +148,9 @@ def test_an_llm_can_have_an_extractor_of_its_own(config, records, tmp_path):
 
 
 @pytest.mark.parametrize('on_failure', ['next', 'fewer'])
-def test_an_llm_that_fails_is_replaced_or_not(config, records, tmp_path, on_failure):
+def test_an_llm_that_fails_is_replaced_or_not(config, recorded, tmp_path, on_failure):
   config.answer.on_failure = on_failure
-  code, lines, _ = answered(config, records, tmp_path, dead=('adder',))
+  code, lines, _ = answered(config, recorded, tmp_path, dead=('adder',))
   assert code == 0
   hit = [line for line in lines if 'adder' in line['selected']]
   assert hit
@@ -166,8 +166,8 @@ def test_an_llm_that_fails_is_replaced_or_not(config, records, tmp_path, on_fail
     assert line['correct'] is not None
 
 
-def test_nobody_answers_a_query(config, records, tmp_path):
-  few = dict(list(records.items())[:5])
+def test_nobody_answers_a_query(config, recorded, tmp_path):
+  few = dict(list(recorded.items())[:5])
   code, lines, _ = answered(config, few, tmp_path, dead=LLMS)
   assert code != 0
   assert all(line['answer'] is None and line['unanswered'] for line in lines)
@@ -176,8 +176,8 @@ def test_nobody_answers_a_query(config, records, tmp_path):
   assert (report['methods'][0]['unanswered'], report['methods'][0]['accuracy']) == (5, None)
 
 
-def test_what_failed_calls_may_have_cost_is_counted(config, records, tmp_path):
-  few = dict(list(records.items())[:5])
+def test_what_failed_calls_may_have_cost_is_counted(config, recorded, tmp_path):
+  few = dict(list(recorded.items())[:5])
   server = fault_server.FaultServer(rule=lambda body: fault_server.ends_short)
   config.answer.size = 1
   config.pool.llms = ('adder',)
@@ -190,18 +190,18 @@ def test_what_failed_calls_may_have_cost_is_counted(config, records, tmp_path):
     assert line['cost_usd'] == line['calls']['adder']['cost_usd'] == lost[line['query_id']] > 0
 
 
-def test_without_references_there_is_no_accuracy(config, records, tmp_path):
-  code, lines, _ = answered(config, records, tmp_path, references=False)
+def test_without_references_there_is_no_accuracy(config, recorded, tmp_path):
+  code, lines, _ = answered(config, recorded, tmp_path, references=False)
   assert code == 0
   assert all(line['correct'] is None and line['answer'] is not None for line in lines)
   assert json.loads((tmp_path / 'run' / 'report.json').read_text())['methods'][0]['accuracy'] is None
 
 
-def test_a_killed_run_goes_on_and_calls_nobody_twice(config, trained, records, tmp_path):
-  with fault_server.in_thread(serving(records)) as server:
+def test_a_killed_run_goes_on_and_calls_nobody_twice(config, trained, recorded, tmp_path):
+  with fault_server.in_thread(serving(recorded)) as server:
     server.latency_s = 0.0
     asking.write_pool(tmp_path / 'pool.yaml', dict.fromkeys(LLMS, server.url), concurrency=2)
-    write_queries(tmp_path / 'queries.jsonl', records)
+    write_queries(tmp_path / 'queries.jsonl', recorded)
     fields = {f'answer.{name}': config.answer[name] for name in ('run', 'queries', 'batch_size', 'size')}
     fields |= {'mode': 'answer', 'pool.file': config.pool.file, 'mesh.data': 1, 'answer.at_once': 4}
     command = [
@@ -217,10 +217,10 @@ def test_a_killed_run_goes_on_and_calls_nobody_twice(config, trained, records, t
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr[-3000:]
     in_flight = 3 * 2  # three endpoints, two at a time
-    assert 2 * len(records) <= len(server.seen) <= 2 * len(records) + in_flight
+    assert 2 * len(recorded) <= len(server.seen) <= 2 * len(recorded) + in_flight
     assert seen < len(server.seen)
     lines = lines_of(tmp_path / 'run')
-    assert len(lines) == len(records)
+    assert len(lines) == len(recorded)
     assert all(line['answer'] == line['calls'][line['selected'][0]]['answers'][0] for line in lines)
     before = len(server.seen)
     config.answer.at_once = 4
@@ -230,8 +230,8 @@ def test_a_killed_run_goes_on_and_calls_nobody_twice(config, trained, records, t
 
 
 @pytest.mark.parametrize('after', [1, 40])
-def test_a_first_signal_writes_what_was_answered_and_the_next_run_the_rest(config, records, tmp_path, after):
-  server = serving(records)
+def test_a_first_signal_writes_what_was_answered_and_the_next_run_the_rest(config, recorded, tmp_path, after):
+  server = serving(recorded)
   proper = server.rule
 
   def rule(body):
@@ -242,19 +242,19 @@ def test_a_first_signal_writes_what_was_answered_and_the_next_run_the_rest(confi
   server.rule = rule
   with fault_server.in_thread(server):
     asking.write_pool(tmp_path / 'pool.yaml', dict.fromkeys(LLMS, server.url), concurrency=2)
-    write_queries(tmp_path / 'queries.jsonl', records)
+    write_queries(tmp_path / 'queries.jsonl', recorded)
     config.answer.at_once = 4
     assert answer.answer(config, tmp_path / 'run') == 128 + signal.SIGINT
     some = lines_of(tmp_path / 'run')
-    assert len(some) < len(records)
+    assert len(some) < len(recorded)
     # Of the first queries at work, those end whose calls were all on their way when the signal came.
     assert some if after == 40 else len(some) <= config.answer.at_once
-    assert f'of {len(records)} queries were asked' in (tmp_path / 'run' / 'report.md').read_text()
+    assert f'of {len(recorded)} queries were asked' in (tmp_path / 'run' / 'report.md').read_text()
     assert len(asking.recorded_responses(tmp_path / 'run' / 'journal.jsonl')) == len(server.seen)  # drained
     assert answer.answer(config, tmp_path / 'run') == 0
-    assert len(server.seen) == 2 * len(records)
+    assert len(server.seen) == 2 * len(recorded)
   every = {line['query_id']: line for line in lines_of(tmp_path / 'run')}
-  assert len(every) == len(records)
+  assert len(every) == len(recorded)
   assert all(every[line['query_id']] == line for line in some)
 
 
@@ -277,11 +277,11 @@ def test_a_first_signal_writes_what_was_answered_and_the_next_run_the_rest(confi
     ({'pool.file': 'half.yaml'}, 'lacks multiplier, which the run may select'),
   ],
 )
-def test_what_cannot_be_answered_is_refused_before_any_call(config, records, tmp_path, capsys, changes, message):
-  with fault_server.in_thread(serving(records)) as server:
+def test_what_cannot_be_answered_is_refused_before_any_call(config, recorded, tmp_path, capsys, changes, message):
+  with fault_server.in_thread(serving(recorded)) as server:
     asking.write_pool(tmp_path / 'pool.yaml', dict.fromkeys(LLMS, server.url))
     asking.write_pool(tmp_path / 'half.yaml', dict.fromkeys(LLMS[:2], server.url))
-    write_queries(tmp_path / 'queries.jsonl', records)
+    write_queries(tmp_path / 'queries.jsonl', recorded)
     if 'pool.file' in changes:
       changes = {'pool.file': str(tmp_path / 'half.yaml')}
     config.update_from_flattened_dict(changes)
@@ -300,8 +300,8 @@ def test_what_cannot_be_answered_is_refused_before_any_call(config, records, tmp
     ('', 'model: m', 'model: other', "serves m; not 'other'"),
   ],
 )
-def test_bad_files_are_refused_before_any_call(config, records, tmp_path, capsys, line, old, new, message):
-  few = dict(list(records.items())[:5])
+def test_bad_files_are_refused_before_any_call(config, recorded, tmp_path, capsys, line, old, new, message):
+  few = dict(list(recorded.items())[:5])
   with fault_server.in_thread(serving(few)) as server:
     pool, asked = tmp_path / 'pool.yaml', tmp_path / 'queries.jsonl'
     asking.write_pool(pool, dict.fromkeys(LLMS, server.url))
@@ -320,9 +320,9 @@ def test_the_report_of_the_run_that_selects_is_not_replaced(config, trained, cap
   assert (trained / 'report.json').read_bytes() == before
 
 
-def test_only_the_named_llms_are_selected_from(config, records, tmp_path):
+def test_only_the_named_llms_are_selected_from(config, recorded, tmp_path):
   config.pool.llms = ('guesser', 'multiplier')
-  few = dict(list(records.items())[:20])
+  few = dict(list(recorded.items())[:20])
   code, lines, _ = answered(config, few, tmp_path)
   assert code == 0
   assert all(set(line['calls']) == {'guesser', 'multiplier'} for line in lines)
@@ -384,23 +384,23 @@ def staged(tmp_path) -> ml_collections.ConfigDict:
   return config
 
 
-def answered_in_stages(config, records, folder, *, dead=()):
+def answered_in_stages(config, recorded, folder, *, dead=()):
   rule = UntilTwoAgree()
-  with fault_server.in_thread(serving(records, dead=dead)) as server:
+  with fault_server.in_thread(serving(recorded, dead=dead)) as server:
     asking.write_pool(folder / 'pool.yaml', dict.fromkeys(LLMS, server.url))
-    write_queries(folder / 'queries.jsonl', records)
+    write_queries(folder / 'queries.jsonl', recorded)
     code = answer.answer_with(rule, config, folder / 'run')
     return code, lines_of(folder / 'run'), len(server.seen), rule
 
 
 @pytest.mark.parametrize('dead', [(), ('guesser',), ('guesser', 'multiplier')])
-def test_stages_are_called_as_decided_and_accounted_one_after_the_other(staged, records, tmp_path, dead):
-  code, lines, requests, rule = answered_in_stages(staged, records, tmp_path, dead=dead)
+def test_stages_are_called_as_decided_and_accounted_one_after_the_other(staged, recorded, tmp_path, dead):
+  code, lines, requests, rule = answered_in_stages(staged, recorded, tmp_path, dead=dead)
   assert code == 0
   assert requests == sum(len(line['calls']) for line in lines)
   assert len({len(line['stages']) for line in lines}) == (1 if dead else 2)
   for line in lines:
-    record = records[line['query']]
+    record = recorded[line['query']]
     assert line['stages'] == stages_of(record, dead)
     assert line['selected'] == line['stages'][0]
     called = [llm for stage in line['stages'] for llm in stage]
@@ -416,15 +416,15 @@ def test_stages_are_called_as_decided_and_accounted_one_after_the_other(staged, 
   assert set(rule.asked_about) == {16}  # always one shape
   report = json.loads((tmp_path / 'run' / 'report.json').read_text())
   assert report['p_right']['mean'] == pytest.approx(np.mean([line['p_right'] for line in lines]))
-  assert report['p_right']['references'] == len(records)
+  assert report['p_right']['references'] == len(recorded)
   gap = abs(report['p_right']['mean'] - report['methods'][0]['accuracy'])
   assert gap - 1e-9 <= report['p_right']['ece'] <= 1
   assert (tmp_path / 'run' / 'report.md').read_text().startswith('# until_two_agree on 160 new queries')
 
 
-def test_an_answer_that_is_too_unsure_is_withheld(staged, records, tmp_path):
+def test_an_answer_that_is_too_unsure_is_withheld(staged, recorded, tmp_path):
   staged.answer.abstain_below = 0.5
-  code, lines, _, _ = answered_in_stages(staged, records, tmp_path)
+  code, lines, _, _ = answered_in_stages(staged, recorded, tmp_path)
   assert code == 0
   withheld = [line for line in lines if line['abstained']]
   assert 0 < len(withheld) < len(lines)
@@ -438,9 +438,9 @@ def test_an_answer_that_is_too_unsure_is_withheld(staged, records, tmp_path):
   assert method['unanswered'] == 0
 
 
-def test_with_stages_nobody_may_answer_either(staged, records, tmp_path):
+def test_with_stages_nobody_may_answer_either(staged, recorded, tmp_path):
   staged.answer.abstain_below = 0.5
-  few = dict(list(records.items())[:5])
+  few = dict(list(recorded.items())[:5])
   code, lines, requests, _ = answered_in_stages(staged, few, tmp_path, dead=LLMS)
   assert code == collect.INCOMPLETE
   assert requests == 15
@@ -450,8 +450,8 @@ def test_with_stages_nobody_may_answer_either(staged, records, tmp_path):
     assert (line['answer'], line['p_right'], line['abstained']) == (None, None, False)
 
 
-def test_stages_go_on_where_a_signal_ended_them(staged, records, tmp_path):
-  server = serving(records)
+def test_stages_go_on_where_a_signal_ended_them(staged, recorded, tmp_path):
+  server = serving(recorded)
   proper = server.rule
 
   def rule(body):
@@ -463,10 +463,10 @@ def test_stages_go_on_where_a_signal_ended_them(staged, records, tmp_path):
   staged.answer.at_once = 8
   with fault_server.in_thread(server):
     asking.write_pool(tmp_path / 'pool.yaml', dict.fromkeys(LLMS, server.url), concurrency=2)
-    write_queries(tmp_path / 'queries.jsonl', records)
+    write_queries(tmp_path / 'queries.jsonl', recorded)
     assert answer.answer_with(UntilTwoAgree(), staged, tmp_path / 'run') == 128 + signal.SIGINT
     some = lines_of(tmp_path / 'run')
-    assert 0 < len(some) < len(records)
+    assert 0 < len(some) < len(recorded)
     assert answer.answer_with(UntilTwoAgree(), staged, tmp_path / 'run') == 0
     lines = lines_of(tmp_path / 'run')
     assert len(server.seen) == sum(len(line['calls']) for line in lines)
@@ -475,12 +475,12 @@ def test_stages_go_on_where_a_signal_ended_them(staged, records, tmp_path):
   assert lines_of(tmp_path / 'run') == lines
   every = {line['query_id']: line for line in lines}
   assert all(every[line['query_id']] == line for line in some)
-  assert [line['stages'] for line in lines] == [stages_of(records[line['query']]) for line in lines]
+  assert [line['stages'] for line in lines] == [stages_of(recorded[line['query']]) for line in lines]
 
 
-def test_a_saved_selector_calls_stage_after_stage_as_the_replay_would(config, trained, records, tmp_path):
+def test_a_saved_selector_calls_stage_after_stage_as_the_replay_would(config, trained, recorded, tmp_path):
   config.answer.update({'run': '', 'selector': str(trained / 'selector'), 'limit': 'none'})
-  code, lines, requests = answered(config, records, tmp_path)
+  code, lines, requests = answered(config, recorded, tmp_path)
   assert code == 0
   assert requests == sum(len(line['calls']) for line in lines)
   chooser = selector.load(trained / 'selector')

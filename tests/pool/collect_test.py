@@ -46,15 +46,15 @@ def served(tmp_path):
 
 def test_the_exported_records_hold_every_response_graded(tmp_path, path, served):
   assert collected(tmp_path) == 0
-  recorded = asking.recorded_responses(path)
-  records = list(responses.read_jsonl(path.with_name('responses.jsonl')))
-  assert [r.query_id for r in records] == [f'q{i}' for i in range(10)]
-  for record in records:
+  journal = asking.recorded_responses(path)
+  recorded = list(responses.read_jsonl(path.with_name('responses.jsonl')))
+  assert [r.query_id for r in recorded] == [f'q{i}' for i in range(10)]
+  for record in recorded:
     assert (record.task, record.reference) == ('sums', str(int(record.query_id[1:]) + 1))
     for llm, samples in record.responses.items():
       assert len(samples) == 2
       for index, sample in enumerate(samples):
-        response = recorded[record.query_id, llm, index]
+        response = journal[record.query_id, llm, index]
         assert sample.text == response.text
         assert sample.answer == response.text.rstrip('.').split()[-1]
         assert (sample.latency_s, sample.latency_is) == (response.latency_s, 'measured')
@@ -65,10 +65,10 @@ def test_queries_without_a_reference_are_asked_where_the_pool_is_to_label_them(t
   with open(tmp_path / 'queries.jsonl', 'a') as file:
     file.write('{"query_id": "open", "query": "what?"}\n')
   assert collected(tmp_path, labels='agreement') == 0
-  records = {record.query_id: record for record in responses.read_jsonl(path.with_name('responses.jsonl'))}
-  assert records['open'].reference is None
-  assert records['q0'].reference == '1'
-  assert set(records['open'].responses) == {'a', 'b'}
+  recorded = {record.query_id: record for record in responses.read_jsonl(path.with_name('responses.jsonl'))}
+  assert recorded['open'].reference is None
+  assert recorded['q0'].reference == '1'
+  assert set(recorded['open'].responses) == {'a', 'b'}
 
 
 def test_an_llm_can_have_an_extractor_of_its_own(tmp_path, path, served):

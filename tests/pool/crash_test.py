@@ -92,8 +92,8 @@ def test_fault_15_kill_9_at_random_points(tmp_path, path, kills):
 
 def answers(path: pathlib.Path) -> list[tuple[str, str | None, list[str | None]]]:
   """The exported data set but for its latencies."""
-  records = responses.read_jsonl(path.with_name('responses.jsonl'))
-  return [(r.query_id, r.reference, [s.answer for s in r.responses['a']]) for r in records]
+  recorded = responses.read_jsonl(path.with_name('responses.jsonl'))
+  return [(r.query_id, r.reference, [s.answer for s in r.responses['a']]) for r in recorded]
 
 
 def a_journal(path: pathlib.Path) -> None:

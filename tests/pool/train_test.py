@@ -31,14 +31,14 @@ def trained(path: pathlib.Path, tiny_encoder: pathlib.Path, workdir: pathlib.Pat
 
 @pytest.mark.slow
 def test_a_killed_and_resumed_collection_trains_like_an_undisturbed_one(tmp_path, tiny_encoder, responses_file):
-  records = {record.query: record for record in responses.read_jsonl(responses_file)}
-  llms = sorted(next(iter(records.values())).responses)
+  recorded = {record.query: record for record in responses.read_jsonl(responses_file)}
+  llms = sorted(next(iter(recorded.values())).responses)
 
   def recorded_answer(body):
     llm, query = (message['content'] for message in body['messages'])
-    return fault_server.replies(fault_server.with_text(records[query].responses[llm][0].text))
+    return fault_server.replies(fault_server.with_text(recorded[query].responses[llm][0].text))
 
-  asked = [queries.Query(record.query_id, record.query, record.task, record.reference) for record in records.values()]
+  asked = [queries.Query(record.query_id, record.query, record.task, record.reference) for record in recorded.values()]
   asking.write_queries(tmp_path / 'queries.jsonl', asked)
   with fault_server.in_thread(fault_server.FaultServer(rule=recorded_answer)) as server:
     asking.write_pool(tmp_path / 'pool.yaml', dict.fromkeys(llms, server.url), concurrency=2)

@@ -141,7 +141,7 @@ class Builder(pool_builder.PoolBuilder):
       )
     return self._paths
 
-  def records(self) -> collections.abc.Iterator[responses.Record]:
+  def read_records(self) -> collections.abc.Iterator[responses.Record]:
     """Joins the seven files on the question's text."""
     paths = self._fetch()
     by_question: dict[str, dict[str, list[responses.Sample]]] = {}

@@ -33,13 +33,13 @@ class _Shard:
   def __call__(self) -> collections.abc.Iterator[tuple[int, dict[str, Any]]]:
     extent, places, problem = pool_builder.Extent(), [], ''
 
-    def records() -> collections.abc.Iterator[responses.Record]:
+    def recorded() -> collections.abc.Iterator[responses.Record]:
       for where, record in responses.read_part(self.part):
         places.append((record.query_id, where))
         yield record
 
     try:
-      yield from extent.examples(records())
+      yield from extent.examples(recorded())
     except responses.RecordError as error:
       problem = str(error)
     facts = {'query_ids': places, 'llms': list(extent.llms), 'samples': extent.samples, 'error': problem}
@@ -76,7 +76,7 @@ class Builder(pool_builder.PoolBuilder):
       data_dir=str(cache_dir),
     )
 
-  def records(self) -> collections.abc.Iterator[responses.Record]:
+  def read_records(self) -> collections.abc.Iterator[responses.Record]:
     """The records of all files, in order; see `responses.read_jsonl` for what is refused."""
     return responses.read_jsonl(*self._paths)
 

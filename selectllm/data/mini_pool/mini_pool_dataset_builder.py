@@ -24,6 +24,6 @@ class Builder(pool_builder.PoolBuilder):
       data_dir=str(cache_dir),
     )
 
-  def records(self) -> collections.abc.Iterator[responses.Record]:
+  def read_records(self) -> collections.abc.Iterator[responses.Record]:
     """The records in the order of their questions."""
     return responses.read_jsonl(RECORDING)

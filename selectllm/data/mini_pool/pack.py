@@ -61,10 +61,10 @@ weights are not part of it: SmolLM2-135M-Instruct is under Apache-2.0, Gemma 3 u
 """
 
 
-def _check(records: list[responses.Record]) -> list[str]:
+def _check(entries: list[responses.Record]) -> list[str]:
   """The names of the members; raises `ValueError` for a recording that is not complete."""
-  members = sorted({llm for record in records for llm in record.responses})
-  for record in records:
+  members = sorted({llm for record in entries for llm in record.responses})
+  for record in entries:
     for llm in members:
       samples = record.responses.get(llm, [])
       if len(samples) != SAMPLES or any(sample.error for sample in samples):
@@ -72,21 +72,21 @@ def _check(records: list[responses.Record]) -> list[str]:
   return members
 
 
-def card(records: list[responses.Record], recorded: str, packages: str) -> str:
+def card(entries: list[responses.Record], recorded: str, packages: str) -> str:
   """The data card: how the recording was made, what is in it, and under which terms.
 
   Args:
-    records: All of the recording.
+    entries: All of the recording.
     recorded: The day on which it was complete.
     packages: Of the LLM servers, with their versions.
 
   Raises:
     ValueError: a response is missing.
   """
-  members = _check(records)
+  members = _check(entries)
   right: dict[tuple[str, str], list[bool]] = collections.defaultdict(list)
   seconds: dict[str, list[float]] = collections.defaultdict(list)
-  for record in records:
+  for record in entries:
     correct = {llm: [s.answer == record.reference for s in record.responses[llm]] for llm in members}
     correct['oracle'] = [any(any(samples) for samples in correct.values())]
     for name, samples in correct.items():
@@ -100,11 +100,11 @@ def card(records: list[responses.Record], recorded: str, packages: str) -> str:
   accuracies = [[family, *(share[name, family] for name in columns)] for family in families]
   latencies = ['seconds', *(f'{statistics.mean(seconds[llm]):.2f}' for llm in members)]
   return _TEXT.format(
-    queries=len(records),
+    queries=len(entries),
     members=len(members),
     samples=SAMPLES,
     families=len(questions.FAMILIES),
-    per_family=len(right['oracle', records[0].task]),
+    per_family=len(right['oracle', entries[0].task]),
     recorded=recorded,
     machine=f'{os.cpu_count()} cores of {_processor()} with {platform.system()}',
     packages=packages,
@@ -126,19 +126,19 @@ def main() -> None:
   parser.add_argument('--responses', required=True, help='the responses.jsonl of the collection')
   parser.add_argument('--servers', required=True, help='the Python that ran the LLM servers')
   options = parser.parse_args()
-  records = list(responses.read_jsonl(options.responses))
+  entries = list(responses.read_jsonl(options.responses))
   listed = subprocess.run([options.servers, '-m', 'pip', 'freeze'], capture_output=True, text=True, check=True).stdout
   packages = [line for line in listed.splitlines() if line.startswith(_PACKAGES)]
   if len(packages) != len(_PACKAGES):
     raise SystemExit(f'{options.servers} has {packages}, and should have {_PACKAGES}')
   finished = datetime.date.fromtimestamp(pathlib.Path(options.responses).stat().st_mtime)
-  text = card(records, finished.isoformat(), ', '.join(packages))
+  text = card(entries, finished.isoformat(), ', '.join(packages))
   partial = mini_pool_dataset_builder.RECORDING.with_name('part.jsonl.xz')
-  responses.write_jsonl(partial, records)
+  responses.write_jsonl(partial, entries)
   partial.replace(mini_pool_dataset_builder.RECORDING)
   CARD.write_text(text, encoding='utf-8')
   size = mini_pool_dataset_builder.RECORDING.stat().st_size
-  print(f'{mini_pool_dataset_builder.RECORDING}: {len(records):,} queries, {size:,} bytes; {CARD}')
+  print(f'{mini_pool_dataset_builder.RECORDING}: {len(entries):,} queries, {size:,} bytes; {CARD}')
 
 
 if __name__ == '__main__':

@@ -185,7 +185,7 @@ class Builder(pool_builder.PoolBuilder):
       )
     return self._paths
 
-  def records(self) -> collections.abc.Iterator[responses.Record]:
+  def read_records(self) -> collections.abc.Iterator[responses.Record]:
     """Joins the LLMs' files on the question's id, in the order of the ids."""
     by_llm = {llm: self._read(llm) for llm in self._sources}
     questions = self._agreed_questions(by_llm)

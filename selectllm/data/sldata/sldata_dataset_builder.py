@@ -38,15 +38,15 @@ class Builder(pool_builder.PoolBuilder):
       data_dir=str(cache_dir),
     )
 
-  def records(self) -> collections.abc.Iterator[responses.Record]:
+  def read_records(self) -> collections.abc.Iterator[responses.Record]:
     """The training, validation and test queries, in the order of their files; see `files.read` for what is refused."""
     by_split = {split: self._read(split) for split in files.STEMS}
     all_rows = [row for rows in by_split.values() for row in rows]
-    records = [self._record(row, number, split) for split, rows in by_split.items() for number, row in enumerate(rows)]
-    self.notes += _repeated(all_rows) + _disagreements(records, [row.labels for row in all_rows])
+    recorded = [self._record(row, number, split) for split, rows in by_split.items() for number, row in enumerate(rows)]
+    self.notes += _repeated(all_rows) + _disagreements(recorded, [row.labels for row in all_rows])
     for note in self.notes:
       _LOG.warning('%s', note)
-    yield from records
+    yield from recorded
 
   def _read(self, split: str) -> list[files.Row]:
     stem = files.STEMS[split]
@@ -75,11 +75,11 @@ def _repeated(rows: list[files.Row]) -> list[str]:
   return [f'{repeated:,} questions stand in more than one row; all rows are kept as published.'] if repeated else []
 
 
-def _disagreements(records: list[responses.Record], labels: list[dict[str, int]]) -> list[str]:
+def _disagreements(recorded: list[responses.Record], labels: list[dict[str, int]]) -> list[str]:
   """A note on the labels that our pipeline makes of the answers, where they are not those that were published."""
-  present = list(dict.fromkeys(llm for record in records for llm in record.responses))
-  samples = max((len(given) for record in records for given in record.responses.values()), default=0)
-  table = votes.build(records, name=Builder.name, size=len(records), present=present, samples=samples)
+  present = list(dict.fromkeys(llm for record in recorded for llm in record.responses))
+  samples = max((len(given) for record in recorded for given in record.responses.values()), default=0)
+  table = votes.build(recorded, name=Builder.name, size=len(recorded), present=present, samples=samples)
   parts = []
   for column, llm in enumerate(table.llms):
     known = [(row, published[llm]) for row, published in enumerate(labels) if llm in published]
