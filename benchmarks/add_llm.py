@@ -21,8 +21,9 @@ import rich.console
 import scipy.special
 import scipy.stats
 
-from selectllm import confidence, experiment, frontier, metrics, writer
+from selectllm import confidence, experiment, frontier, metrics
 from selectllm.data import splits
+from selectllm.infra import metric_writer
 from selectllm.report import tables
 from selectllm.selection import adaptive, contest, evidence, newcomer
 
@@ -149,7 +150,7 @@ def compare(data: Data, options: argparse.Namespace) -> dict[str, list[Fared]]:
   """For each line of the table how each LLM fared."""
   count = len(data.llms)
   found: dict[str, list[Fared]] = {'without it': [], **{f'{number:,} responses': [] for number in LABELLED}, 'all': []}
-  progress = writer.Progress('LLMs', count)
+  progress = metric_writer.Progress('LLMs', count)
   for llm in range(count):
     queries = reordered(data.queries, [*(other for other in range(count) if other != llm), llm])
     known, test = queries.rows(data.fitted), queries.rows(data.test)

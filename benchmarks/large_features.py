@@ -15,8 +15,9 @@ import numpy as np
 
 from benchmarks import results
 from configs import gsm8k
-from selectllm import embeddings, runtime, sharding, train
+from selectllm import embeddings, sharding, train
 from selectllm.data import batches, splits, votes
+from selectllm.infra import distributed
 from selectllm.report import tables
 
 GOAL_S = 300
@@ -41,7 +42,7 @@ def main() -> None:
   parser.add_argument('--queries', type=int, default=1_000_000)
   parser.add_argument('--llms', type=int, default=32)
   options = parser.parse_args()
-  runtime.keep_compiled()
+  distributed.keep_compiled()
   config = gsm8k.get_config()
   config.encoder.freeze, config.train.epochs, config.train.log_every_steps = True, 1, 1000
   cells = []

@@ -23,8 +23,9 @@ import transformers
 
 from benchmarks import results
 from configs import gsm8k, mmlu_pro
-from selectllm import runtime, sharding, train
+from selectllm import sharding, train
 from selectllm.data import batches, load
+from selectllm.infra import distributed
 from selectllm.models import pretrained
 from selectllm.report import tables
 
@@ -169,7 +170,7 @@ def main() -> None:
   parser.add_argument('--queries', type=int, default=192, help='for MiniLM; a quarter of it for RoBERTa-base')
   parser.add_argument('--repeats', type=int, default=3)
   options = parser.parse_args()
-  runtime.keep_compiled()
+  distributed.keep_compiled()
   cells, ratios, notes = [], [], []
   with tempfile.TemporaryDirectory() as temporary:
     roberta = roberta_base(pathlib.Path(temporary))

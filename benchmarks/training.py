@@ -22,8 +22,9 @@ import transformers
 
 from benchmarks import results, scoring
 from configs import gsm8k
-from selectllm import optim, runtime, sharding, train
+from selectllm import optim, sharding, train
 from selectllm.data import batches, load
+from selectllm.infra import distributed
 from selectllm.models import pretrained
 from selectllm.report import tables
 
@@ -139,7 +140,7 @@ def main() -> None:
   parser.add_argument('--queries', type=int, default=512, help='for MiniLM; an eighth of it for RoBERTa-base')
   parser.add_argument('--repeats', type=int, default=3)
   options = parser.parse_args()
-  runtime.keep_compiled()
+  distributed.keep_compiled()
   cells, ratios, notes = [], [], []
   with tempfile.TemporaryDirectory() as temporary:
     for name, task in tasks(options, pathlib.Path(temporary, 'roberta')).items():

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from launch import hyper
-from selectllm import experiment, rundir
+from selectllm import experiment
+from selectllm.infra import run_dir
 
 # What the experiment itself is called on axes that do not name it.
 BASE = 'base'
@@ -119,12 +120,12 @@ def _labels_and_overrides(point: hyper.Point) -> tuple[str, str, dict[str, Any]]
 def _overridden(
   base: ml_collections.ConfigDict, overrides: dict[str, Any], point: hyper.Point
 ) -> ml_collections.ConfigDict:
-  fields = rundir.flatten(base.to_dict())
+  fields = run_dir.flatten(base.to_dict())
   for name in overrides:
     if name not in fields:
       near = difflib.get_close_matches(name, fields, n=1)
       raise ValueError(f'{point}: no such config field: {name}' + (f'; did you mean {near[0]}?' if near else ''))
-    if not rundir.own_fields({name: None}):
+    if not run_dir.own_fields({name: None}):
       raise ValueError(f'{point}: config.{name} cannot be swept, because it does not decide what a run finds')
   config = copy.deepcopy(base)
   try:
@@ -141,8 +142,8 @@ def _text(value: Any) -> str:
 
 def _differing(base: ml_collections.ConfigDict, config: ml_collections.ConfigDict) -> dict[str, Any]:
   """Fields but for the seed that differ from the experiment's."""
-  before = rundir.flatten(base.to_dict())
-  after = rundir.flatten(config.to_dict())
+  before = run_dir.flatten(base.to_dict())
+  after = run_dir.flatten(config.to_dict())
   return {name: value for name, value in after.items() if value != before[name] and name != 'seed'}
 
 
@@ -158,7 +159,7 @@ def _name(base: ml_collections.ConfigDict, config: ml_collections.ConfigDict) ->
 
 def _own_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """The fields that decide a run's results, as JSON knows them."""
-  return rundir.own_fields(json.loads(json.dumps(rundir.flatten(config.to_dict()))))
+  return run_dir.own_fields(json.loads(json.dumps(run_dir.flatten(config.to_dict()))))
 
 
 def _scored_by(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -209,7 +210,7 @@ def check_directories(plan: Plan, workdir: pathlib.Path) -> None:
       continue
     # Once there are scores they can be evaluated in any way; a training goes on with the config that it began with.
     trains = trained_by[run.name] == run.name and not is_scored(path.parent)
-    there, here = rundir.flatten(rundir.read(path)), _own_fields(run.config) if trains else _scored_by(run.config)
+    there, here = run_dir.flatten(run_dir.read(path)), _own_fields(run.config) if trains else _scored_by(run.config)
     if differing := [name for name, value in here.items() if there.get(name) != value]:
       name = differing[0]
       raise ValueError(
@@ -231,7 +232,7 @@ def check_data(runs: Iterable[Run], workdir: pathlib.Path) -> None:
     directory = workdir / run.name
     if not (directory / 'data.json').exists():
       continue
-    for what, here in _data_of(run, rundir.read(directory / 'data.json')).items():
+    for what, here in _data_of(run, run_dir.read(directory / 'data.json')).items():
       other, there = first.setdefault(what, (directory, here))
       if here != there:
         raise ValueError(
@@ -246,7 +247,7 @@ def _data_of(run: Run, data: dict[str, Any]) -> dict[tuple[str, str], Any]:
   options = run.config.dataset
   fields = [options[name] for name in _DATA]
   read = [*fields, sorted(run.config.pool.llms)] if options.name in _A_FILE_EACH else fields
-  facts = rundir.flatten(data.get('llms', {}), 'llms')
+  facts = run_dir.flatten(data.get('llms', {}), 'llms')
   return {
     (str(fields), 'the data set'): data.get('name'),
     (str(read), 'its identity'): data.get('identity'),

@@ -25,7 +25,7 @@ from ml_collections import config_flags
 
 from launch import hyper, plan, report, running
 from selectllm import main as command
-from selectllm import rundir
+from selectllm.infra import run_dir
 
 _AT_ONCE = flags.DEFINE_integer(
   'at_once', None, 'Runs at the same time; 1 by default, on a Ray cluster as many as it has room for.', lower_bound=1
@@ -134,7 +134,7 @@ def _sweep(workdir: pathlib.Path) -> int:
   if _PRINT.value:
     _print(sweep, make_jobs(sweep, workdir), workdir)
     return 0
-  with rundir.lock(workdir):
+  with run_dir.lock(workdir):
     plan.save(sweep, workdir)
     failed = {} if _GATHER.value else _run(sweep, make_jobs(sweep, workdir))
     _say_what_failed(failed, workdir)

@@ -14,8 +14,9 @@ import numpy as np
 import rich.console
 import scipy.special
 
-from selectllm import confidence, experiment, frontier, metrics, rundir, selector, sharding, train
+from selectllm import confidence, experiment, frontier, metrics, selector, sharding, train
 from selectllm.data import responses, splits, votes
+from selectllm.infra import run_dir
 from selectllm.pool import spec
 from selectllm.selection import newcomer
 
@@ -81,7 +82,7 @@ def add_llm(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       raise FileNotFoundError(f'config.add_llm.run={options.run!r} is not a finished run: it has no {name}')
   if workdir.resolve() == run.resolve():
     raise ValueError(f'--workdir={str(workdir)!r} is config.add_llm.run, whose selector would be replaced')
-  rundir.claim_config(run, config)
+  run_dir.claim_config(run, config)
   predicted = experiment.read_predictions(run / 'predictions.npz')
   if len(predicted.split) > 1:
     raise ValueError(f'config.add_llm.run={options.run!r} cross-validated: it has a classifier for each fold')

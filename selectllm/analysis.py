@@ -16,7 +16,8 @@ import scipy.stats
 
 from selectllm import evaluate, fitted, metrics, outcomes, score
 from selectllm.data import features, splits, votes
-from selectllm.selection import blocks, voting
+from selectllm.infra import batching
+from selectllm.selection import voting
 
 # Bins of a feature hold about as many queries each.
 MOST_BINS = 5
@@ -107,7 +108,7 @@ def gather(
     selecting = score.Selecting(fitted.expected_latency_s(table.votes, part.split), sizes, config.threshold)
     step = functools.partial(_elect, selecting=selecting, policy=policy, over=config.vote)
     arrays = (confidences, asked.answers, asked.observed)
-    gathered.append((rows, confidences, *blocks.apply(step, arrays, rows=blocks.rows_of(ballots))))
+    gathered.append((rows, confidences, *batching.apply(step, arrays, rows=batching.rows_of(ballots))))
   ours, oracle = played.column(policy, outcomes.CHOSEN), played.column('oracle', outcomes.NO_SIZE)
   return Cases(
     policy,

@@ -21,8 +21,9 @@ import numpy as np
 import orjson
 import uvloop
 
-from selectllm import checkpoint, deciding, fixed, selector, writer
+from selectllm import checkpoint, deciding, fixed, selector
 from selectllm.data import grading
+from selectllm.infra import metric_writer
 from selectllm.pool import answering, collect, collection, limits, queries, runner, spec
 from selectllm.report import answered
 from selectllm.selection import voting
@@ -78,7 +79,7 @@ async def _answer(rule: deciding.Deciding, config: ml_collections.ConfigDict, wo
   recorded = collection.Collection(workdir / collection.journal_name(), config.collect.salvage)
   lines: dict[str, dict[str, Any]] = {}
   interrupted: list[int] = []
-  progress = writer.Progress('Answering', len(asked))
+  progress = metric_writer.Progress('Answering', len(asked))
   desk = _Desk(rule, [llm.name for llm in llms], extractors, options)
   try:
     recorded.check_queries(asked)

@@ -7,7 +7,7 @@ from typing import Any
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from selectllm import places
+from selectllm.infra import paths
 
 _LOG = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ def _validation_loss(metrics: dict[str, float]) -> float:
 
 def address(directory: pathlib.Path) -> pathlib.Path:
   """What Orbax is to be told of a directory; it writes to gs:// by itself."""
-  return directory if places.is_remote(directory) else directory.absolute()
+  return directory if paths.is_remote(directory) else directory.absolute()
 
 
 def open_manager(directory: pathlib.Path) -> ocp.CheckpointManager:

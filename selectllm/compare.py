@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from selectllm import metrics, outcomes, rundir
+from selectllm import metrics, outcomes
+from selectllm.infra import run_dir
 from selectllm.report import compared, document, tables
 
 # A method as `outcomes.Outcomes` names its columns: name and size.
@@ -83,8 +84,8 @@ def load_run(path: pathlib.Path) -> Run:
       f'the run in {path} has not finished: it has no report.json. The command that began it goes on with it.'
     )
   config, data, results = (_read(path / name) for name in ('config.json', 'data.json', 'report.json'))
-  fields = rundir.flatten(config | {'evaluate': results['settings']})
-  return Run(path.resolve().name, path, fields, rundir.flatten(data), results, _read_outcomes(path))
+  fields = run_dir.flatten(config | {'evaluate': results['settings']})
+  return Run(path.resolve().name, path, fields, run_dir.flatten(data), results, _read_outcomes(path))
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
@@ -304,7 +305,7 @@ def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
   llms = set.intersection(*(set(run.results['dataset']['llms']) for run in runs))
   of_shared = tuple(f'llms.{llm}.' for llm in llms)
   described = [
-    rundir.own_fields(run.config)
+    run_dir.own_fields(run.config)
     | {f'data.{name}': v for name, v in run.data.items() if not name.startswith('llms.') or name.startswith(of_shared)}
     for run in runs
   ]

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from selectllm.data import features, splits
-from selectllm.selection import calibration, fitting
+from selectllm.infra import optimize
+from selectllm.selection import calibration
 
 FOLDS = 6
 _RIDGES = (0.3, 1.0, 3.0, 10.0)
@@ -110,7 +111,7 @@ def fit_probe(
   """
   if start is None:
     start = np.zeros((inputs.shape[1], labels.shape[1]), np.float32)
-  return fitting.minimise(
+  return optimize.minimise(
     _probe_loss, start, inputs, labels.astype(np.float32), counted.astype(np.float32), np.float32(ridge)
   )
 
@@ -180,7 +181,7 @@ def develop(
   classifier = log_odds(confidences)
   start = (np.full(2, 0.5, np.float32), np.zeros(labels.shape[1], np.float32))
   data = (classifier[validation], logits[validation], labels[validation], observed[validation].astype(np.float32))
-  blend, bias = fitting.minimise(_blend_loss, start, *data)
+  blend, bias = optimize.minimise(_blend_loss, start, *data)
   blended = np.full(labels.shape, np.nan, np.float32)
   blended[held] = blend[0] * classifier[held] + blend[1] * logits[held] + bias
   calibrators = calibration.fit_pool(blended[validation], labels[validation], observed[validation], seed=seed)

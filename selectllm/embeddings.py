@@ -8,8 +8,9 @@ import jax
 import ml_collections
 import numpy as np
 
-from selectllm import runtime, score
+from selectllm import score
 from selectllm.data import batches, sources
+from selectllm.infra import distributed
 from selectllm.models import pretrained
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def kept(config: ml_collections.ConfigDict, model: 'train.Model', tokens: batche
   for array in (tokens.values, tokens.offsets):
     digest.update(array.tobytes())
   path = sources.cache_dir() / 'embeddings' / f'{digest.hexdigest()[:32]}.npy'
-  if runtime.all_say(path.exists()):
+  if distributed.all_say(path.exists()):
     return np.load(path)
   embeddings = embed(model, tokens, batch_size=config.evaluate.batch_size)
   path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,17 +22,14 @@ from selectllm import (
   leaks,
   optim,
   outcomes,
-  places,
   promises,
-  rundir,
-  runtime,
   score,
   selector,
   sharding,
   train,
-  writer,
 )
 from selectllm.data import agreement, load, splits, votes
+from selectllm.infra import distributed, metric_writer, paths, run_dir
 from selectllm.models import classifier
 from selectllm.report import document, queries
 from selectllm.selection import voting
@@ -86,7 +83,7 @@ def evaluate_only(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> N
   """Writes a run's report again: from predictions.npz in seconds, else from its best checkpoint."""
   table = load_table(config, workdir)
   path = workdir / 'predictions.npz'
-  if runtime.first_says(path.exists()):
+  if distributed.first_says(path.exists()):
     predicted = read_predictions(path)
   else:
     predicted = _predict(config, workdir, table, lambda *args: train.load_best(config, args[1], args[-1]))
@@ -118,10 +115,10 @@ def load_table(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> vote
     rundir.RunDirError: when the run directory began with other data.
     ValueError: when the processes of a job found other data.
   """
-  table, identity = load.load(config, rundir.begun_with(workdir))
-  runtime.check_same('the data', identity)
-  if runtime.is_first():
-    rundir.claim_data(workdir, identity)
+  table, identity = load.load(config, run_dir.begun_with(workdir))
+  distributed.check_same('the data', identity)
+  if distributed.is_first():
+    run_dir.claim_data(workdir, identity)
   if config.frontier.contenders and table.votes.has_answers:
     frontier.currency_of(table.votes, config.frontier.currency)  # refuses, before anything is done, what is not known
   return agreement.label(table, _split(config, table)[0]) if config.dataset.labels == 'agreement' else table
@@ -209,7 +206,7 @@ def _predict(
       truncated=np.array(tokens.truncated),
       classifier_latency_s=np.array(one_latency_s),
     )
-  if runtime.is_first():
+  if distributed.is_first():
     _save(workdir / 'predictions.npz', predicted)
   return predicted
 
@@ -230,9 +227,9 @@ def _report(
   timing: dict[str, Any],
 ) -> None:
   """Evaluates what was predicted, and writes it down: the first process does, with parameters that all give."""
-  runtime.end_at_sigterm()  # there is nothing left to save
+  distributed.end_at_sigterm()  # there is nothing left to save
   params = _selector_params(config, workdir, table, predicted)
-  if not runtime.is_first():
+  if not distributed.is_first():
     return
   begun = time.monotonic()
   parts = [evaluate.Part(*of) for of in zip(predicted.split, predicted.confidences, strict=True)]
@@ -281,7 +278,7 @@ def _selector_params(
   model = train.make_model(config, len(table.llms))
   try:
     with sharding.use(model.mesh):
-      return runtime.on_host(train.load_best(config, model, workdir)[1])
+      return distributed.on_host(train.load_best(config, model, workdir)[1])
   except checkpoint.CheckpointError as error:
     _LOG.warning('No selector is saved: %s', error)
     return None
@@ -294,7 +291,7 @@ def _contest(
   if not config.frontier.contenders:
     return []
   parts = []
-  progress = writer.Progress('Contenders', len(predicted.split))
+  progress = metric_writer.Progress('Contenders', len(predicted.split))
   for split, confidences in zip(predicted.split, predicted.confidences, strict=True):
     parts.append(frontier.hold(table, split, confidences, predicted.embeddings, config))
     progress.update(len(parts))
@@ -330,7 +327,7 @@ def check_options(config: ml_collections.ConfigDict) -> None:
   Raises:
     ValueError: names the field, its value and what it may be.
   """
-  fields = rundir.flatten(config.to_dict())
+  fields = run_dir.flatten(config.to_dict())
   problems = [f'{name}={fields[name]}: at least {least}' for name, least in _AT_LEAST.items() if fields[name] < least]
   problems += [f'{name}={fields[name]}: from 0 to 1' for name in _SHARES if not 0 <= fields[name] <= 1]
   problems += [
@@ -372,18 +369,18 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       f'config.mode={config.mode!r} is not one of {", ".join(MODES)}, collect, select, answer, compare, add_llm'
     )
   check_options(config)
-  if config.profile and places.is_remote(workdir):
+  if config.profile and paths.is_remote(workdir):
     raise ValueError(f'config.profile=True: traces need a --workdir on a disk, not {workdir}')
   if config.mode == 'evaluate' and not (workdir / 'config.json').exists():
     raise FileNotFoundError(f'{workdir} holds no run to evaluate; name the --workdir of one')
   if config.mesh.distributed:
-    runtime.join_job()
+    distributed.join_job()
   with contextlib.ExitStack() as held:
-    held.enter_context(runtime.ends_at_an_error())
-    if runtime.is_first():
-      held.enter_context(rundir.lock(workdir))
-      rundir.claim(workdir, config)
-    runtime.wait_for_all('claimed')
-    runtime.check_same('the configs', rundir.own_fields(rundir.flatten(config.to_dict())))
+    held.enter_context(distributed.ends_at_an_error())
+    if distributed.is_first():
+      held.enter_context(run_dir.lock(workdir))
+      run_dir.claim(workdir, config)
+    distributed.wait_for_all('claimed')
+    distributed.check_same('the configs', run_dir.own_fields(run_dir.flatten(config.to_dict())))
     _LOG.info('Run directory: %s', workdir)
     MODES[config.mode](config, workdir)

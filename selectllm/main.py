@@ -11,7 +11,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from selectllm import places
+from selectllm.infra import paths
 
 DEFAULT_CONFIG = 'configs/gsm8k.py'
 _CONFIG = config_flags.DEFINE_config_file('config', None, f'The experiment; {DEFAULT_CONFIG} by default.')
@@ -53,13 +53,14 @@ def _run(config: ml_collections.ConfigDict, workdir: str | None) -> int:
 
     return collect.collect(config, pathlib.Path(str(workdir)))
   if config.mode == 'compare':
-    from selectllm import compare, rundir
+    from selectllm import compare
+    from selectllm.infra import run_dir
 
-    compare.compare(config, pathlib.Path(workdir or rundir.default_workdir('compare')))
+    compare.compare(config, pathlib.Path(workdir or run_dir.default_workdir('compare')))
     return 0
-  from selectllm import runtime
+  from selectllm.infra import distributed
 
-  runtime.keep_compiled()
+  distributed.keep_compiled()
   if config.mode == 'answer':
     from selectllm import answer
 
@@ -74,9 +75,10 @@ def _run(config: ml_collections.ConfigDict, workdir: str | None) -> int:
 
     select.select(config, pathlib.Path(workdir) if workdir else None)
     return 0
-  from selectllm import experiment, rundir
+  from selectllm import experiment
+  from selectllm.infra import run_dir
 
-  experiment.run(config, places.place(workdir or rundir.default_workdir(config_name())))
+  experiment.run(config, paths.place(workdir or run_dir.default_workdir(config_name())))
   return 0
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from selectllm import fitted, score
 from selectllm.data import votes
-from selectllm.selection import baselines, blocks, oracle, policies, voting
+from selectllm.infra import batching
+from selectllm.selection import baselines, oracle, policies, voting
 
 # What names a method: a name and a size, None where size means nothing.
 Key = tuple[str, int | None]
@@ -159,13 +160,13 @@ def methods(
     Policies and baselines at all sizes, then the LLMs alone, then the oracle.
   """
   ballots = len(llms) * (data.answers.shape[2] if config.vote == 'samples' else 1)
-  cuts, size = blocks.split(len(rows), blocks.rows_of(ballots))
+  cuts, size = batching.split(len(rows), batching.rows_of(ballots))
   draws = [np.random.default_rng(draw) for draw in range(config.random_draws)]
   keys: list[Key] = []
   parts: list[Outcome] = []
   selected = {name: np.zeros((len(fitted.sizes_of(data)), len(llms)), np.int64) for name in policies.POLICIES}
   for cut in cuts:
-    at, queries = blocks.fill(rows[cut], size), cut.stop - cut.start
+    at, queries = batching.fill(rows[cut], size), cut.stop - cut.start
     asked = data.rows(at)
     if config.vote == 'majority' and data.has_answers:  # counted once for all methods
       asked = asked._replace(answers=np.asarray(voting.majorities(asked.answers))[..., None])

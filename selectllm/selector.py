@@ -19,8 +19,9 @@ import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
-from selectllm import checkpoint, confidence, deciding, embeddings, frontier, limits, places, rundir, sharding, train
+from selectllm import checkpoint, confidence, deciding, embeddings, frontier, limits, sharding, train
 from selectllm.data import sources, votes
+from selectllm.infra import paths, run_dir
 from selectllm.models import pretrained
 from selectllm.report import answered
 from selectllm.selection import adaptive, calibration, contest, evidence, voting
@@ -122,8 +123,8 @@ def save(
     added: What a reader must know of LLMs that were added later.
   """
   # On gs:// nothing is renamed: there it is complete once the facts are there, which come last.
-  partial = directory if places.is_remote(directory) else directory.with_name(directory.name + '.part')
-  places.remove(partial)
+  partial = directory if paths.is_remote(directory) else directory.with_name(directory.name + '.part')
+  paths.remove(partial)
   partial.mkdir(parents=True)
   data, develops = table.votes, part.rows
   with np.errstate(invalid='ignore'):
@@ -157,11 +158,11 @@ def save(
     'added': added,
     'encoder_sha256': _encoder_sha256(config),
     'config': json.loads(config.to_json_best_effort()),
-    'environment': rundir.environment(),
+    'environment': run_dir.environment(),
   }
   (partial / _FACTS).write_text(json.dumps(facts, indent=2) + '\n')
   if partial != directory:
-    places.remove(directory)
+    paths.remove(directory)
     partial.rename(directory)
 
 
@@ -179,7 +180,7 @@ def load(
     SelectorError: when there is none, its encoder is not the one that it was made with, or no setting keeps the limit.
     ValueError: for a limit that is none.
   """
-  directory = places.place(directory)
+  directory = paths.place(directory)
   if not (directory / _FACTS).is_file():
     raise SelectorError(f'{str(directory)!r} holds no selector: it has no {_FACTS}. Runs keep theirs in selector/')
   facts = json.loads((directory / _FACTS).read_text())

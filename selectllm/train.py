@@ -15,8 +15,9 @@ import numpy as np
 import optax
 from flax import nnx
 
-from selectllm import checkpoint, embeddings, optim, runtime, score, sharding, writer
+from selectllm import checkpoint, embeddings, optim, score, sharding
 from selectllm.data import batches, splits, votes
+from selectllm.infra import distributed, metric_writer
 from selectllm.models import classifier, pretrained
 
 _LOG = logging.getLogger(__name__)
@@ -226,9 +227,9 @@ class _Account:
   """
 
   def __init__(self, workdir: pathlib.Path, start: int, steps: int, per_epoch: int):
-    self.clock = writer.Clock('input', 'step', 'evaluation', 'checkpoint')
-    self._metrics = writer.MetricWriter(workdir, resumed_step=start) if runtime.is_first() else None
-    self._progress = writer.Progress('Training', steps, start=start)
+    self.clock = metric_writer.Clock('input', 'step', 'evaluation', 'checkpoint')
+    self._metrics = metric_writer.MetricWriter(workdir, resumed_step=start) if distributed.is_first() else None
+    self._progress = metric_writer.Progress('Training', steps, start=start)
     self._per_epoch = per_epoch
     self._pending: list[tuple[int, dict[str, jax.Array]]] = []
     self._validation = ''
@@ -367,9 +368,9 @@ def fit(
     _LOG.info('Parameters and optimiser: %s', sharding.bytes_held(model.mesh, state))
     iterator = batches.training_iterator(source, start)
     account = exits.enter_context(contextlib.closing(_Account(workdir, start, steps, per_epoch)))
-    wanted = config.profile and runtime.is_first()
+    wanted = config.profile and distributed.is_first()
     trace = _Trace(workdir / 'profile', start, steps, per_epoch, wanted=wanted)
-    must_stop = exits.enter_context(runtime.asked_to_stop())
+    must_stop = exits.enter_context(distributed.asked_to_stop())
     step_fn = jit_train_step(trained, optimizer, abstract, config.seed)
     validate = _scorer(trained, inputs, validation, data.observed[validation], config.evaluate.batch_size)
     for step in range(start + 1, steps + 1):

@@ -10,8 +10,9 @@ import pytest
 
 import selectllm
 from configs import jsonl
-from selectllm import add_llm, deciding, experiment, rundir
+from selectllm import add_llm, deciding, experiment
 from selectllm.data import splits
+from selectllm.infra import run_dir
 
 
 @pytest.fixture(scope='module')
@@ -177,7 +178,7 @@ def test_what_cannot_be_added_is_refused(config, run, records, tmp_path):
     _add(config, tmp_path, str(tmp_path / 'new.jsonl'), tmp_path / 'more')
   other = config.copy_and_resolve_references()
   other.seed = 7
-  with pytest.raises(rundir.RunDirError, match='seed'):
+  with pytest.raises(run_dir.RunDirError, match='seed'):
     _add(other, run, str(tmp_path / 'new.jsonl'), tmp_path / 'more')
 
 

@@ -32,16 +32,17 @@ def bucket(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.P
   """The folder that is gs://bucket; Orbax, which finds its own way to the store, is led there."""
   import fsspec
 
-  from selectllm import checkpoint, places
+  from selectllm import checkpoint
+  from selectllm.infra import paths
   from tests import fake_store
 
   monkeypatch.setattr(fake_store.Store, 'root', tmp_path)
-  monkeypatch.setattr(places, 'REACHED_BY', 'fsspec')
+  monkeypatch.setattr(paths, 'REACHED_BY', 'fsspec')
   fsspec.register_implementation('gcs', fake_store.Store, clobber=True)
   here = checkpoint.address
 
   def address(directory: pathlib.Path) -> pathlib.Path:
-    return tmp_path / str(directory).removeprefix('gs://') if places.is_remote(directory) else here(directory)
+    return tmp_path / str(directory).removeprefix('gs://') if paths.is_remote(directory) else here(directory)
 
   monkeypatch.setattr(checkpoint, 'address', address)
   return tmp_path / 'bucket'

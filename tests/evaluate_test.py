@@ -9,7 +9,8 @@ import pytest
 
 from selectllm import evaluate, fitted, score
 from selectllm.data import splits, votes
-from selectllm.selection import baselines, blocks, policies, voting
+from selectllm.infra import batching
+from selectllm.selection import baselines, policies, voting
 
 SIZED = ('max_conf', 'labelled_max_conf', 'weighted_max_conf', 'top_s', 'best_s', 'random')
 
@@ -301,7 +302,7 @@ def test_two_evaluations_are_equal(results):
 @pytest.mark.parametrize('vote', voting.VOTES)
 def test_how_queries_are_blocked_changes_nothing(monkeypatch, vote):
   whole = _evaluate(_random_table(), vote=vote)
-  monkeypatch.setattr(blocks, 'rows_of', lambda ballots: 5)  # test and validation have 14 queries
+  monkeypatch.setattr(batching, 'rows_of', lambda ballots: 5)  # test and validation have 14 queries
   assert _evaluate(_random_table(), vote=vote) == whole
 
 

@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 
 from configs import gsm8k, jsonl
-from selectllm import checkpoint, experiment, rundir
+from selectllm import checkpoint, experiment
 from selectllm.data import sources, splits
+from selectllm.infra import run_dir
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -254,7 +255,7 @@ def test_killed_between_outcomes_and_report_no_report_is_left_that_is_of_another
 
 def test_another_config_is_refused_with_the_difference(config, finished):
   config.train.epochs = 3
-  with pytest.raises(rundir.RunDirError, match=r'train\.epochs: 12 there, 3 now'):
+  with pytest.raises(run_dir.RunDirError, match=r'train\.epochs: 12 there, 3 now'):
     experiment.run(config, finished)
 
 
@@ -413,7 +414,7 @@ def test_no_parameters_that_are_not_finite_are_ever_saved(config, tmp_path):
 
 
 def test_a_directory_in_use_is_refused(config, tmp_path):
-  with rundir.lock(tmp_path), pytest.raises(rundir.RunDirError, match='another run is using'):
+  with run_dir.lock(tmp_path), pytest.raises(run_dir.RunDirError, match='another run is using'):
     experiment.run(config, tmp_path)
 
 

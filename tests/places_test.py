@@ -6,7 +6,9 @@ import ml_collections
 import pytest
 
 from configs import jsonl
-from selectllm import experiment, main, places
+from selectllm import experiment
+from selectllm import main as command
+from selectllm.infra import paths
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def _report(workdir: pathlib.Path) -> dict:
 
 def test_a_run_in_a_bucket_leaves_what_a_run_leaves_and_evaluates_again(config, bucket, caplog):
   caplog.set_level(logging.INFO, 'selectllm')
-  workdir, there = places.place('gs://bucket/run'), bucket / 'run'
+  workdir, there = paths.place('gs://bucket/run'), bucket / 'run'
   experiment.run(config, workdir)
   assert 'gs://bucket/run cannot be locked' in caplog.text
   report = _report(there)
@@ -56,11 +58,11 @@ def test_what_cannot_be_in_a_bucket_is_refused(config, bucket, monkeypatch):
   with config.unlocked():
     config.profile = True
   with pytest.raises(ValueError, match='need a --workdir on a disk, not gs:'):
-    experiment.run(config, places.place('gs://bucket/run'))
+    experiment.run(config, paths.place('gs://bucket/run'))
   config.mode = 'collect'
-  with pytest.raises(main.app.UsageError, match='mode=collect needs one on a disk'):
-    main._run(config, 'gs://bucket/run')
-  monkeypatch.setattr(places, 'REACHED_BY', 'no_such_package')
+  with pytest.raises(command.app.UsageError, match='mode=collect needs one on a disk'):
+    command._run(config, 'gs://bucket/run')
+  monkeypatch.setattr(paths, 'REACHED_BY', 'no_such_package')
   with pytest.raises(ValueError, match='reached by no_such_package'):
-    places.place('gs://bucket/run')
-  assert places.place('runs/here') == pathlib.Path('runs/here')
+    paths.place('gs://bucket/run')
+  assert paths.place('runs/here') == pathlib.Path('runs/here')

@@ -4,7 +4,7 @@ import pathlib
 import ml_collections
 import pytest
 
-from selectllm import rundir
+from selectllm.infra import run_dir
 
 
 def _config(mode: str = 'train_and_evaluate') -> ml_collections.ConfigDict:
@@ -21,14 +21,14 @@ def _config(mode: str = 'train_and_evaluate') -> ml_collections.ConfigDict:
 
 
 def _refusal(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> str:
-  with pytest.raises(rundir.RunDirError) as error:
-    rundir.claim(workdir, config)
+  with pytest.raises(run_dir.RunDirError) as error:
+    run_dir.claim(workdir, config)
   return str(error.value)
 
 
 def test_a_new_directory_becomes_the_configs_and_notes_what_it_was_made_with(tmp_path):
   workdir = tmp_path / 'deep' / 'run'
-  rundir.claim(workdir, _config())
+  run_dir.claim(workdir, _config())
   assert json.loads((workdir / 'config.json').read_text())['pool']['llms'] == ['a', 'b']
   environment = json.loads((workdir / 'environment.json').read_text())
   assert {'python', 'packages', 'backend', 'devices', 'processes', 'git_commit'} <= environment.keys()
@@ -37,14 +37,14 @@ def test_a_new_directory_becomes_the_configs_and_notes_what_it_was_made_with(tmp
 
 
 def test_the_same_config_comes_back(tmp_path):
-  rundir.claim(tmp_path, _config())
+  run_dir.claim(tmp_path, _config())
   before = (tmp_path / 'config.json').read_bytes()
-  rundir.claim(tmp_path, _config())
+  run_dir.claim(tmp_path, _config())
   assert (tmp_path / 'config.json').read_bytes() == before
 
 
 def test_another_config_is_refused_with_all_that_differs_and_nothing_else(tmp_path):
-  rundir.claim(tmp_path, _config())
+  run_dir.claim(tmp_path, _config())
   before = (tmp_path / 'config.json').read_bytes()
   config = _config()
   config.train.epochs = 4
@@ -59,7 +59,7 @@ def test_another_config_is_refused_with_all_that_differs_and_nothing_else(tmp_pa
 
 
 def test_fields_that_only_one_of_the_configs_has_are_differences(tmp_path):
-  rundir.claim(tmp_path, _config())
+  run_dir.claim(tmp_path, _config())
   config = _config()
   config.train.clip_norm = 1.0
   del config.train.epochs
@@ -69,30 +69,30 @@ def test_fields_that_only_one_of_the_configs_has_are_differences(tmp_path):
 
 
 def test_where_to_look_may_change(tmp_path):
-  rundir.claim(tmp_path, _config())
+  run_dir.claim(tmp_path, _config())
   config = _config(mode='evaluate')
   config.dataset.manual_dir = '/elsewhere'
   config.dataset.base_url = 'http://127.0.0.1/'
   config.pool.file = 'copied.yaml'
-  rundir.claim(tmp_path, config)
+  run_dir.claim(tmp_path, config)
 
 
 def test_a_field_whose_name_begins_like_a_location_is_none(tmp_path):
   """`mode` may differ, `model` may not."""
   config = _config()
   config.model = 'small'
-  rundir.claim(tmp_path, config)
+  run_dir.claim(tmp_path, config)
   config.model = 'large'
   assert "model: 'small' there, 'large' now" in _refusal(tmp_path, config)
 
 
 def test_only_an_evaluation_may_evaluate_otherwise(tmp_path):
-  rundir.claim(tmp_path, _config())
+  run_dir.claim(tmp_path, _config())
   evaluation, training = _config(mode='evaluate'), _config()
   for config in (evaluation, training):
     config.evaluate.threshold = 0.4
     config.evaluate.knn_neighbours = (3,)
-  rundir.claim(tmp_path, evaluation)
+  run_dir.claim(tmp_path, evaluation)
   assert 'evaluate.threshold: 0.5 there, 0.4 now' in _refusal(tmp_path, training)
   evaluation.train.epochs = 9
   message = _refusal(tmp_path, evaluation)
@@ -102,10 +102,10 @@ def test_only_an_evaluation_may_evaluate_otherwise(tmp_path):
 
 def test_other_data_are_refused_with_the_difference(tmp_path):
   identity = {'builder': 'toy', 'files': {'a.jsonl': 'sha256:12', 'b.jsonl': 'sha256:34'}}
-  rundir.claim_data(tmp_path, identity)
-  rundir.claim_data(tmp_path, identity)
-  with pytest.raises(rundir.RunDirError, match=r"files.b.jsonl: 'sha256:34' there, 'sha256:56' now") as error:
-    rundir.claim_data(tmp_path, {'builder': 'toy', 'files': {'a.jsonl': 'sha256:12', 'b.jsonl': 'sha256:56'}})
+  run_dir.claim_data(tmp_path, identity)
+  run_dir.claim_data(tmp_path, identity)
+  with pytest.raises(run_dir.RunDirError, match=r"files.b.jsonl: 'sha256:34' there, 'sha256:56' now") as error:
+    run_dir.claim_data(tmp_path, {'builder': 'toy', 'files': {'a.jsonl': 'sha256:12', 'b.jsonl': 'sha256:56'}})
   assert 'a.jsonl' not in str(error.value)
 
 
@@ -127,25 +127,25 @@ def test_a_run_killed_while_it_claims_leaves_a_directory_that_can_be_claimed(tmp
   with monkeypatch.context() as patch:
     patch.setattr(pathlib.Path, 'write_text', killed)
     with pytest.raises(KeyboardInterrupt):
-      rundir.claim(tmp_path, _config())
-  rundir.claim(tmp_path, _config())
+      run_dir.claim(tmp_path, _config())
+  run_dir.claim(tmp_path, _config())
   assert json.loads((tmp_path / 'config.json').read_text())['seed'] == 0
 
 
 def test_what_a_run_began_with(tmp_path):
-  assert rundir.begun_with(tmp_path) == ''
-  rundir.claim_data(tmp_path, {'name': 'mini_pool', 'identity': 'x'})
-  assert rundir.begun_with(tmp_path) == 'mini_pool'
+  assert run_dir.begun_with(tmp_path) == ''
+  run_dir.claim_data(tmp_path, {'name': 'mini_pool', 'identity': 'x'})
+  assert run_dir.begun_with(tmp_path) == 'mini_pool'
   (tmp_path / 'data.json').write_text('')
-  with pytest.raises(rundir.RunDirError, match=r'data\.json is no JSON'):
-    rundir.begun_with(tmp_path)
+  with pytest.raises(run_dir.RunDirError, match=r'data\.json is no JSON'):
+    run_dir.begun_with(tmp_path)
 
 
 def test_flatten_names_leaves_by_their_path():
-  assert rundir.flatten({'a': {'b': 1, 'c': {'d': [2, 3]}}, 'e': None}) == {'a.b': 1, 'a.c.d': [2, 3], 'e': None}
+  assert run_dir.flatten({'a': {'b': 1, 'c': {'d': [2, 3]}}, 'e': None}) == {'a.b': 1, 'a.c.d': [2, 3], 'e': None}
 
 
 def test_the_default_directory_is_of_the_config_and_of_now():
-  path = rundir.default_workdir('gsm8k')
+  path = run_dir.default_workdir('gsm8k')
   assert path.parent == pathlib.Path('runs/gsm8k')
   assert path.name[:2] == '20'

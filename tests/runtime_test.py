@@ -8,20 +8,20 @@ import sys
 import numpy as np
 import pytest
 
-from selectllm import runtime
+from selectllm.infra import distributed
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 
 def test_other_data_on_another_process_are_refused(monkeypatch):
-  runtime.check_same('the data', {'name': 'toy'})
-  gather = runtime.multihost_utils.process_allgather
+  distributed.check_same('the data', {'name': 'toy'})
+  gather = distributed.multihost_utils.process_allgather
   others = np.zeros((1, 32), np.uint8)
   monkeypatch.setattr(
-    runtime.multihost_utils, 'process_allgather', lambda mine: np.concatenate([gather(mine), others, gather(mine)])
+    distributed.multihost_utils, 'process_allgather', lambda mine: np.concatenate([gather(mine), others, gather(mine)])
   )
   with pytest.raises(ValueError, match='the data are others on process 1 than on process 0'):
-    runtime.check_same('the data', {'name': 'toy'})
+    distributed.check_same('the data', {'name': 'toy'})
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ import pytest
 
 import selectllm
 from configs import jsonl
-from selectllm import confidence, deciding, experiment, frontier, places, rundir, selector, train
+from selectllm import confidence, deciding, experiment, frontier, selector, train
 from selectllm.data import load, splits
+from selectllm.infra import paths, run_dir
 from selectllm.selection import adaptive, evidence
 
 
@@ -46,7 +47,7 @@ def as_the_run_chose(run: pathlib.Path) -> tuple[list[str], frontier.Part]:
   """The test queries, and everything that the run fitted and chose, made again from what it kept."""
   config = jsonl.get_config()
   config.update(json.loads((run / 'config.json').read_text()))
-  table, _ = load.load(config, rundir.begun_with(run))
+  table, _ = load.load(config, run_dir.begun_with(run))
   kept = experiment.read_predictions(run / 'predictions.npz')
   part = frontier.hold(table, kept.split[0], kept.confidences[0], kept.embeddings, config)
   return [table.queries[row] for row in part.test], part
@@ -90,11 +91,11 @@ def test_a_selector_in_a_bucket_chooses_the_same(run, as_the_run_chose, bucket):
   queries, part = as_the_run_chose
   config = jsonl.get_config()
   config.update(json.loads((run / 'config.json').read_text()))
-  table, _ = load.load(config, rundir.begun_with(run))
+  table, _ = load.load(config, run_dir.begun_with(run))
   model = train.make_model(config, len(table.llms))
   _, params = train.load_best(config, model, run)
   for _ in range(2):  # in place of what is there
-    selector.save(places.place('gs://bucket/selector'), config, table, part, params, 0.0)
+    selector.save(paths.place('gs://bucket/selector'), config, table, part, params, 0.0)
   here, there = (selectllm.load(where).select(queries) for where in (run / 'selector', 'gs://bucket/selector'))
   assert here == there
   assert {path.name for path in bucket.iterdir()} == {'selector'}

@@ -3,11 +3,11 @@ import pathlib
 
 import pytest
 
-from selectllm import places, writer
+from selectllm.infra import metric_writer, paths
 
 
 def _write(workdir: pathlib.Path, steps: range, resumed_step: int) -> None:
-  metrics = writer.MetricWriter(workdir, resumed_step=resumed_step)
+  metrics = metric_writer.MetricWriter(workdir, resumed_step=resumed_step)
   for step in steps:
     metrics.write(step, loss=1 / step)
   metrics.close()
@@ -26,7 +26,7 @@ def test_a_resumed_run_drops_what_it_will_write_again(tmp_path):
 
 
 def test_what_cannot_be_appended_to_is_sent_whole(bucket):
-  workdir = places.place('gs://bucket/run')
+  workdir = paths.place('gs://bucket/run')
   _write(workdir, range(1, 8), 0)
   _write(workdir, range(6, 9), 5)
   assert _steps(bucket / 'run') == list(range(1, 9))
@@ -44,16 +44,16 @@ def test_a_run_killed_while_it_resumes_keeps_its_past(tmp_path, monkeypatch):
   with monkeypatch.context() as patch:
     patch.setattr(pathlib.Path, 'write_bytes', killed)
     with pytest.raises(KeyboardInterrupt):
-      writer.MetricWriter(tmp_path, resumed_step=5)
+      metric_writer.MetricWriter(tmp_path, resumed_step=5)
   assert _steps(tmp_path) == list(range(1, 8))
 
 
 def test_the_log_tells_what_is_left_and_ends_with_all_done(caplog, monkeypatch):
-  monkeypatch.setattr(writer.sys.stderr, 'isatty', lambda: False)
+  monkeypatch.setattr(metric_writer.sys.stderr, 'isatty', lambda: False)
   now = [0.0]
-  monkeypatch.setattr(writer.time, 'monotonic', lambda: now[0])
+  monkeypatch.setattr(metric_writer.time, 'monotonic', lambda: now[0])
   caplog.set_level('INFO', 'selectllm')
-  progress = writer.Progress('Training', 10, start=2)
+  progress = metric_writer.Progress('Training', 10, start=2)
   for now[0], done, note in ((20.0, 6, 'loss 1'), (21.0, 7, 'too soon after the last line'), (30.0, 10, '')):
     progress.update(done, note)
   assert [record.getMessage().strip() for record in caplog.records] == [

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from selectllm.selection import blocks, voting
+from selectllm.infra import batching
+from selectllm.selection import voting
 
 # Above so many subsets of one size, the best one is searched greedily: the best smaller one and one LLM more.
 MOST_SUBSETS = 5_000
@@ -123,7 +124,7 @@ def nearest(embeddings: np.ndarray, bank: np.ndarray, *, neighbours: int) -> np.
   """
   neighbours = min(neighbours, len(bank))
   step = functools.partial(_nearest, bank=jnp.asarray(bank), neighbours=neighbours)
-  return blocks.apply(step, (embeddings,), rows=max(1, _BLOCK // len(bank)))
+  return batching.apply(step, (embeddings,), rows=max(1, _BLOCK // len(bank)))
 
 
 @jax.jit
@@ -143,4 +144,4 @@ def knn_scores(near: np.ndarray, labels: np.ndarray, observed: np.ndarray) -> np
     observed: bool[T, K].
   """
   step = functools.partial(_knn_scores, labels=jnp.asarray(labels), observed=jnp.asarray(observed))
-  return blocks.apply(step, (near,), rows=max(1, _BLOCK // (near.shape[1] * labels.shape[1])))
+  return batching.apply(step, (near,), rows=max(1, _BLOCK // (near.shape[1] * labels.shape[1])))

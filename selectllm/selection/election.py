@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from selectllm.selection import blocks, policies, voting
+from selectllm.infra import batching
+from selectllm.selection import policies, voting
 
 # Numbers of one block's queries, confidences and answers together: a few MB, which stay in a processor's cache.
 _NUMBERS = 1 << 22
@@ -95,10 +96,10 @@ def elect(
   count, samples = answers.shape[1:]
   size = min(size, count)
   ballots = size * samples if over == 'samples' else size
-  rows = min(blocks.rows_of(ballots), max(1, _NUMBERS // (count * (samples + 2))))
+  rows = min(batching.rows_of(ballots), max(1, _NUMBERS // (count * (samples + 2))))
 
   def step(*queries: np.ndarray) -> jax.Array:
     # Two calls of the device: compiled as one, the majorities would be counted again for every comparison of ballots.
     return _vote(*_ballots(*queries, latency_s, size, over), threshold, policy, over)
 
-  return blocks.apply(step, (confidences, answers, available), rows=rows)
+  return batching.apply(step, (confidences, answers, available), rows=rows)

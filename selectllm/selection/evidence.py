@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from selectllm.selection import contest, fitting, voting
+from selectllm.infra import optimize
+from selectllm.selection import contest, voting
 
 # An LLM that errs is taken to choose evenly among so many wrong answers, where nothing better is known.
 _DISTRACTORS = 8.0
@@ -164,7 +165,7 @@ def fit(logits: np.ndarray, answers: np.ndarray, reference: np.ndarray, observed
   called = np.concatenate([places < sizes, np.ones((len(filled), 1, num_llms), bool)], 1) & observed[filled, None]
   evidence = gather_all(answers[filled])
   data = (logits[filled].astype(np.float32), evidence, called, reference[filled].astype(np.int32), counted)
-  found = fitting.minimise(_loss, bayes(num_llms), *data)
+  found = optimize.minimise(_loss, bayes(num_llms), *data)
   return found._replace(pair=(found.pair + found.pair.T) / 2 * (1 - np.eye(num_llms, dtype=np.float32)))
 
 

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from configs import gsm8k
+from configs import gsm8k as gsm8k_config
 from selectllm.data import load, sources
 from selectllm.data.gsm8k_pool import gsm8k_pool_dataset_builder as gsm8k_pool
 
@@ -27,7 +27,7 @@ MISSING = {'codex-pot-fewshot': 1, 'codex-pot-zeroshot': 2}
 
 
 def make_config(**dataset):
-  config = gsm8k.get_config()
+  config = gsm8k_config.get_config()
   config.dataset.update(dataset)
   return config
 
@@ -207,7 +207,7 @@ def test_a_fallback_that_there_is_not(fresh_cache):
 
 def test_other_sources_or_graders_are_another_data_set(fresh_cache, monkeypatch):
   def identity():
-    return load.make_builder('gsm8k_pool', gsm8k.get_config()).builder_config.name
+    return load.make_builder('gsm8k_pool', gsm8k_config.get_config()).builder_config.name
 
   first = identity()
   assert identity() == first

@@ -13,7 +13,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from configs import mini
+from configs import mini as mini_config
 from selectllm.data import grading, load, responses
 from selectllm.data.mini_pool import mini_pool_dataset_builder as mini_pool
 from selectllm.data.mini_pool import pack, questions
@@ -29,7 +29,7 @@ def recorded() -> list[responses.Record]:
 
 @pytest.fixture(scope='module')
 def pool() -> spec.Pool:
-  return spec.read_pool(mini.get_config().pool.file)
+  return spec.read_pool(mini_config.get_config().pool.file)
 
 
 def test_the_recording_is_complete(recorded, pool):
@@ -98,7 +98,7 @@ def test_what_is_not_complete_is_not_packed(recorded):
 
 def test_as_a_table(tmp_path, monkeypatch, recorded, pool):
   monkeypatch.setenv('SELECTLLM_CACHE', str(tmp_path))
-  table, identity = load.load(mini.get_config())
+  table, identity = load.load(mini_config.get_config())
   assert table.name == 'Mini pool'
   assert table.latency_is == 'measured'
   assert table.llms == tuple(pool.llms)

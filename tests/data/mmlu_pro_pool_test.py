@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from configs import mmlu_pro
+from configs import mmlu_pro as mmlu_pro_config
 from selectllm.data import load, sources, splits
 from selectllm.data.mmlu_pro_pool import mmlu_pro_pool_dataset_builder as mmlu_pro_pool
 
@@ -55,7 +55,7 @@ def manual_dir(tmp_path, monkeypatch):
 
 
 def make_config(manual_dir='', llms=(MAKER, SOLVER), **dataset):
-  config = mmlu_pro.get_config()
+  config = mmlu_pro_config.get_config()
   config.dataset.query_includes_options = False
   config.dataset.update(manual_dir=str(manual_dir), **dataset)
   config.pool.llms = llms

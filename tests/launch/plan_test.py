@@ -6,7 +6,7 @@ import pytest
 
 from configs import gsm8k, jsonl, mini, mmlu, mmlu_pro
 from launch import hyper, plan
-from selectllm import rundir
+from selectllm.infra import run_dir
 
 SEEDS = hyper.sweep('config.seed', (0, 1))
 EVALUATED = hyper.sweep('config.evaluate.threshold', (0.3, 0.5))
@@ -137,7 +137,7 @@ def test_runs_of_another_experiment_are_not_mixed_in(base, tmp_path):
   with pytest.raises(ValueError, match=r'seed=1 holds a run of another experiment: config\.train\.epochs is 10 there'):
     plan.check_directories(make(base, TRAINED), tmp_path)
   (tmp_path / 'train.loss=balanced_bce--seed=1' / 'config.json').write_text('{')
-  with pytest.raises(rundir.RunDirError, match=r'seed=1/config\.json is no JSON'):
+  with pytest.raises(run_dir.RunDirError, match=r'seed=1/config\.json is no JSON'):
     plan.check_directories(sweep, tmp_path)
 
 

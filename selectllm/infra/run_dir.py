@@ -14,7 +14,7 @@ from typing import Any
 import filelock
 import ml_collections
 
-from selectllm import places
+from selectllm.infra import paths
 
 _LOG = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ def lock(workdir: pathlib.Path) -> Iterator[None]:
     RunDirError: when another run is using it.
   """
   workdir.mkdir(parents=True, exist_ok=True)
-  if places.is_remote(workdir):
+  if paths.is_remote(workdir):
     _LOG.info('%s cannot be locked: see to it that no other run uses it', workdir)
     yield
     return
@@ -178,7 +178,7 @@ def environment() -> dict[str, Any]:
   import jax  # who only reads runs needs no devices
 
   try:
-    here = pathlib.Path(__file__).parent
+    here = pathlib.Path(__file__).parents[1]
     commit = subprocess.run(
       ['git', 'describe', '--always', '--dirty', '--abbrev=40'], cwd=here, capture_output=True, text=True, check=True
     ).stdout.strip()

@@ -12,7 +12,7 @@ import orjson
 import rich.progress
 import tensorboardX
 
-from selectllm import places
+from selectllm.infra import paths
 
 _LOG = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class MetricWriter:
           break
     self._exits = contextlib.ExitStack()
     self._sent_to, self._last_sent = workdir, time.monotonic()
-    if places.is_remote(workdir):  # where nothing can be appended: files grow here, and are sent now and then
+    if paths.is_remote(workdir):  # where nothing can be appended: files grow here, and are sent now and then
       workdir = pathlib.Path(self._exits.enter_context(tempfile.TemporaryDirectory()))
     self._workdir, path = workdir, workdir / 'metrics.jsonl'
     # Renamed when complete, so that a run killed here keeps its past.
