@@ -61,7 +61,7 @@ setuptools.setup(
   python_requires='>=3.11',
   packages=setuptools.find_packages(include=['selectllm', 'selectllm.*']),
   package_data={
-    'selectllm.data.mini_pool': ['responses.jsonl.xz', 'CARD.md'],
+    'selectllm.data.builders': ['mini_recording/*'],
     'selectllm.report': ['queries_template.html'],
   },
   install_requires=REQUIREMENTS,

@@ -16,14 +16,14 @@ import numpy as np
 import rich.console
 
 from selectllm import confidence, experiment, fitted, metrics, playing, score
-from selectllm.data import agreement, load, splits, votes
+from selectllm.data import agreement, dataset, load, splits
 from selectllm.report import tables
 
 SIZES = (1, 3)
 RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0)
 
 
-def confidences(data: votes.Votes, embeddings: np.ndarray, split: np.ndarray) -> np.ndarray:
+def confidences(data: dataset.Responses, embeddings: np.ndarray, split: np.ndarray) -> np.ndarray:
   """Confidences of all queries, float32[N, K], learned from the labels on train."""
   inputs = np.append(embeddings, np.ones((len(embeddings), 1)), 1).astype(np.float32)
   train, validation = split == splits.TRAIN, split == splits.VALIDATION
@@ -36,7 +36,7 @@ def confidences(data: votes.Votes, embeddings: np.ndarray, split: np.ndarray) ->
   return 1 / (1 + np.exp(-min(fitted, key=loss)))
 
 
-def correct(chances: np.ndarray, data: votes.Votes, split: np.ndarray) -> np.ndarray:
+def correct(chances: np.ndarray, data: dataset.Responses, split: np.ndarray) -> np.ndarray:
   """Whether weighted_max_conf is right on the test queries at `SIZES`, float32[T, M]."""
   rows, latency_s = np.flatnonzero(split == splits.TEST), fitted.expected_latency_s(data, split)
   selecting = score.Selecting(latency_s, np.array(SIZES, np.int32), 0.5)

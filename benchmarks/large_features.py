@@ -16,14 +16,14 @@ import numpy as np
 from benchmarks import results
 from configs import gsm8k
 from selectllm import embeddings, sharding, train
-from selectllm.data import batches, splits, votes
+from selectllm.data import batches, dataset, splits
 from selectllm.infra import distributed
 from selectllm.report import tables
 
 GOAL_S = 300
 
 
-def generated(count: int, width: int, llms: int) -> tuple[np.ndarray, batches.Tokens, votes.Votes, np.ndarray]:
+def generated(count: int, width: int, llms: int) -> tuple[np.ndarray, batches.Tokens, dataset.Responses, np.ndarray]:
   """Features float32[N, D], tokens that have lengths only, votes that have labels only, a split."""
   random = np.random.default_rng(0)
   features = random.standard_normal((count, width), np.float32)
@@ -31,7 +31,7 @@ def generated(count: int, width: int, llms: int) -> tuple[np.ndarray, batches.To
   tokens = batches.Tokens(np.zeros(0, np.int32), offsets, 0)
   labels = random.integers(0, 2, (count, llms)).astype(np.float32)
   nothing = np.zeros(0)
-  data = votes.Votes(nothing, nothing, labels, np.ones(labels.shape, bool), nothing, nothing, nothing)
+  data = dataset.Responses(nothing, nothing, labels, np.ones(labels.shape, bool), nothing, nothing, nothing)
   split = np.where(np.arange(count) % 10 == 0, splits.VALIDATION, splits.TRAIN).astype(np.int8)
   return features, tokens, data, split
 

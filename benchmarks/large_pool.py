@@ -25,7 +25,7 @@ from array_record.python import array_record_module
 
 from benchmarks import results
 from configs import jsonl
-from selectllm.data import load, responses
+from selectllm.data import load, records
 from selectllm.report import tables
 
 LLMS, SAMPLES, ANSWERS, VARIANTS = 32, 10, 8, 64
@@ -71,18 +71,18 @@ def nested_features() -> Any:
   return tfds.features.FeaturesDict({'query': text, 'samples': tfds.features.Sequence(fields)})
 
 
-def nested_example(record: responses.Record) -> dict[str, Any]:
+def nested_example(record: records.Record) -> dict[str, Any]:
   """An example of `nested_features`."""
   rows = [(llm, *sample) for llm, samples in record.responses.items() for sample in samples]
-  columns = dict(zip(('llm', *responses.Sample._fields), zip(*rows, strict=True), strict=True))
+  columns = dict(zip(('llm', *records.Sample._fields), zip(*rows, strict=True), strict=True))
   return {'query': record.query, 'samples': columns | {'error': [''] * len(rows)}}
 
 
-def nested_samples(example: dict[str, Any]) -> list[responses.Sample]:
+def nested_samples(example: dict[str, Any]) -> list[records.Sample]:
   """The samples of an example of `nested_features`."""
-  columns = (example['samples'][name] for name in responses.Sample._fields)
+  columns = (example['samples'][name] for name in records.Sample._fields)
   return [
-    responses.Sample(text.decode(), answer.decode(), None, latency_s, kind.decode(), prompt, completion)
+    records.Sample(text.decode(), answer.decode(), None, latency_s, kind.decode(), prompt, completion)
     for text, answer, _, latency_s, kind, prompt, completion in zip(*columns, strict=True)
   ]
 
@@ -91,9 +91,9 @@ def forms(folder: pathlib.Path) -> dict[str, list[float]]:
   """Milliseconds a query to write and to read, of the record's form and of TFDS's own."""
   path = folder / 'few.jsonl'
   path.write_bytes(b''.join(generated(PEER_QUERIES)))
-  recorded = list(responses.read_jsonl(path))
+  recorded = list(records.read_jsonl(path))
   compared = {
-    'selectllm': (responses.tfds_features(), responses.to_example, responses.from_example),
+    'selectllm': (records.tfds_features(), records.to_example, records.from_example),
     'tfds': (nested_features(), nested_example, nested_samples),
   }
   taken: dict[str, list[tuple[float, float]]] = {name: [] for name in compared}

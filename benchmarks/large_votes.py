@@ -20,7 +20,7 @@ import numpy as np
 from benchmarks import results
 from configs import common
 from selectllm import evaluate
-from selectllm.data import splits, votes
+from selectllm.data import dataset, splits
 from selectllm.report import tables
 from selectllm.selection import voting
 
@@ -29,7 +29,7 @@ _BLOCK = 20_000
 _EMBEDDING = 384
 
 
-def generate(queries: int, llms: int, samples: int) -> tuple[votes.Table, np.ndarray, np.ndarray, np.ndarray]:
+def generate(queries: int, llms: int, samples: int) -> tuple[dataset.Dataset, np.ndarray, np.ndarray, np.ndarray]:
   """A table of generated votes with its split int8[N], confidences float32[N, K] and embeddings float32[N, D].
 
   Better LLMs are right more often, on easier queries more often still; wrong answers are of a few kinds, 2 % of the
@@ -38,7 +38,7 @@ def generate(queries: int, llms: int, samples: int) -> tuple[votes.Table, np.nda
   rng = np.random.default_rng(0)
   skill = np.linspace(-0.8, 1.2, llms, dtype=np.float32)
   seconds = rng.permutation(np.geomspace(0.5, 20, llms).astype(np.float32))
-  data = votes.Votes(
+  data = dataset.Responses(
     answers=np.empty((queries, llms, samples), np.int16),
     reference=np.zeros(queries, np.int16),
     labels=np.empty((queries, llms), np.float32),
@@ -63,7 +63,7 @@ def generate(queries: int, llms: int, samples: int) -> tuple[votes.Table, np.nda
     vectors = rng.standard_normal((shape[0], _EMBEDDING), np.float32)
     embeddings[rows] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
   data.cost_usd[:] = data.latency_s * 1e-3
-  table = votes.Table(
+  table = dataset.Dataset(
     name='generated votes',
     llms=tuple(f'llm-{llm}' for llm in range(llms)),
     tasks=('',),

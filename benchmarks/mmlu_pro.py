@@ -20,7 +20,7 @@ import rich.console
 from sklearn import linear_model
 
 from selectllm import embeddings, experiment, fitted, metrics, playing, score, sharding, train
-from selectllm.data import load, splits, votes
+from selectllm.data import dataset, load, splits
 from selectllm.models import pretrained
 from selectllm.report import tables
 
@@ -46,14 +46,14 @@ def embed(config: ml_collections.ConfigDict, texts: list[str], max_length: int, 
     return embeddings.unit(embeddings.kept(config, model, model.tokenize(texts)))
 
 
-def log_loss(confidences: np.ndarray, data: votes.Votes, rows: np.ndarray) -> float:
+def log_loss(confidences: np.ndarray, data: dataset.Responses, rows: np.ndarray) -> float:
   """Mean over the observed (query, LLM) pairs of some queries."""
   likely = np.clip(confidences[rows], 1e-6, 1 - 1e-6)
   losses = -np.where(data.labels[rows] > 0.5, np.log(likely), np.log1p(-likely))
   return float(losses[data.observed[rows]].mean())
 
 
-def regression(name: str, features: np.ndarray, data: votes.Votes, split: np.ndarray) -> Rival:
+def regression(name: str, features: np.ndarray, data: dataset.Responses, split: np.ndarray) -> Rival:
   """Logistic regressions on train, as strong as suits validation."""
   train_rows, validation = (np.flatnonzero(split == part) for part in (splits.TRAIN, splits.VALIDATION))
 
@@ -71,7 +71,7 @@ def regression(name: str, features: np.ndarray, data: votes.Votes, split: np.nda
   return Rival(f'{name}, C={strength:g}', fitted(strength), np.nan)
 
 
-def correct(confidences: np.ndarray, data: votes.Votes, split: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def correct(confidences: np.ndarray, data: dataset.Responses, split: np.ndarray, rows: np.ndarray) -> np.ndarray:
   """Whether weighted_max_conf is right on the queries `rows` at `SIZES`, float32[len(rows), M]."""
   latency_s = fitted.expected_latency_s(data, split)
   selecting = score.Selecting(latency_s, np.array(SIZES, np.int32), 0.5)

@@ -15,9 +15,8 @@ import rich.console
 import scipy.special
 
 from selectllm import confidence, experiment, frontier, metrics, selector, sharding, train
-from selectllm.data import responses, splits, votes
+from selectllm.data import dataset, pool_file, records, splits
 from selectllm.infra import run_dir
-from selectllm.pool import spec
 from selectllm.selection import newcomer
 
 # Fewer labelled responses say next to nothing.
@@ -58,7 +57,7 @@ class Learned:
 class _Given(NamedTuple):
   """Responses to development queries (row -> samples), and how many to other queries were left out."""
 
-  samples: dict[int, list[responses.Sample]]
+  samples: dict[int, list[records.Sample]]
   on_test: int
   on_others: int
 
@@ -91,7 +90,7 @@ def add_llm(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   table, split = experiment.load_table(config, run), predicted.split[0]
   if not table.votes.has_answers:
     raise ValueError(f'config.add_llm.run={options.run!r} is on scores, with which nothing can be voted for')
-  recorded = list(responses.read_jsonl(options.responses))
+  recorded = list(records.read_jsonl(options.responses))
   llm = _name(options.llm, recorded, table.llms, options.responses)
   given = _match(recorded, llm, table, split)
   part, joined, learned = join(config, table, predicted, llm, given)
@@ -105,7 +104,7 @@ def add_llm(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   _print(learned, joined, directory)
 
 
-def _name(wanted: str, recorded: list[responses.Record], known: tuple[str, ...], path: str) -> str:
+def _name(wanted: str, recorded: list[records.Record], known: tuple[str, ...], path: str) -> str:
   """The name of the LLM to add."""
   present = dict.fromkeys(llm for record in recorded for llm in record.responses)
   fresh = [llm for llm in present if llm not in known]
@@ -119,7 +118,7 @@ def _name(wanted: str, recorded: list[responses.Record], known: tuple[str, ...],
   return wanted or fresh[0]
 
 
-def _match(recorded: list[responses.Record], llm: str, table: votes.Table, split: np.ndarray) -> _Given:
+def _match(recorded: list[records.Record], llm: str, table: dataset.Dataset, split: np.ndarray) -> _Given:
   """Finds the queries of the run that an LLM answered, by their ids or else by their texts."""
   by_id = {query_id: row for row, query_id in enumerate(table.query_ids)}
   texts = [
@@ -127,7 +126,7 @@ def _match(recorded: list[responses.Record], llm: str, table: votes.Table, split
     for both in zip(table.queries, table.questions or table.queries, strict=True)
   ]
   by_text = {text: row for row, both in reversed(list(enumerate(texts))) for text in both}
-  samples: dict[int, list[responses.Sample]] = {}
+  samples: dict[int, list[records.Sample]] = {}
   on_test = on_others = 0
   for record in recorded:
     observed = [sample for sample in record.responses.get(llm, ()) if sample.error is None]
@@ -152,8 +151,8 @@ def _match(recorded: list[responses.Record], llm: str, table: votes.Table, split
 
 
 def join(
-  config: ml_collections.ConfigDict, table: votes.Table, predicted: experiment.Predictions, llm: str, given: _Given
-) -> tuple[frontier.Part, votes.Table, Learned]:
+  config: ml_collections.ConfigDict, table: dataset.Dataset, predicted: experiment.Predictions, llm: str, given: _Given
+) -> tuple[frontier.Part, dataset.Dataset, Learned]:
   """Learns an LLM's confidence, and fits vote and rules with it.
 
   Args:
@@ -208,16 +207,16 @@ def join(
   return part, joined, learned
 
 
-def _checked(config: ml_collections.ConfigDict, table: votes.Table, llm: str, given: _Given) -> votes.Table:
+def _checked(config: ml_collections.ConfigDict, table: dataset.Dataset, llm: str, given: _Given) -> dataset.Dataset:
   """The table with the LLM; refuses one that nothing can be learned of."""
   left_out = (
     f'{given.on_test} to test queries of the run and {given.on_others} to queries that it does not use left out'
   )
   if len(given.samples) < FEWEST:
     raise ValueError(f'{len(given.samples)} responses of {llm} are too few, {left_out}; give at least {FEWEST}')
-  pool = spec.read_pool(config.pool.file) if config.pool.file and not table.in_place_of else None
+  pool = pool_file.read_pool(config.pool.file) if config.pool.file and not table.in_place_of else None
   extractor = '' if table.in_place_of else config.dataset.extractor
-  joined = votes.join(table, llm, given.samples, pool=pool, extractor=extractor)
+  joined = dataset.join(table, llm, given.samples, pool=pool, extractor=extractor)
   labels = joined.votes.labels[joined.votes.observed[:, -1], -1]
   if labels.all() or not labels.any():
     raise ValueError(
@@ -253,7 +252,7 @@ def _constant(labels: np.ndarray, fold: np.ndarray) -> np.ndarray:
   return scipy.special.logit(shares)
 
 
-def _print(learned: Learned, table: votes.Table, directory: pathlib.Path) -> None:
+def _print(learned: Learned, table: dataset.Dataset, directory: pathlib.Path) -> None:
   """What was learned, in words."""
   low, high = (100 * bound for bound in learned.accuracy_ci)
   units: dict[str, Any] = {'seconds': f's ({table.latency_is})', 'usd': 'USD', 'calls': 'call'}

@@ -15,7 +15,7 @@ import numpy as np
 import scipy.stats
 
 from selectllm import evaluate, fitted, metrics, outcomes, score
-from selectllm.data import features, splits, votes
+from selectllm.data import dataset, splits, text_features
 from selectllm.infra import batching
 from selectllm.selection import voting
 
@@ -82,7 +82,7 @@ def _elect(confidences, answers, observed, selecting, policy, over):
 
 
 def gather(
-  table: votes.Table,
+  table: dataset.Dataset,
   parts: list[evaluate.Part],
   results: dict[str, Any],
   played: outcomes.Outcomes,
@@ -124,7 +124,7 @@ def _share(values: np.ndarray) -> tuple[float, list[float]]:
   return mean, list(metrics.wilson_ci(mean, len(values)))
 
 
-def _categories(table: votes.Table, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
+def _categories(table: dataset.Dataset, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
   """Names of the categories of some queries in alphabetical order, and which of them each query is of, int[T]."""
   task = table.votes.task[rows]
   counts = np.bincount(task, minlength=len(table.tasks))
@@ -139,7 +139,7 @@ def _categories(table: votes.Table, rows: np.ndarray) -> tuple[list[str], np.nda
 
 
 def by_task(
-  table: votes.Table, cases: Cases, results: dict[str, Any], played: outcomes.Outcomes
+  table: dataset.Dataset, cases: Cases, results: dict[str, Any], played: outcomes.Outcomes
 ) -> list[dict[str, Any]]:
   """How the headline methods fare, and whom the headline policy calls, category by category.
 
@@ -250,7 +250,7 @@ def _feature(
   return {'name': name, 'hindsight': name in HINDSIGHT, 'correlation': correlation, 'p': p, 'bins': bins}
 
 
-def explain(table: votes.Table, cases: Cases, tokens: np.ndarray) -> dict[str, Any]:
+def explain(table: dataset.Dataset, cases: Cases, tokens: np.ndarray) -> dict[str, Any]:
   """On which queries the oracle is right and the headline policy is not, by what can be said of the queries.
 
   Whether the rate differs between a feature's bins is tested by Kruskal and Wallis (1952; of right and wrong it is the
@@ -271,7 +271,7 @@ def explain(table: votes.Table, cases: Cases, tokens: np.ndarray) -> dict[str, A
   if not len(cases.rows):
     return found | {'lost': None, 'lost_ci': [None, None], 'features': []}
   asked = table.votes.rows(cases.rows)
-  values = features.of([table.queries[row] for row in cases.rows])
+  values = text_features.of([table.queries[row] for row in cases.rows])
   values = {'words': values.pop('words'), 'tokens': tokens[cases.rows].astype(float), **values}
   if table.votes.has_answers:
     values['agreement'] = agreement(np.asarray(voting.majorities(asked.answers)), asked.observed)
@@ -294,7 +294,7 @@ def _votes_cast(answers: np.ndarray, own: int, over: str) -> collections.Counter
   return collections.Counter(answer for answer in cast if answer != voting.NO_ANSWER)
 
 
-def _listed(table: votes.Table, case: Cases, own: np.ndarray, over: str) -> dict[str, Any]:
+def _listed(table: dataset.Dataset, case: Cases, own: np.ndarray, over: str) -> dict[str, Any]:
   """One query of the page: `case` holds its fields without the first dimension, `own` int[K] the majority answers."""
   row, asked = int(case.rows), table.votes.rows(case.rows)
   texts = {voting.NO_ANSWER: None} | dict(enumerate(table.answers[row] if table.votes.has_answers else ()))
@@ -327,7 +327,7 @@ def _listed(table: votes.Table, case: Cases, own: np.ndarray, over: str) -> dict
   }
 
 
-def listing(table: votes.Table, cases: Cases, over: str) -> dict[str, Any]:
+def listing(table: dataset.Dataset, cases: Cases, over: str) -> dict[str, Any]:
   """The test queries, query by query, for the page that lists them; a random sample where they are too many.
 
   Args:

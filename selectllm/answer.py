@@ -22,9 +22,9 @@ import orjson
 import uvloop
 
 from selectllm import checkpoint, deciding, fixed, selector
-from selectllm.data import grading
+from selectllm.data import grading, pool_file, queries
 from selectllm.infra import metric_writer
-from selectllm.pool import answering, collect, collection, limits, queries, runner, spec
+from selectllm.pool import answering, collect, collection, limits, runner
 from selectllm.report import answered
 from selectllm.selection import voting
 
@@ -36,14 +36,14 @@ def answer(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
   try:
     options = config.answer
     if bool(options.run) == bool(options.selector):
-      raise spec.PoolError('name either config.answer.selector (RUN/selector) or config.answer.run')
+      raise pool_file.PoolError('name either config.answer.selector (RUN/selector) or config.answer.run')
     chosen_by = pathlib.Path(options.run or options.selector).resolve()
     if workdir.resolve() in (chosen_by, chosen_by.parent if options.selector else chosen_by):
       name = 'config.answer.run' if options.run else 'the run of config.answer.selector'
-      raise spec.PoolError(f'--workdir={str(workdir)!r} is {name}, whose report would be replaced')
+      raise pool_file.PoolError(f'--workdir={str(workdir)!r} is {name}, whose report would be replaced')
     collect.check_positive(options, 'config.answer', 'samples', 'batch_size', 'at_once')
     if not 0 <= options.abstain_below <= 1:
-      raise spec.PoolError(f'config.answer.abstain_below must be from 0 to 1, not {options.abstain_below}')
+      raise pool_file.PoolError(f'config.answer.abstain_below must be from 0 to 1, not {options.abstain_below}')
     rule = selector.load(options.selector, options.limit, config.mesh) if options.selector else fixed.load_run(config)
     return answer_with(rule, config, workdir)
   except _REFUSALS as error:
@@ -112,14 +112,14 @@ async def _answer(rule: deciding.Deciding, config: ml_collections.ConfigDict, wo
   return 0 if len(lines) == len(asked) and not any(line['unanswered'] for line in in_order) else collect.INCOMPLETE
 
 
-def _callable(known: tuple[str, ...], pool: ml_collections.ConfigDict) -> list[spec.LLM]:
+def _callable(known: tuple[str, ...], pool: ml_collections.ConfigDict) -> list[pool_file.LLM]:
   """The LLMs that may be called: all that the run knows, or those of them that `config.pool.llms` names."""
-  in_pool = spec.read_pool(pool.file).llms
+  in_pool = pool_file.read_pool(pool.file).llms
   wanted = pool.llms or known
   if strange := [llm for llm in wanted if llm not in known]:
-    raise spec.PoolError(f'config.pool.llms names {", ".join(strange)}; the run knows {", ".join(known)}')
+    raise pool_file.PoolError(f'config.pool.llms names {", ".join(strange)}; the run knows {", ".join(known)}')
   if absent := [llm for llm in wanted if llm not in in_pool]:
-    raise spec.PoolError(
+    raise pool_file.PoolError(
       f'{pool.file} lacks {", ".join(absent)}, which the run may select; add them, or name the LLMs to select from '
       'with --config.pool.llms'
     )

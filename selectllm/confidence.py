@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from selectllm.data import features, splits
+from selectllm.data import splits, text_features
 from selectllm.infra import optimize
 from selectllm.selection import calibration
 
@@ -25,7 +25,7 @@ _SHRINK_BIAS, _SHRINK_BLEND = 10.0, 4.0
 
 
 class Text(NamedTuple):
-  """How text features are standardised, float32[T] each: see `features.FEATURES`."""
+  """How text features are standardised, float32[T] each: see `text_features.FEATURES`."""
 
   mean: np.ndarray
   spread: np.ndarray
@@ -79,7 +79,7 @@ def log_odds(confidences: np.ndarray) -> np.ndarray:
 
 def _columns(queries: list[str]) -> np.ndarray:
   """Text features of N queries, float64[N, T], on a scale where differences matter evenly."""
-  columns = np.stack([*features.of(queries).values(), np.array([len(query) for query in queries], float)], 1)
+  columns = np.stack([*text_features.of(queries).values(), np.array([len(query) for query in queries], float)], 1)
   return np.log1p(np.maximum(np.nan_to_num(columns), 0))
 
 

@@ -9,8 +9,8 @@ import ml_collections
 import numpy as np
 
 from selectllm import score
-from selectllm.data import batches, sources
-from selectllm.infra import distributed
+from selectllm.data import batches
+from selectllm.infra import distributed, paths
 from selectllm.models import pretrained
 
 if TYPE_CHECKING:
@@ -42,11 +42,11 @@ def unit(embeddings: np.ndarray) -> np.ndarray:
 def kept(config: ml_collections.ConfigDict, model: 'train.Model', tokens: batches.Tokens) -> np.ndarray:
   """What `embed` gives: the same for every run that reads these queries with this encoder, so kept in the cache."""
   folder = pretrained.find(config.encoder.name)
-  encoder = ' '.join(sources.file_sha256(folder / name) for name in ('model.safetensors', 'config.json'))
+  encoder = ' '.join(paths.file_sha256(folder / name) for name in ('model.safetensors', 'config.json'))
   digest = hashlib.sha256(f'{_FORM} {encoder} {config.encoder.pooling} {config.encoder.dtype}'.encode())
   for array in (tokens.values, tokens.offsets):
     digest.update(array.tobytes())
-  path = sources.cache_dir() / 'embeddings' / f'{digest.hexdigest()[:32]}.npy'
+  path = paths.cache_dir() / 'embeddings' / f'{digest.hexdigest()[:32]}.npy'
   if distributed.all_say(path.exists()):
     return np.load(path)
   embeddings = embed(model, tokens, batch_size=config.evaluate.batch_size)

@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from selectllm import fitted, metrics, outcomes, playing
-from selectllm.data import splits, votes
+from selectllm.data import dataset, splits
 from selectllm.selection import policies
 
 REFERENCES = ('best_single', 'all_llms', 'top_s', 'best_s')
@@ -155,7 +155,7 @@ def _chosen_sizes(played: playing.Played) -> dict[str, int]:
   return {name: size for name, (_, size) in best.items()}
 
 
-def _evaluate_part(table: votes.Table, part: Part, embeddings: np.ndarray, config: Any) -> _PartResult:
+def _evaluate_part(table: dataset.Dataset, part: Part, embeddings: np.ndarray, config: Any) -> _PartResult:
   known = fitted.fit(table.votes, part.split, embeddings, config)
   validation, test = (np.flatnonzero(part.split == which) for which in (splits.VALIDATION, splits.TEST))
   # On validation first, so that all that is kept of it are the sizes.
@@ -170,7 +170,7 @@ def _accuracy_bounds(interval: np.ndarray, accuracy: float | None, count: int) -
   return list(metrics.wilson_ci(accuracy, count)) if accuracy in (0, 1) else _bounds(interval)
 
 
-def _llm_rows(table: votes.Table, parts: list[Part], resamples: int) -> dict[str, dict[str, Any]]:
+def _llm_rows(table: dataset.Dataset, parts: list[Part], resamples: int) -> dict[str, dict[str, Any]]:
   """Each LLM's accuracy by split, with 95 % intervals, and what a call of it takes.
 
   With folds a query counts once in each split that it is in in any fold: counted once for each fold it would be
@@ -202,7 +202,7 @@ def _llm_rows(table: votes.Table, parts: list[Part], resamples: int) -> dict[str
 
 
 def evaluate(
-  table: votes.Table,
+  table: dataset.Dataset,
   parts: list[Part],
   embeddings: np.ndarray,
   config: ml_collections.ConfigDict,

@@ -28,7 +28,7 @@ from selectllm import (
   sharding,
   train,
 )
-from selectllm.data import agreement, load, splits, votes
+from selectllm.data import agreement, dataset, load, splits
 from selectllm.infra import distributed, metric_writer, paths, run_dir
 from selectllm.models import classifier
 from selectllm.report import document, queries
@@ -108,7 +108,7 @@ def read_predictions(path: pathlib.Path) -> Predictions:
   return Predictions(**fields)
 
 
-def load_table(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> votes.Table:
+def load_table(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dataset.Dataset:
   """Reads the data set of a run.
 
   Raises:
@@ -124,7 +124,7 @@ def load_table(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> vote
   return agreement.label(table, _split(config, table)[0]) if config.dataset.labels == 'agreement' else table
 
 
-def _split(config: ml_collections.ConfigDict, table: votes.Table) -> np.ndarray:
+def _split(config: ml_collections.ConfigDict, table: dataset.Dataset) -> np.ndarray:
   """One split, or one for each fold, int8[F, N]; refuses those of which a part is empty."""
   options = config.dataset
   shares = {'validation': options.validation_share, 'test': options.test_share}
@@ -145,7 +145,7 @@ def _split(config: ml_collections.ConfigDict, table: votes.Table) -> np.ndarray:
   return np.stack(folds)
 
 
-def _check_labels(table: votes.Table, train_rows: np.ndarray) -> None:
+def _check_labels(table: dataset.Dataset, train_rows: np.ndarray) -> None:
   """Refuses an LLM from which nothing can be learned."""
   problems = []
   for column, llm in enumerate(table.llms):
@@ -161,13 +161,13 @@ def _check_labels(table: votes.Table, train_rows: np.ndarray) -> None:
     )
 
 
-def _selecting(config: ml_collections.ConfigDict, table: votes.Table, split: np.ndarray) -> score.Selecting:
+def _selecting(config: ml_collections.ConfigDict, table: dataset.Dataset, split: np.ndarray) -> score.Selecting:
   latency_s = fitted.expected_latency_s(table.votes, split)
   return score.Selecting(latency_s, fitted.sizes_of(table.votes), config.evaluate.threshold)
 
 
 def _predict(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path, table: votes.Table, get_params: GetParams
+  config: ml_collections.ConfigDict, workdir: pathlib.Path, table: dataset.Dataset, get_params: GetParams
 ) -> Predictions:
   """Scores all queries with the classifier of each split, and keeps what the report is made of."""
   split, batch_size = _split(config, table), config.evaluate.batch_size
@@ -222,7 +222,7 @@ def _save(path: pathlib.Path, arrays: Predictions | outcomes.Outcomes) -> None:
 def _report(
   config: ml_collections.ConfigDict,
   workdir: pathlib.Path,
-  table: votes.Table,
+  table: dataset.Dataset,
   predicted: Predictions,
   timing: dict[str, Any],
 ) -> None:
@@ -270,7 +270,7 @@ def _report(
 
 
 def _selector_params(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path, table: votes.Table, predicted: Predictions
+  config: ml_collections.ConfigDict, workdir: pathlib.Path, table: dataset.Dataset, predicted: Predictions
 ) -> Any | None:
   """The classifier of the selector that is saved with a run; None for a run that has no selector."""
   if not config.frontier.contenders or not table.votes.has_answers or len(predicted.split) > 1:
@@ -285,7 +285,7 @@ def _selector_params(
 
 
 def _contest(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path, table: votes.Table, predicted: Predictions
+  config: ml_collections.ConfigDict, workdir: pathlib.Path, table: dataset.Dataset, predicted: Predictions
 ) -> list[frontier.Part]:
   """Everything that chooses calls past the paper's policies, split by split."""
   if not config.frontier.contenders:

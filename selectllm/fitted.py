@@ -5,7 +5,7 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
-from selectllm.data import splits, votes
+from selectllm.data import dataset, splits
 from selectllm.selection import baselines
 
 
@@ -29,12 +29,12 @@ class Fitted(NamedTuple):
   neighbours: int
 
 
-def sizes_of(data: votes.Votes) -> np.ndarray:
+def sizes_of(data: dataset.Responses) -> np.ndarray:
   """The subset sizes to evaluate: 1..K, or 1 alone where there are scores and no votes."""
   return np.arange(1, (data.labels.shape[1] if data.has_answers else 1) + 1, dtype=np.int32)
 
 
-def expected_latency_s(data: votes.Votes, split: np.ndarray) -> np.ndarray:
+def expected_latency_s(data: dataset.Responses, split: np.ndarray) -> np.ndarray:
   """Each LLM's mean latency on train, float32[K]; where it is unknown, as slow as any, so that it wins no tie."""
   latency_s, observed = (array[split == splits.TRAIN] for array in (data.latency_s, data.observed))
   mean = baselines.mean_by_llm(latency_s, observed & ~np.isnan(latency_s))
@@ -42,7 +42,9 @@ def expected_latency_s(data: votes.Votes, split: np.ndarray) -> np.ndarray:
   return np.where(np.isnan(mean), slowest, mean).astype(np.float32)
 
 
-def fit(data: votes.Votes, split: np.ndarray, embeddings: np.ndarray, config: ml_collections.ConfigDict) -> Fitted:
+def fit(
+  data: dataset.Responses, split: np.ndarray, embeddings: np.ndarray, config: ml_collections.ConfigDict
+) -> Fitted:
   """Fits the baselines on train and validation; best subsets and neighbours on `baselines.some` of their queries.
 
   Args:

@@ -10,7 +10,8 @@ import ml_collections
 import numpy as np
 
 from selectllm import deciding, score, sharding, train
-from selectllm.pool import answering, spec
+from selectllm.data import pool_file
+from selectllm.pool import answering
 from selectllm.report import answered
 from selectllm.selection import policies, voting
 
@@ -110,18 +111,18 @@ def load_run(config: ml_collections.ConfigDict) -> Fixed:
   options, llms = config.answer, tuple(report['dataset']['llms'])
   if options.on_failure not in answering.ON_FAILURE:
     choices = ' or '.join(answering.ON_FAILURE)
-    raise spec.PoolError(f'config.answer.on_failure must be {choices}, not {options.on_failure!r}')
+    raise pool_file.PoolError(f'config.answer.on_failure must be {choices}, not {options.on_failure!r}')
   if options.policy not in policies.POLICIES:
-    raise spec.PoolError(f'config.answer.policy={options.policy!r} is not one of {", ".join(policies.POLICIES)}')
+    raise pool_file.PoolError(f'config.answer.policy={options.policy!r} is not one of {", ".join(policies.POLICIES)}')
   if options.abstain_below:
-    raise spec.PoolError(
+    raise pool_file.PoolError(
       f'config.answer.abstain_below={options.abstain_below} needs to know how likely an answer is right, which '
       f'{options.policy} does not say'
     )
   chosen = {row['name']: row['sizes'] for row in report['chosen']}
   size = options.size or chosen[options.policy][0]
   if not 1 <= size <= len(llms):
-    raise spec.PoolError(f'config.answer.size={size}: the run knows {len(llms)} LLMs')
+    raise pool_file.PoolError(f'config.answer.size={size}: the run knows {len(llms)} LLMs')
   trained_with = ml_collections.ConfigDict(json.loads((run / 'config.json').read_text()))
   trained_with.mesh = config.mesh
   model = train.make_model(trained_with, len(llms))

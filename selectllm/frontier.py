@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 
 from selectllm import confidence, fitted, limits, playing
-from selectllm.data import splits, votes
+from selectllm.data import dataset, splits
 from selectllm.selection import adaptive, baselines, calibration, contest, evidence, rivals, subsets
 
 CURRENCIES = ('seconds', 'usd', 'calls')
@@ -106,7 +106,7 @@ def timed_in(currency: str) -> bool:
   return currency == 'seconds'
 
 
-def currency_of(data: votes.Votes, wanted: str) -> str:
+def currency_of(data: dataset.Responses, wanted: str) -> str:
   """What calls are paid in: as asked, or seconds where all are known, else dollars, else the number of calls.
 
   Raises:
@@ -125,7 +125,7 @@ def currency_of(data: votes.Votes, wanted: str) -> str:
 
 
 def queries_of(
-  table: votes.Table, development: confidence.Development, embeddings: np.ndarray, split: np.ndarray, currency: str
+  table: dataset.Dataset, development: confidence.Development, embeddings: np.ndarray, split: np.ndarray, currency: str
 ) -> contest.Queries:
   """All queries of a data set as contenders see them, with what only those to learn from may tell."""
   data = table.votes
@@ -180,7 +180,7 @@ def _play(
   return played
 
 
-def accounts(data: votes.Votes, played: contest.Played) -> playing.Outcome:
+def accounts(data: dataset.Responses, played: contest.Played) -> playing.Outcome:
   """What was right and what it took, arrays [N, M], of what a contender did with N queries."""
   called = played.mask & data.observed[:, None]
   valid = called.any(-1)
@@ -220,7 +220,7 @@ def worth(outcome: playing.Outcome, setting: int) -> Worth:
   }
 
 
-def _references(data: votes.Votes, best: int, latency_s: np.ndarray, over: str) -> playing.Outcome:
+def _references(data: dataset.Responses, best: int, latency_s: np.ndarray, over: str) -> playing.Outcome:
   """How the single LLM `best` and the plain vote of all fare, arrays [N, 2]."""
   count = data.observed.shape[1]
   mask = np.stack([np.arange(count) == best, np.ones(count, bool)])
@@ -229,7 +229,7 @@ def _references(data: votes.Votes, best: int, latency_s: np.ndarray, over: str) 
 
 
 def hold(
-  table: votes.Table,
+  table: dataset.Dataset,
   split: np.ndarray,
   confidences: np.ndarray,
   embeddings: np.ndarray,
@@ -252,7 +252,7 @@ def hold(
 
 
 def contend(
-  table: votes.Table,
+  table: dataset.Dataset,
   split: np.ndarray,
   development: confidence.Development,
   embeddings: np.ndarray,
@@ -334,7 +334,7 @@ def _join(parts: list[contest.Played], order: np.ndarray) -> contest.Played:
 
 
 def _contest(
-  data: votes.Votes,
+  data: dataset.Responses,
   rows: np.ndarray,
   on_development: contest.Played,
   test: np.ndarray,

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from selectllm import metrics, outcomes
-from selectllm.data import overlap, splits, votes
+from selectllm.data import dataset, near_duplicates, splits
 
 _EXAMPLES = 10
 _EXCERPT = 120  # characters
@@ -15,7 +15,7 @@ _FIXED = ('knn_top1', 'all_llms')
 
 
 def find(
-  table: votes.Table,
+  table: dataset.Dataset,
   split: np.ndarray,
   results: dict[str, Any],
   played: outcomes.Outcomes,
@@ -30,16 +30,16 @@ def find(
     split: int8[F, N], one split or all folds, whose test queries are those of `played`, fold by fold.
     results: From `evaluate.evaluate`.
     played: Likewise.
-    near: See `overlap.find`.
+    near: See `near_duplicates.find`.
     resamples: Of the bootstrap.
 
   Returns:
-    JSON: for each of `overlap.LEAKS` how many queries (of all folds) have their question, or nearly theirs (None where
+    JSON: for each of `near_duplicates.LEAKS` how many queries (of all folds) have their question, or nearly theirs (None where
     this was not searched), in the other split; examples; and what methods reach on the test queries without any.
   """
   questions = table.questions or table.queries
-  found = overlap.find(questions, split, near)
-  test_leaks = [leak for leak, (of, _) in enumerate(overlap.LEAKS) if of == splits.TEST]
+  found = near_duplicates.find(questions, split, near)
+  test_leaks = [leak for leak, (of, _) in enumerate(near_duplicates.LEAKS) if of == splits.TEST]
   touched = (found.exact | found.near)[..., test_leaks].any(-1)  # [F, N]
   clean = ~np.concatenate([row[part == splits.TEST] for row, part in zip(touched, split, strict=True)])
   # From the most alike pair to the least, evenly.
@@ -58,7 +58,7 @@ def find(
         'exact': int(found.exact[..., leak].sum()),
         'near': int(found.near[..., leak].sum()) if near else None,
       }
-      for leak, (of, within) in enumerate(overlap.LEAKS)
+      for leak, (of, within) in enumerate(near_duplicates.LEAKS)
     ],
     'examples': [_example(table.query_ids, questions, pairs[place]) for place in shown],
     'tested': len(clean),
@@ -92,9 +92,9 @@ def _known(value: float) -> float | None:
   return None if np.isnan(value) else float(value)
 
 
-def _example(query_ids: list[str], questions: Sequence[str], pair: overlap.Pair) -> dict[str, Any]:
+def _example(query_ids: list[str], questions: Sequence[str], pair: near_duplicates.Pair) -> dict[str, Any]:
   """A pair to look at: both texts, if long from a little before they differ."""
-  of, within = overlap.LEAKS[pair.leak]
+  of, within = near_duplicates.LEAKS[pair.leak]
   texts = [' '.join(questions[row].split()) for row in (pair.of, pair.within)]
   shorter = min(map(len, texts))
   differ = next((at for at in range(shorter) if texts[0][at] != texts[1][at]), shorter)

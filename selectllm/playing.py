@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from selectllm import fitted, score
-from selectllm.data import votes
+from selectllm.data import dataset
 from selectllm.infra import batching
 from selectllm.selection import baselines, oracle, policies, voting
 
@@ -44,7 +44,9 @@ def join(parts: list[Outcome], axis: int = 0) -> Outcome:
 
 
 @functools.partial(jax.jit, static_argnames='over')
-def play(data: votes.Votes, mask: jax.Array, weight: jax.Array | None, latency_s: jax.Array, *, over: str) -> Outcome:
+def play(
+  data: dataset.Responses, mask: jax.Array, weight: jax.Array | None, latency_s: jax.Array, *, over: str
+) -> Outcome:
   """Calls the selected LLMs, lets them vote and keeps the accounts.
 
   Args:
@@ -100,7 +102,7 @@ class Played(NamedTuple):
 
 
 def _block(
-  asked: votes.Votes,
+  asked: dataset.Responses,
   confidences: np.ndarray,
   knn: np.ndarray,
   known: fitted.Fitted,
@@ -139,7 +141,7 @@ def _block(
 
 
 def methods(
-  data: votes.Votes,
+  data: dataset.Responses,
   rows: np.ndarray,
   confidences: np.ndarray,
   known: fitted.Fitted,

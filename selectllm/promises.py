@@ -6,7 +6,7 @@ import ml_collections
 import numpy as np
 
 from selectllm import frontier, limits, metrics, playing
-from selectllm.data import votes
+from selectllm.data import dataset
 from selectllm.selection import budget, calibration
 
 _COVERAGE = np.linspace(0.05, 1, 20)
@@ -160,7 +160,7 @@ def _p_right(parts: list[frontier.Part], chosen: Chosen) -> dict[str, Any]:
   }
 
 
-def _confidences(table: votes.Table, parts: list[frontier.Part]) -> dict[str, Any]:
+def _confidences(table: dataset.Dataset, parts: list[frontier.Part]) -> dict[str, Any]:
   """ECE and Brier score of each LLM's confidences on test, before and after calibration."""
   labels, observed = (
     np.concatenate([array[part.test] for part in parts]) for array in (table.votes.labels, table.votes.observed)
@@ -210,7 +210,7 @@ def _batch(parts: list[frontier.Part], resamples: int) -> list[dict[str, Any]]:
 
 
 def summarise(
-  table: votes.Table, parts: list[frontier.Part], chosen: dict[str, Chosen], config: ml_collections.ConfigDict
+  table: dataset.Dataset, parts: list[frontier.Part], chosen: dict[str, Chosen], config: ml_collections.ConfigDict
 ) -> dict[str, Any]:
   """What the report says of the frontier, see WORKSPACE.md.
 

@@ -8,7 +8,7 @@ import rich.console
 import rich.table
 
 from selectllm import selector
-from selectllm.pool import queries
+from selectllm.data import queries
 
 # As many are shown; with a workdir all are written.
 _SHOWN = 20

@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from selectllm import checkpoint, confidence, deciding, embeddings, frontier, limits, sharding, train
-from selectllm.data import sources, votes
+from selectllm.data import dataset
 from selectllm.infra import paths, run_dir
 from selectllm.models import pretrained
 from selectllm.report import answered
@@ -99,13 +99,13 @@ def _template(rules: Sequence[str], calibrated: Sequence[str]) -> Arrays:
 
 
 def _encoder_sha256(config: ml_collections.ConfigDict) -> str:
-  return sources.file_sha256(pretrained.find(config.encoder.name) / 'model.safetensors')
+  return paths.file_sha256(pretrained.find(config.encoder.name) / 'model.safetensors')
 
 
 def save(
   directory: pathlib.Path,
   config: ml_collections.ConfigDict,
-  table: votes.Table,
+  table: dataset.Dataset,
   part: frontier.Part,
   params: Any,
   classifier_latency_s: float,

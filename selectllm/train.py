@@ -16,7 +16,7 @@ import optax
 from flax import nnx
 
 from selectllm import checkpoint, embeddings, optim, score, sharding
-from selectllm.data import batches, splits, votes
+from selectllm.data import batches, dataset, splits
 from selectllm.infra import distributed, metric_writer
 from selectllm.models import classifier, pretrained
 
@@ -144,7 +144,7 @@ def make_train_step(
   return step
 
 
-def _validation_loss(confidences: np.ndarray, data: votes.Votes, rows: np.ndarray, weight: np.ndarray) -> float:
+def _validation_loss(confidences: np.ndarray, data: dataset.Responses, rows: np.ndarray, weight: np.ndarray) -> float:
   likely = np.clip(confidences.astype(np.float64), 1e-7, 1 - 1e-7)
   losses = -(data.labels[rows] * np.log(likely) + (1 - data.labels[rows]) * np.log1p(-likely))
   return float(np.sum(losses * weight[rows]) / np.sum(weight[rows]))
@@ -312,7 +312,7 @@ def fit(
   config: ml_collections.ConfigDict,
   model: Model,
   tokens: batches.Tokens,
-  data: votes.Votes,
+  data: dataset.Responses,
   split: np.ndarray,
   workdir: pathlib.Path,
 ) -> tuple[int, nnx.State]:

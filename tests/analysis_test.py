@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from selectllm import analysis, evaluate, metrics, outcomes
-from selectllm.data import votes
+from selectllm.data import dataset
 
 # Two LLMs; queries 0 to 3 train, 4 and 5 validate, 6 to 11 test. Ids: 0 is right.
 SPLIT = np.array([0] * 4 + [1] * 2 + [2] * 6, np.int8)
@@ -21,10 +21,10 @@ CONFIG = ml_collections.ConfigDict(
 )
 
 
-def _table(answers=ANSWERS, observed=None, labels=None, tasks=('a', 'b', '')) -> votes.Table:
+def _table(answers=ANSWERS, observed=None, labels=None, tasks=('a', 'b', '')) -> dataset.Dataset:
   observed = np.ones(ANSWERS.shape, bool) if observed is None else observed
   count = len(ANSWERS)
-  data = votes.Votes(
+  data = dataset.Responses(
     answers=answers[..., None] if answers.shape[-1] else answers.reshape(count, 2, 0),
     reference=np.zeros(count, np.int16) if answers.shape[-1] else np.full(count, -1, np.int16),
     labels=((answers == 0) & observed).astype(np.float32) if labels is None else labels,
@@ -34,7 +34,7 @@ def _table(answers=ANSWERS, observed=None, labels=None, tasks=('a', 'b', '')) ->
     task=TASK if len(tasks) > 1 else np.zeros(count, np.int16),
   )
   ids = [f'q{n}' for n in range(count)]
-  return votes.Table(
+  return dataset.Dataset(
     'toy',
     ('x', 'y'),
     tasks,
@@ -46,7 +46,7 @@ def _table(answers=ANSWERS, observed=None, labels=None, tasks=('a', 'b', '')) ->
   )
 
 
-def _gathered(table: votes.Table, folds: int = 1, over: str = 'majority'):
+def _gathered(table: dataset.Dataset, folds: int = 1, over: str = 'majority'):
   parts = [evaluate.Part(SPLIT, CONFIDENCES)] * folds
   results, played = evaluate.evaluate(table, parts, np.eye(len(SPLIT), dtype=np.float32), CONFIG)
   config = ml_collections.ConfigDict(CONFIG.to_dict() | {'vote': over})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from selectllm import evaluate, fitted, score
-from selectllm.data import splits, votes
+from selectllm.data import dataset, splits
 from selectllm.infra import batching
 from selectllm.selection import baselines, policies, voting
 
@@ -20,7 +20,7 @@ def _config(**changes: Any) -> ml_collections.ConfigDict:
   return ml_collections.ConfigDict(options | changes)
 
 
-def _table(answers, reference, latency_s, cost_usd, observed, latency_is: str = 'measured') -> votes.Table:
+def _table(answers, reference, latency_s, cost_usd, observed, latency_is: str = 'measured') -> dataset.Dataset:
   """A table whose labels follow from the majority answers, in plain Python."""
   answers, observed = np.asarray(answers, np.int16), np.asarray(observed, bool)
   labels = np.zeros(observed.shape, np.float32)
@@ -29,13 +29,13 @@ def _table(answers, reference, latency_s, cost_usd, observed, latency_is: str = 
     majority = max(given, key=given.count, default=None)  # the first of equals, right for up to two samples
     labels[n, k] = seen and majority == reference[n]
   queries, count = observed.shape
-  return votes.Table(
+  return dataset.Dataset(
     name='toy',
     llms=tuple('abcdefgh'[:count]),
     tasks=('sums',),
     query_ids=[f'q{n}' for n in range(queries)],
     queries=[f'query {n}' for n in range(queries)],
-    votes=votes.Votes(
+    votes=dataset.Responses(
       answers=answers,
       reference=np.asarray(reference, np.int16),
       labels=labels,
@@ -48,7 +48,7 @@ def _table(answers, reference, latency_s, cost_usd, observed, latency_is: str = 
   )
 
 
-def _selections(table: votes.Table) -> dict[str, policies.Selection]:
+def _selections(table: dataset.Dataset) -> dict[str, policies.Selection]:
   latency_s = fitted.expected_latency_s(table.votes, SPLIT)
   selecting = score.Selecting(latency_s, fitted.sizes_of(table.votes), 0.5)
   return jax.device_get(score.select(_confidences(), table.votes.observed, selecting))
@@ -193,7 +193,7 @@ def _confidences() -> np.ndarray:
   return np.random.default_rng(98).random((QUERIES, LLMS), np.float32)
 
 
-def _random_table(seed: int = 0, missing: float = 0.15) -> votes.Table:
+def _random_table(seed: int = 0, missing: float = 0.15) -> dataset.Dataset:
   rng = np.random.default_rng(seed)
   shape = (QUERIES, LLMS)
   right = rng.random((*shape, 2)) < np.linspace(0.3, 0.7, LLMS)[:, None]
@@ -204,11 +204,11 @@ def _random_table(seed: int = 0, missing: float = 0.15) -> votes.Table:
   return _table(answers, np.zeros(QUERIES, int), latency_s, latency_s / 100, observed)
 
 
-def _with(table: votes.Table, **arrays: np.ndarray) -> votes.Table:
+def _with(table: dataset.Dataset, **arrays: np.ndarray) -> dataset.Dataset:
   return table._replace(votes=table.votes._replace(**arrays))
 
 
-def _evaluate(table: votes.Table, split: np.ndarray = SPLIT, **changes: Any) -> dict[str, Any]:
+def _evaluate(table: dataset.Dataset, split: np.ndarray = SPLIT, **changes: Any) -> dict[str, Any]:
   return evaluate.evaluate(table, [evaluate.Part(split, _confidences())], _embeddings(), _config(**changes)).results
 
 
@@ -358,7 +358,7 @@ def test_nearest_neighbours_are_tuned_on_validation_and_ask_the_best_llm_there_i
 # No leak: what is fitted or chosen must not know the test.
 
 
-def _adverse(table: votes.Table, which: int, rng: np.random.Generator) -> votes.Table:
+def _adverse(table: dataset.Dataset, which: int, rng: np.random.Generator) -> dataset.Dataset:
   """The same queries, where all answers, labels, latencies, prices and missing LLMs of one split are others."""
   data, rows = table.votes, which == SPLIT
   changed = {name: array.copy() for name, array in data._asdict().items()}
@@ -369,10 +369,10 @@ def _adverse(table: votes.Table, which: int, rng: np.random.Generator) -> votes.
   changed['latency_s'][rows] = rng.uniform(100, 200, changed['latency_s'][rows].shape)
   changed['cost_usd'][rows] = 7
   changed['observed'][rows] = True
-  return table._replace(votes=votes.Votes(**changed))
+  return table._replace(votes=dataset.Responses(**changed))
 
 
-def _fit(table: votes.Table) -> fitted.Fitted:
+def _fit(table: dataset.Dataset) -> fitted.Fitted:
   return fitted.fit(table.votes, SPLIT, _embeddings(), _config())
 
 
@@ -553,7 +553,7 @@ def scored() -> dict[str, Any]:
   return _evaluate(_scores_table())
 
 
-def _scores_table() -> votes.Table:
+def _scores_table() -> dataset.Dataset:
   rng = np.random.default_rng(4)
   table = _random_table()
   nothing = np.full((QUERIES, LLMS), np.nan, np.float32)
@@ -591,7 +591,7 @@ def test_scores_are_averaged_over_the_called_llms(scored):
 
 
 @pytest.fixture(scope='module')
-def folded() -> tuple[dict[str, Any], list[dict[str, Any]], votes.Table]:
+def folded() -> tuple[dict[str, Any], list[dict[str, Any]], dataset.Dataset]:
   """A cross-validation in three folds of 14 tests, 14 validations and 22 trains, and each fold for itself.
 
   Query 42 to 49 never test.

@@ -20,7 +20,8 @@ import pytest
 
 from configs import gsm8k, jsonl
 from selectllm import checkpoint, experiment
-from selectllm.data import sources, splits
+from selectllm.data import splits
+from selectllm.data.builders import download
 from selectllm.infra import run_dir
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -296,7 +297,7 @@ def test_offline_the_mini_pool_takes_the_place_of_gsm8k(tiny_encoder, dead_url, 
   expected = _report(tmp_path / 'run')
   assert expected['dataset']['in_place_of'] == 'GSM8K'
   # From now on the run is about the mini pool, whatever could be had.
-  monkeypatch.setattr(sources, 'fetch', lambda *args, **options: pytest.fail('looks for GSM8K'))
+  monkeypatch.setattr(download, 'fetch', lambda *args, **options: pytest.fail('looks for GSM8K'))
   config.mode = 'evaluate'
   experiment.run(config, tmp_path / 'run')
   assert _report(tmp_path / 'run') == expected

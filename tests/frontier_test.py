@@ -8,13 +8,13 @@ import pytest
 
 from configs import common
 from selectllm import frontier, playing, promises
-from selectllm.data import splits, votes
+from selectllm.data import dataset, splits
 from selectllm.selection import contest
 
 LLMS = ('cheap', 'middling', 'dear')
 
 
-def _table(count: int = 400, seed: int = 0) -> tuple[votes.Table, np.ndarray, np.ndarray, np.ndarray]:
+def _table(count: int = 400, seed: int = 0) -> tuple[dataset.Dataset, np.ndarray, np.ndarray, np.ndarray]:
   """Three LLMs on queries of two kinds, which the embeddings tell apart: table, split, confidences, embeddings."""
   rng = np.random.default_rng(seed)
   kind = rng.integers(0, 2, count)
@@ -22,7 +22,7 @@ def _table(count: int = 400, seed: int = 0) -> tuple[votes.Table, np.ndarray, np
   reference = rng.integers(0, 6, count).astype(np.int16)
   right = rng.random(chance.shape) < chance
   answers = np.where(right, reference[:, None], (reference[:, None] + rng.integers(1, 6, chance.shape)) % 6)
-  data = votes.Votes(
+  data = dataset.Responses(
     answers=answers.astype(np.int16)[:, :, None],
     reference=reference,
     labels=right.astype(np.float32),
@@ -32,7 +32,7 @@ def _table(count: int = 400, seed: int = 0) -> tuple[votes.Table, np.ndarray, np
     task=np.zeros(count, np.int16),
   )
   queries = [f'How many eggs are {place} and {"two" if k else "3"}?' for place, k in enumerate(kind)]
-  table = votes.Table('sums', LLMS, ('sums',), [str(q) for q in range(count)], queries, data, 'measured')
+  table = dataset.Dataset('sums', LLMS, ('sums',), [str(q) for q in range(count)], queries, data, 'measured')
   split = np.repeat(np.array([0, 0, 1, 2], np.int8), count // 4)
   confidences = np.where((split > 0)[:, None], chance, np.nan).astype(np.float32)
   embeddings = np.eye(2, dtype=np.float32)[kind]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from selectllm import leaks, outcomes
-from selectllm.data import splits, votes
+from selectllm.data import dataset, splits
 
 LONG = 'Every other week a gardener plants seven rows of carrots. How many rows are there after half a year of work?'
 # The last four test: word for word in train, nearly in train, nearly in validation, nowhere.
@@ -13,10 +13,12 @@ QUESTIONS = [LONG, 'Who?', 'A list:\n' + LONG[::-1], LONG, LONG + '!', 'A list: 
 SPLIT = np.int8([[0, 0, 1, 2, 2, 2, 2]])
 
 
-def _table(questions: list[str]) -> votes.Table:
+def _table(questions: list[str]) -> dataset.Dataset:
   ids = [f'q{n}' for n in range(len(questions))]
-  nothing = votes.Votes(*(np.zeros(0),) * len(votes.Votes._fields))
-  return votes.Table('toy', ('a', 'b'), ('sums',), ids, ['What?'] * len(ids), nothing, 'unknown', questions=questions)
+  nothing = dataset.Responses(*(np.zeros(0),) * len(dataset.Responses._fields))
+  return dataset.Dataset(
+    'toy', ('a', 'b'), ('sums',), ids, ['What?'] * len(ids), nothing, 'unknown', questions=questions
+  )
 
 
 def _played(split: np.ndarray) -> outcomes.Outcomes:

@@ -8,7 +8,7 @@ import pytest
 
 from configs import jsonl
 from selectllm import optim, score, sharding, train
-from selectllm.data import batches, splits, votes
+from selectllm.data import batches, dataset, splits
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_a_frozen_encoder_stays_and_the_head_learns_what_the_features_say(config
   model = train.make_model(config, 4)
   tokens, random = model.tokenize(QUERIES), np.random.default_rng(0)
   size, nothing = len(QUERIES), np.zeros(0)
-  data = votes.Votes(
+  data = dataset.Responses(
     nothing,
     nothing,
     random.integers(0, 2, (size, 4)).astype(np.float32),

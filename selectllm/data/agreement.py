@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from selectllm.data import splits, votes
+from selectllm.data import dataset, splits
 from selectllm.selection import voting
 
 LABELS = ('reference', 'agreement')
@@ -75,12 +75,12 @@ def _weigh(own: jax.Array, observed: jax.Array) -> jax.Array:
   return jax.lax.scan(again, jnp.ones(own.shape[1]), length=_ROUNDS)[0]
 
 
-def _own(data: votes.Votes) -> jax.Array:
+def _own(data: dataset.Responses) -> jax.Array:
   """Majority answers, int32[N, K]."""
   return jnp.where(data.observed, voting.majorities(data.answers), voting.NO_ANSWER)
 
 
-def pseudo_reference(data: votes.Votes) -> np.ndarray:
+def pseudo_reference(data: dataset.Responses) -> np.ndarray:
   """The answer that all LLMs elect together, each weighted by how far the others bear it out.
 
   Dawid and Skene's estimate (1979) with one parameter for each LLM, from hard votes. It begins with the plain vote of
@@ -99,7 +99,7 @@ def pseudo_reference(data: votes.Votes) -> np.ndarray:
   return np.asarray(jax.jit(jax.vmap(_elect, in_axes=(0, None)))(own, _weigh(own, data.observed)), np.int16)
 
 
-def relabel(table: votes.Table, rows: np.ndarray) -> votes.Table:
+def relabel(table: dataset.Dataset, rows: np.ndarray) -> dataset.Dataset:
   """Puts the pool's agreement in the place of references and labels.
 
   Args:
@@ -128,7 +128,7 @@ def relabel(table: votes.Table, rows: np.ndarray) -> votes.Table:
   )
 
 
-def _to_learn_from(data: votes.Votes, rows: np.ndarray) -> votes.Votes:
+def _to_learn_from(data: dataset.Responses, rows: np.ndarray) -> dataset.Responses:
   """Labels the queries `rows`, bool[N], by whether the vote of the *other* LLMs bears an LLM out; 0.5 is a tie.
 
   What an LLM's own vote decides says nothing about it. Where no other LLM has an answer, it counts as unobserved.
@@ -140,7 +140,7 @@ def _to_learn_from(data: votes.Votes, rows: np.ndarray) -> votes.Votes:
   return data._replace(labels=labels, observed=observed)
 
 
-def label(table: votes.Table, split: np.ndarray) -> votes.Table:
+def label(table: dataset.Dataset, split: np.ndarray) -> dataset.Dataset:
   """Labels train and validation by the pool's agreement, and test by the references; if it has none, likewise.
 
   Args:

@@ -9,16 +9,24 @@ from typing import Any
 import filelock
 import ml_collections
 
-from selectllm.data import pool_builder, responses, sources, votes
-from selectllm.pool import spec
+from selectllm.data import dataset, pool_file, records
+from selectllm.data.builders import base, download
+from selectllm.infra import paths
 
 _LOG = logging.getLogger(__name__)
 
-BUILDERS = ('gsm8k_pool', 'mmlu_pro_pool', 'mini_pool', 'jsonl_pool', 'sldata')
+# Data set -> the module of its builder in `selectllm.data.builders`.
+BUILDERS = {
+  'gsm8k_pool': 'gsm8k',
+  'mmlu_pro_pool': 'mmlu_pro',
+  'mini_pool': 'mini',
+  'jsonl_pool': 'jsonl',
+  'sldata': 'sldata',
+}
 FALLBACKS = {'none': '', 'mini_pool': 'Mini pool'}  # name -> title
 
 
-def make_builder(name: str, config: ml_collections.ConfigDict) -> pool_builder.PoolBuilder:
+def make_builder(name: str, config: ml_collections.ConfigDict) -> base.PoolBuilder:
   """The TFDS builder of that name.
 
   Args:
@@ -30,11 +38,11 @@ def make_builder(name: str, config: ml_collections.ConfigDict) -> pool_builder.P
   """
   if name not in BUILDERS:
     raise ValueError(f'config.dataset.name={name!r} is not one of {", ".join(BUILDERS)}')
-  module = importlib.import_module(f'selectllm.data.{name}.{name}_dataset_builder')
-  return module.Builder(config, sources.cache_dir())
+  module = importlib.import_module(f'selectllm.data.builders.{BUILDERS[name]}')
+  return module.Builder(config, paths.cache_dir())
 
 
-def _prepared(name: str, config: ml_collections.ConfigDict) -> pool_builder.PoolBuilder:
+def _prepared(name: str, config: ml_collections.ConfigDict) -> base.PoolBuilder:
   """The builder of that name with its data set prepared: once, also when several runs start together."""
   builder = make_builder(name, config)
   path = pathlib.Path(builder.data_path)
@@ -46,7 +54,7 @@ def _prepared(name: str, config: ml_collections.ConfigDict) -> pool_builder.Pool
   return builder
 
 
-def _prepared_or_fallback(config: ml_collections.ConfigDict, begun_with: str) -> pool_builder.PoolBuilder:
+def _prepared_or_fallback(config: ml_collections.ConfigDict, begun_with: str) -> base.PoolBuilder:
   """The data set of a config; or its fallback, where the published files cannot be had or the run began with it."""
   options = config.dataset
   if options.fallback not in FALLBACKS:
@@ -55,11 +63,11 @@ def _prepared_or_fallback(config: ml_collections.ConfigDict, begun_with: str) ->
     return _prepared(begun_with, config)
   try:
     return _prepared(options.name, config)
-  except sources.UnavailableError as error:
+  except download.UnavailableError as error:
     if options.fallback == 'none' or begun_with:
       raise
     if config.pool.llms:
-      raise sources.UnavailableError(
+      raise download.UnavailableError(
         f'{error}\nconfig.pool.llms names LLMs, so no other pool can take its place.'
       ) from error
     _LOG.warning(
@@ -70,13 +78,13 @@ def _prepared_or_fallback(config: ml_collections.ConfigDict, begun_with: str) ->
   return _prepared(options.fallback, config)
 
 
-def _facts(llm: spec.LLM, regraded: bool) -> dict[str, Any]:
+def _facts(llm: pool_file.LLM, regraded: bool) -> dict[str, Any]:
   """What an LLM's arrays depend on: how it is asked changes nothing about the responses that it gave."""
   facts = dataclasses.asdict(dataclasses.replace(llm, endpoint=None))
   return facts | ({'extractor': llm.endpoint.extractor} if regraded and llm.endpoint else {})
 
 
-def load(config: ml_collections.ConfigDict, begun_with: str = '') -> tuple[votes.Table, dict[str, Any]]:
+def load(config: ml_collections.ConfigDict, begun_with: str = '') -> tuple[dataset.Dataset, dict[str, Any]]:
   """Reads the data set of a config as arrays.
 
   Args:
@@ -96,14 +104,14 @@ def load(config: ml_collections.ConfigDict, begun_with: str = '') -> tuple[votes
   _LOG.info('%s: %d queries, prepared in %s', builder.name, len(source), builder.data_path)
   # Title, extractor and pool file belong to the data set that was asked for.
   asked_for = builder.name == options.name
-  pool = spec.read_pool(config.pool.file) if config.pool.file and asked_for else None
-  table = votes.build(
-    (responses.from_example(source[i]) for i in range(len(source))),
+  pool = pool_file.read_pool(config.pool.file) if config.pool.file and asked_for else None
+  table = dataset.build(
+    (records.from_example(source[i]) for i in range(len(source))),
     name=(options.title or builder.name) if asked_for else FALLBACKS[builder.name],
     size=len(source),
     present=list(builder.info.metadata['llms']),
     samples=int(builder.info.metadata['samples']),
-    llms=pool_builder.wanted_llms(config),
+    llms=base.wanted_llms(config),
     pool=pool,
     extractor=options.extractor if asked_for else '',
     unlabelled=options.labels == 'agreement',

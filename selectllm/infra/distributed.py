@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from selectllm.data import sources
+from selectllm.infra import paths
 
 _LOG = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ _LONGEST_REPORT_S = 24 * 3600
 def keep_compiled() -> None:
   """Lets later runs find what this one compiles, in the cache; JAX_COMPILATION_CACHE_DIR names another place."""
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-    jax.config.update('jax_compilation_cache_dir', str(sources.cache_dir() / 'compiled'))
+    jax.config.update('jax_compilation_cache_dir', str(paths.cache_dir() / 'compiled'))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', _WORTH_KEEPING_S)
 
 

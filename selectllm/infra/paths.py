@@ -4,7 +4,9 @@ Objects are written whole, take no appending and no locks, and have no folders. 
 what `pathlib` and `etils.epath` share; Orbax finds its own way to the store.
 """
 
+import hashlib
 import importlib.util
+import os
 import pathlib
 import shutil
 import typing
@@ -39,3 +41,14 @@ def remove(directory: pathlib.Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
   elif directory.exists():
     directory.rmtree()  # type: ignore[attr-defined]
+
+
+def cache_dir() -> pathlib.Path:
+  """Where data sets, downloads and what is made once for many runs go: $SELECTLLM_CACHE, else ~/.cache/selectllm."""
+  return pathlib.Path(os.environ.get('SELECTLLM_CACHE', '~/.cache/selectllm')).expanduser()
+
+
+def file_sha256(path: pathlib.Path) -> str:
+  """SHA-256 of a file, hexadecimal."""
+  with open(path, 'rb') as file:
+    return hashlib.file_digest(file, 'sha256').hexdigest()

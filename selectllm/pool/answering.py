@@ -4,7 +4,8 @@ import asyncio
 import collections.abc
 import dataclasses
 
-from selectllm.pool import collection, queries, runner
+from selectllm.data import queries
+from selectllm.pool import collection, runner
 
 ON_FAILURE = ('next', 'fewer')
 

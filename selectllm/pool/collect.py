@@ -23,12 +23,12 @@ import rich.console
 import rich.table
 import uvloop
 
-from selectllm.data import grading
-from selectllm.pool import collection, endpoints, journal, limits, progress, queries, runner, spec
+from selectllm.data import grading, pool_file, queries
+from selectllm.pool import collection, endpoints, journal, limits, progress, runner
 
 REFUSED, INCOMPLETE = 2, 1  # exit codes; an interrupted collection ends with 128 + the signal's number
 REFUSALS = (
-  spec.PoolError,
+  pool_file.PoolError,
   queries.QueryError,
   journal.JournalError,
   collection.CollectionError,
@@ -67,7 +67,7 @@ def collect(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
 
 async def _collect(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
   options = config.collect
-  pool = spec.read_pool(config.pool.file)
+  pool = pool_file.read_pool(config.pool.file)
   llms = _chosen(pool, config.pool.llms)
   shard = _shard(options.shard)
   extract = extractor('config.collect.extractor', options.extractor)
@@ -150,9 +150,9 @@ def stop_on_signals(asking: runner.Runner, interrupted: list[int], drain_s: floa
       loop.remove_signal_handler(signum)
 
 
-def _chosen(pool: spec.Pool, names: collections.abc.Sequence[str]) -> list[spec.LLM]:
+def _chosen(pool: pool_file.Pool, names: collections.abc.Sequence[str]) -> list[pool_file.LLM]:
   if unknown := [name for name in names if name not in pool.llms]:
-    raise spec.PoolError(f'config.pool.llms names {", ".join(unknown)}; the pool file has {", ".join(pool.llms)}')
+    raise pool_file.PoolError(f'config.pool.llms names {", ".join(unknown)}; the pool file has {", ".join(pool.llms)}')
   return [pool.llms[name] for name in names or pool.llms]
 
 
@@ -164,7 +164,7 @@ def extractor(field: str, name: str) -> grading.Extractor:
     raise queries.QueryError(f'{field}: {error}') from error
 
 
-def own_extractors(llms: collections.abc.Iterable[spec.LLM]) -> dict[str, grading.Extractor]:
+def own_extractors(llms: collections.abc.Iterable[pool_file.LLM]) -> dict[str, grading.Extractor]:
   """LLM -> what reads its responses, for those whose endpoint names an extractor."""
   return {
     llm.name: grading.get_extractor(llm.endpoint.extractor) for llm in llms if llm.endpoint and llm.endpoint.extractor
@@ -172,10 +172,10 @@ def own_extractors(llms: collections.abc.Iterable[spec.LLM]) -> dict[str, gradin
 
 
 def check_positive(options: ml_collections.ConfigDict, section: str, *names: str) -> None:
-  """Raises `spec.PoolError` unless these fields are at least 1."""
+  """Raises `pool_file.PoolError` unless these fields are at least 1."""
   for name in names:
     if options[name] < 1:
-      raise spec.PoolError(f'{section}.{name} must be at least 1, not {options[name]}')
+      raise pool_file.PoolError(f'{section}.{name} must be at least 1, not {options[name]}')
 
 
 def _shard(text: str) -> tuple[int, int] | None:
@@ -198,13 +198,13 @@ def _journals(patterns: collections.abc.Iterable[str]) -> list[pathlib.Path]:
 
 
 def refuse(problems: list[str]) -> None:
-  """Raises `spec.PoolError` with all problems at once, where there are any."""
+  """Raises `pool_file.PoolError` with all problems at once, where there are any."""
   if problems:
-    raise spec.PoolError('nothing was asked, because\n' + '\n'.join(f'  {problem}' for problem in problems))
+    raise pool_file.PoolError('nothing was asked, because\n' + '\n'.join(f'  {problem}' for problem in problems))
 
 
 def plan_calls(
-  llms: list[spec.LLM], asked: list[queries.Query], samples: int, recorded: collection.Collection
+  llms: list[pool_file.LLM], asked: list[queries.Query], samples: int, recorded: collection.Collection
 ) -> tuple[dict[str, Plan], list[str]]:
   """What is left to ask of each LLM, and what is wrong with any: everything that shows before a call is made.
 
@@ -217,7 +217,7 @@ def plan_calls(
       endpoint = endpoints.Endpoint(llm)
       recorded.check_llm(llm.name, endpoint.spec.identity())
       plans[llm.name], problem = _plan(endpoint, asked, samples, recorded)
-    except spec.PoolError as error:
+    except pool_file.PoolError as error:
       problem = str(error)
     problems += [problem] if problem else []
   return plans, problems

@@ -16,8 +16,8 @@ from typing import Any
 
 import orjson
 
-from selectllm.data import grading, responses
-from selectllm.pool import journal, queries
+from selectllm.data import grading, queries, records
+from selectllm.pool import journal
 
 Key = tuple[str, str, int]  # query_id, LLM, sample index
 
@@ -257,13 +257,13 @@ def export(
   partial = target.with_name(target.name + '.part')
   with open(path, 'rb') as file:
 
-    def recorded() -> collections.abc.Iterator[responses.Record]:
+    def recorded() -> collections.abc.Iterator[records.Record]:
       for query_id, at in asked.items():
         if query_id in offsets:
           recorded = [Response(**_entry_at(file, offset)) for offset in offsets[query_id]]
           yield _record(_entry_at(file, at), recorded, extract, own)
 
-    responses.write_jsonl(partial, recorded())
+    records.write_jsonl(partial, recorded())
   os.replace(partial, target)
   return sum(query_id in offsets for query_id in asked)
 
@@ -278,13 +278,13 @@ def _record(
   recorded: list[Response],
   extract: grading.Extractor,
   own: collections.abc.Mapping[str, grading.Extractor],
-) -> responses.Record:
+) -> records.Record:
   by_llm: dict[str, dict[int, Response]] = {}
   for response in recorded:
     samples = by_llm.setdefault(response.llm, {})
     if response.error is None or samples.get(response.sample, response).error is not None:
       samples[response.sample] = response
-  return responses.Record(
+  return records.Record(
     query_id=query['query_id'],
     query=query['query'],
     task=query['task'],
@@ -296,13 +296,13 @@ def _record(
   )
 
 
-def _sample(response: Response | None, extract: grading.Extractor) -> responses.Sample:
+def _sample(response: Response | None, extract: grading.Extractor) -> records.Sample:
   if response is None:
-    return responses.Sample(error='not_asked')
+    return records.Sample(error='not_asked')
   if response.text is None:
-    return responses.Sample(error=response.error)
+    return records.Sample(error=response.error)
   text = response.text.encode('utf-8', 'surrogatepass').decode('utf-8', 'replace')  # records are valid Unicode
-  return responses.Sample(
+  return records.Sample(
     text=text,
     answer=extract(text),
     latency_s=response.latency_s,

@@ -12,7 +12,8 @@ import aiohttp
 import orjson
 import yarl
 
-from selectllm.pool import limits, queries, spec
+from selectllm.data import pool_file, queries
+from selectllm.pool import limits
 
 LARGEST_REPLY = 16 << 20  # bytes, after decompression
 _DETAIL = 300  # characters of a server's words that are kept
@@ -65,7 +66,7 @@ class Request:
 class Transport:
   """HTTP with limits on time and size; nothing of the environment (proxies, netrc) has a say."""
 
-  def __init__(self, headers: dict[str, str], timeouts: spec.Limits):
+  def __init__(self, headers: dict[str, str], timeouts: pool_file.Limits):
     self._session = aiohttp.ClientSession(
       connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=60),
       headers={'Accept-Encoding': 'identity', 'User-Agent': 'selectllm', **headers},
@@ -193,21 +194,21 @@ def _count(usage: Any, name: str) -> int | None:
 class Endpoint:
   """A live endpoint of one LLM. Use as an async context manager."""
 
-  def __init__(self, llm: spec.LLM):
+  def __init__(self, llm: pool_file.LLM):
     """Prepares requests and reads the key from the environment; nothing is opened yet.
 
     Raises:
       spec.PoolError: the LLM has no endpoint.
     """
     if llm.endpoint is None:
-      raise spec.PoolError(f'{llm.name!r} has no endpoint in the pool file; it cannot be asked')
+      raise pool_file.PoolError(f'{llm.name!r} has no endpoint in the pool file; it cannot be asked')
     self.llm, self.spec = llm, llm.endpoint
     self._key, self._key_problem = _key_of(llm.name, self.spec.api_key_env)
     self._base = yarl.URL(self.spec.base_url.rstrip('/'))
     path = 'chat/completions' if self.spec.api == 'chat' else 'completions'
     self._url = self._base.joinpath(*path.split('/'))
-    self._user = spec.parse_template(self.spec.prompt.user)
-    self._system = spec.parse_template(self.spec.prompt.system)
+    self._user = pool_file.parse_template(self.spec.prompt.user)
+    self._system = pool_file.parse_template(self.spec.prompt.system)
     sampling = dataclasses.asdict(self.spec.sampling)
     self._extra = sampling.pop('extra')
     del sampling['seed']  # each sample has its own
@@ -238,7 +239,7 @@ class Endpoint:
     """
     if query is not self._last[0]:  # samples of a query come one after the other
       if missing := self._fields - query.texts().keys():
-        raise spec.PoolError(
+        raise pool_file.PoolError(
           f'{self.llm.name!r}: its prompt names {{{min(missing)}}}, which query {query.query_id!r} lacks; '
           f'it has {", ".join(sorted(query.texts()))}'
         )

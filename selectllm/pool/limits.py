@@ -9,7 +9,7 @@ import math
 import random
 import time
 
-from selectllm.pool import spec
+from selectllm.data import pool_file
 
 _LOG = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def retry_after_s(headers: collections.abc.Mapping[str, str]) -> float | None:
   return seconds if math.isfinite(seconds) and 0 < seconds <= LONGEST_RETRY_AFTER_S else None
 
 
-def backoff_s(failures: int, limits: spec.Limits) -> float:
+def backoff_s(failures: int, limits: pool_file.Limits) -> float:
   """Seconds to wait after so many failures in a row: exponential, with full jitter."""
   return random.uniform(0, min(limits.longest_backoff_s, limits.first_backoff_s * 2 ** min(failures - 1, 30)))
 
@@ -86,7 +86,7 @@ class Gate:
   episode of 429s. A pause, the pace per minute and an open breaker hold everybody back.
   """
 
-  def __init__(self, name: str, limits: spec.Limits):
+  def __init__(self, name: str, limits: pool_file.Limits):
     self.name = name
     self.in_flight = 0
     self.stopped: Exception | None = None  # raised to everyone who comes

@@ -9,7 +9,8 @@ import logging
 import time
 from typing import Any
 
-from selectllm.pool import collection, endpoints, journal, limits, queries, spec
+from selectllm.data import pool_file, queries
+from selectllm.pool import collection, endpoints, journal, limits
 
 _LOG = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class Runner:
   def __init__(
     self,
     recorded: collection.Collection,
-    llms: collections.abc.Iterable[spec.LLM],
+    llms: collections.abc.Iterable[pool_file.LLM],
     budget: limits.Budget | None = None,
   ):
     """Makes an endpoint of each LLM.

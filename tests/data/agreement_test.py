@@ -5,7 +5,7 @@ import pytest
 
 from configs import jsonl
 from selectllm import experiment
-from selectllm.data import agreement, load, splits, votes
+from selectllm.data import agreement, dataset, load, splits
 from selectllm.selection import voting
 
 NONE = voting.NO_ANSWER
@@ -17,7 +17,7 @@ def table_of(answers, reference=None, observed=None):
   answers = answers[..., None] if answers.ndim == 2 else answers
   queries, llms = answers.shape[:2]
   nothing = np.full((queries, llms), np.nan, np.float32)
-  data = votes.Votes(
+  data = dataset.Responses(
     answers=answers,
     reference=np.full(queries, NONE, np.int16) if reference is None else np.asarray(reference, np.int16),
     labels=np.zeros((queries, llms), np.float32),
@@ -27,7 +27,7 @@ def table_of(answers, reference=None, observed=None):
     task=np.zeros(queries, np.int16),
   )
   ids = [f'q{row}' for row in range(queries)]
-  return votes.Table('toy', tuple('abcdefgh'[:llms]), ('',), ids, ids, data, 'unknown')
+  return dataset.Dataset('toy', tuple('abcdefgh'[:llms]), ('',), ids, ids, data, 'unknown')
 
 
 def pool(right, queries=400, wrong_answers=9, seed=0):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from selectllm.data import features
+from selectllm.data import text_features
 
 
 @pytest.mark.parametrize(
@@ -9,7 +9,7 @@ from selectllm.data import features
   [('', 0), ('It costs $1,200.50, or 3 x 4.', 3), ('Two of 12 and 7/8', 3), ('x2 and 10%', 2)],
 )
 def test_numbers(query, count):
-  assert features.numbers(query) == count
+  assert text_features.numbers(query) == count
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_numbers(query, count):
   ],
 )
 def test_operations_are_signs_between_operands_and_words(query, count):
-  assert features.operations(query) == count
+  assert text_features.operations(query) == count
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_operations_are_signs_between_operands_and_words(query, count):
   ],
 )
 def test_entities_are_runs_of_capitals_that_begin_no_sentence(query, count):
-  assert features.entities(query) == count
+  assert text_features.entities(query) == count
 
 
 @pytest.mark.parametrize(
@@ -48,21 +48,21 @@ def test_entities_are_runs_of_capitals_that_begin_no_sentence(query, count):
   [('the', 1), ('table', 2), ('baked', 1), ('wanted', 2), ('horses', 2), ('makes', 1), ('mathematics', 4), ('hmm', 1)],
 )
 def test_syllables(word, count):
-  assert features.syllables(word) == count
+  assert text_features.syllables(word) == count
 
 
 def test_reading_ease_is_flesch_s():
   # Ten words in two sentences, twelve syllables; the dot in 3.5 ends none.
   query = 'The cat sat on the mat. It was very happy 3.5'
-  assert features.reading_ease(query) == pytest.approx(206.835 - 1.015 * 10 / 1 - 84.6 * 12 / 10)
-  assert features.reading_ease(query + '!') == pytest.approx(206.835 - 1.015 * 10 / 2 - 84.6 * 12 / 10)
-  assert features.reading_ease('a.') > features.reading_ease('incomprehensibility notwithstanding')
+  assert text_features.reading_ease(query) == pytest.approx(206.835 - 1.015 * 10 / 1 - 84.6 * 12 / 10)
+  assert text_features.reading_ease(query + '!') == pytest.approx(206.835 - 1.015 * 10 / 2 - 84.6 * 12 / 10)
+  assert text_features.reading_ease('a.') > text_features.reading_ease('incomprehensibility notwithstanding')
 
 
 def test_all_features_are_whole_numbers_and_unknown_ones_nan():
   queries = ['', '12 + 7 = ?', 'Does anybody know it?', '\ud800 <b>', '\n']
-  found = features.of(queries)
-  assert list(found) == list(features.FEATURES)
+  found = text_features.of(queries)
+  assert list(found) == list(text_features.FEATURES)
   for values in found.values():
     assert values.shape == (5,)
     known = values[~np.isnan(values)]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from configs import gsm8k as gsm8k_config
-from selectllm.data import load, sources
-from selectllm.data.gsm8k_pool import gsm8k_pool_dataset_builder as gsm8k_pool
+from selectllm.data import load
+from selectllm.data.builders import download, gsm8k
 
 # As published, in percent of all 1,319 questions, extracted independently of us.
 ACCURACY = {
@@ -93,7 +93,7 @@ def test_assumed_sizes_are_marked(table):
 def test_programs_as_they_were_published(table, published):
   """Each printed number is an answer, 0 too; what a program printed took the LLM no time to write."""
   column = table.llms.index('codex-pot-fewshot')
-  rows = map(json.loads, (published / gsm8k_pool.CODEX_FEWSHOT.path).read_text(encoding='utf-8').splitlines())
+  rows = map(json.loads, (published / gsm8k.CODEX_FEWSHOT.path).read_text(encoding='utf-8').splitlines())
   by_question = {row['question']: row for row in rows if 'question' in row}
   answers, latency_s = table.votes.answers[:, column, 0], table.votes.latency_s[:, column]
   for query, question in enumerate(table.queries):
@@ -129,12 +129,12 @@ def test_a_mirror_gives_the_same_table(table, published, serve, fresh_cache):
 
   base_url = serve(functools.partial(Handler, directory=str(published)))
   mirrored, _ = load.load(make_config(base_url=base_url))
-  assert sorted(requests) == sorted(f'/{source.path}' for source in gsm8k_pool.SOURCES)
+  assert sorted(requests) == sorted(f'/{source.path}' for source in gsm8k.SOURCES)
   assert mirrored._replace(votes=None, published_split=None) == table._replace(votes=None, published_split=None)
   for name, ours, theirs in zip(table.votes._fields, table.votes, mirrored.votes, strict=True):
     np.testing.assert_array_equal(theirs, ours, err_msg=name)
   load.load(make_config(base_url=base_url))
-  assert len(requests) == len(gsm8k_pool.SOURCES)
+  assert len(requests) == len(gsm8k.SOURCES)
 
 
 def test_what_is_prepared_needs_no_source(table, dead_url):
@@ -144,14 +144,14 @@ def test_what_is_prepared_needs_no_source(table, dead_url):
 
 def test_a_damaged_copy_is_an_error_although_the_data_are_prepared(table, published, tmp_path):
   copy = shutil.copytree(published, tmp_path / 'copy', copy_function=shutil.copyfile)
-  damaged = copy / gsm8k_pool.TORA_70B.path
+  damaged = copy / gsm8k.TORA_70B.path
   content = bytearray(damaged.read_bytes())
   content[len(content) // 2] ^= 1
   damaged.write_bytes(content)
-  with pytest.raises(sources.SourceError, match=r'tora-70b.* has SHA-256'):
+  with pytest.raises(download.SourceError, match=r'tora-70b.* has SHA-256'):
     load.load(make_config(manual_dir=str(copy)))
   damaged.unlink()
-  with pytest.raises(sources.SourceError, match='lacks 1 of 7 files'):
+  with pytest.raises(download.SourceError, match='lacks 1 of 7 files'):
     load.load(make_config(manual_dir=str(copy)))
 
 
@@ -171,7 +171,7 @@ def test_without_network_and_without_a_way_out(dead_url, fresh_cache, change):
     config.dataset.fallback = 'none'
   else:
     config.pool.llms = ('tora-70b', 'gpt-4-1106')
-  with pytest.raises(sources.UnavailableError) as error:
+  with pytest.raises(download.UnavailableError) as error:
     load.load(config)
   for words in (dead_url, '--config.dataset.manual_dir', '--config.dataset.base_url'):
     assert words in str(error.value)
@@ -187,14 +187,14 @@ def test_what_is_not_the_published_file_is_no_reason_to_take_another_pool(serve,
     def log_message(self, *args):
       del args
 
-  with pytest.raises(sources.SourceError, match='is not the published file'):
+  with pytest.raises(download.SourceError, match='is not the published file'):
     load.load(make_config(base_url=serve(Handler)))
 
 
 def test_a_run_keeps_to_the_data_that_it_began_with(dead_url, fresh_cache, monkeypatch):
-  with pytest.raises(sources.UnavailableError, match=dead_url):
+  with pytest.raises(download.UnavailableError, match=dead_url):
     load.load(make_config(base_url=dead_url), begun_with='gsm8k_pool')
-  monkeypatch.setattr(sources, 'fetch', lambda *args, **options: pytest.fail('looks for GSM8K'))
+  monkeypatch.setattr(download, 'fetch', lambda *args, **options: pytest.fail('looks for GSM8K'))
   for fallback in ('mini_pool', 'none'):
     table, _ = load.load(make_config(fallback=fallback), begun_with='mini_pool')
     assert (table.name, table.in_place_of) == ('Mini pool', 'GSM8K')
@@ -212,10 +212,10 @@ def test_other_sources_or_graders_are_another_data_set(fresh_cache, monkeypatch)
   first = identity()
   assert identity() == first
   with monkeypatch.context() as patch:
-    patch.setattr(gsm8k_pool, 'TEXT_EXTRACTOR', 'number-v2')
+    patch.setattr(gsm8k, 'TEXT_EXTRACTOR', 'number-v2')
     other_grader = identity()
   with monkeypatch.context() as patch:
-    patch.setattr(gsm8k_pool, 'SOURCES', gsm8k_pool.SOURCES[1:])
+    patch.setattr(gsm8k, 'SOURCES', gsm8k.SOURCES[1:])
     other_sources = identity()
   assert len({first, other_grader, other_sources}) == 3
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from configs import jsonl
-from selectllm.data import load, responses
+from selectllm.data import load, records
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def test_a_changed_file_is_read_anew(folder):
 def test_an_unchanged_file_is_prepared_once(folder, monkeypatch):
   path = write(folder / 'r.jsonl', line('x'))
   load_table(path)
-  monkeypatch.setattr(responses, 'read_part', lambda part: pytest.fail(f'reads {part} again'))
+  monkeypatch.setattr(records, 'read_part', lambda part: pytest.fail(f'reads {part} again'))
   assert load_table(path).query_ids == ['x']
 
 
@@ -73,7 +73,7 @@ def test_several_files(folder):
 
 def test_a_query_id_in_two_files_names_both(folder):
   one, two = write(folder / '1.jsonl', line('x')), write(folder / '2.jsonl', line('y'), line('x'))
-  with pytest.raises(responses.RecordError) as error:
+  with pytest.raises(records.RecordError) as error:
     load_table(folder / '*.jsonl')
   assert f"{two}:2: query_id 'x' already stands at {one}:1" in str(error.value)
 
@@ -83,7 +83,7 @@ def test_a_cut_off_file_is_refused_and_read_when_it_is_whole(folder):
   whole = path.read_bytes()
   path.write_bytes(whole[:-20])
   for _ in range(2):  # a failure leaves nothing behind that a second try would take for prepared
-    with pytest.raises(responses.RecordError, match=r'r\.jsonl:2: not valid JSON .* the file ends within this line'):
+    with pytest.raises(records.RecordError, match=r'r\.jsonl:2: not valid JSON .* the file ends within this line'):
       load_table(path)
   path.write_bytes(whole)
   assert load_table(path).query_ids == ['x', 'y']
@@ -149,7 +149,7 @@ BEAM = '--runner=DirectRunner --direct_num_workers=2 --direct_running_mode={}'
 @pytest.fixture
 def small_parts(monkeypatch):
   """Files of a few lines come in many parts, as large ones do."""
-  monkeypatch.setattr(responses, '_PART', 300)
+  monkeypatch.setattr(records, '_PART', 300)
 
 
 @pytest.mark.parametrize('mode', ['multi_threading', 'multi_processing'])
@@ -177,11 +177,11 @@ def test_what_is_refused_names_its_line_also_across_parts(folder, small_parts, b
   lines = [line(f'q{number}') for number in range(30)]
   one, two = write(folder / '1.jsonl', *lines[:20]), folder / '2.jsonl'
   write(two, *lines[20:], line('q3'), {'query_id': 'bad'})
-  with pytest.raises(responses.RecordError) as error:
+  with pytest.raises(records.RecordError) as error:
     load_table(one, two, beam=beam)
   assert str(error.value) == f"{two}:11: query_id 'q3' already stands at {one}:4"
   write(two, *lines[20:], {'query_id': 'bad'}, line('q3'))
-  with pytest.raises(responses.RecordError) as error:
+  with pytest.raises(records.RecordError) as error:
     load_table(one, two, beam=beam)
   assert str(error.value) == f'{two}:11: query is missing'
   write(two, *lines[20:])

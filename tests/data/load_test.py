@@ -5,8 +5,8 @@ import pathlib
 import pytest
 
 from configs import jsonl
-from selectllm.data import load, responses, sources
-from selectllm.pool import spec
+from selectllm.data import load, pool_file, records
+from selectllm.infra import paths
 
 LINE = (
   '{"query_id": "q", "query": "?", "reference": "1", "responses": {"a": [{"answer": "1"}], "b": [{"answer": "2"}]}}'
@@ -26,9 +26,9 @@ def test_where_data_are_kept(monkeypatch, tmp_path, config):
   load.load(config)
   assert (tmp_path / 'cache' / 'jsonl_pool').is_dir()
   monkeypatch.setenv('SELECTLLM_CACHE', '~/somewhere')
-  assert sources.cache_dir() == pathlib.Path.home() / 'somewhere'
+  assert paths.cache_dir() == pathlib.Path.home() / 'somewhere'
   monkeypatch.delenv('SELECTLLM_CACHE')
-  assert sources.cache_dir() == pathlib.Path.home() / '.cache' / 'selectllm'
+  assert paths.cache_dir() == pathlib.Path.home() / '.cache' / 'selectllm'
 
 
 @pytest.mark.parametrize('name', ['', 'gsm8k', 'jsonl_pool.x', '../jsonl_pool'])
@@ -83,18 +83,18 @@ def test_a_bad_pool_file_is_named(config, tmp_path):
   with pytest.raises(FileNotFoundError, match=r'pool\.yaml'):
     load.load(config)
   (tmp_path / 'pool.yaml').write_text('llms: []')
-  with pytest.raises(spec.PoolError, match=r'pool\.yaml needs a list'):
+  with pytest.raises(pool_file.PoolError, match=r'pool\.yaml needs a list'):
     load.load(config)
 
 
 def test_runs_that_start_together_prepare_once(config, monkeypatch):
-  read_part, reads = responses.read_part, []
+  read_part, reads = records.read_part, []
 
   def read(part):
     reads.append(part)
     return read_part(part)
 
-  monkeypatch.setattr(responses, 'read_part', read)
+  monkeypatch.setattr(records, 'read_part', read)
   with concurrent.futures.ThreadPoolExecutor(4) as threads:
     tables = list(threads.map(load.load, [config] * 4))
   assert len(reads) == 1

@@ -14,26 +14,25 @@ import numpy as np
 import pytest
 
 from configs import mini as mini_config
-from selectllm.data import grading, load, responses
-from selectllm.data.mini_pool import mini_pool_dataset_builder as mini_pool
-from selectllm.data.mini_pool import pack, questions
-from selectllm.pool import spec
+from selectllm.data import grading, load, pool_file, records
+from selectllm.data.builders import mini
+from tools import mini_pool_questions, pack_mini_pool
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope='module')
-def recorded() -> list[responses.Record]:
-  return list(responses.read_jsonl(mini_pool.RECORDING))
+def recorded() -> list[records.Record]:
+  return list(records.read_jsonl(mini.RECORDING))
 
 
 @pytest.fixture(scope='module')
-def pool() -> spec.Pool:
-  return spec.read_pool(mini_config.get_config().pool.file)
+def pool() -> pool_file.Pool:
+  return pool_file.read_pool(mini_config.get_config().pool.file)
 
 
 def test_the_recording_is_complete(recorded, pool):
-  assert len(recorded) == questions.COUNT
+  assert len(recorded) == mini_pool_questions.COUNT
   for record in recorded:
     assert record.responses.keys() == pool.llms.keys()
     for samples in record.responses.values():
@@ -43,7 +42,7 @@ def test_the_recording_is_complete(recorded, pool):
         assert sample.latency_is == 'measured'
         assert 0 < sample.latency_s < 60
         assert sample.prompt_tokens > 0
-  assert mini_pool.RECORDING.stat().st_size < 3_000_000
+  assert mini.RECORDING.stat().st_size < 3_000_000
 
 
 def test_answers_follow_from_the_texts(recorded, pool):
@@ -55,7 +54,7 @@ def test_answers_follow_from_the_texts(recorded, pool):
 
 
 def test_the_questions_can_be_made_again(recorded):
-  made = list(questions.generate(questions.SEED, questions.COUNT))
+  made = list(mini_pool_questions.generate(mini_pool_questions.SEED, mini_pool_questions.COUNT))
   assert [(q['query_id'], q['query'], q['task'], q['reference']) for q in made] == [
     (r.query_id, r.query, r.task, r.reference) for r in recorded
   ]
@@ -67,7 +66,9 @@ def test_members_are_good_at_different_families(recorded, pool):
   for record in recorded:
     for name, samples in record.responses.items():
       right[record.task, name] += [sample.answer == record.reference for sample in samples]
-  best = {family: max(pool.llms, key=lambda name: np.mean(right[family, name])) for family in questions.FAMILIES}
+  best = {
+    family: max(pool.llms, key=lambda name: np.mean(right[family, name])) for family in mini_pool_questions.FAMILIES
+  }
   assert len(set(best.values())) >= 4
   by_family = np.mean([np.mean(right[family, name]) for family, name in best.items()])
   single = max(np.mean([np.mean(right[family, name]) for family in best]) for name in pool.llms)
@@ -82,18 +83,18 @@ def test_the_worked_examples_are_not_among_the_questions(recorded, pool):
 
 def test_the_card_tells_what_is_in_the_recording(recorded, pool):
   """The card's tables are those of the recording that ships."""
-  again = pack.card(recorded, '2026-01-31', 'llama_cpp_python==0')
+  again = pack_mini_pool.card(recorded, '2026-01-31', 'llama_cpp_python==0')
   tables = [line for line in again.splitlines() if line.startswith('|')]
-  assert len(tables) == len(questions.FAMILIES) + 3 + 3
+  assert len(tables) == len(mini_pool_questions.FAMILIES) + 3 + 3
   assert all(name in tables[0] for name in pool.llms)
-  assert [line for line in pack.CARD.read_text().splitlines() if line.startswith('|')] == tables
+  assert [line for line in pack_mini_pool.CARD.read_text().splitlines() if line.startswith('|')] == tables
 
 
 def test_what_is_not_complete_is_not_packed(recorded):
   first, *rest = recorded
   some = dataclasses.replace(first, responses={**first.responses, 'smollm2-chat': first.responses['smollm2-chat'][:1]})
   with pytest.raises(ValueError, match=f'smollm2-chat has not answered {first.query_id} 2 times'):
-    pack.card([some, *rest], '2026-01-31', '')
+    pack_mini_pool.card([some, *rest], '2026-01-31', '')
 
 
 def test_as_a_table(tmp_path, monkeypatch, recorded, pool):
@@ -102,7 +103,7 @@ def test_as_a_table(tmp_path, monkeypatch, recorded, pool):
   assert table.name == 'Mini pool'
   assert table.latency_is == 'measured'
   assert table.llms == tuple(pool.llms)
-  assert table.tasks == tuple(questions.FAMILIES)
+  assert table.tasks == tuple(mini_pool_questions.FAMILIES)
   assert table.votes.observed.all()
   assert identity['name'] == 'mini_pool'
   elected = collections.Counter()
@@ -114,12 +115,14 @@ def test_as_a_table(tmp_path, monkeypatch, recorded, pool):
   assert labels == {name: elected[name] for name in table.llms}
 
 
-@pytest.mark.parametrize('family', questions.FAMILIES)
+@pytest.mark.parametrize('family', mini_pool_questions.FAMILIES)
 def test_a_familys_questions_are_sound(family):
-  place = list(questions.FAMILIES).index(family)
-  some = list(questions.generate(1, 200 * len(questions.FAMILIES)))[place :: len(questions.FAMILIES)]
+  place = list(mini_pool_questions.FAMILIES).index(family)
+  some = list(mini_pool_questions.generate(1, 200 * len(mini_pool_questions.FAMILIES)))[
+    place :: len(mini_pool_questions.FAMILIES)
+  ]
   assert {question['task'] for question in some} == {family}
-  things = '|'.join([*questions._THINGS, *questions._GOODS, 'bus|train|ferry|stop|station|pier'])
+  things = '|'.join([*mini_pool_questions._THINGS, *mini_pool_questions._GOODS, 'bus|train|ferry|stop|station|pier'])
   forms = {re.sub(rf'\b[A-Z][a-z]+\b|[0-9]+|{things}', '', question['query'].split('. ')[-2]) for question in some}
   assert len(forms) >= 2
   for question in some:
@@ -129,10 +132,10 @@ def test_a_familys_questions_are_sound(family):
     assert '  ' not in question['query']
 
 
-@pytest.mark.parametrize('family', questions.FAMILIES)
+@pytest.mark.parametrize('family', mini_pool_questions.FAMILIES)
 def test_a_calculation_uses_the_numbers_that_are_told(family):
   for seed in range(20):
-    problem = questions.FAMILIES[family](questions.Draw(random.Random(seed)))
+    problem = mini_pool_questions.FAMILIES[family](mini_pool_questions.Draw(random.Random(seed)))
     told = set(re.findall('[0-9]+', f'{problem.facts} {problem.asks}'))
     used = set(re.findall('[0-9]+', problem.calculation))
     assert told <= used <= told | {'2', '3', '60', '100'}  # twice or half, a mean of three, an hour, a per cent
@@ -141,21 +144,21 @@ def test_a_calculation_uses_the_numbers_that_are_told(family):
 
 
 def test_a_seed_gives_the_same_questions_whatever_their_number():
-  assert list(questions.generate(5, 40))[:25] == list(questions.generate(5, 25))
-  assert list(questions.generate(5, 25)) != list(questions.generate(6, 25))
+  assert list(mini_pool_questions.generate(5, 40))[:25] == list(mini_pool_questions.generate(5, 25))
+  assert list(mini_pool_questions.generate(5, 25)) != list(mini_pool_questions.generate(6, 25))
 
 
 def test_a_family_that_has_no_more_questions(monkeypatch):
-  problem = questions.Problem('There is 1 apple.', 'How many are there?', '1')
-  monkeypatch.setattr(questions, 'FAMILIES', {'one': lambda draw: problem})
+  problem = mini_pool_questions.Problem('There is 1 apple.', 'How many are there?', '1')
+  monkeypatch.setattr(mini_pool_questions, 'FAMILIES', {'one': lambda draw: problem})
   with pytest.raises(ValueError, match='the family one has no more than'):
-    list(questions.generate(1, 10_000))
+    list(mini_pool_questions.generate(1, 10_000))
 
 
 def test_the_command_prints_questions_that_can_be_asked():
-  command = [sys.executable, '-m', 'selectllm.data.mini_pool.questions', '--seed=7', '--count=20']
+  command = [sys.executable, '-m', 'tools.mini_pool_questions', '--seed=7', '--count=20']
   done = subprocess.run(command, capture_output=True, check=True, cwd=ROOT)
-  assert [json.loads(line) for line in done.stdout.splitlines()] == list(questions.generate(7, 20))
+  assert [json.loads(line) for line in done.stdout.splitlines()] == list(mini_pool_questions.generate(7, 20))
 
 
 def test_the_wheel_holds_the_recording(tmp_path, recorded):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from configs import mmlu_pro as mmlu_pro_config
-from selectllm.data import load, sources, splits
-from selectllm.data.mmlu_pro_pool import mmlu_pro_pool_dataset_builder as mmlu_pro_pool
+from selectllm.data import load, splits
+from selectllm.data.builders import download, mmlu_pro
+from selectllm.infra import paths
 
 # As published, in percent; two files fill in letters where the text gives none, so that they differ more from the text.
 PUBLISHED = {
@@ -38,7 +39,7 @@ def row(number, letter, *, key='generated_text', **changes):
 
 
 def write(folder, llm, rows):
-  path = folder / mmlu_pro_pool.source(llm).path
+  path = folder / mmlu_pro.source(llm).path
   path.parent.mkdir(parents=True, exist_ok=True)
   with zipfile.ZipFile(path, 'w') as archive:
     archive.writestr(f'model_outputs_{llm}_5shots.json', json.dumps(rows))
@@ -126,7 +127,7 @@ def test_responses_to_what_fewer_files_ask_are_missing(manual_dir, change):
 
 def test_a_file_about_other_questions(manual_dir):
   write(manual_dir, MAKER, [row(n, 'A', question=f'Other {n}?') for n in range(1, 7)])
-  with pytest.raises(sources.SourceError, match=f'all questions of {MAKER} differ'):
+  with pytest.raises(download.SourceError, match=f'all questions of {MAKER} differ'):
     records(make_config(manual_dir))
 
 
@@ -137,13 +138,13 @@ def test_texts_that_are_no_unicode(manual_dir):
 
 
 def test_a_download_that_is_no_file_of_theirs_is_tried_again(manual_dir, serve):
-  good = (manual_dir / mmlu_pro_pool.source(MAKER).path).read_bytes()
+  good = (manual_dir / mmlu_pro.source(MAKER).path).read_bytes()
   bodies = [b'<html>come back later</html>', good]
 
   class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
       maker = MAKER in self.path
-      body = bodies[0] if maker else (manual_dir / mmlu_pro_pool.source(SOLVER).path).read_bytes()
+      body = bodies[0] if maker else (manual_dir / mmlu_pro.source(SOLVER).path).read_bytes()
       self.send_response(200)
       self.send_header('Content-Length', str(len(body)))
       self.end_headers()
@@ -153,7 +154,7 @@ def test_a_download_that_is_no_file_of_theirs_is_tried_again(manual_dir, serve):
       pass
 
   config = make_config(base_url=serve(Handler))
-  with pytest.raises(sources.SourceError, match='is not an archive'):
+  with pytest.raises(download.SourceError, match='is not an archive'):
     load.load(config)
   del bodies[0]
   assert len(load.load(config)[0].query_ids) == 6
@@ -162,27 +163,27 @@ def test_a_download_that_is_no_file_of_theirs_is_tried_again(manual_dir, serve):
 def test_an_unknown_file_is_held_to_what_it_was_when_first_used(manual_dir, caplog):
   with caplog.at_level(logging.WARNING):
     load.load(make_config(manual_dir))
-  digest = sources.file_sha256(manual_dir / mmlu_pro_pool.source(MAKER).path)
+  digest = paths.file_sha256(manual_dir / mmlu_pro.source(MAKER).path)
   assert f'SHA-256 {digest}' in caplog.text
   caplog.clear()
   load.load(make_config(manual_dir))
   assert digest not in caplog.text
   write(manual_dir, MAKER, [row(n, 'B') for n in range(1, 7)])
-  with pytest.raises(sources.SourceError, match=f'{MAKER}.*the published file has'):
+  with pytest.raises(download.SourceError, match=f'{MAKER}.*the published file has'):
     load.load(make_config(manual_dir))
 
 
 def test_an_unusable_file_is_not_remembered(manual_dir):
-  good = (manual_dir / mmlu_pro_pool.source(MAKER).path).read_bytes()
+  good = (manual_dir / mmlu_pro.source(MAKER).path).read_bytes()
   for content, message in ((good[:-30], 'is not an archive'), (b'', 'is not an archive')):
-    (manual_dir / mmlu_pro_pool.source(MAKER).path).write_bytes(content)
-    with pytest.raises(sources.SourceError, match=message):
+    (manual_dir / mmlu_pro.source(MAKER).path).write_bytes(content)
+    with pytest.raises(download.SourceError, match=message):
       load.load(make_config(manual_dir))
-  for rows in ({}, [], [1, 2], [row(1, 'A')] * (mmlu_pro_pool.QUESTIONS + 1)):
+  for rows in ({}, [], [1, 2], [row(1, 'A')] * (mmlu_pro.QUESTIONS + 1)):
     write(manual_dir, MAKER, rows)
-    with pytest.raises(sources.SourceError, match=f'{MAKER}.*(holds|none of its)'):
+    with pytest.raises(download.SourceError, match=f'{MAKER}.*(holds|none of its)'):
       load.load(make_config(manual_dir))
-  (manual_dir / mmlu_pro_pool.source(MAKER).path).write_bytes(good)
+  (manual_dir / mmlu_pro.source(MAKER).path).write_bytes(good)
   assert len(load.load(make_config(manual_dir))[0].query_ids) == 6
 
 
@@ -209,8 +210,8 @@ def published(test_data, tmp_path_factory):
 
 
 def test_published_responses_are_as_right_as_published(published):
-  assert published.llms == tuple(mmlu_pro_pool.CHECKED)
-  assert len(published.query_ids) == mmlu_pro_pool.QUESTIONS
+  assert published.llms == tuple(mmlu_pro.CHECKED)
+  assert len(published.query_ids) == mmlu_pro.QUESTIONS
   assert len(published.tasks) == 14
   accuracy = 100 * np.sum(published.votes.labels, 0) / published.votes.observed.sum(0)
   for llm, percent in zip(published.llms, accuracy, strict=True):
@@ -222,5 +223,5 @@ def test_deviating_questions_of_the_published_files_are_missing(published):
   missing = dict(zip(published.llms, (~published.votes.observed).sum(0).tolist(), strict=True))
   assert missing == dict.fromkeys(PUBLISHED, 0) | {'Meta-Llama-3_1-8B-Instruct': 14, 'mathstral-7B': 13}
   assert any(note.startswith('14 questions differ') for note in published.notes)
-  assert len(set(published.questions)) < mmlu_pro_pool.QUESTIONS - 300
+  assert len(set(published.questions)) < mmlu_pro.QUESTIONS - 300
   assert all('\nA. ' in query for query in published.queries)

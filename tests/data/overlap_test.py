@@ -4,7 +4,7 @@ import random
 import numpy as np
 import pytest
 
-from selectllm.data import overlap, splits
+from selectllm.data import near_duplicates, splits
 
 TEST_IN_TRAIN, TEST_IN_VALIDATION, VALIDATION_IN_TRAIN = range(3)
 TRAIN, VALIDATION, TEST, UNUSED = splits.TRAIN, splits.VALIDATION, splits.TEST, splits.UNUSED
@@ -14,9 +14,9 @@ LONG = (
 )
 
 
-def _find(*placed: tuple[str, int], near: float = 0.8) -> overlap.Overlap:
+def _find(*placed: tuple[str, int], near: float = 0.8) -> near_duplicates.Overlap:
   questions, split = zip(*placed, strict=True)
-  return overlap.find(questions, np.int8([split]), near)
+  return near_duplicates.find(questions, np.int8([split]), near)
 
 
 def _flagged(found: np.ndarray) -> list[tuple[int, int]]:
@@ -55,7 +55,9 @@ def test_a_question_that_is_nearly_the_same_is_found(other):
   ((of, within, leak, similarity),) = found.pairs
   assert (of, within, leak) == (21, 20, TEST_IN_TRAIN)
   assert 0.8 <= similarity < 1
-  assert similarity == overlap.jaccard(*(overlap.shingles(splits.normalise(text)) for text in (LONG, other)))
+  assert similarity == near_duplicates.jaccard(
+    *(near_duplicates.shingles(splits.normalise(text)) for text in (LONG, other))
+  )
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_twins_in_one_split_and_unused_queries_are_nobodys_leak():
 def test_every_fold_is_looked_at():
   questions = [LONG, LONG + '!', *_unlike(4)]
   split = np.int8([[TEST, TRAIN, TRAIN, TRAIN, VALIDATION, TEST], [TRAIN, TEST, TRAIN, TRAIN, TEST, VALIDATION]])
-  found = overlap.find(questions, split, 0.8)
+  found = near_duplicates.find(questions, split, 0.8)
   assert np.argwhere(found.near).tolist() == [[0, 0, TEST_IN_TRAIN], [1, 1, TEST_IN_TRAIN]]
   assert {(pair.of, pair.within) for pair in found.pairs} == {(0, 1), (1, 0)}
 
@@ -121,27 +123,27 @@ def test_nothing_that_comparing_all_pairs_finds_is_missed():
     for changed in range(3)
   ]
   split = splits.assign([str(n) for n in range(len(questions))], seed=0, validation=0.2, test=0.3)[None]
-  pieces = [overlap.shingles(splits.normalise(question)) for question in questions]
-  expected = np.zeros((len(questions), len(overlap.LEAKS)), bool)
+  pieces = [near_duplicates.shingles(splits.normalise(question)) for question in questions]
+  expected = np.zeros((len(questions), len(near_duplicates.LEAKS)), bool)
   exact = np.zeros_like(expected)
   for (i, one), (j, other) in itertools.permutations(enumerate(pieces), 2):
-    for leak, (of, within) in enumerate(overlap.LEAKS):
+    for leak, (of, within) in enumerate(near_duplicates.LEAKS):
       if split[0, i] == of and split[0, j] == within:
-        expected[i, leak] |= overlap.jaccard(one, other) >= 0.8
+        expected[i, leak] |= near_duplicates.jaccard(one, other) >= 0.8
         exact[i, leak] |= questions[i] == questions[j]
-  found = overlap.find(questions, split, 0.8)
+  found = near_duplicates.find(questions, split, 0.8)
   assert expected.sum() > exact.sum() > 20
   np.testing.assert_array_equal(found.exact[0], exact)
   np.testing.assert_array_equal(found.near[0], expected & ~exact)
   for pair in found.pairs:
-    assert pair.similarity == overlap.jaccard(pieces[pair.of], pieces[pair.within])
-    assert (split[0, pair.of], split[0, pair.within]) == overlap.LEAKS[pair.leak]
+    assert pair.similarity == near_duplicates.jaccard(pieces[pair.of], pieces[pair.within])
+    assert (split[0, pair.of], split[0, pair.within]) == near_duplicates.LEAKS[pair.leak]
 
 
 def test_a_crowd_from_one_template_is_found_without_comparing_all():
   questions = [LONG.replace('twelve', str(n)) for n in range(300)]
   split = np.repeat(np.int8([[TRAIN, VALIDATION, TEST]]), 100, axis=1)  # in order, as published files are
-  found = overlap.find(questions, split, 0.8)
+  found = near_duplicates.find(questions, split, 0.8)
   assert found.near[0, 200:, TEST_IN_TRAIN].all()
   assert found.near[0, 200:, TEST_IN_VALIDATION].all()
   assert found.near[0, 100:200, VALIDATION_IN_TRAIN].all()
@@ -150,21 +152,21 @@ def test_a_crowd_from_one_template_is_found_without_comparing_all():
 
 
 def test_who_is_in_a_crowd_that_is_only_somewhat_alike_is_counted(monkeypatch):
-  monkeypatch.setattr(overlap, 'MOST_COMPARED', 4)
+  monkeypatch.setattr(near_duplicates, 'MOST_COMPARED', 4)
   tails = _unlike(200)
   questions = [LONG * 2 + tail[:60] for tail in tails]
   split = np.repeat(np.int8([[TRAIN, TEST]]), 100, axis=1)
-  found = overlap.find(questions, split, 0.8)
+  found = near_duplicates.find(questions, split, 0.8)
   assert not found.near.any()
   assert found.crowded > 0
 
 
 def test_of_too_many_a_sample_is_searched_for_near_duplicates(monkeypatch):
-  monkeypatch.setattr(overlap, 'MOST_TEXTS', 30)
+  monkeypatch.setattr(near_duplicates, 'MOST_TEXTS', 30)
   texts = _unlike(40)
   questions = [*texts, *(text + '!' for text in texts), *texts[:5]]
   split = np.int8([[TRAIN] * 40 + [TEST] * 45])
-  found = overlap.find(questions, split, 0.8)
+  found = near_duplicates.find(questions, split, 0.8)
   assert (found.distinct, found.searched) == (80, 30)
   assert found.exact.sum() == 5  # all of them all the same
   assert 0 < found.near.sum() < 40
@@ -173,7 +175,7 @@ def test_of_too_many_a_sample_is_searched_for_near_duplicates(monkeypatch):
 def test_two_searches_are_equal():
   questions = [LONG.replace('twelve', str(n % 40)) for n in range(120)]
   split = splits.assign([str(n) for n in range(120)], seed=0, validation=0.2, test=0.3)[None]
-  one, other = (overlap.find(questions, split, 0.8) for _ in range(2))
+  one, other = (near_duplicates.find(questions, split, 0.8) for _ in range(2))
   assert one.pairs == other.pairs
   np.testing.assert_array_equal(one.near, other.near)
 

@@ -4,9 +4,9 @@ import math
 import pytest
 
 from configs import jsonl
-from selectllm.data import load, responses
+from selectllm.data import load, records
 
-Record, Sample = responses.Record, responses.Sample
+Record, Sample = records.Record, records.Sample
 
 # Latencies and scores are sums of powers of two, which the float32 of the stored form holds exactly.
 ANSWERED = [
@@ -41,21 +41,21 @@ def written(path, *lines):
 
 def test_compressed_files(tmp_path):
   path = tmp_path / 'responses.jsonl.xz'
-  responses.write_jsonl(path, ANSWERED)
-  assert list(responses.read_jsonl(path)) == ANSWERED
+  records.write_jsonl(path, ANSWERED)
+  assert list(records.read_jsonl(path)) == ANSWERED
   whole = path.read_bytes()
   for damaged in (whole[:-20], whole[:30] + b'?' + whole[31:], b'{"query_id": "not compressed"}'):
     path.write_bytes(damaged)
-    with pytest.raises(responses.RecordError, match=r'responses\.jsonl\.xz is damaged or no xz file'):
-      list(responses.read_jsonl(path))
+    with pytest.raises(records.RecordError, match=r'responses\.jsonl\.xz is damaged or no xz file'):
+      list(records.read_jsonl(path))
 
 
 @pytest.mark.parametrize('recorded', [ANSWERED, SCORED, []])
 def test_jsonl_round_trip(tmp_path, recorded):
   path = tmp_path / 'responses.jsonl'
-  responses.write_jsonl(path, recorded)
+  records.write_jsonl(path, recorded)
   assert path.read_bytes().count(b'\n') == len(recorded)
-  assert list(responses.read_jsonl(path)) == recorded
+  assert list(records.read_jsonl(path)) == recorded
   assert [json.loads(line)['query_id'] for line in path.read_bytes().split(b'\n')[:-1]] == [
     r.query_id for r in recorded
   ]
@@ -64,18 +64,18 @@ def test_jsonl_round_trip(tmp_path, recorded):
 @pytest.mark.parametrize('recorded', [ANSWERED, SCORED])
 def test_tfds_round_trip(tmp_path, monkeypatch, recorded):
   monkeypatch.setenv('SELECTLLM_CACHE', str(tmp_path / 'cache'))
-  responses.write_jsonl(tmp_path / 'responses.jsonl', recorded)
+  records.write_jsonl(tmp_path / 'responses.jsonl', recorded)
   config = jsonl.get_config()
   config.dataset.path = str(tmp_path / 'responses.jsonl')
   builder = load.make_builder('jsonl_pool', config)
   builder.download_and_prepare()
   source = builder.as_data_source(split='full')
-  assert [responses.from_example(source[i]) for i in range(len(source))] == recorded
+  assert [records.from_example(source[i]) for i in range(len(source))] == recorded
 
 
 def test_a_line_may_leave_out_what_is_unknown(tmp_path):
   path = written(tmp_path / 'r.jsonl', line(task=None, responses={'a': [{'text': 'four'}, {'latency_s': 2}], 'b': []}))
-  [record] = responses.read_jsonl(path)
+  [record] = records.read_jsonl(path)
   assert record.task == ''
   assert record.responses == {'a': [Sample('four'), Sample(latency_s=2, latency_is='measured')], 'b': []}
 
@@ -85,27 +85,27 @@ def test_lines_of_other_hands(tmp_path):
   path = tmp_path / 'r.jsonl'
   one, two = (json.dumps(line(query_id=name, query=f'a\u2028b {name}'), ensure_ascii=False) for name in '12')
   path.write_bytes(f'{one}\r\n\r\n   \n{two}'.encode())
-  assert [(r.query_id, r.query) for r in responses.read_jsonl(path)] == [('1', 'a\u2028b 1'), ('2', 'a\u2028b 2')]
+  assert [(r.query_id, r.query) for r in records.read_jsonl(path)] == [('1', 'a\u2028b 1'), ('2', 'a\u2028b 2')]
 
 
 def test_records_come_one_at_a_time(tmp_path):
   path = written(tmp_path / 'r.jsonl', line(), 'not JSON\n')
-  assert next(responses.read_jsonl(path)).query_id == 'q'
+  assert next(records.read_jsonl(path)).query_id == 'q'
 
 
 @pytest.mark.parametrize('keep', [1, 20, 60, -2])
 def test_a_truncated_last_line_names_file_line_and_likely_cause(tmp_path, keep):
   path = written(tmp_path / 'r.jsonl', line(query_id='1'), '\n', json.dumps(line(query_id='2'))[:keep])
-  with pytest.raises(responses.RecordError) as error:
-    list(responses.read_jsonl(path))
+  with pytest.raises(records.RecordError) as error:
+    list(records.read_jsonl(path))
   assert f'{path}:3: not valid JSON' in str(error.value)
   assert 'the file ends within this line' in str(error.value)
 
 
 def test_a_broken_line_within_the_file_is_not_called_cut_off(tmp_path):
   path = written(tmp_path / 'r.jsonl', line(query_id='1'), json.dumps(line())[:30] + '\n', line(query_id='3'))
-  with pytest.raises(responses.RecordError) as error:
-    list(responses.read_jsonl(path))
+  with pytest.raises(records.RecordError) as error:
+    list(records.read_jsonl(path))
   assert f'{path}:2: not valid JSON' in str(error.value)
   assert 'ends within' not in str(error.value)
 
@@ -116,25 +116,25 @@ def test_a_broken_line_within_the_file_is_not_called_cut_off(tmp_path):
 def test_text_that_is_not_json_names_its_line(tmp_path, content):
   path = tmp_path / 'r.jsonl'
   path.write_bytes(content + b'\n')
-  with pytest.raises(responses.RecordError, match=r'r\.jsonl:1: not valid JSON'):
-    list(responses.read_jsonl(path))
+  with pytest.raises(records.RecordError, match=r'r\.jsonl:1: not valid JSON'):
+    list(records.read_jsonl(path))
 
 
 def test_duplicate_query_ids_name_both_places(tmp_path):
   here = written(tmp_path / 'here.jsonl', line(query_id='1'), '\n', line(query_id='twin'))
   there = written(tmp_path / 'there.jsonl', line(query_id='twin'))
-  with pytest.raises(responses.RecordError) as error:
-    list(responses.read_jsonl(here, there))
+  with pytest.raises(records.RecordError) as error:
+    list(records.read_jsonl(here, there))
   assert str(error.value) == f"{there}:1: query_id 'twin' already stands at {here}:3"
   same = written(tmp_path / 'same.jsonl', line(), line(query='another'))
-  with pytest.raises(responses.RecordError) as error:
-    list(responses.read_jsonl(same))
+  with pytest.raises(records.RecordError) as error:
+    list(records.read_jsonl(same))
   assert str(error.value) == f"{same}:2: query_id 'q' already stands at {same}:1"
 
 
 def test_a_file_that_is_not_there(tmp_path):
   with pytest.raises(FileNotFoundError, match='nowhere'):
-    list(responses.read_jsonl(tmp_path / 'nowhere.jsonl'))
+    list(records.read_jsonl(tmp_path / 'nowhere.jsonl'))
 
 
 @pytest.mark.parametrize(
@@ -183,32 +183,32 @@ def test_a_file_that_is_not_there(tmp_path):
   ],
 )
 def test_what_is_no_record_is_refused(value, problem):
-  with pytest.raises(responses.RecordError) as error:
-    responses.from_json(value, 'file.jsonl:7')
+  with pytest.raises(records.RecordError) as error:
+    records.from_json(value, 'file.jsonl:7')
   assert str(error.value).startswith('file.jsonl:7: ')
   assert problem in str(error.value)
 
 
 def test_parts_of_a_file_are_its_lines(tmp_path, monkeypatch):
-  monkeypatch.setattr(responses, '_PART', 200)
+  monkeypatch.setattr(records, '_PART', 200)
   lines = [json.dumps(line(query_id=str(number), query='?' * number)) for number in range(1, 40)]
   lines.insert(3, '')
   path = tmp_path / 'r.jsonl'
   for end in ('', '\n'):
     path.write_text('\n'.join(lines) + end)
-    parts = responses.cut(str(path))
+    parts = records.cut(str(path))
     assert len(parts) > 9
-    read = [(where, record.query_id) for part in parts for where, record in responses.read_part(part)]
+    read = [(where, record.query_id) for part in parts for where, record in records.read_part(part)]
     assert read == [(f'{path}:{n}', json.loads(text)['query_id']) for n, text in enumerate(lines, 1) if text]
   compressed = tmp_path / 'r.jsonl.xz'
-  responses.write_jsonl(compressed, responses.read_jsonl(path))
-  assert responses.cut(str(compressed)) == [responses.Part(str(compressed))]
+  records.write_jsonl(compressed, records.read_jsonl(path))
+  assert records.cut(str(compressed)) == [records.Part(str(compressed))]
 
 
 def test_an_llm_without_samples_is_stored():
   record = Record('q', '?', responses={'b': [Sample('x', None)], 'a': []}, reference='1')
   stored = {
-    name: value if isinstance(value, bytes) else value.encode() for name, value in responses.to_example(record).items()
+    name: value if isinstance(value, bytes) else value.encode() for name, value in records.to_example(record).items()
   }
-  assert responses.from_example(stored) == record
+  assert records.from_example(stored) == record
   assert list(json.loads(stored['responses'])) == ['b', 'a']

@@ -8,8 +8,8 @@ import zipfile
 import pytest
 
 from configs import gsm8k, mmlu
-from selectllm.data import load, responses, splits
-from selectllm.data.sldata import files
+from selectllm.data import load, records, splits
+from selectllm.data.builders import sldata_files
 
 
 @pytest.fixture(autouse=True)
@@ -243,7 +243,7 @@ def test_another_file_is_another_identity(tmp_path):
 )
 def test_a_row_that_cannot_be_used_is_named(tmp_path, change, problem):
   folder = gsm8k_folder(tmp_path / 'sl', train=[GSM8K['train'][0], GSM8K['train'][1] | change])
-  with pytest.raises(responses.RecordError) as error:
+  with pytest.raises(records.RecordError) as error:
     load_table(folder)
   assert 'train_all_top.csv: row 3, column' in str(error.value)
   assert problem in str(error.value)
@@ -251,14 +251,14 @@ def test_a_row_that_cannot_be_used_is_named(tmp_path, change, problem):
 
 def test_a_letter_that_is_none_is_named(tmp_path):
   folder = mmlu_folder(tmp_path / 'sl', val=[letters('When?', 'val', gold='K', gemma_it=B, gemma=B)])
-  with pytest.raises(responses.RecordError, match=r"val_all_top\.csv: row 2, column gold_answer .* A to J, not 'K'"):
+  with pytest.raises(records.RecordError, match=r"val_all_top\.csv: row 2, column gold_answer .* A to J, not 'K'"):
     load_table(folder, mmlu.get_config())
 
 
 @pytest.mark.parametrize('column', ['question', 'gold_answer', 'split', 'maj_gemma-7b_LM'])
 def test_a_missing_column_is_named(tmp_path, column):
   rows = [{name: value for name, value in cells.items() if name != column} for cells in GSM8K['val']]
-  with pytest.raises(responses.RecordError, match=rf'val_all_top\.csv lacks the columns {column}; it has .*maj_2'):
+  with pytest.raises(records.RecordError, match=rf'val_all_top\.csv lacks the columns {column}; it has .*maj_2'):
     load_table(gsm8k_folder(tmp_path / 'sl', val=rows))
 
 
@@ -273,10 +273,10 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     (whole.replace('gemma-7b_LM', 'gemma-7b-it_CHAT'), r'test_all_top\.csv has more than one column for auto_answers'),
   ):
     (folder / 'test_all_top.csv').write_text(broken)
-    with pytest.raises(responses.RecordError, match=problem):
+    with pytest.raises(records.RecordError, match=problem):
       load_table(folder)
   (folder / 'test_all_top.csv').write_bytes(b'question,\xff\xfe')
-  with pytest.raises(responses.RecordError, match=r'test_all_top\.csv is damaged or no CSV file'):
+  with pytest.raises(records.RecordError, match=r'test_all_top\.csv is damaged or no CSV file'):
     load_table(folder)
   (folder / 'test_all_top.csv').unlink()
   with pytest.raises(FileNotFoundError, match=r'sl lacks test_all_top\.csv'):
@@ -287,7 +287,7 @@ def test_a_damaged_archive_is_named(tmp_path):
   archive = zipped(gsm8k_folder(tmp_path / 'SLData'), tmp_path / 'SLData.zip')
   content = archive.read_bytes()
   archive.write_bytes(content.replace(b'How many hats', b'How many bats'))
-  with pytest.raises(responses.RecordError, match=r'SLData\.zip/SLData/test_all_top\.csv is damaged .* CRC'):
+  with pytest.raises(records.RecordError, match=r'SLData\.zip/SLData/test_all_top\.csv is damaged .* CRC'):
     load_table(archive)
 
 
@@ -295,20 +295,20 @@ def test_which_task_must_be_plain(tmp_path):
   both = tmp_path / 'both'
   gsm8k_folder(both / 'gsm8k')
   mmlu_folder(both / 'mmlu')
-  assert files.find(str(both), 'mmlu')[0] == 'mmlu'
-  assert files.find(str(both / 'mmlu'), '')[0] == 'mmlu'
+  assert sldata_files.find(str(both), 'mmlu')[0] == 'mmlu'
+  assert sldata_files.find(str(both / 'mmlu'), '')[0] == 'mmlu'
   with pytest.raises(ValueError, match=r'config\.dataset\.task must name it; there are: gsm8k in .*, mmlu in '):
-    files.find(str(both), '')
+    sldata_files.find(str(both), '')
   gsm8k_folder(both / 'copy')
   with pytest.raises(ValueError, match=r'must hold the files of gsm8k once; there are: gsm8k in .*copy, gsm8k in '):
-    files.find(str(both), 'gsm8k')
+    sldata_files.find(str(both), 'gsm8k')
   with pytest.raises(ValueError, match='must hold the files of gsm8k once; there are: mmlu in'):
-    files.find(str(both / 'mmlu'), 'gsm8k')
+    sldata_files.find(str(both / 'mmlu'), 'gsm8k')
   (tmp_path / 'empty').mkdir()
   with pytest.raises(ValueError, match='files of gsm8k once; there are: none'):
-    files.find(str(tmp_path / 'empty'), 'gsm8k')
+    sldata_files.find(str(tmp_path / 'empty'), 'gsm8k')
   with pytest.raises(ValueError, match="task='arc' is not one of gsm8k, mmlu"):
-    files.find(str(both), 'arc')
+    sldata_files.find(str(both), 'arc')
 
 
 def test_a_path_that_is_none(tmp_path):

@@ -4,10 +4,9 @@ import itertools
 import numpy as np
 import pytest
 
-from selectllm.data import responses, votes
-from selectllm.pool import spec
+from selectllm.data import dataset, pool_file, records
 
-Record, Sample = responses.Record, responses.Sample
+Record, Sample = records.Record, records.Sample
 LLMS = ('c', 'a', 'd', 'b')
 
 
@@ -15,7 +14,7 @@ def build(recorded, *, llms=(), pool=None, extractor='', unlabelled=False):
   """What `load` does, without files."""
   present = list(dict.fromkeys(name for record in recorded for name in (record.responses or record.scores)))
   samples = max((len(s) for record in recorded for s in record.responses.values()), default=0)
-  return votes.build(
+  return dataset.build(
     recorded,
     name='data',
     size=len(recorded),
@@ -159,7 +158,9 @@ def test_latency_is_the_slowest_samples():
 
 
 def test_latency_is_estimated_where_it_was_not_recorded():
-  pool = spec.Pool({'a': spec.LLM('a', parameters_b=7), 'b': spec.LLM('b', parameters_b=70, seconds_per_token=0.5)})
+  pool = pool_file.Pool(
+    {'a': pool_file.LLM('a', parameters_b=7), 'b': pool_file.LLM('b', parameters_b=70, seconds_per_token=0.5)}
+  )
   spoke = Sample(answer='4', completion_tokens=100)
   table = build([timed(spoke, Sample(completion_tokens=300), b=[spoke])], pool=pool)
   np.testing.assert_allclose(table.votes.latency_s, [[7 * 300 / 1000, 50]], rtol=1e-6)
@@ -174,14 +175,14 @@ def test_latency_is_estimated_where_it_was_not_recorded():
 
 
 def test_published_latency_counts_where_neither_latency_nor_length_is_known():
-  pool = spec.Pool({name: spec.LLM(name, parameters_b=7, published_latency_s=4.5) for name in 'ab'})
+  pool = pool_file.Pool({name: pool_file.LLM(name, parameters_b=7, published_latency_s=4.5) for name in 'ab'})
   silent, spoke = Sample(answer='4'), Sample(answer='4', completion_tokens=100)
   measured = Sample(answer='4', latency_s=1.0, latency_is='measured')
   table = build([timed(silent, silent, b=[measured]), timed(spoke, b=[silent])], pool=pool)
   np.testing.assert_allclose(table.votes.latency_s, [[4.5, 1.0], [0.7, 4.5]])
   assert table.latency_is == 'estimated'
   assert build([timed(silent, b=[measured])], pool=pool).latency_is == 'published'
-  nobody = spec.Pool({'a': spec.LLM('a', published_latency_s=4.5)})
+  nobody = pool_file.Pool({'a': pool_file.LLM('a', published_latency_s=4.5)})
   assert build([timed(silent, b=[silent])], pool=nobody).latency_is == 'unknown'
 
 
@@ -197,7 +198,7 @@ def test_published_latency_counts_where_neither_latency_nor_length_is_known():
   ],
 )
 def test_a_mixture_of_latencies_is_called_by_its_weakest(kinds, weakest):
-  assert votes.weakest(kinds) == weakest
+  assert dataset.weakest(kinds) == weakest
   if kinds:
     samples = [Sample(answer='4', latency_s=1.0, latency_is=kind) for kind in kinds]
     measured = Sample(answer='4', latency_s=1.0, latency_is='measured')
@@ -213,8 +214,8 @@ def test_missing_calls_weaken_no_evidence():
 
 
 def test_cost_sums_over_samples_and_over_samples_drawn():
-  price = spec.Price(2.0, 10.0, '2025-01-31')
-  pool = spec.Pool({'a': spec.LLM('a', price=price), 'b': spec.LLM('b', price=price, samples_drawn=100)})
+  price = pool_file.Price(2.0, 10.0, '2025-01-31')
+  pool = pool_file.Pool({'a': pool_file.LLM('a', price=price), 'b': pool_file.LLM('b', price=price, samples_drawn=100)})
   one = Sample(answer='4', prompt_tokens=1000, completion_tokens=500)
   failed = Sample(error='failed', prompt_tokens=1000, completion_tokens=500)
   table = build([timed(one, one, failed, b=[one])], pool=pool)
@@ -224,11 +225,11 @@ def test_cost_sums_over_samples_and_over_samples_drawn():
 
 
 def test_cost_is_unknown_without_price_or_tokens():
-  priced = spec.LLM('a', price=spec.Price(2.0, 10.0, '2025-01-31'))
+  priced = pool_file.LLM('a', price=pool_file.Price(2.0, 10.0, '2025-01-31'))
   known, unknown = Sample(answer='4', prompt_tokens=1, completion_tokens=1), Sample(answer='4', prompt_tokens=1)
-  for pool in (None, spec.Pool({}), spec.Pool({'a': spec.LLM('a', parameters_b=1)})):
+  for pool in (None, pool_file.Pool({}), pool_file.Pool({'a': pool_file.LLM('a', parameters_b=1)})):
     assert np.isnan(build([timed(known, b=[known])], pool=pool).votes.cost_usd).all()
-  pool = spec.Pool({'a': priced})
+  pool = pool_file.Pool({'a': priced})
   assert np.isnan(build([timed(known, unknown)], pool=pool).votes.cost_usd).all()
   assert np.isfinite(build([timed(known)], pool=pool).votes.cost_usd).tolist() == [[True, False]]
 
@@ -258,8 +259,8 @@ def test_texts_are_graded_again():
 
 def test_an_llm_with_an_extractor_of_its_own_is_graded_again_by_it():
   record = Record('q', 'x', 't', '7', {'a': [Sample('3 + 4 = 8')], 'b': [Sample('3 + 4 = 8')]})
-  endpoint = spec.Endpoint('http://127.0.0.1/v1', 'chat', 'm', extractor='calculation-v1')
-  pool = spec.Pool({'a': spec.LLM('a', endpoint=endpoint)})
+  endpoint = pool_file.Endpoint('http://127.0.0.1/v1', 'chat', 'm', extractor='calculation-v1')
+  pool = pool_file.Pool({'a': pool_file.LLM('a', endpoint=endpoint)})
   assert build([record], pool=pool, extractor='number-v1').votes.labels.tolist() == [[1, 0]]
 
 
@@ -273,7 +274,7 @@ def test_a_response_without_its_text_is_graded_by_its_answer():
 
 def test_a_reference_without_an_answer():
   record = Record('q7', 'x', 't', 'forty', {'a': [Sample('40')], 'b': [Sample('40')]})
-  with pytest.raises(responses.RecordError, match="query 'q7': number-v1 finds no answer in its reference 'forty'"):
+  with pytest.raises(records.RecordError, match="query 'q7': number-v1 finds no answer in its reference 'forty'"):
     build([record], extractor='number-v1')
 
 
@@ -284,7 +285,7 @@ def test_a_query_without_a_reference(extractor):
   assert data.answers[0].tolist() == [[0], [-1]]
   assert data.reference.tolist() == [-1, 1]
   assert data.labels.tolist() == [[0, 0], [0, 1]]  # who says nothing is not right because nothing is known
-  with pytest.raises(responses.RecordError, match=r'has no reference.*--config\.dataset\.labels=agreement'):
+  with pytest.raises(records.RecordError, match=r'has no reference.*--config\.dataset\.labels=agreement'):
     build(recorded, extractor=extractor)
 
 
@@ -295,7 +296,7 @@ def test_an_unknown_extractor():
 
 def test_the_order_of_llms():
   record = answered(z=['1'], b=['2'], a=['3'])
-  pool = spec.Pool({name: spec.LLM(name) for name in ('b', 'elsewhere', 'z')})
+  pool = pool_file.Pool({name: pool_file.LLM(name) for name in ('b', 'elsewhere', 'z')})
   assert build([record]).llms == ('a', 'b', 'z')
   assert build([record], pool=pool).llms == ('b', 'z', 'a')
   assert build([record], pool=pool, llms=('z', 'a')).llms == ('z', 'a')
@@ -367,11 +368,13 @@ def test_an_llm_that_joins_later_is_as_if_it_had_been_there(extractor):
         for answer in random.integers(0, 3, 6 if llm == 'b' else random.integers(1, 4))
       ]
     recorded.append(Record(f'q{number}', 'x', 't', str(random.integers(3)), called))
-  price = spec.Price(1.0, 2.0, '2026-01-01')
-  pool = spec.Pool({llm: spec.LLM(llm, parameters_b=7.0, parameters_assumed=llm == 'b', price=price) for llm in LLMS})
+  price = pool_file.Price(1.0, 2.0, '2026-01-01')
+  pool = pool_file.Pool(
+    {llm: pool_file.LLM(llm, parameters_b=7.0, parameters_assumed=llm == 'b', price=price) for llm in LLMS}
+  )
   whole = build(recorded, llms=LLMS, pool=pool, extractor=extractor)
   most = [
-    responses.Record(r.query_id, r.query, r.task, r.reference, {llm: r.responses[llm] for llm in LLMS[:-1]})
+    records.Record(r.query_id, r.query, r.task, r.reference, {llm: r.responses[llm] for llm in LLMS[:-1]})
     for r in recorded
   ]
   given = {
@@ -379,13 +382,13 @@ def test_an_llm_that_joins_later_is_as_if_it_had_been_there(extractor):
   }
   before = build(most, llms=LLMS[:-1], pool=pool, extractor=extractor)
   kept = before.votes.answers.copy()
-  joined = votes.join(before, 'b', given, pool=pool, extractor=extractor)
+  joined = dataset.join(before, 'b', given, pool=pool, extractor=extractor)
   assert np.array_equal(before.votes.answers, kept)
   assert (joined.llms, joined.latency_is, joined.sizes_assumed) == (whole.llms, whole.latency_is, whole.sizes_assumed)
   for name in ('labels', 'observed', 'latency_s', 'cost_usd', 'task'):
     assert np.array_equal(getattr(joined.votes, name), getattr(whole.votes, name), equal_nan=True), name
 
-  def texts(table: votes.Table) -> list[list[list[str]]]:
+  def texts(table: dataset.Dataset) -> list[list[list[str]]]:
     return [
       [[names[place] if place >= 0 else '' for place in llm] for llm in query]
       for names, query in zip(table.answers, table.votes.answers, strict=True)

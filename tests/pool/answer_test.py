@@ -18,7 +18,7 @@ import yaml
 
 from configs import jsonl
 from selectllm import answer, deciding, experiment, selector
-from selectllm.data import responses
+from selectllm.data import records
 from selectllm.pool import collect
 from selectllm.report import answered as answered_report
 from selectllm.selection import policies
@@ -43,9 +43,9 @@ def trained(tiny_encoder, responses_file, tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture(scope='module')
-def recorded(responses_file) -> dict[str, responses.Record]:
+def recorded(responses_file) -> dict[str, records.Record]:
   """What each LLM answers, by query text."""
-  return {record.query: record for record in responses.read_jsonl(responses_file)}
+  return {record.query: record for record in records.read_jsonl(responses_file)}
 
 
 @pytest.fixture
@@ -57,14 +57,14 @@ def config(trained, tmp_path) -> ml_collections.ConfigDict:
   return config
 
 
-def write_queries(path: pathlib.Path, recorded: dict[str, responses.Record], *, references: bool = True) -> None:
+def write_queries(path: pathlib.Path, recorded: dict[str, records.Record], *, references: bool = True) -> None:
   with path.open('w') as file:
     for record in recorded.values():
       line = {'query_id': record.query_id, 'query': record.query}
       file.write(json.dumps(line | ({'reference': record.reference} if references else {})) + '\n')
 
 
-def serving(recorded: dict[str, responses.Record], *, dead: tuple[str, ...] = ()) -> fault_server.FaultServer:
+def serving(recorded: dict[str, records.Record], *, dead: tuple[str, ...] = ()) -> fault_server.FaultServer:
   """Answers as recorded; the system prompt says which LLM is asked."""
 
   def rule(body):

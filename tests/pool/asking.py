@@ -11,18 +11,19 @@ from typing import Any
 import uvloop
 import yaml
 
-from selectllm.pool import collection, journal, queries, runner, spec
+from selectllm.data import pool_file, queries
+from selectllm.pool import collection, journal, runner
 
 HERE = pathlib.Path(__file__).parent
 # Small waits, so that tests of failures are quick.
 QUICK = {'concurrency': 8, 'timeout_s': 5.0, 'attempts': 3, 'first_backoff_s': 0.01, 'longest_backoff_s': 0.05}
 
 
-def llm(url: str, name: str = 'a', *, key: str | None = None, system: str = '', **limits: Any) -> spec.LLM:
+def llm(url: str, name: str = 'a', *, key: str | None = None, system: str = '', **limits: Any) -> pool_file.LLM:
   """An LLM at this address."""
-  quick = spec.Limits(**{**QUICK, **limits})
-  prompt = spec.Prompt(system=system)
-  return spec.LLM(name, endpoint=spec.Endpoint(url, 'chat', 'm', prompt, limits=quick, api_key_env=key))
+  quick = pool_file.Limits(**{**QUICK, **limits})
+  prompt = pool_file.Prompt(system=system)
+  return pool_file.LLM(name, endpoint=pool_file.Endpoint(url, 'chat', 'm', prompt, limits=quick, api_key_env=key))
 
 
 def some_queries(count: int) -> list[queries.Query]:
@@ -36,7 +37,7 @@ def run(main: collections.abc.Coroutine[Any, Any, Any]) -> Any:
 
 
 async def ask_all(
-  path: pathlib.Path, llms: list[spec.LLM], asked: list[queries.Query], samples: int = 1, **options: Any
+  path: pathlib.Path, llms: list[pool_file.LLM], asked: list[queries.Query], samples: int = 1, **options: Any
 ) -> runner.Runner:
   """Asks everything through a runner with a journal, and returns the runner."""
   recorded = collection.Collection(path)

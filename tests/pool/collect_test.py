@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from configs import common
-from selectllm.data import grading, responses
-from selectllm.pool import collect, queries
+from selectllm.data import grading, queries, records
+from selectllm.pool import collect
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def served(tmp_path):
 def test_the_exported_records_hold_every_response_graded(tmp_path, path, served):
   assert collected(tmp_path) == 0
   journal = asking.recorded_responses(path)
-  recorded = list(responses.read_jsonl(path.with_name('responses.jsonl')))
+  recorded = list(records.read_jsonl(path.with_name('responses.jsonl')))
   assert [r.query_id for r in recorded] == [f'q{i}' for i in range(10)]
   for record in recorded:
     assert (record.task, record.reference) == ('sums', str(int(record.query_id[1:]) + 1))
@@ -65,7 +65,7 @@ def test_queries_without_a_reference_are_asked_where_the_pool_is_to_label_them(t
   with open(tmp_path / 'queries.jsonl', 'a') as file:
     file.write('{"query_id": "open", "query": "what?"}\n')
   assert collected(tmp_path, labels='agreement') == 0
-  recorded = {record.query_id: record for record in responses.read_jsonl(path.with_name('responses.jsonl'))}
+  recorded = {record.query_id: record for record in records.read_jsonl(path.with_name('responses.jsonl'))}
   assert recorded['open'].reference is None
   assert recorded['q0'].reference == '1'
   assert set(recorded['open'].responses) == {'a', 'b'}
@@ -77,7 +77,7 @@ def test_an_llm_can_have_an_extractor_of_its_own(tmp_path, path, served):
   pool['llms'][1]['endpoint']['extractor'] = 'calculation-v1'
   (tmp_path / 'pool.yaml').write_text(yaml.safe_dump(pool))
   assert collected(tmp_path) == 0
-  for record in responses.read_jsonl(path.with_name('responses.jsonl')):
+  for record in records.read_jsonl(path.with_name('responses.jsonl')):
     assert {llm: sample.answer for llm, (sample, _) in record.responses.items()} == {'a': '8', 'b': '7'}
 
 
@@ -121,7 +121,7 @@ def test_shards_part_the_queries_and_merge_into_the_whole(tmp_path, path, served
   assert collected(tmp_path, merge=merge) == 0  # a second time changes nothing
   assert len(served.seen) == 160
   assert asking.recorded_responses(path) == {key: r for part in parts for key, r in part.items()}
-  assert sum(1 for _ in responses.read_jsonl(path.with_name('responses.jsonl'))) == 40
+  assert sum(1 for _ in records.read_jsonl(path.with_name('responses.jsonl'))) == 40
 
 
 def test_merging_what_was_asked_differently_is_refused(tmp_path, path, served, capsys):
@@ -135,14 +135,14 @@ def test_merging_what_was_asked_differently_is_refused(tmp_path, path, served, c
 
 def test_a_complete_collection_is_merged_and_graded_without_its_endpoints(tmp_path, path, served, monkeypatch):
   assert collected(tmp_path) == 0
-  before = [r.responses['a'][0].answer for r in responses.read_jsonl(path.with_name('responses.jsonl'))]
+  before = [r.responses['a'][0].answer for r in records.read_jsonl(path.with_name('responses.jsonl'))]
   served.rule = lambda body: fault_server.status(500)
   served.served_models = []
   seen = len(served.seen)
   assert collected(tmp_path, 'elsewhere', merge=(str(path),), extractor='option_letter-v1') == collect.REFUSED
   monkeypatch.setitem(grading.EXTRACTORS, 'last-digit-v1', lambda text: str(int(text.rstrip('.')[-1:]) + 100))
   assert collected(tmp_path, 'elsewhere', merge=(str(path),), extractor='last-digit-v1') == 0
-  after = responses.read_jsonl(tmp_path / 'elsewhere' / 'responses.jsonl')
+  after = records.read_jsonl(tmp_path / 'elsewhere' / 'responses.jsonl')
   assert [int(r.responses['a'][0].answer) - 100 for r in after] == [int(answer) for answer in before]
   assert len(served.seen) == seen
 
@@ -340,7 +340,7 @@ def test_an_unknown_llm_and_a_budget_without_prices_are_refused(tmp_path, served
 def test_references_are_brought_to_canonical_form(tmp_path, path, served):
   asking.write_queries(tmp_path / 'queries.jsonl', [queries.Query('q', 'How much?', '', '$1,000.00')])
   assert collected(tmp_path) == 0
-  (record,) = responses.read_jsonl(path.with_name('responses.jsonl'))
+  (record,) = records.read_jsonl(path.with_name('responses.jsonl'))
   assert record.reference == '1000'
 
 

@@ -14,7 +14,7 @@ import fault_server
 import pytest
 
 from configs import common
-from selectllm.data import responses
+from selectllm.data import records
 from selectllm.pool import collect, collection, journal
 
 
@@ -52,7 +52,7 @@ def test_fault_13_a_dead_endpoint_is_named_and_the_others_complete(tmp_path, pat
   assert 'incomplete: dead;' in capsys.readouterr().out
   summary = json.loads(path.with_name('summary.json').read_bytes())['llms']
   assert summary['dead']['missing'] == sum(summary['dead']['failed'].values()) == 40
-  for record in responses.read_jsonl(path.with_name('responses.jsonl')):
+  for record in records.read_jsonl(path.with_name('responses.jsonl')):
     assert all(sample.error for sample in record.responses['dead'])  # missing, not wrong
     assert all(sample.text for sample in record.responses['good'])
 
@@ -92,7 +92,7 @@ def test_fault_15_kill_9_at_random_points(tmp_path, path, kills):
 
 def answers(path: pathlib.Path) -> list[tuple[str, str | None, list[str | None]]]:
   """The exported data set but for its latencies."""
-  recorded = responses.read_jsonl(path.with_name('responses.jsonl'))
+  recorded = records.read_jsonl(path.with_name('responses.jsonl'))
   return [(r.query_id, r.reference, [s.answer for s in r.responses['a']]) for r in recorded]
 
 

@@ -3,17 +3,18 @@ import json
 import asking
 import pytest
 
-from selectllm.pool import endpoints, queries, spec
+from selectllm.data import pool_file, queries
+from selectllm.pool import endpoints
 
 QUERY = queries.Query('q', 'What is {this}?', fields={'subject': 'braces'})
 
 
 def body(sample: int = 0, **changes: object) -> dict:
-  endpoint = spec.Endpoint(**{'base_url': 'http://localhost:1/v1', 'api': 'chat', 'model': 'm', **changes})
-  return json.loads(endpoints.Endpoint(spec.LLM('a', endpoint=endpoint)).request(QUERY, sample).body)
+  endpoint = pool_file.Endpoint(**{'base_url': 'http://localhost:1/v1', 'api': 'chat', 'model': 'm', **changes})
+  return json.loads(endpoints.Endpoint(pool_file.LLM('a', endpoint=endpoint)).request(QUERY, sample).body)
 
 
-PROMPT = spec.Prompt('On {subject}: {query}', 'Be {{brief}}.', ({'subject': 's', 'query': 'q', 'answer': ' a'},))
+PROMPT = pool_file.Prompt('On {subject}: {query}', 'Be {{brief}}.', ({'subject': 's', 'query': 'q', 'answer': ' a'},))
 
 
 def test_a_chat_gets_system_shots_and_question_as_turns():
@@ -30,7 +31,7 @@ def test_a_completion_gets_one_text():
 
 
 def test_sampling_reaches_the_server_and_each_sample_has_its_seed():
-  sampling = spec.Sampling(temperature=0.0, max_tokens=5, stop=('x',), seed=7, extra={'top_k': 3})
+  sampling = pool_file.Sampling(temperature=0.0, max_tokens=5, stop=('x',), seed=7, extra={'top_k': 3})
   sent = body(sample=2, sampling=sampling)
   del sent['messages']
   assert sent == {'model': 'm', 'temperature': 0.0, 'max_tokens': 5, 'stop': ['x'], 'top_k': 3, 'seed': 9}
@@ -39,7 +40,9 @@ def test_sampling_reaches_the_server_and_each_sample_has_its_seed():
 def test_an_identity_depends_on_everything_that_the_response_does_and_on_nothing_else():
   def identity(name='a', sample=0, query=QUERY, **changes):
     fields = {'base_url': 'http://localhost:1/v1', 'api': 'chat', 'model': 'm', **changes}
-    return endpoints.Endpoint(spec.LLM(name, endpoint=spec.Endpoint(**fields))).request(query, sample).identity
+    return (
+      endpoints.Endpoint(pool_file.LLM(name, endpoint=pool_file.Endpoint(**fields))).request(query, sample).identity
+    )
 
   different = [
     identity(),
@@ -48,11 +51,11 @@ def test_an_identity_depends_on_everything_that_the_response_does_and_on_nothing
     identity(api='completions'),
     identity(model='n'),
     identity(query=queries.Query('q', 'Else?')),
-    identity(prompt=spec.Prompt('Q: {query}')),
-    identity(sampling=spec.Sampling(temperature=0.1)),
+    identity(prompt=pool_file.Prompt('Q: {query}')),
+    identity(sampling=pool_file.Sampling(temperature=0.1)),
   ]
   assert len(set(different)) == len(different)
-  assert identity() == identity(base_url='http://elsewhere/v1', limits=spec.Limits(concurrency=1))
+  assert identity() == identity(base_url='http://elsewhere/v1', limits=pool_file.Limits(concurrency=1))
   assert identity() == identity(query=queries.Query('other', QUERY.query))
 
 
@@ -62,8 +65,8 @@ def test_an_identity_depends_on_everything_that_the_response_does_and_on_nothing
 )
 def test_a_base_url_with_a_key_is_refused_and_not_shown(tmp_path, url, said):
   asking.write_pool(tmp_path / 'pool.yaml', {'a': url})
-  with pytest.raises(spec.PoolError, match=said) as refused:
-    spec.read_pool(tmp_path / 'pool.yaml')
+  with pytest.raises(pool_file.PoolError, match=said) as refused:
+    pool_file.read_pool(tmp_path / 'pool.yaml')
   assert 'secret' not in str(refused.value)
 
 
@@ -72,8 +75,8 @@ def test_a_key_in_the_pool_file_is_refused_and_not_shown(tmp_path):
   text = (tmp_path / 'pool.yaml').read_text()
   for line, said in (('api_key_env: sk-secret', 'not the key'), ('api_key: sk-secret', "did you mean 'api_key_env'")):
     (tmp_path / 'pool.yaml').write_text(text.replace('api: chat', f'api: chat\n    {line}'))
-    with pytest.raises(spec.PoolError, match=said) as refused:
-      spec.read_pool(tmp_path / 'pool.yaml')
+    with pytest.raises(pool_file.PoolError, match=said) as refused:
+      pool_file.read_pool(tmp_path / 'pool.yaml')
     assert 'secret' not in str(refused.value)
 
 
@@ -81,5 +84,5 @@ def test_a_shot_needs_the_fields_of_the_template(tmp_path):
   asking.write_pool(tmp_path / 'pool.yaml', {'a': 'http://x/v1'})
   text = (tmp_path / 'pool.yaml').read_text().replace('user: ', 'few_shot: [{query: x}]\n      user: ')
   (tmp_path / 'pool.yaml').write_text(text)
-  with pytest.raises(spec.PoolError, match=r'few_shot\[0\] lacks answer'):
-    spec.read_pool(tmp_path / 'pool.yaml')
+  with pytest.raises(pool_file.PoolError, match=r'few_shot\[0\] lacks answer'):
+    pool_file.read_pool(tmp_path / 'pool.yaml')

@@ -19,7 +19,8 @@ import asking
 import fault_server
 import pytest
 
-from selectllm.pool import collection, endpoints, limits, queries, runner, spec
+from selectllm.data import pool_file, queries
+from selectllm.pool import collection, endpoints, limits, runner
 
 
 def only(path: pathlib.Path) -> collection.Response:
@@ -361,7 +362,7 @@ def test_fault_22_after_a_storm_of_cancelled_calls_every_probe_succeeds(path):
   assert len(direct) == 20
 
 
-def changed(llm: spec.LLM, **changes: object) -> spec.LLM:
+def changed(llm: pool_file.LLM, **changes: object) -> pool_file.LLM:
   assert llm.endpoint is not None
   return dataclasses.replace(llm, endpoint=dataclasses.replace(llm.endpoint, **changes))
 
@@ -374,8 +375,8 @@ def test_fault_23_a_change_of_recorded_identities_is_refused_and_shown(path):
       await asking.ask_all(path, [llm], asked)
       before = path.read_bytes()
       for change, shown in [
-        ({'sampling': spec.Sampling(temperature=0.2)}, 'a.sampling.temperature was None, is now 0.2'),
-        ({'prompt': spec.Prompt(user='Q: {query}')}, "a.prompt.user was '{query}', is now 'Q: {query}'"),
+        ({'sampling': pool_file.Sampling(temperature=0.2)}, 'a.sampling.temperature was None, is now 0.2'),
+        ({'prompt': pool_file.Prompt(user='Q: {query}')}, "a.prompt.user was '{query}', is now 'Q: {query}'"),
         ({'model': 'm-other'}, "a.model was 'm', is now 'm-other'"),
       ]:
         with pytest.raises(collection.CollectionError, match='asked for differently') as refused:
@@ -386,7 +387,9 @@ def test_fault_23_a_change_of_recorded_identities_is_refused_and_shown(path):
       assert len(server.seen) == 3
       assert path.read_bytes() == before
       # More samples, another LLM, other limits, another address of the same server, a corrected reference are fine.
-      moved = changed(llm, limits=spec.Limits(concurrency=2), base_url=server.url.replace('127.0.0.1', 'localhost'))
+      moved = changed(
+        llm, limits=pool_file.Limits(concurrency=2), base_url=server.url.replace('127.0.0.1', 'localhost')
+      )
       corrected = [queries.Query(q.query_id, q.query, q.task, '7') for q in asked]
       await asking.ask_all(path, [moved, asking.llm(server.url, 'b')], corrected, samples=2)
       assert len(server.seen) == 3 + 3 + 6

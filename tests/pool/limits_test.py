@@ -4,7 +4,8 @@ import asking
 import fault_server
 import pytest
 
-from selectllm.pool import limits, spec
+from selectllm.data import pool_file
+from selectllm.pool import limits
 
 DOWN = limits.Failure('server_error', 'x', retry=True, alive=False)
 THROTTLED = limits.Failure('rate_limited', 'x', retry=True, retry_after_s=0.01)
@@ -12,7 +13,7 @@ THROTTLED = limits.Failure('rate_limited', 'x', retry=True, retry_after_s=0.01)
 
 def test_concurrency_doubles_until_the_first_429_then_grows_by_one_per_round():
   async def main():
-    gate = limits.Gate('a', spec.Limits(concurrency=100))
+    gate = limits.Gate('a', pool_file.Limits(concurrency=100))
     widths = []
     for failure in [None, None, None, THROTTLED, None, None, None]:
       entered = [await gate.enter(1) for _ in range(gate.concurrency)]
@@ -26,7 +27,7 @@ def test_concurrency_doubles_until_the_first_429_then_grows_by_one_per_round():
 
 def test_nobody_waits_for_ever_when_those_in_front_are_cancelled():
   async def main():
-    gate = limits.Gate('a', spec.Limits(concurrency=1))
+    gate = limits.Gate('a', pool_file.Limits(concurrency=1))
     entered = await gate.enter(1)
     waiting = [asyncio.create_task(gate.enter(1)) for _ in range(10)]
     await asyncio.sleep(0)
@@ -40,7 +41,7 @@ def test_nobody_waits_for_ever_when_those_in_front_are_cancelled():
 
 def test_one_woken_and_cancelled_at_once_passes_its_turn_on():
   async def main():
-    gate = limits.Gate('a', spec.Limits(concurrency=1))
+    gate = limits.Gate('a', pool_file.Limits(concurrency=1))
     entered = await gate.enter(1)
     first, second = (asyncio.create_task(gate.enter(1)) for _ in range(2))
     await asyncio.sleep(0)
@@ -55,7 +56,7 @@ def test_the_breaker_opens_after_failures_in_a_row_and_lets_one_probe_through(mo
   monkeypatch.setattr(limits, '_COOLDOWN_S', (0.5, 0.5))
 
   async def main():
-    gate = limits.Gate('a', spec.Limits(concurrency=4, give_up_s=60))
+    gate = limits.Gate('a', pool_file.Limits(concurrency=4, give_up_s=60))
     for _ in range(10):
       gate.leave(await gate.enter(1), DOWN)
     assert gate.concurrency == 1
@@ -73,7 +74,7 @@ def test_the_breaker_opens_after_failures_in_a_row_and_lets_one_probe_through(mo
 
 def test_an_endpoint_that_only_fails_is_given_up():
   async def main():
-    gate = limits.Gate('a', spec.Limits(give_up_s=0.05))
+    gate = limits.Gate('a', pool_file.Limits(give_up_s=0.05))
     while True:
       gate.leave(await gate.enter(1), DOWN)
 
@@ -106,7 +107,7 @@ def test_tokens_per_minute_count_what_was_used_not_what_was_reserved(tmp_path):
 
 
 def test_backoff_has_full_jitter_and_an_end():
-  options = spec.Limits(first_backoff_s=1, longest_backoff_s=8)
+  options = pool_file.Limits(first_backoff_s=1, longest_backoff_s=8)
   for failures, most in [(1, 1), (2, 2), (3, 4), (4, 8), (5, 8), (5000, 8)]:
     waits = [limits.backoff_s(failures, options) for _ in range(500)]
     assert 0 <= min(waits) < most / 4

@@ -4,8 +4,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from selectllm.data import grading
-from selectllm.pool import endpoints, queries, spec
+from selectllm.data import grading, pool_file, queries
+from selectllm.pool import endpoints
 
 POOLS = pathlib.Path(__file__).parents[2] / 'configs' / 'pools'
 NUMBER, LETTER = grading.get_extractor('number-v1'), grading.get_extractor('option_letter-v1')
@@ -54,7 +54,7 @@ def test_every_query_is_in_one_shard():
   ('file', 'source', 'extract', 'count'), [('gsm8k', 'gsm8k:test', NUMBER, 6), ('mmlu', 'mmlu:dev', LETTER, 7)]
 )
 def test_the_paper_s_pools_can_ask_the_published_queries(published, file, source, extract, count):
-  pool = spec.read_pool(POOLS / f'paper_{file}.yaml')
+  pool = pool_file.read_pool(POOLS / f'paper_{file}.yaml')
   assert len(pool.llms) == count
   (query,) = queries.read(source, published, extract)
   for llm in pool.llms.values():
@@ -71,6 +71,6 @@ def test_the_paper_s_pools_can_ask_the_published_queries(published, file, source
   ('file', 'extract', 'answers'), [('gsm8k', NUMBER, ['13', '135', '46', '30']), ('mmlu', LETTER, ['B', 'C', 'D', 'A'])]
 )
 def test_the_worked_examples_answer_what_they_say(file, extract, answers):
-  endpoint = spec.read_pool(POOLS / f'paper_{file}.yaml').llms['gemma-7b'].endpoint
+  endpoint = pool_file.read_pool(POOLS / f'paper_{file}.yaml').llms['gemma-7b'].endpoint
   assert endpoint is not None
   assert [extract(shot['answer']) for shot in endpoint.prompt.few_shot] == answers

@@ -5,7 +5,8 @@ import asking
 import fault_server
 import pytest
 
-from selectllm.pool import collection, limits, runner, spec
+from selectllm.data import pool_file
+from selectllm.pool import collection, limits, runner
 
 
 @pytest.fixture
@@ -84,5 +85,5 @@ def test_a_query_that_cannot_be_put_stops_with_an_error_and_hangs_nobody(path):
         with pytest.raises(limits.Stopped, match='subject'):
           await run.ask(asking.some_queries(1)[0], 'a')
 
-  with pytest.raises(spec.PoolError, match=r"its prompt names \{subject\}, which query 'q0' lacks; it has query"):
+  with pytest.raises(pool_file.PoolError, match=r"its prompt names \{subject\}, which query 'q0' lacks; it has query"):
     asking.run(main())

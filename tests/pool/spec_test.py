@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from selectllm.pool import spec
+from selectllm.data import pool_file
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -29,7 +29,7 @@ llms:
 def read(tmp_path):
   def read(text):
     (tmp_path / 'pool.yaml').write_text(text, encoding='utf-8')
-    return spec.read_pool(tmp_path / 'pool.yaml')
+    return pool_file.read_pool(tmp_path / 'pool.yaml')
 
   return read
 
@@ -37,11 +37,11 @@ def read(tmp_path):
 def test_facts(read):
   pool = read(POOL)
   assert list(pool.llms) == ['small', 'big.one-2', 'unknown']
-  price = spec.Price(0.5, 1, '2025-01-31')  # YAML's date as text, which can be written down again
-  assert pool.facts('big.one-2') == spec.LLM('big.one-2', 70, True, 0.02, 100, price)
-  assert pool.facts('small') == spec.LLM('small', 7)
-  assert pool.facts('unknown') == spec.LLM('unknown')
-  assert pool.facts('not listed') == spec.LLM('not listed')
+  price = pool_file.Price(0.5, 1, '2025-01-31')  # YAML's date as text, which can be written down again
+  assert pool.facts('big.one-2') == pool_file.LLM('big.one-2', 70, True, 0.02, 100, price)
+  assert pool.facts('small') == pool_file.LLM('small', 7)
+  assert pool.facts('unknown') == pool_file.LLM('unknown')
+  assert pool.facts('not listed') == pool_file.LLM('not listed')
 
 
 def test_estimated_latency(read):
@@ -56,7 +56,7 @@ def test_cost(read):
   pool = read(POOL)
   assert pool.facts('big.one-2').cost_usd(1000, 10) == pytest.approx((1000 * 0.5 + 10 * 100) / 1e6)
   assert pool.facts('small').cost_usd(1000, 10) is None
-  free = spec.LLM('free', price=spec.Price(0, 0, '2025-01-31'))
+  free = pool_file.LLM('free', price=pool_file.Price(0, 0, '2025-01-31'))
   assert free.cost_usd(1000, 10) == 0
 
 
@@ -64,7 +64,7 @@ def test_published_pool_files():
   files = sorted((ROOT / 'configs' / 'pools').glob('*.yaml'))
   assert files
   for file in files:
-    pool = spec.read_pool(file)
+    pool = pool_file.read_pool(file)
     assert len(pool.llms) >= 2
     for llm in pool.llms.values():
       latency_s = llm.estimated_latency_s(1)
@@ -75,7 +75,7 @@ def test_published_pool_files():
   ('name', 'seconds'), [('gsm8k', {0.7, 7.1, 1.8, 4.7, 1.0, 3.7}), ('mmlu', {1, 3, 4.8, 2.3, 2.4, 1.1, 1.8})]
 )
 def test_the_papers_pools_hold_its_latencies(name, seconds):
-  pool = spec.read_pool(ROOT / 'configs' / 'pools' / f'paper_{name}.yaml')
+  pool = pool_file.read_pool(ROOT / 'configs' / 'pools' / f'paper_{name}.yaml')
   assert {llm.published_latency_s for llm in pool.llms.values()} == seconds
 
 
@@ -114,7 +114,7 @@ PRICED = 'llms: [{name: a, price: {prompt_usd_per_million: %s, completion_usd_pe
   ],
 )
 def test_a_bad_file_is_refused(read, text, problem):
-  with pytest.raises(spec.PoolError) as error:
+  with pytest.raises(pool_file.PoolError) as error:
     read(text)
   assert problem in str(error.value)
   assert 'pool.yaml' in str(error.value)
@@ -129,17 +129,17 @@ def test_an_extractor_of_ones_own(read):
   # Texts can be read again: how they are read is no part of what was asked.
   assert endpoint.identity() == read(ENDPOINT % 'null').llms['a'].endpoint.identity()
   with pytest.raises(
-    spec.PoolError, match=r"llms\[0\]\.endpoint\.extractor: no extractor 'calculator'.*calculation-v1"
+    pool_file.PoolError, match=r"llms\[0\]\.endpoint\.extractor: no extractor 'calculator'.*calculation-v1"
   ):
     read(ENDPOINT % 'calculator')
 
 
 def test_a_file_that_is_not_there(tmp_path):
   with pytest.raises(FileNotFoundError, match='nowhere'):
-    spec.read_pool(tmp_path / 'nowhere.yaml')
+    pool_file.read_pool(tmp_path / 'nowhere.yaml')
 
 
 def test_pool_never_imports_jax():
   """Whoever collects responses needs no accelerator's libraries."""
-  code = 'import sys; import selectllm.pool.spec; sys.exit("jax" in sys.modules)'
+  code = 'import sys; import selectllm.data.pool_file; sys.exit("jax" in sys.modules)'
   assert subprocess.run([sys.executable, '-c', code], cwd=ROOT).returncode == 0

@@ -11,8 +11,7 @@ import pytest
 
 from configs import jsonl
 from selectllm import experiment
-from selectllm.data import responses
-from selectllm.pool import queries
+from selectllm.data import queries, records
 
 
 def trained(path: pathlib.Path, tiny_encoder: pathlib.Path, workdir: pathlib.Path) -> tuple[dict, dict]:
@@ -31,7 +30,7 @@ def trained(path: pathlib.Path, tiny_encoder: pathlib.Path, workdir: pathlib.Pat
 
 @pytest.mark.slow
 def test_a_killed_and_resumed_collection_trains_like_an_undisturbed_one(tmp_path, tiny_encoder, responses_file):
-  recorded = {record.query: record for record in responses.read_jsonl(responses_file)}
+  recorded = {record.query: record for record in records.read_jsonl(responses_file)}
   llms = sorted(next(iter(recorded.values())).responses)
 
   def recorded_answer(body):
@@ -60,7 +59,7 @@ def test_a_killed_and_resumed_collection_trains_like_an_undisturbed_one(tmp_path
   for name, array in killed.items():
     np.testing.assert_array_equal(array, undisturbed[name])
   assert killed_report['dataset'] == undisturbed_report['dataset']
-  recorded = {record.query_id: record for record in responses.read_jsonl(responses_file)}
-  for record in responses.read_jsonl(tmp_path / 'killed' / 'responses.jsonl'):
+  recorded = {record.query_id: record for record in records.read_jsonl(responses_file)}
+  for record in records.read_jsonl(tmp_path / 'killed' / 'responses.jsonl'):
     for llm, (sample,) in record.responses.items():
       assert sample.answer == recorded[record.query_id].responses[llm][0].answer

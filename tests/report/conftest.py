@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from selectllm import analysis, evaluate, leaks
-from selectllm.data import votes
+from selectllm.data import dataset
 from selectllm.selection import baselines
 
 Results = dict[str, Any]
@@ -31,7 +31,7 @@ def _evaluate(llms: int, kind: str) -> Results:
   observed[0, 0] = False
   if kind == 'unseen':
     observed[SPLIT == 2, 0] = False
-  data = votes.Votes(
+  data = dataset.Responses(
     answers=(answers[..., :0] if kind == 'scores' else answers).astype(np.int16),
     reference=np.zeros(len(SPLIT), np.int16),
     labels=(answers[..., 0] == 0).astype(np.float32) * observed,
@@ -43,7 +43,7 @@ def _evaluate(llms: int, kind: str) -> Results:
   names = tuple(f'llama-{size}b-instruct' for size in range(1, llms + 1))
   queries = [f'question {n}' for n in range(len(SPLIT))]
   kinds = {'unknown': 'unknown', 'scores': 'unknown', 'priced': 'measured'}
-  table = votes.Table(
+  table = dataset.Dataset(
     'Sums', names, ('sums', 'products', 'a|b')[:tasks], queries, queries, data, kinds.get(kind, 'estimated')
   )
   # All unlike each other, but for a test query that asks what a training query asks, and one that nearly does.

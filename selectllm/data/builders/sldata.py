@@ -9,8 +9,8 @@ import re
 
 import ml_collections
 
-from selectllm.data import pool_builder, responses, splits, votes
-from selectllm.data.sldata import files
+from selectllm.data import dataset, records, splits
+from selectllm.data.builders import base, sldata_files
 
 _LOG = logging.getLogger(__name__)
 
@@ -18,7 +18,7 @@ _FORM = 'sldata-v1'  # how the files are read: part of the identity of what is p
 _FIRST_OPTION = re.compile(r'\s\(A\)\s')
 
 
-class Builder(pool_builder.PoolBuilder):
+class Builder(base.PoolBuilder):
   """The files that `config.dataset.path` names, of the task `config.dataset.task`, in their published splits.
 
   A question that stands in several rows stays in all of them, and an LLM without a list of answers is missing; the
@@ -29,18 +29,18 @@ class Builder(pool_builder.PoolBuilder):
   name = 'sldata'
 
   def __init__(self, config: ml_collections.ConfigDict, cache_dir: pathlib.Path):
-    self._task, self._files = files.find(config.dataset.path, config.dataset.task)
+    self._task, self._files = sldata_files.find(config.dataset.path, config.dataset.task)
     digests = (f'{name} {hashlib.sha256(file.read_bytes()).hexdigest()}' for name, file in sorted(self._files.items()))
-    made_from = f'{self._task} {" ".join(digests)} {_FORM} {responses.FORM}'
+    made_from = f'{self._task} {" ".join(digests)} {_FORM} {records.FORM}'
     super().__init__(
       identity=hashlib.sha256(made_from.encode()).hexdigest(),
       description=f'{self._task} in the files of {config.dataset.path}; there are no latencies.',
       data_dir=str(cache_dir),
     )
 
-  def read_records(self) -> collections.abc.Iterator[responses.Record]:
-    """The training, validation and test queries, in the order of their files; see `files.read` for what is refused."""
-    by_split = {split: self._read(split) for split in files.STEMS}
+  def read_records(self) -> collections.abc.Iterator[records.Record]:
+    """The training, validation and test queries, in the order of their files; see `sldata_files.read` for what is refused."""
+    by_split = {split: self._read(split) for split in sldata_files.STEMS}
     all_rows = [row for rows in by_split.values() for row in rows]
     recorded = [self._record(row, number, split) for split, rows in by_split.items() for number, row in enumerate(rows)]
     self.notes += _repeated(all_rows) + _disagreements(recorded, [row.labels for row in all_rows])
@@ -48,38 +48,38 @@ class Builder(pool_builder.PoolBuilder):
       _LOG.warning('%s', note)
     yield from recorded
 
-  def _read(self, split: str) -> list[files.Row]:
-    stem = files.STEMS[split]
-    rows, notes = files.read(self._files[f'{stem}_top.csv'], split, self._task)
+  def _read(self, split: str) -> list[sldata_files.Row]:
+    stem = sldata_files.STEMS[split]
+    rows, notes = sldata_files.read(self._files[f'{stem}_top.csv'], split, self._task)
     self.notes += notes
     if bottom := self._files.get(f'{stem}_bot.csv'):
-      self.notes += files.join(rows, files.read(bottom, split, self._task)[0], stem)
+      self.notes += sldata_files.join(rows, sldata_files.read(bottom, split, self._task)[0], stem)
     return rows
 
-  def _record(self, row: files.Row, number: int, split: str) -> responses.Record:
-    return responses.Record(
+  def _record(self, row: sldata_files.Row, number: int, split: str) -> records.Record:
+    return records.Record(
       query_id=f'{self._task}/{split}/{number}',
       query=row.query,
       task=row.subject or self._task,
       reference=row.reference,
-      responses={llm: [responses.Sample(answer=answer) for answer in given] for llm, given in row.answers.items()},
+      responses={llm: [records.Sample(answer=answer) for answer in given] for llm, given in row.answers.items()},
       question=_FIRST_OPTION.split(row.query, maxsplit=1)[0] if self._task == 'mmlu' else '',
       split=split,
     )
 
 
-def _repeated(rows: list[files.Row]) -> list[str]:
+def _repeated(rows: list[sldata_files.Row]) -> list[str]:
   """A note on questions that stand in more than one row."""
   counts = collections.Counter((row.subject, splits.normalise(row.query)) for row in rows)
   repeated = sum(count > 1 for count in counts.values())
   return [f'{repeated:,} questions stand in more than one row; all rows are kept as published.'] if repeated else []
 
 
-def _disagreements(recorded: list[responses.Record], labels: list[dict[str, int]]) -> list[str]:
+def _disagreements(recorded: list[records.Record], labels: list[dict[str, int]]) -> list[str]:
   """A note on the labels that our pipeline makes of the answers, where they are not those that were published."""
   present = list(dict.fromkeys(llm for record in recorded for llm in record.responses))
   samples = max((len(given) for record in recorded for given in record.responses.values()), default=0)
-  table = votes.build(recorded, name=Builder.name, size=len(recorded), present=present, samples=samples)
+  table = dataset.build(recorded, name=Builder.name, size=len(recorded), present=present, samples=samples)
   parts = []
   for column, llm in enumerate(table.llms):
     known = [(row, published[llm]) for row, published in enumerate(labels) if llm in published]

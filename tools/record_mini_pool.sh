@@ -2,17 +2,17 @@
 # Records the mini pool anew: serves the two LLMs, asks each of the eight members every question twice, and packs what they
 # answered into the package. It takes more than an hour; the same command goes on where it was interrupted. Latencies are
 # measured, so leave the machine alone meanwhile: the servers share it, one core each.
-#   bash launch/record_mini_pool.sh [FOLDER]     journals and logs go there, runs/mini_recording by default
+#   bash tools/record_mini_pool.sh [FOLDER]     journals and logs go there, runs/mini_recording by default
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [[ -z "${SELECTLLM_POOL_IS_UP:-}" ]]; then  # once more, with the servers
-  SELECTLLM_POOL_IS_UP=1 exec bash launch/local_pool.sh bash launch/record_mini_pool.sh "$@"
+  SELECTLLM_POOL_IS_UP=1 exec bash launch/local_pool.sh bash tools/record_mini_pool.sh "$@"
 fi
 source launch/install.sh
 install_selectllm
 readonly OUT="${1:-runs/mini_recording}"
 mkdir -p "$OUT"
-.venv/bin/python -m selectllm.data.mini_pool.questions >"$OUT/questions.jsonl"
+.venv/bin/python -m tools.mini_pool_questions >"$OUT/questions.jsonl"
 
 collect() {  # workdir, further flags
   .venv/bin/python -m selectllm.main --config=configs/mini.py:collect --workdir="$1" \
@@ -44,4 +44,4 @@ if [[ -n "$failed" ]]; then
   exit 1
 fi
 collect "$OUT" --config.collect.merge="('$OUT/smollm2/journal.jsonl','$OUT/gemma/journal.jsonl')"
-.venv/bin/python -m selectllm.data.mini_pool.pack --responses="$OUT/responses.jsonl" --servers=.venv-pool/bin/python
+.venv/bin/python -m tools.pack_mini_pool --responses="$OUT/responses.jsonl" --servers=.venv-pool/bin/python

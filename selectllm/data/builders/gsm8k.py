@@ -8,45 +8,46 @@ import pathlib
 import ml_collections
 import orjson
 
-from selectllm.data import grading, pool_builder, responses, sources
+from selectllm.data import grading, records
+from selectllm.data.builders import base, download
 
-QUESTIONS = sources.Source(
+QUESTIONS = download.Source(
   path='openai/grade-school-math/grade_school_math/data/test.jsonl',
   commit='3101c7d5072418e28b9008a6636bde82a006892c',
   size=749_738,
   sha256='3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14',
 )
-GPT3 = sources.Source(
+GPT3 = download.Source(
   path='openai/grade-school-math/grade_school_math/data/example_model_solutions.jsonl',
   commit='3101c7d5072418e28b9008a6636bde82a006892c',
   size=2_563_513,
   sha256='4bc62db838f8418365d51c627bd66294cbdca9fb7f01519cb13f0dce8c51580b',
 )
-ROUTE_LLM = sources.Source(
+ROUTE_LLM = download.Source(
   path='lm-sys/RouteLLM/routellm/evals/gsm8k/gsm8k_responses.csv',
   commit='0b64fdafe049e596a3f5657c219329f24af24198',
   size=1_291_062,
   sha256='1f38ed03db354a020f71e92022383dc3cf37bbf2694dea4daaeea7b6c43fe57b',
 )
-TORA_34B = sources.Source(
+TORA_34B = download.Source(
   path='microsoft/ToRA/src/outputs/llm-agents/tora-code-34b-v1.0/gsm8k/test_tora_-1_seed0_t0.0_s0_e1319.jsonl',
   commit='213c1c995038c73fab10343814df7a42f990f026',
   size=1_767_921,
   sha256='f5bec001fd6d1a9c29df8911939e7864b3a10e89d778d418def335481619271f',
 )
-TORA_70B = sources.Source(
+TORA_70B = download.Source(
   path='microsoft/ToRA/src/outputs/llm-agents/tora-70b-v1.0/gsm8k/test_tora_-1_seed0_t0.0_s0_e1319.jsonl',
   commit='213c1c995038c73fab10343814df7a42f990f026',
   size=1_763_715,
   sha256='abca7acb32cf9293fff2d4c7c39b14b5294c05827eeec9584e68446a35475ba0',
 )
-CODEX_FEWSHOT = sources.Source(
+CODEX_FEWSHOT = download.Source(
   path='wenhuchen/Program-of-Thoughts/outputs/gsm8K_s0_e-1_11_17_10_20.jsonl',
   commit='850399c3eff8c37458a9d642c4a98df287f50f3a',
   size=687_882,
   sha256='902e008f3059b9d868456de45b90f1012bc61d5fcdb7556deb0d1830970109eb',
 )
-CODEX_ZEROSHOT = sources.Source(
+CODEX_ZEROSHOT = download.Source(
   path='wenhuchen/Program-of-Thoughts/outputs/gsm8K_zs_s0_e-1_11_19_09_55.jsonl',
   commit='850399c3eff8c37458a9d642c4a98df287f50f3a',
   size=1_720_784,
@@ -64,10 +65,10 @@ ROUTE_LLM_LLMS = {
 TEXT_EXTRACTOR = 'number-v1'
 PROGRAM_EXTRACTOR = 'program_output-v1'
 
-Responses = collections.abc.Iterator[tuple[str, str, responses.Sample]]
+Responses = collections.abc.Iterator[tuple[str, str, records.Sample]]
 
 
-def _sample(written: str, *, output: str = '', extractor: str = TEXT_EXTRACTOR) -> responses.Sample:
+def _sample(written: str, *, output: str = '', extractor: str = TEXT_EXTRACTOR) -> records.Sample:
   """A sample whose latency is to be estimated from its length: about four characters make a token.
 
   Args:
@@ -75,7 +76,7 @@ def _sample(written: str, *, output: str = '', extractor: str = TEXT_EXTRACTOR) 
     output: What running it printed; not written by the LLM.
     extractor: Which extractor grades it.
   """
-  return responses.Sample(
+  return records.Sample(
     text=written + output,
     answer=grading.get_extractor(extractor)(written + output),
     latency_is='estimated',
@@ -114,7 +115,7 @@ def _read_program_of_thoughts(path: pathlib.Path, llm: str) -> Responses:
     yield row['question'], llm, _sample(program, output=output, extractor=PROGRAM_EXTRACTOR)
 
 
-class Builder(pool_builder.PoolBuilder):
+class Builder(base.PoolBuilder):
   """GSM8K with ten LLMs, one sample each, from seven published files (see `SOURCES`)."""
 
   name = 'gsm8k_pool'
@@ -122,8 +123,8 @@ class Builder(pool_builder.PoolBuilder):
   def __init__(self, config: ml_collections.ConfigDict, cache_dir: pathlib.Path):
     self._cache_dir = cache_dir / 'downloads'
     self._options = config.dataset
-    self._paths: dict[sources.Source, pathlib.Path] = {}
-    made_from = f'{sources.digest(SOURCES)} {TEXT_EXTRACTOR} {PROGRAM_EXTRACTOR} {responses.FORM}'
+    self._paths: dict[download.Source, pathlib.Path] = {}
+    made_from = f'{download.digest(SOURCES)} {TEXT_EXTRACTOR} {PROGRAM_EXTRACTOR} {records.FORM}'
     super().__init__(
       identity=hashlib.sha256(made_from.encode()).hexdigest(),
       description='1,319 GSM8K test questions answered by ten LLMs; latencies are estimated from lengths.',
@@ -134,17 +135,17 @@ class Builder(pool_builder.PoolBuilder):
     ):  # checked on every run: a file that changed is an error, not a silent reuse of old data
       self._fetch()
 
-  def _fetch(self) -> dict[sources.Source, pathlib.Path]:
+  def _fetch(self) -> dict[download.Source, pathlib.Path]:
     if not self._paths:
-      self._paths = sources.fetch(
+      self._paths = download.fetch(
         SOURCES, manual_dir=self._options.manual_dir, base_url=self._options.base_url, cache_dir=self._cache_dir
       )
     return self._paths
 
-  def read_records(self) -> collections.abc.Iterator[responses.Record]:
+  def read_records(self) -> collections.abc.Iterator[records.Record]:
     """Joins the seven files on the question's text."""
     paths = self._fetch()
-    by_question: dict[str, dict[str, list[responses.Sample]]] = {}
+    by_question: dict[str, dict[str, list[records.Sample]]] = {}
     readers = (
       _read_gpt3(paths[GPT3]),
       _read_route_llm(paths[ROUTE_LLM]),
@@ -158,7 +159,7 @@ class Builder(pool_builder.PoolBuilder):
         by_question.setdefault(question, {})[llm] = [sample]
     for position, line in enumerate(paths[QUESTIONS].read_bytes().splitlines()):
       row = orjson.loads(line)
-      yield responses.Record(
+      yield records.Record(
         query_id=f'gsm8k/{position}',
         query=row['question'],
         task='gsm8k',

@@ -1,7 +1,7 @@
 """Grade-school word problems made from a seed: what the mini pool was asked, and any number of fresh ones.
 
-  python -m selectllm.data.mini_pool.questions > recorded.jsonl
-  python -m selectllm.data.mini_pool.questions --seed=7 --count=20 > fresh.jsonl
+  python -m tools.mini_pool_questions > recorded.jsonl
+  python -m tools.mini_pool_questions --seed=7 --count=20 > fresh.jsonl
 
 A family is a structure: one to four steps of arithmetic, put in several phrasings, with other people, things and
 numbers each time. A quarter of the questions also tell something that has nothing to do with the answer.
@@ -313,7 +313,7 @@ FAMILIES: dict[str, collections.abc.Callable[[Draw], Problem]] = {
 
 
 def generate(seed: int, count: int) -> collections.abc.Iterator[dict[str, str]]:
-  """Yields `count` different questions as `selectllm.pool.queries` reads them, the families taking turns.
+  """Yields `count` different questions as `selectllm.data.queries` reads them, the families taking turns.
 
   The first questions of a seed are the same whatever the count.
 

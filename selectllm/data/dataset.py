@@ -6,12 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from selectllm.data import grading, responses, splits
-from selectllm.pool import spec
+from selectllm.data import grading, pool_file, records, splits
 from selectllm.selection import voting
 
 
-class Votes(NamedTuple):
+class Responses(NamedTuple):
   """What K LLMs answered to N queries, S samples each.
 
   Attributes:
@@ -37,12 +36,12 @@ class Votes(NamedTuple):
     """Whether there is something to vote with; false for scores-only data."""
     return self.answers.shape[2] > 0
 
-  def rows(self, index: np.ndarray) -> 'Votes':
+  def rows(self, index: np.ndarray) -> 'Responses':
     """The votes of some queries, by index or mask."""
-    return Votes(*(array[index] for array in self))
+    return Responses(*(array[index] for array in self))
 
 
-class Table(NamedTuple):
+class Dataset(NamedTuple):
   """A data set in memory: the queries' texts and what the pool answered.
 
   Attributes:
@@ -66,7 +65,7 @@ class Table(NamedTuple):
   tasks: tuple[str, ...]
   query_ids: list[str]
   queries: list[str]
-  votes: Votes
+  votes: Responses
   latency_is: str
   sizes_assumed: tuple[str, ...] = ()
   in_place_of: str = ''
@@ -76,7 +75,9 @@ class Table(NamedTuple):
   notes: tuple[str, ...] = ()
 
 
-def _choose_llms(wanted: collections.abc.Sequence[str], present: list[str], pool: spec.Pool | None) -> tuple[str, ...]:
+def _choose_llms(
+  wanted: collections.abc.Sequence[str], present: list[str], pool: pool_file.Pool | None
+) -> tuple[str, ...]:
   if wanted:
     if absent := [llm for llm in wanted if llm not in present]:
       raise ValueError(
@@ -102,16 +103,16 @@ class _Grader:
     self._extract = grading.get_extractor(extractor) if extractor else None
     self._name = extractor
 
-  def answer(self, sample: responses.Sample) -> str | None:
+  def answer(self, sample: records.Sample) -> str | None:
     if not self._extract:
       return sample.answer
     if sample.answer is not None and not sample.text:  # all that was kept of the response
       return grading.canonical_reference(sample.answer, self._name)
     return self._extract(sample.text)
 
-  def reference(self, record: responses.Record) -> str:
+  def reference(self, record: records.Record) -> str:
     if record.reference is None:
-      raise responses.RecordError(
+      raise records.RecordError(
         f'query {record.query_id!r} has no reference, so nothing says which responses are right; '
         "--config.dataset.labels=agreement lets the pool's own vote say it"
       )
@@ -119,13 +120,13 @@ class _Grader:
       return record.reference
     canonical = grading.canonical_reference(record.reference, self._name)
     if canonical is None:
-      raise responses.RecordError(
+      raise records.RecordError(
         f'query {record.query_id!r}: {self._name} finds no answer in its reference {record.reference!r}'
       )
     return canonical
 
 
-def _call_latency_s(observed: list[responses.Sample], llm: spec.LLM) -> tuple[float, str]:
+def _call_latency_s(observed: list[records.Sample], llm: pool_file.LLM) -> tuple[float, str]:
   """Seconds of a call, and where they are from: the slowest sample's; where none was recorded, estimated from its
   length or, where that is unknown too, the LLM's published mean.
   """
@@ -143,7 +144,7 @@ def _call_latency_s(observed: list[responses.Sample], llm: spec.LLM) -> tuple[fl
   return slowest, weakest(kinds)
 
 
-def _call_cost_usd(observed: list[responses.Sample], llm: spec.LLM) -> float:
+def _call_cost_usd(observed: list[records.Sample], llm: pool_file.LLM) -> float:
   costs = [
     math.nan
     if (s.prompt_tokens is None or s.completion_tokens is None)
@@ -155,17 +156,17 @@ def _call_cost_usd(observed: list[responses.Sample], llm: spec.LLM) -> float:
 
 def weakest(kinds: collections.abc.Collection[str]) -> str:
   """What a mixture of latencies must be called: as the weakest evidence in it."""
-  return max(kinds, key=responses.LATENCY_KINDS.index, default='unknown')
+  return max(kinds, key=records.LATENCY_KINDS.index, default='unknown')
 
 
 def join(
-  table: Table,
+  table: Dataset,
   llm: str,
-  given: collections.abc.Mapping[int, collections.abc.Sequence[responses.Sample]],
+  given: collections.abc.Mapping[int, collections.abc.Sequence[records.Sample]],
   *,
-  pool: spec.Pool | None = None,
+  pool: pool_file.Pool | None = None,
   extractor: str = '',
-) -> Table:
+) -> Dataset:
   """The table with one LLM more, the last one, that was asked some of the queries.
 
   Args:
@@ -175,7 +176,7 @@ def join(
     pool: Facts that latencies and costs follow from.
     extractor: See `build`.
   """
-  facts = pool.facts(llm) if pool else spec.LLM(llm)
+  facts = pool.facts(llm) if pool else pool_file.LLM(llm)
   grader = _Grader(extractor and ((facts.endpoint and facts.endpoint.extractor) or extractor))
   size, _, samples = table.votes.answers.shape
   most = max(samples, *map(len, given.values()))
@@ -211,17 +212,17 @@ def join(
 
 
 def build(
-  recorded: collections.abc.Iterable[responses.Record],
+  recorded: collections.abc.Iterable[records.Record],
   *,
   name: str,
   size: int,
   present: list[str],
   samples: int,
   llms: collections.abc.Sequence[str] = (),
-  pool: spec.Pool | None = None,
+  pool: pool_file.Pool | None = None,
   extractor: str = '',
   unlabelled: bool = False,
-) -> Table:
+) -> Dataset:
   """Fills the arrays record by record.
 
   Args:
@@ -241,11 +242,11 @@ def build(
     responses.RecordError: for a reference from which the extractor takes no answer, or none where one is needed.
   """
   chosen = _choose_llms(llms, present, pool)
-  facts = [pool.facts(llm) if pool else spec.LLM(llm) for llm in chosen]
+  facts = [pool.facts(llm) if pool else pool_file.LLM(llm) for llm in chosen]
   own = [fact.endpoint.extractor if fact.endpoint else None for fact in facts]
   graders = [_Grader(extractor and (name or extractor)) for name in own]
   grader, count = _Grader(extractor), len(chosen)
-  votes = Votes(
+  votes = Responses(
     answers=np.full((size, count, samples), voting.NO_ANSWER, np.int16),
     reference=np.full(size, voting.NO_ANSWER, np.int16),
     labels=np.zeros((size, count), np.float32),
@@ -298,7 +299,7 @@ def build(
     majority = np.asarray(voting.majorities(votes.answers))
     votes.labels[:] = (majority == votes.reference[:, None]) & (majority != voting.NO_ANSWER)
   assumed = tuple(fact.name for fact in facts if fact.parameters_assumed)
-  return Table(
+  return Dataset(
     name=name,
     llms=chosen,
     tasks=tuple(tasks),

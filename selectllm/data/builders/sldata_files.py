@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from importlib.resources import abc
 
-from selectllm.data import grading, responses, splits
+from selectllm.data import grading, records, splits
 
 _LOG = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ def _text(file: File) -> str:
   try:
     return file.read_bytes().decode('utf-8-sig')
   except (UnicodeDecodeError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:  # the last: encrypted
-    raise responses.RecordError(f'{file} is damaged or no CSV file: {error}') from error
+    raise records.RecordError(f'{file} is damaged or no CSV file: {error}') from error
 
 
 def read(file: File, split: str, task: str) -> tuple[list[Row], list[str]]:
@@ -133,16 +133,16 @@ def read(file: File, split: str, task: str) -> tuple[list[Row], list[str]]:
     for number, cells in enumerate(reader, start=2):
       where = f'{file}: row {number}'
       if None in cells or None in cells.values():
-        raise responses.RecordError(f'{where} does not have the {len(reader.fieldnames or [])} cells of the header')
+        raise records.RecordError(f'{where} does not have the {len(reader.fieldnames or [])} cells of the header')
       if (marked := cells['split'].strip()) not in ('train', 'val', 'test'):
-        raise responses.RecordError(f'{where}, column split must be train, val or test, not {marked!r:.80}')
+        raise records.RecordError(f'{where}, column split must be train, val or test, not {marked!r:.80}')
       if split != 'test' or marked == 'test':
         rows.append(_row(cells, llms, task, where))
         marked_test += split != 'test' and marked == 'test'
   except csv.Error as error:
-    raise responses.RecordError(f'{file}: row {number + 1} is broken ({error})') from error
+    raise records.RecordError(f'{file}: row {number + 1} is broken ({error})') from error
   if not any(row.answers for row in rows):
-    raise responses.RecordError(f'{file} holds no {"answers in its " if rows else ""}{split} rows')
+    raise records.RecordError(f'{file} holds no {"answers in its " if rows else ""}{split} rows')
   _LOG.info('%s: %d of %d rows are the %s split', file, len(rows), number - 1, split)
   note = (
     f'{marked_test:,} rows of {file.name} are marked as test rows; they were taken for {split} rows, as it is named.'
@@ -158,12 +158,12 @@ def _llms(columns: list[str], file: File, task: str) -> dict[str, str]:
   needed = ['question', 'gold_answer', 'split', *(['subject'] if task == 'mmlu' else [])]
   needed += [_LABEL + name for name in llms]
   if missing := [name for name in needed if name not in columns]:
-    raise responses.RecordError(f'{file} lacks the columns {", ".join(missing)}; it has {", ".join(columns)}')
+    raise records.RecordError(f'{file} lacks the columns {", ".join(missing)}; it has {", ".join(columns)}')
   if not llms:
-    raise responses.RecordError(f'{file} has no column {_ANSWERS}<LLM>; it has {", ".join(columns)}')
+    raise records.RecordError(f'{file} has no column {_ANSWERS}<LLM>; it has {", ".join(columns)}')
   for names in (columns, list(llms.values())):
     if twice := [name for name, count in collections.Counter(names).items() if count > 1]:
-      raise responses.RecordError(f'{file} has more than one column for {", ".join(twice)}')
+      raise records.RecordError(f'{file} has more than one column for {", ".join(twice)}')
   return llms
 
 
@@ -171,11 +171,11 @@ def _row(cells: dict[str, str], llms: dict[str, str], task: str, where: str) -> 
   """Checks one row; `llms` holds the names in the file and ours."""
   query, subject, gold = (cells.get(name, '').strip() for name in ('question', 'subject', 'gold_answer'))
   if not query or (task == 'mmlu' and not subject):
-    raise responses.RecordError(f'{where}, column {"subject" if query else "question"} is empty')
+    raise records.RecordError(f'{where}, column {"subject" if query else "question"} is empty')
   reference = _canonical(gold, task)
   if reference is None:
     wanted = 'a number' if task == 'gsm8k' else 'a letter from A to J'
-    raise responses.RecordError(f'{where}, column gold_answer must be {wanted}, not {gold!r:.80}')
+    raise records.RecordError(f'{where}, column gold_answer must be {wanted}, not {gold!r:.80}')
   row = Row(query, subject, reference, {}, {})
   for theirs, ours in llms.items():
     cell, label = cells[_ANSWERS + theirs].strip(), cells[_LABEL + theirs].strip()
@@ -183,7 +183,7 @@ def _row(cells: dict[str, str], llms: dict[str, str], task: str, where: str) -> 
     if not answers:
       continue  # it was not asked: missing, which the report counts
     if label not in _LABELS:
-      raise responses.RecordError(f'{where}, column {_LABEL}{theirs} must be 0 or 1, not {label!r:.80}')
+      raise records.RecordError(f'{where}, column {_LABEL}{theirs} must be 0 or 1, not {label!r:.80}')
     row.answers[ours], row.labels[ours] = answers, _LABELS[label]
   return row
 
@@ -205,9 +205,9 @@ def _answers(cell: str, task: str, where: str) -> list[str | None]:
   try:
     values = ast.literal_eval(_NOT_FINITE.sub(lambda match: repr(match[0]), cell))
   except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
-    raise responses.RecordError(f'{where} must be a list of answers, not {cell!r:.80}') from error
+    raise records.RecordError(f'{where} must be a list of answers, not {cell!r:.80}') from error
   if not isinstance(values, list) or not all(type(value) in (str, int, float) for value in values):
-    raise responses.RecordError(f'{where} must be a list of texts or numbers, not {cell!r:.80}')
+    raise records.RecordError(f'{where} must be a list of texts or numbers, not {cell!r:.80}')
   texts = [str(value).strip() for value in values]
   return [None if text in ('', 'INVALID') else _canonical(text, task) or text for text in texts]
 

@@ -14,6 +14,8 @@ import pathlib
 import requests
 import rich.progress
 
+from selectllm.infra import paths
+
 _LOG = logging.getLogger(__name__)
 _TIMEOUT_S = (10, 60)  # connect, read
 
@@ -50,25 +52,14 @@ class Source:
     return f'https://raw.githubusercontent.com/{owner}/{repository}/{self.commit}/{inside}'
 
 
-def cache_dir() -> pathlib.Path:
-  """Where data sets, downloads and what is made once for many runs go: $SELECTLLM_CACHE, else ~/.cache/selectllm."""
-  return pathlib.Path(os.environ.get('SELECTLLM_CACHE', '~/.cache/selectllm')).expanduser()
-
-
 def digest(sources: collections.abc.Iterable[Source]) -> str:
   """One hash over all files' hashes: the identity of what is built from them."""
   return hashlib.sha256('\n'.join(sorted(f'{s.path} {s.sha256}' for s in sources)).encode()).hexdigest()
 
 
-def file_sha256(path: pathlib.Path) -> str:
-  """SHA-256 of a file, hexadecimal."""
-  with open(path, 'rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
-
-
 def seen(source: Source, path: pathlib.Path) -> Source:
   """The source with the size and digest of the file at `path`."""
-  return dataclasses.replace(source, size=path.stat().st_size, sha256=file_sha256(path))
+  return dataclasses.replace(source, size=path.stat().st_size, sha256=paths.file_sha256(path))
 
 
 def remembered(source: Source, cache_dir: pathlib.Path) -> Source:
@@ -106,7 +97,7 @@ def _problem(path: pathlib.Path, source: Source) -> str | None:
     return None
   if (size := path.stat().st_size) != source.size:
     return f'{path} has {size:,} bytes, the published file has {source.size:,}'
-  if (sha256 := file_sha256(path)) != source.sha256:
+  if (sha256 := paths.file_sha256(path)) != source.sha256:
     return f'{path} has SHA-256 {sha256}, the published file has {source.sha256}'
   return None
 

@@ -14,7 +14,9 @@ import orjson
 import tensorflow_datasets as tfds
 from etils import epath
 
-from selectllm.data import pool_builder, responses, sources
+from selectllm.data import records
+from selectllm.data.builders import base
+from selectllm.infra import paths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,29 +26,29 @@ class _Shard:
   Attributes:
     part: Where the records are.
     facts: The file that receives what only all parts together can judge, as JSON: `query_ids` with their places, `llms`
-      and `samples` (see `pool_builder.Extent`), and the `error` of a line that cannot be used, after which it ends.
+      and `samples` (see `base.Extent`), and the `error` of a line that cannot be used, after which it ends.
   """
 
-  part: responses.Part
+  part: records.Part
   facts: epath.Path
 
   def __call__(self) -> collections.abc.Iterator[tuple[int, dict[str, Any]]]:
-    extent, places, problem = pool_builder.Extent(), [], ''
+    extent, places, problem = base.Extent(), [], ''
 
-    def recorded() -> collections.abc.Iterator[responses.Record]:
-      for where, record in responses.read_part(self.part):
+    def recorded() -> collections.abc.Iterator[records.Record]:
+      for where, record in records.read_part(self.part):
         places.append((record.query_id, where))
         yield record
 
     try:
       yield from extent.examples(recorded())
-    except responses.RecordError as error:
+    except records.RecordError as error:
       problem = str(error)
     facts = {'query_ids': places, 'llms': list(extent.llms), 'samples': extent.samples, 'error': problem}
     self.facts.write_bytes(orjson.dumps(facts))
 
 
-class Builder(pool_builder.PoolBuilder):
+class Builder(base.PoolBuilder):
   """Response records from the JSONL files that `config.dataset.path` names (comma-separated, `*` allowed).
 
   The files are read part by part, by this process, or by the workers of Apache Beam where `config.dataset.beam` holds
@@ -69,19 +71,19 @@ class Builder(pool_builder.PoolBuilder):
     self._beam = config.dataset.get('beam', '')
     self._shards: list[_Shard] = []
     self._first_seen: dict[str, str] = {}
-    digests = ' '.join(sources.file_sha256(pathlib.Path(path)) for path in self._paths)
+    digests = ' '.join(paths.file_sha256(pathlib.Path(path)) for path in self._paths)
     super().__init__(
-      identity=hashlib.sha256(f'{digests} {responses.FORM}'.encode()).hexdigest(),
+      identity=hashlib.sha256(f'{digests} {records.FORM}'.encode()).hexdigest(),
       description=f'Responses from {", ".join(self._paths)}.',
       data_dir=str(cache_dir),
     )
 
-  def read_records(self) -> collections.abc.Iterator[responses.Record]:
-    """The records of all files, in order; see `responses.read_jsonl` for what is refused."""
-    return responses.read_jsonl(*self._paths)
+  def read_records(self) -> collections.abc.Iterator[records.Record]:
+    """The records of all files, in order; see `records.read_jsonl` for what is refused."""
+    return records.read_jsonl(*self._paths)
 
   def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-    parts = [part for path in self._paths for part in responses.cut(path)] or [responses.Part(self._paths[0])]
+    parts = [part for path in self._paths for part in records.cut(path)] or [records.Part(self._paths[0])]
     self._shards = [_Shard(part, self.data_path / f'facts-{i:05d}.json') for i, part in enumerate(parts)]
     return {'full': self._shards if self._beam else [functools.partial(self._checked, shard) for shard in self._shards]}
 
@@ -94,9 +96,9 @@ class Builder(pool_builder.PoolBuilder):
     facts = orjson.loads(shard.facts.read_bytes())
     shard.facts.unlink()
     for query_id, where in facts['query_ids']:
-      responses.check_new(query_id, where, self._first_seen)
+      records.check_new(query_id, where, self._first_seen)
     if facts['error']:
-      raise responses.RecordError(facts['error'])
+      raise records.RecordError(facts['error'])
     self._extent.take_in(facts['llms'], facts['samples'])
     return len(facts['query_ids'])
 

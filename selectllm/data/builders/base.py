@@ -7,7 +7,7 @@ from typing import Any
 import ml_collections
 import tensorflow_datasets as tfds
 
-from selectllm.data import responses
+from selectllm.data import records
 
 
 def wanted_llms(config: ml_collections.ConfigDict) -> tuple[str, ...]:
@@ -32,12 +32,12 @@ class Extent:
     self.samples = max(self.samples, samples)
 
   def examples(
-    self, recorded: collections.abc.Iterable[responses.Record]
+    self, recorded: collections.abc.Iterable[records.Record]
   ) -> collections.abc.Iterator[tuple[int, dict[str, Any]]]:
     """Yields the TFDS example of each record with its position, and takes the record in."""
     for position, record in enumerate(recorded):
       self.take_in(record.responses or record.scores, max(map(len, record.responses.values()), default=0))
-      example = responses.to_example(record)
+      example = records.to_example(record)
       yield position, example
       example.clear()  # has been written; TFDS holds on to it until the shard is complete, to count it
 
@@ -61,14 +61,14 @@ class PoolBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
     super().__init__(data_dir=data_dir, config=config, file_format='array_record')
 
   @abc.abstractmethod
-  def read_records(self) -> collections.abc.Iterable[responses.Record]:
+  def read_records(self) -> collections.abc.Iterable[records.Record]:
     """The records, in their order."""
 
   def _info(self) -> tfds.core.DatasetInfo:
     return tfds.core.DatasetInfo(
       builder=self,
       description=self._description,
-      features=responses.tfds_features(),
+      features=records.tfds_features(),
       metadata=tfds.core.MetadataDict(),
       disable_shuffling=True,
     )
