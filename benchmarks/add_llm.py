@@ -21,11 +21,11 @@ import rich.console
 import scipy.special
 import scipy.stats
 
-from selectllm import confidence, experiment, frontier, metrics
+from selectllm import experiment, frontier, metrics
 from selectllm.data import splits
 from selectllm.infra import metric_writer
 from selectllm.report import tables
-from selectllm.selection import adaptive, contest, evidence, newcomer
+from selectllm.selection import adaptive, confidence, learned_vote, new_llm, types
 
 LABELLED = (30, 100, 300)
 SIZE = 3  # LLMs that the learned vote calls
@@ -37,7 +37,7 @@ Numbers = Any  # one float, or float[K]
 class Data(NamedTuple):
   """A finished run: all queries, which of them develop, which votes are fitted on, which test, and folds."""
 
-  queries: contest.Queries
+  queries: types.StrategyQueries
   development: np.ndarray
   fitted: np.ndarray
   test: np.ndarray
@@ -62,37 +62,37 @@ def read(run: pathlib.Path, most: int) -> Data:
   return Data(queries, develops, fitted, np.flatnonzero(split == splits.TEST), fold, table.llms)
 
 
-def reordered(queries: contest.Queries, llms: list[int]) -> contest.Queries:
+def reordered(queries: types.StrategyQueries, llms: list[int]) -> types.StrategyQueries:
   """The queries with some LLMs of the pool, in this order."""
   per_llm = ('logits', 'answers', 'observed', 'labels', 'price')
   columns = {name: getattr(queries, name)[:, llms] for name in per_llm}
   return queries._replace(**columns, expected=queries.expected[llms])
 
 
-def learned(queries: contest.Queries, asked: np.ndarray, fold: np.ndarray) -> contest.Queries:
+def learned(queries: types.StrategyQueries, asked: np.ndarray, fold: np.ndarray) -> types.StrategyQueries:
   """All queries, with the last LLM's log-odds as its responses to some teach them."""
   logits = queries.logits.copy()
-  _, logits[:, -1] = newcomer.learn(queries.logits[:, :-1], queries.labels[:, -1], asked, fold)
+  _, logits[:, -1] = new_llm.learn(queries.logits[:, :-1], queries.labels[:, -1], asked, fold)
   return queries._replace(logits=logits)
 
 
-def imputed(queries: contest.Queries, asked: np.ndarray, rows: np.ndarray, *, seed: int) -> contest.Queries:
+def imputed(queries: types.StrategyQueries, asked: np.ndarray, rows: np.ndarray, *, seed: int) -> types.StrategyQueries:
   """Some of the queries, with drawn answers of the last LLM wherever it was not asked."""
   observed = queries.observed.copy()
   observed[:, -1] = np.isin(np.arange(len(observed)), asked)
-  return newcomer.impute(queries._replace(observed=observed).rows(rows), seed=seed)
+  return new_llm.impute(queries._replace(observed=observed).rows(rows), seed=seed)
 
 
-def selected(known: contest.Queries, asked: contest.Queries, rule: bool) -> tuple[float, float]:
+def selected(known: types.StrategyQueries, asked: types.StrategyQueries, rule: bool) -> tuple[float, float]:
   """Accuracy and mean price on `asked` of the learned vote of the most confident, or of the adaptive rule."""
-  weights = evidence.fit(known.logits, known.answers, known.reference, known.observed, seed=0)
+  weights = learned_vote.fit(known.logits, known.answers, known.reference, known.observed, seed=0)
   if rule:
     played, setting = (
       adaptive.replay(adaptive.fit(weights, known, seed=0), weights, asked),
       adaptive.PRICES.index(PRICE),
     )
   else:
-    played, setting = evidence.by_confidence(weights, asked), SIZE - 1
+    played, setting = learned_vote.by_confidence(weights, asked), SIZE - 1
   price = np.sum(np.where(played.mask[:, setting] & asked.observed, asked.price, 0), 1)
   return float(np.mean(played.answer[:, setting] == asked.reference)), float(price.mean())
 
@@ -118,7 +118,7 @@ class Fared(NamedTuple):
   price: Numbers = np.nan
 
 
-def added(data: Data, queries: contest.Queries, number: int, options: argparse.Namespace) -> Fared:
+def added(data: Data, queries: types.StrategyQueries, number: int, options: argparse.Namespace) -> Fared:
   """The last LLM added from so many responses: means over draws."""
   test = queries.rows(data.test)
   labels, observed = test.labels[:, -1], test.observed[:, -1]

@@ -1,7 +1,7 @@
 """What it costs to have no references: labels from the pool's own agreement against true ones, judged by the truth.
 
 On the queries of a finished run, both kinds of labels teach the same logistic regressions on the pretrained encoder's
-embeddings (`selectllm.confidence.fit_probe`), as strong as suits validation; weighted_max_conf then selects and votes
+embeddings (`selectllm.selection.confidence.fit_probe`), as strong as suits validation; weighted_max_conf then selects and votes
 on the test queries, whose references are true.
 
   python -m benchmarks.agreement --run=runs/mmlu_pro --manual_dir=FOLDER
@@ -15,9 +15,10 @@ import ml_collections
 import numpy as np
 import rich.console
 
-from selectllm import confidence, experiment, fitted, metrics, playing, score
-from selectllm.data import agreement, dataset, load, splits
+from selectllm import experiment, metrics, playing, score
+from selectllm.data import dataset, load, splits
 from selectllm.report import tables
+from selectllm.selection import baselines, confidence, pseudo_labels
 
 SIZES = (1, 3)
 RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0)
@@ -38,7 +39,7 @@ def confidences(data: dataset.Responses, embeddings: np.ndarray, split: np.ndarr
 
 def correct(chances: np.ndarray, data: dataset.Responses, split: np.ndarray) -> np.ndarray:
   """Whether weighted_max_conf is right on the test queries at `SIZES`, float32[T, M]."""
-  rows, latency_s = np.flatnonzero(split == splits.TEST), fitted.expected_latency_s(data, split)
+  rows, latency_s = np.flatnonzero(split == splits.TEST), baselines.expected_latency_s(data, split)
   selecting = score.Selecting(latency_s, np.array(SIZES, np.int32), 0.5)
   picked = score.select(chances[rows].astype(np.float32), data.observed[rows], selecting)['weighted_max_conf']
   return np.asarray(playing.play(data.rows(rows), picked.mask, picked.weight, latency_s, over='majority').correct)
@@ -58,7 +59,7 @@ def main() -> None:
     parser.error(f'{options.run} was made of other data than there are now')
   data, right = table.votes, {'references': [], 'agreement': []}
   for split in predicted.split:
-    taught = {'references': data, 'agreement': agreement.label(table, split).votes}
+    taught = {'references': data, 'agreement': pseudo_labels.label(table, split).votes}
     for name, labelled in taught.items():
       right[name].append(correct(confidences(labelled, predicted.embeddings, split), data, split))
   joined = {name: np.concatenate(parts) for name, parts in right.items()}
@@ -72,7 +73,7 @@ def main() -> None:
   header = ['s', 'taught by references %', 'taught by agreement %', 'difference']
   console.print(tables.Table(header, cells).rich(f'weighted_max_conf on {len(valid):,} test queries'))
   known = data.reference >= 0
-  agreed = agreement.pseudo_reference(data) == data.reference
+  agreed = pseudo_labels.pseudo_reference(data) == data.reference
   console.print(
     f'The weighted vote of all LLMs is right on {tables.percent(float(agreed[known].mean()))} % of all queries.'
   )

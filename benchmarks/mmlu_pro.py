@@ -19,10 +19,11 @@ import numpy as np
 import rich.console
 from sklearn import linear_model
 
-from selectllm import embeddings, experiment, fitted, metrics, playing, score, sharding, train
+from selectllm import embeddings, experiment, metrics, playing, score, sharding, train
 from selectllm.data import dataset, load, splits
 from selectllm.models import pretrained
 from selectllm.report import tables
+from selectllm.selection import baselines
 
 SIZES = (1, 3, 5, 7)
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # scikit-learn's C
@@ -73,7 +74,7 @@ def regression(name: str, features: np.ndarray, data: dataset.Responses, split: 
 
 def correct(confidences: np.ndarray, data: dataset.Responses, split: np.ndarray, rows: np.ndarray) -> np.ndarray:
   """Whether weighted_max_conf is right on the queries `rows` at `SIZES`, float32[len(rows), M]."""
-  latency_s = fitted.expected_latency_s(data, split)
+  latency_s = baselines.expected_latency_s(data, split)
   selecting = score.Selecting(latency_s, np.array(SIZES, np.int32), 0.5)
   picked = score.select(confidences[rows].astype(np.float32), data.observed[rows], selecting)['weighted_max_conf']
   played = playing.play(data.rows(rows), picked.mask, picked.weight, latency_s, over='majority')

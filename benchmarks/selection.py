@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks import results
 from selectllm.report import tables
-from selectllm.selection import election
+from selectllm.selection import voting
 
 # Queries, LLMs, samples, and how many LLMs are called.
 CASES = (
@@ -128,7 +128,7 @@ def by_numpy(of: Queries, size: int, threads: int) -> np.ndarray:
 
 def ours(of: Queries, size: int) -> np.ndarray:
   """What is measured."""
-  return election.elect(*of, policy='weighted_max_conf', size=size)
+  return voting.elect(*of, policy='weighted_max_conf', size=size)
 
 
 def _seconds(function: Callable[[], object]) -> float:

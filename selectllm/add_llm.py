@@ -1,6 +1,6 @@
 """The mode that adds an LLM to a finished run from few labelled responses; nothing is trained again.
 
-Its confidence follows from the pool's (see `selectllm.selection.newcomer`). The vote and the rules are fitted anew, on
+Its confidence follows from the pool's (see `selectllm.selection.new_llm`). The vote and the rules are fitted anew, on
 development queries to which it answered or might have; what they promise is counted on recorded answers alone.
 """
 
@@ -14,10 +14,10 @@ import numpy as np
 import rich.console
 import scipy.special
 
-from selectllm import confidence, experiment, frontier, metrics, selector, sharding, train
+from selectllm import experiment, frontier, metrics, selector, sharding, train
 from selectllm.data import dataset, pool_file, records, splits
 from selectllm.infra import run_dir
-from selectllm.selection import newcomer
+from selectllm.selection import confidence, new_llm
 
 # Fewer labelled responses say next to nothing.
 FEWEST = 20
@@ -179,13 +179,13 @@ def join(
     seed=config.seed, questions=table.questions,
   )  # fmt: skip
   fold = development.fold
-  fitted, column = newcomer.learn(development.logits, joined.votes.labels[:, -1], asked, fold)
+  fitted, column = new_llm.learn(development.logits, joined.votes.labels[:, -1], asked, fold)
   added = np.append(fitted.weights, fitted.bias)[None]
   development = development._replace(
     estimator=development.estimator._replace(added=added),
     logits=np.concatenate([development.logits, column[:, None]], 1),
   )
-  complete = functools.partial(newcomer.impute, seed=config.seed)
+  complete = functools.partial(new_llm.impute, seed=config.seed)
   part = frontier.contend(joined, split, development, predicted.embeddings, _contending(config, currency), complete)
   accuracy = float(labels.mean())
   learned = Learned(

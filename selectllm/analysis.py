@@ -14,10 +14,10 @@ import ml_collections
 import numpy as np
 import scipy.stats
 
-from selectllm import evaluate, fitted, metrics, outcomes, score
+from selectllm import evaluate, metrics, outcomes, score
 from selectllm.data import dataset, splits, text_features
 from selectllm.infra import batching
-from selectllm.selection import voting
+from selectllm.selection import baselines, voting
 
 # Bins of a feature hold about as many queries each.
 MOST_BINS = 5
@@ -105,7 +105,7 @@ def gather(
     rows = np.flatnonzero(part.split == splits.TEST)
     asked, confidences = table.votes.rows(rows), part.confidences[rows]
     sizes = np.array([1, size], np.int32)
-    selecting = score.Selecting(fitted.expected_latency_s(table.votes, part.split), sizes, config.threshold)
+    selecting = score.Selecting(baselines.expected_latency_s(table.votes, part.split), sizes, config.threshold)
     step = functools.partial(_elect, selecting=selecting, policy=policy, over=config.vote)
     arrays = (confidences, asked.answers, asked.observed)
     gathered.append((rows, confidences, *batching.apply(step, arrays, rows=batching.rows_of(ballots))))

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from selectllm import fitted, metrics, outcomes, playing
+from selectllm import metrics, outcomes, playing
 from selectllm.data import dataset, splits
-from selectllm.selection import policies
+from selectllm.selection import baselines, policies
 
 REFERENCES = ('best_single', 'all_llms', 'top_s', 'best_s')
 # Gains of methods over their references, query by query, that are held at once.
@@ -115,7 +115,7 @@ class _PartResult(NamedTuple):
   """One split, evaluated."""
 
   test: np.ndarray
-  known: fitted.Fitted
+  known: baselines.FittedBaselines
   played: playing.Played
   chosen_sizes: dict[str, int]
 
@@ -156,7 +156,7 @@ def _chosen_sizes(played: playing.Played) -> dict[str, int]:
 
 
 def _evaluate_part(table: dataset.Dataset, part: Part, embeddings: np.ndarray, config: Any) -> _PartResult:
-  known = fitted.fit(table.votes, part.split, embeddings, config)
+  known = baselines.fit_baselines(table.votes, part.split, embeddings, config)
   validation, test = (np.flatnonzero(part.split == which) for which in (splits.VALIDATION, splits.TEST))
   # On validation first, so that all that is kept of it are the sizes.
   sizes = _chosen_sizes(playing.methods(table.votes, validation, part.confidences, known, table.llms, config))

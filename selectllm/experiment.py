@@ -17,7 +17,6 @@ from selectllm import (
   checkpoint,
   embeddings,
   evaluate,
-  fitted,
   frontier,
   leaks,
   optim,
@@ -28,11 +27,11 @@ from selectllm import (
   sharding,
   train,
 )
-from selectllm.data import agreement, dataset, load, splits
+from selectllm.data import dataset, load, splits
 from selectllm.infra import distributed, metric_writer, paths, run_dir
 from selectllm.models import classifier
 from selectllm.report import document, queries
-from selectllm.selection import voting
+from selectllm.selection import baselines, pseudo_labels, voting
 
 _LOG = logging.getLogger(__name__)
 
@@ -121,7 +120,7 @@ def load_table(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> data
     run_dir.claim_data(workdir, identity)
   if config.frontier.contenders and table.votes.has_answers:
     frontier.currency_of(table.votes, config.frontier.currency)  # refuses, before anything is done, what is not known
-  return agreement.label(table, _split(config, table)[0]) if config.dataset.labels == 'agreement' else table
+  return pseudo_labels.label(table, _split(config, table)[0]) if config.dataset.labels == 'agreement' else table
 
 
 def _split(config: ml_collections.ConfigDict, table: dataset.Dataset) -> np.ndarray:
@@ -162,8 +161,8 @@ def _check_labels(table: dataset.Dataset, train_rows: np.ndarray) -> None:
 
 
 def _selecting(config: ml_collections.ConfigDict, table: dataset.Dataset, split: np.ndarray) -> score.Selecting:
-  latency_s = fitted.expected_latency_s(table.votes, split)
-  return score.Selecting(latency_s, fitted.sizes_of(table.votes), config.evaluate.threshold)
+  latency_s = baselines.expected_latency_s(table.votes, split)
+  return score.Selecting(latency_s, baselines.sizes_of(table.votes), config.evaluate.threshold)
 
 
 def _predict(
@@ -201,7 +200,7 @@ def _predict(
       labels=table.votes.labels,
       observed=table.votes.observed,
       embeddings=embeddings.unit(embeddings.kept(config, model, tokens)),
-      latency_s=np.stack([fitted.expected_latency_s(table.votes, part) for part in split]),
+      latency_s=np.stack([baselines.expected_latency_s(table.votes, part) for part in split]),
       tokens=tokens.lengths,
       truncated=np.array(tokens.truncated),
       classifier_latency_s=np.array(one_latency_s),
@@ -317,7 +316,7 @@ _CHOICES = {
   'train.loss': train.LOSSES,
   'evaluate.vote': voting.VOTES,
   'dataset.split': splits.KINDS,
-  'dataset.labels': agreement.LABELS,
+  'dataset.labels': pseudo_labels.LABELS,
 }
 
 

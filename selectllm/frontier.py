@@ -12,13 +12,23 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
-from selectllm import confidence, fitted, limits, playing
+from selectllm import playing
 from selectllm.data import dataset, splits
-from selectllm.selection import adaptive, baselines, calibration, contest, evidence, rivals, subsets
+from selectllm.selection import (
+  adaptive,
+  baselines,
+  calibration,
+  confidence,
+  constraints,
+  learned_vote,
+  routers,
+  subset_router,
+  types,
+)
 
 CURRENCIES = ('seconds', 'usd', 'calls')
 OURS = ('learned_vote', 'bayes_vote', 'adaptive', 'adaptive_stages', 'subset')
-CONTENDERS = (*OURS, *rivals.CONTENDERS)
+CONTENDERS = (*OURS, *routers.STRATEGIES)
 # Those that a limit may choose, and a selector may hold.
 RULES = ('adaptive', 'adaptive_stages')
 _CROSS = 3
@@ -58,7 +68,7 @@ class Rules(NamedTuple):
     expected: float32[K], the price of a call.
   """
 
-  weights: evidence.Weights
+  weights: learned_vote.Weights
   rules: dict[str, adaptive.Rule]
   calibrators: dict[str, calibration.Calibrator]
   promised: dict[str, list[Worth]]
@@ -95,7 +105,7 @@ def problems(options: ml_collections.ConfigDict) -> list[str]:
     found.append(f'frontier.currency={options.currency!r}: one of {", ".join(CURRENCIES)}, or empty')
   for text in options.limits:
     try:
-      limits.parse(text)
+      constraints.parse(text)
     except ValueError as error:
       found.append(f'frontier.limits: {error}')
   return found
@@ -126,7 +136,7 @@ def currency_of(data: dataset.Responses, wanted: str) -> str:
 
 def queries_of(
   table: dataset.Dataset, development: confidence.Development, embeddings: np.ndarray, split: np.ndarray, currency: str
-) -> contest.Queries:
+) -> types.StrategyQueries:
   """All queries of a data set as contenders see them, with what only those to learn from may tell."""
   data = table.votes
   price = {'seconds': data.latency_s, 'usd': data.cost_usd, 'calls': np.ones_like(data.latency_s)}[currency]
@@ -134,21 +144,23 @@ def queries_of(
   develops = (split == splits.TRAIN) | (split == splits.VALIDATION)
   with np.errstate(invalid='ignore'):
     expected = np.nansum(price[develops], 0) / np.sum(data.observed[develops], 0)
-  return contest.Queries(
+  return types.StrategyQueries(
     development.logits, embeddings, data.answers, data.observed, data.reference, data.labels, price,
     np.nan_to_num(expected, nan=float(np.nanmax(expected))).astype(np.float32),
   )  # fmt: skip
 
 
-def _hidden(asked: contest.Queries) -> contest.Queries:
+def _hidden(asked: types.StrategyQueries) -> types.StrategyQueries:
   """Queries without what only their future tells."""
   unknown = np.full(asked.labels.shape, np.nan, np.float32)
   return asked._replace(reference=np.full(len(asked.reference), -2, np.int16), labels=unknown, price=unknown)
 
 
-def _fit_rules(known: contest.Queries, seed: int, timed: bool) -> tuple[evidence.Weights, dict[str, adaptive.Rule]]:
+def _fit_rules(
+  known: types.StrategyQueries, seed: int, timed: bool
+) -> tuple[learned_vote.Weights, dict[str, adaptive.Rule]]:
   """The learned vote and the rules that stop by it; LLMs are called together only where that saves time."""
-  weights = evidence.fit(known.logits, known.answers, known.reference, known.observed, seed=seed)
+  weights = learned_vote.fit(known.logits, known.answers, known.reference, known.observed, seed=seed)
   rules = {'adaptive': adaptive.fit(weights, known, seed=seed)}
   if timed:
     rules['adaptive_stages'] = adaptive.fit(weights, known, seed=seed, at_once=2, parallel=True)
@@ -156,23 +168,23 @@ def _fit_rules(known: contest.Queries, seed: int, timed: bool) -> tuple[evidence
 
 
 def _play(
-  known: contest.Queries,
-  asked: contest.Queries,
-  fitted: tuple[evidence.Weights, dict[str, adaptive.Rule]],
+  known: types.StrategyQueries,
+  asked: types.StrategyQueries,
+  fitted: tuple[learned_vote.Weights, dict[str, adaptive.Rule]],
   *,
   names: Iterable[str],
   limited: dict[str, float],
   seed: int,
-) -> dict[str, contest.Played]:
+) -> dict[str, types.Decisions]:
   """Plays the named contenders, and the rule `adaptive` under each limit on single queries."""
   weights, rules = fitted
   hidden = _hidden(asked)
-  players: dict[str, Callable[[], contest.Played]] = {
-    'learned_vote': lambda: evidence.by_confidence(weights, hidden),
-    'bayes_vote': lambda: evidence.by_confidence(evidence.bayes(hidden.observed.shape[1]), hidden),
-    'subset': lambda: subsets.subset(known, hidden, seed=seed),
+  players: dict[str, Callable[[], types.Decisions]] = {
+    'learned_vote': lambda: learned_vote.by_confidence(weights, hidden),
+    'bayes_vote': lambda: learned_vote.by_confidence(learned_vote.bayes(hidden.observed.shape[1]), hidden),
+    'subset': lambda: subset_router.subset(known, hidden, seed=seed),
     **{name: functools.partial(adaptive.replay, rule, weights, hidden) for name, rule in rules.items()},
-    **{name: functools.partial(rival, known, hidden, seed=seed) for name, rival in rivals.CONTENDERS.items()},
+    **{name: functools.partial(rival, known, hidden, seed=seed) for name, rival in routers.STRATEGIES.items()},
   }
   played = {name: players[name]() for name in names if name in players}
   for text, most in limited.items():
@@ -180,7 +192,7 @@ def _play(
   return played
 
 
-def accounts(data: dataset.Responses, played: contest.Played) -> playing.Outcome:
+def accounts(data: dataset.Responses, played: types.Decisions) -> playing.Outcome:
   """What was right and what it took, arrays [N, M], of what a contender did with N queries."""
   called = played.mask & data.observed[:, None]
   valid = called.any(-1)
@@ -257,7 +269,7 @@ def contend(
   development: confidence.Development,
   embeddings: np.ndarray,
   config: ml_collections.ConfigDict,
-  complete: Callable[[contest.Queries], contest.Queries] = lambda known: known,
+  complete: Callable[[types.StrategyQueries], types.StrategyQueries] = lambda known: known,
 ) -> Part:
   """`hold`, from confidences that are there already.
 
@@ -277,7 +289,7 @@ def contend(
   names = dict.fromkeys((*options.contenders, 'adaptive'))  # what a selector holds is always played
   limited = _limited(options.limits) if timed_in(currency) else {}
   players = functools.partial(_play, names=names, limited=limited, seed=seed)
-  held_out: list[tuple[np.ndarray, dict[str, contest.Played]]] = []
+  held_out: list[tuple[np.ndarray, dict[str, types.Decisions]]] = []
   for part in range(_CROSS):
     out = development.fold[rows] % _CROSS == part
     known = complete(queries.rows(rows[~out]))
@@ -292,7 +304,7 @@ def contend(
     contests[name], calibrators[name] = _contest(data, rows, on_development, test, played, queries.expected)
   recorded = data.rows(rows)
   best = int(baselines.by_accuracy(recorded.labels, recorded.observed, queries.expected)[0])
-  latency_s, over = fitted.expected_latency_s(data, split), config.evaluate.vote
+  latency_s, over = baselines.expected_latency_s(data, split), config.evaluate.vote
   references = {
     where: _references(of, best, latency_s, over)
     for where, of in (('development', recorded), ('test', data.rows(test)))
@@ -310,7 +322,7 @@ def contend(
         for name in (*rules, *limited)
       },
       {name: promise(contests[name].development) for name in (*rules, *limited)},
-      dict(zip(limits.REFERENCES, promise(references['development']), strict=True)),
+      dict(zip(constraints.REFERENCES, promise(references['development']), strict=True)),
       queries.expected,
     ),
     references['test'],
@@ -319,26 +331,26 @@ def contend(
 
 def _limited(texts: Iterable[str]) -> dict[str, float]:
   """The limits on single queries, and the most that the calls of one may be expected to take."""
-  parsed = [limits.parse(text) for text in texts]
+  parsed = [constraints.parse(text) for text in texts]
   return {limit.text: limit.value for limit in parsed if limit.quantity == 'query_seconds' and limit.value}
 
 
-def _settings(played: contest.Played, count: int) -> contest.Played:
+def _settings(played: types.Decisions, count: int) -> types.Decisions:
   """The same with `count` settings: the dearest again and again where there are fewer."""
   index = np.minimum(np.arange(count), played.answer.shape[1] - 1)
-  return contest.Played(*(array[:, index] for array in played))
+  return types.Decisions(*(array[:, index] for array in played))
 
 
-def _join(parts: list[contest.Played], order: np.ndarray) -> contest.Played:
-  return contest.Played(*(np.concatenate(arrays)[order] for arrays in zip(*parts, strict=True)))
+def _join(parts: list[types.Decisions], order: np.ndarray) -> types.Decisions:
+  return types.Decisions(*(np.concatenate(arrays)[order] for arrays in zip(*parts, strict=True)))
 
 
 def _contest(
   data: dataset.Responses,
   rows: np.ndarray,
-  on_development: contest.Played,
+  on_development: types.Decisions,
   test: np.ndarray,
-  on_test: contest.Played,
+  on_test: types.Decisions,
   expected: np.ndarray,
 ) -> tuple[Contest, list[calibration.Calibrator]]:
   """Counts what a contender did, and calibrates how sure it is, setting by setting, on development queries."""
@@ -369,7 +381,7 @@ def most_accurate(promised: list[Worth]) -> int:
 
 
 def choose(
-  promised: dict[str, list[Worth]], references: dict[str, Worth], limit: limits.Limit
+  promised: dict[str, list[Worth]], references: dict[str, Worth], limit: constraints.Constraint
 ) -> tuple[str, int] | None:
   """The rule and the setting that keep a limit on development queries.
 
@@ -384,18 +396,18 @@ def choose(
   """
   # A limit on single queries changes what is called, so it is played, and promised, by itself.
   names = [limit.text] if limit.quantity == 'query_seconds' else RULES
-  for_choice = limits.parse('none') if limit.quantity == 'query_seconds' else limit
+  for_choice = constraints.parse('none') if limit.quantity == 'query_seconds' else limit
   found = {
     name: setting
     for name in names
-    if name in promised and (setting := limits.choose(for_choice, promised[name], references)) is not None
+    if name in promised and (setting := constraints.choose(for_choice, promised[name], references)) is not None
   }
   if not found:
     return None
 
   def merit(name: str) -> tuple[float, float]:
     worth = promised[name][found[name]]
-    accuracy, price = worth['accuracy'] or 0.0, limits.dearness(worth)
+    accuracy, price = worth['accuracy'] or 0.0, constraints.cost(worth)
     return (-price, accuracy) if limit.quantity == 'accuracy' else (accuracy, -price)
 
   name = max(found, key=merit)

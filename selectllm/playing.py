@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from selectllm import fitted, score
+from selectllm import score
 from selectllm.data import dataset
 from selectllm.infra import batching
-from selectllm.selection import baselines, oracle, policies, voting
+from selectllm.selection import baselines, policies, voting
 
 # What names a method: a name and a size, None where size means nothing.
 Key = tuple[str, int | None]
@@ -105,13 +105,13 @@ def _block(
   asked: dataset.Responses,
   confidences: np.ndarray,
   knn: np.ndarray,
-  known: fitted.Fitted,
+  known: baselines.FittedBaselines,
   draws: list[np.random.Generator],
   llms: tuple[str, ...],
   config: ml_collections.ConfigDict,
 ) -> Iterator[tuple[str, Any, Outcome, np.ndarray | None]]:
   """Plays every method on one block of queries: its name, its sizes, its outcomes [N, M] and a policy's mask."""
-  sizes, count = fitted.sizes_of(asked), len(llms)
+  sizes, count = baselines.sizes_of(asked), len(llms)
 
   def played(mask: Any, weight: Any = None) -> Outcome:
     mask = mask if weight is not None else np.broadcast_to(mask, (len(asked.labels), *mask.shape[-2:]))
@@ -136,7 +136,7 @@ def _block(
     yield f'single:{llm}', [1], Outcome(*(array[:, column : column + 1] for array in alone)), None
   # Of unknown latencies, the last that an oracle which looks for the fastest takes.
   latency_s = np.nan_to_num(asked.latency_s, nan=float(np.finfo(np.float32).max))
-  best = np.asarray(oracle.select(*map(jnp.asarray, (asked.labels, asked.observed, latency_s))))
+  best = np.asarray(policies.oracle(*map(jnp.asarray, (asked.labels, asked.observed, latency_s))))
   yield 'oracle', [None], played(best[:, None]), None
 
 
@@ -144,7 +144,7 @@ def methods(
   data: dataset.Responses,
   rows: np.ndarray,
   confidences: np.ndarray,
-  known: fitted.Fitted,
+  known: baselines.FittedBaselines,
   llms: tuple[str, ...],
   config: ml_collections.ConfigDict,
 ) -> Played:
@@ -154,7 +154,7 @@ def methods(
     data: All N queries.
     rows: Those to play on.
     confidences: float32[N, K].
-    known: From `fitted.fit`.
+    known: From `baselines.fit_baselines`.
     llms: K names.
     config: `config.evaluate`.
 
@@ -166,7 +166,7 @@ def methods(
   draws = [np.random.default_rng(draw) for draw in range(config.random_draws)]
   keys: list[Key] = []
   parts: list[Outcome] = []
-  selected = {name: np.zeros((len(fitted.sizes_of(data)), len(llms)), np.int64) for name in policies.POLICIES}
+  selected = {name: np.zeros((len(baselines.sizes_of(data)), len(llms)), np.int64) for name in policies.POLICIES}
   for cut in cuts:
     at, queries = batching.fill(rows[cut], size), cut.stop - cut.start
     asked = data.rows(at)

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from selectllm import frontier, limits, metrics, playing
+from selectllm import frontier, metrics, playing
 from selectllm.data import dataset
-from selectllm.selection import budget, calibration
+from selectllm.selection import batch_budget, calibration, constraints
 
 _COVERAGE = np.linspace(0.05, 1, 20)
 _BATCH_BUDGETS = (0.05, 0.1, 0.2, 0.35, 0.5)
@@ -99,7 +99,7 @@ def _versus(outcome: playing.Outcome, others: dict[str, playing.Outcome]) -> dic
 
 def _limit_row(
   parts: list[frontier.Part],
-  limit: limits.Limit,
+  limit: constraints.Constraint,
   references: dict[str, Any],
   others: dict[str, playing.Outcome],
   resamples: int,
@@ -121,9 +121,9 @@ def _limit_row(
       part.contests[name].expected[:, setting] for part, name, setting in zip(parts, played, settings, strict=True)
     ]
     test['query_seconds'] = float(np.concatenate(spent).max())
-  target = limits.target(limit, references)
+  target = constraints.target(limit, references)
   unknown = limit.quantity != 'none' and (target is None or test.get(limit.quantity) is None)
-  met, within = (None, None) if unknown else limits.judge(limit, test, target)
+  met, within = (None, None) if unknown else constraints.judge(limit, test, target)
   return row | {
     'contender': ', '.join(sorted({'adaptive' if name == limit.text else name for name in played})),
     'setting': list(settings),
@@ -193,7 +193,7 @@ def _batch(parts: list[frontier.Part], resamples: int) -> list[dict[str, Any]]:
       most = share * float(part.rules.expected.sum()) * len(part.test)
       if options.expected.min(1).sum() > most:
         break
-      choice = budget.assign(options.p_right, options.expected, most)
+      choice = batch_budget.assign(options.p_right, options.expected, most)
       place = np.arange(len(choice))
       promised.append((options.p_right[place, choice].mean(), options.expected[place, choice].mean()))
       tested.append(playing.Outcome(*(array[place, choice] for array in options.test)))
@@ -223,9 +223,9 @@ def summarise(
   resamples = config.evaluate.resamples
   currency = frontier.currency_of(table.votes, config.frontier.currency)
   together = playing.join([part.references for part in parts])
-  of_references = [_at(together, place) for place in range(len(limits.REFERENCES))]
-  references = dict(zip(limits.REFERENCES, _measured(of_references, resamples), strict=True))
-  others = dict(zip(limits.REFERENCES, of_references, strict=True))
+  of_references = [_at(together, place) for place in range(len(constraints.REFERENCES))]
+  references = dict(zip(constraints.REFERENCES, _measured(of_references, resamples), strict=True))
+  others = dict(zip(constraints.REFERENCES, of_references, strict=True))
   everybody = others | {name: each.outcome for name, each in chosen.items()}
   curves = {}
   for name in chosen:
@@ -252,7 +252,9 @@ def summarise(
       for name, each in chosen.items()
     },
     'limits': [
-      _limit_row(parts, limits.parse(text), references, everybody, resamples) for text in config.frontier.limits if rule
+      _limit_row(parts, constraints.parse(text), references, everybody, resamples)
+      for text in config.frontier.limits
+      if rule
     ],
     'p_right': _p_right(parts, rule) if rule else None,
     'confidences': _confidences(table, parts),

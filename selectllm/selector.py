@@ -19,12 +19,12 @@ import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
-from selectllm import checkpoint, confidence, deciding, embeddings, frontier, limits, sharding, train
+from selectllm import checkpoint, deciding, embeddings, frontier, sharding, train
 from selectllm.data import dataset
 from selectllm.infra import paths, run_dir
 from selectllm.models import pretrained
 from selectllm.report import answered
-from selectllm.selection import adaptive, calibration, contest, evidence, voting
+from selectllm.selection import adaptive, calibration, confidence, constraints, learned_vote, types, voting
 
 _FORMAT = 2
 _FACTS, _ARRAYS, _CLASSIFIER = 'selector.json', 'arrays.npz', 'classifier'
@@ -50,7 +50,7 @@ class Arrays(NamedTuple):
   """
 
   estimator: confidence.Estimator
-  weights: evidence.Weights
+  weights: learned_vote.Weights
   rules: dict[str, adaptive.Rule]
   calibrators: dict[str, calibration.Calibrator]
   expected: np.ndarray
@@ -61,8 +61,8 @@ class Arrays(NamedTuple):
 class State(NamedTuple):
   """What is known of N queries before any call: confidences and calibrated log-odds float32[N, K]."""
 
-  confidences: contest.Array
-  logits: contest.Array
+  confidences: types.Array
+  logits: types.Array
 
 
 class Choice(NamedTuple):
@@ -91,7 +91,7 @@ def _template(rules: Sequence[str], calibrated: Sequence[str]) -> Arrays:
   pool = calibration.Pool(leaf, calibrator)
   return Arrays(
     confidence.Estimator(confidence.Text(leaf, leaf), leaf, leaf, leaf, pool, leaf),
-    evidence.Weights(*[leaf] * len(evidence.Weights._fields)),
+    learned_vote.Weights(*[leaf] * len(learned_vote.Weights._fields)),
     dict.fromkeys(rules, adaptive.Rule(leaf, leaf, leaf)),
     dict.fromkeys(calibrated, calibrator),
     *[leaf] * 3,
@@ -173,7 +173,7 @@ def load(
 
   Args:
     directory: What `save` wrote, `selector/` of a run directory.
-    limit: What the calls must keep, see `selectllm.limits`; by default the most accurate setting.
+    limit: What the calls must keep, see `selectllm.selection.constraints`; by default the most accurate setting.
     mesh: `data` and `fsdp`, devices; one by default.
 
   Raises:
@@ -201,7 +201,7 @@ def load(
   with ocp.StandardCheckpointer() as checkpointer:
     abstract = sharding.abstract(model.mesh, model.params)
     params = checkpointer.restore(checkpoint.address(directory / _CLASSIFIER), abstract)
-  return Selector(facts, arrays, model, params, limits.parse(limit))
+  return Selector(facts, arrays, model, params, constraints.parse(limit))
 
 
 class Selector:
@@ -209,7 +209,9 @@ class Selector:
 
   in_stages = True
 
-  def __init__(self, facts: dict[str, Any], arrays: Arrays, model: train.Model, params: Any, limit: limits.Limit):
+  def __init__(
+    self, facts: dict[str, Any], arrays: Arrays, model: train.Model, params: Any, limit: constraints.Constraint
+  ):
     """Takes what `load` read; raises SelectorError when no setting keeps the limit."""
     self.llms: tuple[str, ...] = tuple(facts['llms'])
     self.limit = limit
@@ -302,7 +304,7 @@ class Selector:
 @jax.jit
 def _next(rule, weights, setting, logits, answers, called, available, expected, budget):
   def one(logits, answers, called, available):
-    says = evidence.gather(answers)
+    says = learned_vote.gather(answers)
     action = adaptive.decide(rule, weights, setting, logits, says, called, available, expected, budget).action
     chosen = jnp.zeros(logits.size, bool).at[rule.llms].set(rule.actions[action])
     return chosen & (action >= 0)
@@ -313,7 +315,7 @@ def _next(rule, weights, setting, logits, answers, called, available, expected, 
 @jax.jit
 def _finish(weights, logits, answers, called):
   def one(logits, answers, called):
-    found = evidence.posterior(weights, logits, evidence.gather(answers), called)
+    found = learned_vote.posterior(weights, logits, learned_vote.gather(answers), called)
     return found.answer, found.top
 
   return jax.vmap(one)(logits, answers, called)

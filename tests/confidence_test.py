@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from selectllm import confidence
 from selectllm.data import splits
+from selectllm.selection import confidence
 
 
 def _problem(count: int = 600, seed: int = 0):

@@ -7,7 +7,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from selectllm import evaluate, fitted, score
+from selectllm import evaluate, score
 from selectllm.data import dataset, splits
 from selectllm.infra import batching
 from selectllm.selection import baselines, policies, voting
@@ -49,8 +49,8 @@ def _table(answers, reference, latency_s, cost_usd, observed, latency_is: str = 
 
 
 def _selections(table: dataset.Dataset) -> dict[str, policies.Selection]:
-  latency_s = fitted.expected_latency_s(table.votes, SPLIT)
-  selecting = score.Selecting(latency_s, fitted.sizes_of(table.votes), 0.5)
+  latency_s = baselines.expected_latency_s(table.votes, SPLIT)
+  selecting = score.Selecting(latency_s, baselines.sizes_of(table.votes), 0.5)
   return jax.device_get(score.select(_confidences(), table.votes.observed, selecting))
 
 
@@ -372,12 +372,12 @@ def _adverse(table: dataset.Dataset, which: int, rng: np.random.Generator) -> da
   return table._replace(votes=dataset.Responses(**changed))
 
 
-def _fit(table: dataset.Dataset) -> fitted.Fitted:
-  return fitted.fit(table.votes, SPLIT, _embeddings(), _config())
+def _fit(table: dataset.Dataset) -> baselines.FittedBaselines:
+  return baselines.fit_baselines(table.votes, SPLIT, _embeddings(), _config())
 
 
-def _same(one: fitted.Fitted, other: fitted.Fitted) -> dict[str, bool]:
-  return {name: np.array_equal(getattr(one, name), getattr(other, name)) for name in fitted.Fitted._fields}
+def _same(one: baselines.FittedBaselines, other: baselines.FittedBaselines) -> dict[str, bool]:
+  return {name: np.array_equal(getattr(one, name), getattr(other, name)) for name in baselines.FittedBaselines._fields}
 
 
 CHOSEN = ('best_single', 'knn_neighbours')
@@ -417,7 +417,7 @@ def test_queries_that_are_unused_change_nothing():
     mixed = getattr(table.votes, name).copy()
     mixed[:4] = array[:4]
     other = _with(other, **{name: mixed})
-  one, two = (fitted.fit(t.votes, split, _embeddings(), _config()) for t in (table, other))
+  one, two = (baselines.fit_baselines(t.votes, split, _embeddings(), _config()) for t in (table, other))
   assert all(_same(one, two).values())
   here, there = (_evaluate(t, split) for t in (table, other))
   assert here['methods'] == there['methods']
@@ -533,16 +533,16 @@ def test_expected_latency_is_the_mean_over_known_calls_of_train():
   observed = np.ones((QUERIES, LLMS), bool)
   observed[1, 0] = False
   data = table.votes._replace(latency_s=latency_s, observed=observed)
-  np.testing.assert_allclose(fitted.expected_latency_s(data, SPLIT), [(20 + 3) / 21, 2, 3, 4], rtol=1e-6)
+  np.testing.assert_allclose(baselines.expected_latency_s(data, SPLIT), [(20 + 3) / 21, 2, 3, 4], rtol=1e-6)
 
 
 def test_an_llm_of_unknown_latency_is_not_taken_for_the_fastest():
   table = _random_table(missing=0)
   latency_s = np.tile(np.float32([1, 2, np.nan, 4]), (QUERIES, 1))
-  expected = fitted.expected_latency_s(table.votes._replace(latency_s=latency_s), SPLIT)
+  expected = baselines.expected_latency_s(table.votes._replace(latency_s=latency_s), SPLIT)
   assert expected.tolist() == [1, 2, 4, 4]
   unknown = table.votes._replace(latency_s=np.full_like(latency_s, np.nan))
-  assert fitted.expected_latency_s(unknown, SPLIT).tolist() == [0, 0, 0, 0]
+  assert baselines.expected_latency_s(unknown, SPLIT).tolist() == [0, 0, 0, 0]
 
 
 # Scores without answers.

@@ -9,7 +9,7 @@ import pytest
 from configs import common
 from selectllm import frontier, playing, promises
 from selectllm.data import dataset, splits
-from selectllm.selection import contest
+from selectllm.selection import types
 
 LLMS = ('cheap', 'middling', 'dear')
 
@@ -100,7 +100,7 @@ def test_accounts_add_stages_and_take_the_slowest_of_each():
   stage = np.array([[[0, 0, 0]], [[0, 0, 1]], [[0, 0, 0]], [[1, 0, 0]]], np.int8)
   answer = np.full((4, 1), -1, np.int16)
   answer[0] = table.votes.reference[0]
-  outcome = frontier.accounts(table.votes, contest.Played(mask, answer, np.ones((4, 1)), stage))
+  outcome = frontier.accounts(table.votes, types.Decisions(mask, answer, np.ones((4, 1)), stage))
   np.testing.assert_array_equal(outcome.latency_parallel_s[:, 0], [2, 11, 0, 11])
   np.testing.assert_array_equal(outcome.latency_sequential_s[:, 0], [3, 11, 0, 13])
   np.testing.assert_array_equal(outcome.valid[:, 0], [True, True, False, True])

@@ -1,6 +1,6 @@
 import pytest
 
-from selectllm import limits
+from selectllm.selection import constraints
 
 REFERENCES = {
   'best_single': {'accuracy': 0.8, 'seconds': 10.0, 'usd': 0.02},
@@ -32,9 +32,9 @@ SETTINGS = [
   ],
 )
 def test_limits_are_read(text, expected):
-  assert limits.parse(text) == (*expected, text)
+  assert constraints.parse(text) == (*expected, text)
   spaced = f' {text} '.replace('<=', ' <= ').replace('%', ' %')
-  assert limits.parse(spaced) == (*expected, text)
+  assert constraints.parse(spaced) == (*expected, text)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_limits_are_read(text, expected):
 )
 def test_what_is_no_limit_is_named_and_the_grammar_shown(text):
   with pytest.raises(ValueError, match='it must be accuracy>=X') as raised:
-    limits.parse(text)
+    constraints.parse(text)
   assert repr(text) in str(raised.value)
   assert 'p95_seconds' in str(raised.value)
 
@@ -80,7 +80,7 @@ def test_a_target_is_the_number_that_a_limit_comes_to():
     ('p95_seconds<=30', 30),
     ('none', None),
   ):
-    assert limits.target(limits.parse(text), REFERENCES) == expected
+    assert constraints.target(constraints.parse(text), REFERENCES) == expected
 
 
 @pytest.mark.parametrize(
@@ -102,20 +102,20 @@ def test_a_target_is_the_number_that_a_limit_comes_to():
   ],
 )
 def test_the_setting_chosen_serves_the_limit_best(text, expected):
-  assert limits.choose(limits.parse(text), SETTINGS, REFERENCES) == expected
+  assert constraints.choose(constraints.parse(text), SETTINGS, REFERENCES) == expected
 
 
 def test_where_seconds_are_unknown_dollars_or_calls_decide():
   settings = [{**setting, 'seconds': None} for setting in SETTINGS]
-  assert limits.choose(limits.parse('accuracy>=best_single'), settings, REFERENCES) == 1
-  assert limits.choose(limits.parse('seconds<=20'), settings, REFERENCES) is None
+  assert constraints.choose(constraints.parse('accuracy>=best_single'), settings, REFERENCES) == 1
+  assert constraints.choose(constraints.parse('seconds<=20'), settings, REFERENCES) is None
   counted = [{'accuracy': 0.9, 'calls': 3.0}, {'accuracy': 0.85, 'calls': 2.0}]
-  assert limits.choose(limits.parse('accuracy>=best_single'), counted, REFERENCES) == 1
+  assert constraints.choose(constraints.parse('accuracy>=best_single'), counted, REFERENCES) == 1
 
 
 def test_settings_of_unknown_accuracy_are_never_chosen():
-  assert limits.choose(limits.parse('none'), [{'accuracy': None, 'seconds': 1.0}], REFERENCES) is None
-  assert limits.choose(limits.parse('none'), [], REFERENCES) is None
+  assert constraints.choose(constraints.parse('none'), [{'accuracy': None, 'seconds': 1.0}], REFERENCES) is None
+  assert constraints.choose(constraints.parse('none'), [], REFERENCES) is None
 
 
 @pytest.mark.parametrize(
@@ -135,15 +135,15 @@ def test_settings_of_unknown_accuracy_are_never_chosen():
   ],
 )
 def test_a_limit_is_met_by_the_number_and_within_by_its_interval(text, value, interval, target, expected):
-  limit = limits.parse(text)
+  limit = constraints.parse(text)
   test = {limit.quantity: value, f'{limit.quantity}_ci': interval}
-  assert limits.judge(limit, test, target) == expected
+  assert constraints.judge(limit, test, target) == expected
 
 
 def test_no_limit_is_always_kept():
-  assert limits.judge(limits.parse('none'), {}, None) == (True, True)
+  assert constraints.judge(constraints.parse('none'), {}, None) == (True, True)
 
 
 def test_what_was_not_tested_cannot_be_judged():
   with pytest.raises(ValueError, match='limit usd<=3: nothing to judge by'):
-    limits.judge(limits.parse('usd<=3'), {'seconds': 3, 'usd': None}, 3)
+    constraints.judge(constraints.parse('usd<=3'), {'seconds': 3, 'usd': None}, 3)

@@ -11,10 +11,10 @@ import pytest
 
 import selectllm
 from configs import jsonl
-from selectllm import confidence, deciding, experiment, frontier, selector, train
+from selectllm import deciding, experiment, frontier, selector, train
 from selectllm.data import load, splits
 from selectllm.infra import paths, run_dir
-from selectllm.selection import adaptive, evidence
+from selectllm.selection import adaptive, confidence, learned_vote
 
 
 @pytest.fixture(scope='module')
@@ -72,7 +72,7 @@ def test_two_lines_choose_what_the_run_chose(run, as_the_run_chose):
 
 def _first(rule, weights, setting, logits, expected) -> np.ndarray:
   count = len(logits)
-  nothing = evidence.gather(np.full((count, 1), -1, np.int16))
+  nothing = learned_vote.gather(np.full((count, 1), -1, np.int16))
   called = np.zeros(count, bool)
   state = adaptive.decide(rule, weights, setting, logits, nothing, called, ~called, expected, np.inf)
   mask = np.zeros(count, bool)

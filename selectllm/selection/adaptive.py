@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from selectllm.selection import contest, evidence
+from selectllm.selection import learned_vote, types
 
 # Subsets double with every LLM: a larger pool is cut to those whose votes do best together.
 MOST_LLMS = {1: 10, 2: 8}  # by how many LLMs one stage may call
@@ -39,9 +39,9 @@ class Rule(NamedTuple):
       `_features`.
   """
 
-  llms: contest.Array
-  actions: contest.Array
-  weights: contest.Array
+  llms: types.Array
+  actions: types.Array
+  weights: types.Array
 
 
 def actions_of(count: int, at_once: int) -> np.ndarray:
@@ -51,7 +51,7 @@ def actions_of(count: int, at_once: int) -> np.ndarray:
   return (np.array(codes)[:, None] >> np.arange(count) & 1).astype(bool)
 
 
-def _features(found: evidence.Posterior, logits: jax.Array, actions: jax.Array) -> jax.Array:
+def _features(found: learned_vote.Posterior, logits: jax.Array, actions: jax.Array) -> jax.Array:
   """What the gain of each action is predicted from, float32[A, F]: how sure the vote is, and what the next is worth."""
   best = jnp.max(jnp.where(actions, jax.nn.sigmoid(logits), 0.0), -1)
   of_query = jnp.stack([jnp.ones(()), found.top, found.top**2, found.second, logits.mean()])
@@ -60,12 +60,12 @@ def _features(found: evidence.Posterior, logits: jax.Array, actions: jax.Array) 
   )
 
 
-def shortlist(weights: evidence.Weights, known: contest.Queries, most: int) -> np.ndarray:
+def shortlist(weights: learned_vote.Weights, known: types.StrategyQueries, most: int) -> np.ndarray:
   """The LLMs to choose from: all, or those that do best together, added one by one, int32[k]."""
   count = known.observed.shape[1]
   if count <= most:
     return np.arange(count, dtype=np.int32)
-  every = evidence.gather_all(known.answers)
+  every = learned_vote.gather_all(known.answers)
   chosen: list[int] = []
   for _ in range(most):
     rest = [llm for llm in range(count) if llm not in chosen]
@@ -80,7 +80,7 @@ def shortlist(weights: evidence.Weights, known: contest.Queries, most: int) -> n
 @jax.jit
 def _accuracy(weights, logits, every, observed, reference, masks):
   def of_set(mask):
-    found = jax.vmap(evidence.posterior, in_axes=(None, 0, 0, 0))(weights, logits, every, observed & mask)
+    found = jax.vmap(learned_vote.posterior, in_axes=(None, 0, 0, 0))(weights, logits, every, observed & mask)
     return jnp.mean(found.answer == reference)
 
   return jax.lax.map(of_set, masks)
@@ -90,14 +90,14 @@ def _members(code: jax.Array, count: int) -> jax.Array:
   return (code >> jnp.arange(count) & 1).astype(bool)
 
 
-def _cut(weights: evidence.Weights, llms: contest.Array) -> evidence.Weights:
+def _cut(weights: learned_vote.Weights, llms: types.Array) -> learned_vote.Weights:
   """The vote of some of the LLMs."""
   return weights._replace(
     bias=weights.bias[llms], pair=weights.pair[llms][:, llms], other_called=weights.other_called[llms]
   )
 
 
-def _action_price(price: contest.Array, actions: contest.Array, parallel: bool) -> jax.Array:
+def _action_price(price: types.Array, actions: types.Array, parallel: bool) -> jax.Array:
   """Prices [..., A] of actions bool[A, k] where calls take [..., k]."""
   each = jnp.where(actions, price[..., None, :], 0.0)
   return each.max(-1) if parallel else each.sum(-1)
@@ -125,7 +125,7 @@ def _backward(weights, logits, every, observed, reference, price, counted, actio
 
   def step(value, code):
     known = observed & _members(code, count)
-    found = jax.vmap(evidence.posterior, in_axes=(None, 0, 0, 0))(weights, logits, every, known)
+    found = jax.vmap(learned_vote.posterior, in_axes=(None, 0, 0, 0))(weights, logits, every, known)
     features = jax.vmap(_features, in_axes=(0, 0, None))(found, logits, actions)  # [N, A, F]
     fresh = (codes & code) == 0
     usable = possible & fresh
@@ -152,12 +152,12 @@ def _backward(weights, logits, every, observed, reference, price, counted, actio
 
 
 def fit(
-  weights: evidence.Weights, known: contest.Queries, *, seed: int, at_once: int = 1, parallel: bool = False
+  weights: learned_vote.Weights, known: types.StrategyQueries, *, seed: int, at_once: int = 1, parallel: bool = False
 ) -> Rule:
   """Fits the rule for every setting of `PRICES`.
 
   Args:
-    weights: Of the vote, from `evidence.fit`.
+    weights: Of the vote, from `learned_vote.fit`.
     known: Queries with labels, their logits out of fold.
     seed: Of the queries that are taken where there are very many.
     at_once: The most LLMs that one stage calls, a key of `MOST_LLMS`.
@@ -173,7 +173,7 @@ def fit(
   solved = _backward(
     _cut(weights, llms),
     asked.logits[:, llms],
-    evidence.gather_all(asked.answers[:, llms]),
+    learned_vote.gather_all(asked.answers[:, llms]),
     asked.observed[:, llms],
     asked.reference.astype(np.int32),
     np.asarray(_action_price(price[:, llms], actions, parallel)),
@@ -193,17 +193,17 @@ class State(NamedTuple):
     found: What the answers so far make likely.
   """
 
-  called: contest.Array
-  action: contest.Array
-  found: evidence.Posterior
+  called: types.Array
+  action: types.Array
+  found: learned_vote.Posterior
 
 
 def decide(
   rule: Rule,
-  weights: evidence.Weights,
+  weights: learned_vote.Weights,
   setting: jax.Array,
   logits: jax.Array,
-  says: evidence.Evidence,
+  says: learned_vote.Evidence,
   called: jax.Array,
   available: jax.Array,
   expected: jax.Array,
@@ -223,11 +223,11 @@ def decide(
     budget: float32[], the most that this query's calls may be expected to take in sum; infinite for no limit.
   """
   llms = rule.llms
-  found = evidence.posterior(weights, logits, says, called)
+  found = learned_vote.posterior(weights, logits, says, called)
   # The rule was fitted on the LLMs that it may call, and knows the votes of these alone.
-  within = evidence.Evidence(says.candidates[llms], says.support[llms][:, llms])
+  within = learned_vote.Evidence(says.candidates[llms], says.support[llms][:, llms])
   known = called[llms]
-  seen = evidence.posterior(_cut(weights, llms), logits[llms], within, known)
+  seen = learned_vote.posterior(_cut(weights, llms), logits[llms], within, known)
   code = jnp.sum(known << jnp.arange(llms.size))
   features = _features(seen, logits[llms], rule.actions)
   possible = jnp.all((available[llms] & ~known) | ~rule.actions, -1)
@@ -239,9 +239,9 @@ def decide(
 
 
 @functools.partial(jax.jit, static_argnames='settings')
-def _replay(rule: Rule, weights: evidence.Weights, logits, answers, observed, expected, budget, settings: int):
+def _replay(rule: Rule, weights: learned_vote.Weights, logits, answers, observed, expected, budget, settings: int):
   def one(logits, answers, observed, setting):
-    says = evidence.gather(answers)
+    says = learned_vote.gather(answers)
     sets = jnp.zeros((len(rule.actions), logits.size), bool).at[:, rule.llms].set(rule.actions)
 
     def stage(carry, number):
@@ -252,14 +252,16 @@ def _replay(rule: Rule, weights: evidence.Weights, logits, answers, observed, ex
 
     start = (jnp.zeros(logits.size, bool), jnp.zeros(logits.size, jnp.int8))
     (called, when), _ = jax.lax.scan(stage, start, jnp.arange(rule.llms.size, dtype=jnp.int8))
-    found = evidence.posterior(weights, logits, says, called)
+    found = learned_vote.posterior(weights, logits, says, called)
     return called, found.answer.astype(jnp.int16), found.top, when
 
   of_settings = jax.vmap(one, in_axes=(None, None, None, 0))
   return jax.vmap(of_settings, in_axes=(0, 0, 0, None))(logits, answers, observed, jnp.arange(settings))
 
 
-def replay(rule: Rule, weights: evidence.Weights, asked: contest.Queries, *, budget: float = np.inf) -> contest.Played:
+def replay(
+  rule: Rule, weights: learned_vote.Weights, asked: types.StrategyQueries, *, budget: float = np.inf
+) -> types.Decisions:
   """Plays the rule at every setting on recorded responses; an answer is looked at only once its LLM has been called.
 
   Args:
@@ -277,4 +279,4 @@ def replay(rule: Rule, weights: evidence.Weights, asked: contest.Queries, *, bud
         _replay(rule, weights, part.logits, part.answers, part.observed, asked.expected, np.float32(budget), settings)
       )
     )
-  return contest.Played(*(np.concatenate(arrays)[:count] for arrays in zip(*parts, strict=True)))
+  return types.Decisions(*(np.concatenate(arrays)[:count] for arrays in zip(*parts, strict=True)))

@@ -1,7 +1,13 @@
 """The vote of the called LLMs (PAPER: policy), written for one query."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from selectllm.infra import batching
+from selectllm.selection import policies
 
 NO_ANSWER = -1
 VOTES = ('majority', 'samples')
@@ -54,3 +60,99 @@ def vote(
   place = place * ballots.size + jnp.arange(ballots.size)
   first = jnp.min(jnp.where(tied, place, jnp.iinfo(place.dtype).max))
   return jnp.where(cast.any(), jnp.sum(jnp.where(place == first, ballots, 0)), NO_ANSWER)
+
+
+# Numbers of one block's queries, confidences and answers together: a few MB, which stay in a processor's cache.
+_NUMBERS = 1 << 22
+
+
+def shortlist(confidences: jax.Array, latency_s: jax.Array, available: jax.Array, *, size: int) -> jax.Array:
+  """The `size` LLMs that `policies.rank` puts first, int32[size], in that order; written for one query.
+
+  Args:
+    confidences: float32[K] in [0, 1].
+    latency_s: float32[K], expected; breaks ties.
+    available: bool[K].
+    size: At most K.
+  """
+  # Of more LLMs than are ranked by counting, the first are taken one by one, as often as LLMs are called.
+  if confidences.size <= policies.MOST_COUNTED:
+    rank = policies.rank(confidences, latency_s, available)
+    return jnp.sum(jnp.where(rank == jnp.arange(size)[:, None], jnp.arange(rank.size), 0), axis=-1)
+  fastest = jnp.argsort(latency_s)
+  place = jnp.argsort(fastest).astype(jnp.float32)  # float, so that its minimum vectorises
+
+  def take(left: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+    first = jnp.min(jnp.where(left == left.max(), place, jnp.inf))
+    return jnp.where(place == first, -jnp.inf, left), first
+
+  left = jnp.where(available, confidences, -1.0)  # above those that are taken
+  return fastest[jax.lax.scan(take, left, length=size)[1].astype(jnp.int32)]
+
+
+@functools.partial(jax.jit, static_argnames=('size', 'over'))
+def _ballots(confidences, answers, available, latency_s, size, over):
+  """What the policy and the vote need of those on each query's shortlist; all LLMs where they are no more than that."""
+  place = jnp.argsort(jnp.argsort(latency_s)).astype(jnp.float32)
+
+  def one(confidences, answers, available):
+    listed = jnp.arange(size)
+    if size < confidences.size:
+      listed = shortlist(confidences, latency_s, available, size=size)
+    if over == 'samples':
+      # The vote looks at the samples of equally fast LLMs together, in the order of the pool.
+      listed = jnp.sort(listed)
+      return confidences[listed], answers[listed], available[listed], latency_s[listed]
+    # Places instead of latencies: of equally fast LLMs the first of the pool, wherever it is listed.
+    return confidences[listed], majority(answers[listed])[:, None], available[listed], place[listed]
+
+  return jax.vmap(one)(confidences, answers, available)
+
+
+@functools.partial(jax.jit, static_argnames=('policy', 'over'))
+def _vote(confidences, answers, available, latency_s, threshold, policy, over):
+  def one(confidences, answers, available, latency_s):
+    selection = policies.POLICIES[policy](confidences, latency_s, available, size=confidences.size, threshold=threshold)
+    return vote(answers, selection.mask, selection.weight, latency_s, over=over)
+
+  return jax.vmap(one)(confidences, answers, available, latency_s)
+
+
+def elect(
+  confidences: np.ndarray,
+  answers: np.ndarray,
+  available: np.ndarray,
+  latency_s: np.ndarray,
+  *,
+  policy: str,
+  size: int,
+  threshold: float = 0.5,
+  over: str = 'majority',
+) -> np.ndarray:
+  """The answers that the LLMs elect which a policy selects, block by block.
+
+  No policy selects an LLM that is not among the `size` most confident, so only their answers are looked at.
+
+  Args:
+    confidences: float32[N, K].
+    answers: int16[N, K, S], see `vote`; mapped into memory (`np.memmap`), if they are too large for it.
+    available: bool[N, K], false for an LLM that cannot be called.
+    latency_s: float32[K], expected.
+    policy: One of `policies.POLICIES`.
+    size: The most LLMs to call.
+    threshold: The confidence above which an LLM is predicted to be right.
+    over: See `vote`.
+
+  Returns:
+    int32[N], -1 where nobody called has an answer.
+  """
+  count, samples = answers.shape[1:]
+  size = min(size, count)
+  ballots = size * samples if over == 'samples' else size
+  rows = min(batching.rows_of(ballots), max(1, _NUMBERS // (count * (samples + 2))))
+
+  def step(*queries: np.ndarray) -> jax.Array:
+    # Two calls of the device: compiled as one, the majorities would be counted again for every comparison of ballots.
+    return _vote(*_ballots(*queries, latency_s, size, over), threshold, policy, over)
+
+  return batching.apply(step, (confidences, answers, available), rows=rows)

@@ -5,8 +5,8 @@ import pytest
 
 from configs import jsonl
 from selectllm import experiment
-from selectllm.data import agreement, dataset, load, splits
-from selectllm.selection import voting
+from selectllm.data import dataset, load, splits
+from selectllm.selection import pseudo_labels, voting
 
 NONE = voting.NO_ANSWER
 
@@ -45,7 +45,7 @@ def plain(answers):
 
 def test_the_better_llms_weigh_more_though_nobody_says_who_is_better():
   reference, answers = pool([0.95, 0.9, 0.3, 0.3, 0.3, 0.3], wrong_answers=2)
-  agreed = agreement.pseudo_reference(table_of(answers).votes)
+  agreed = pseudo_labels.pseudo_reference(table_of(answers).votes)
   assert agreed.dtype == np.int16
   assert np.mean(agreed == reference) > np.mean(plain(answers) == reference) + 0.03
   assert np.mean(agreed == reference) > 0.9
@@ -55,13 +55,13 @@ def test_the_better_llms_weigh_more_though_nobody_says_who_is_better():
 @pytest.mark.parametrize('wrong_answers', [4, 9])
 def test_llms_that_are_mostly_wrong_do_not_vote_against_themselves(right, wrong_answers):
   reference, answers = pool([right] * 7, wrong_answers=wrong_answers)
-  agreed = agreement.pseudo_reference(table_of(answers).votes)
+  agreed = pseudo_labels.pseudo_reference(table_of(answers).votes)
   assert np.mean(agreed == reference) > np.mean(plain(answers) == reference) - 0.02
 
 
 def test_an_llm_is_held_against_the_others_not_against_itself():
   # The loner answers alone everywhere, the two others always agree: however heavy, its own vote proves nothing.
-  agreed = agreement.pseudo_reference(table_of([[0, 1, 1]] * 50).votes)
+  agreed = pseudo_labels.pseudo_reference(table_of([[0, 1, 1]] * 50).votes)
   assert agreed.tolist() == [1] * 50
 
 
@@ -69,7 +69,8 @@ def test_the_order_of_the_llms_changes_nothing_but_ties():
   _, answers = pool([0.8, 0.7, 0.6, 0.5, 0.4], wrong_answers=50)
   order = np.array([3, 0, 4, 2, 1])
   np.testing.assert_array_equal(
-    agreement.pseudo_reference(table_of(answers).votes), agreement.pseudo_reference(table_of(answers[:, order]).votes)
+    pseudo_labels.pseudo_reference(table_of(answers).votes),
+    pseudo_labels.pseudo_reference(table_of(answers[:, order]).votes),
   )
 
 
@@ -77,7 +78,7 @@ def test_samples_count_by_their_majority_and_missing_llms_do_not_vote():
   two, one = [2, 2, 1], [1, NONE, NONE]
   answers = [[two, one, two], [[NONE] * 3] * 3, [one, two, two]]
   observed = np.array([[True, True, True], [True, True, True], [True, False, False]])
-  assert agreement.pseudo_reference(table_of(answers, observed=observed).votes).tolist() == [2, NONE, 1]
+  assert pseudo_labels.pseudo_reference(table_of(answers, observed=observed).votes).tolist() == [2, NONE, 1]
 
 
 def test_relabel_touches_the_rows_alone():
@@ -85,8 +86,8 @@ def test_relabel_touches_the_rows_alone():
   table = table_of(answers, reference)
   before = [array.copy() for array in table.votes]
   rows = np.arange(60) < 40
-  data = agreement.relabel(table, rows).votes
-  np.testing.assert_array_equal(data.reference[:40], agreement.pseudo_reference(table.votes.rows(rows)))
+  data = pseudo_labels.relabel(table, rows).votes
+  np.testing.assert_array_equal(data.reference[:40], pseudo_labels.pseudo_reference(table.votes.rows(rows)))
   np.testing.assert_array_equal(data.reference[40:], reference[40:])
   np.testing.assert_array_equal(data.labels, answers == data.reference[:, None])
   assert data.labels.dtype == np.float32
@@ -99,13 +100,13 @@ def test_answers_outside_the_rows_weigh_nothing():
   _, answers = pool([0.9, 0.8, 0.7, 0.2], queries=60)
   rows = np.arange(60) < 40
   other = np.where(rows[:, None], answers, answers[:, ::-1])
-  agreed = [agreement.relabel(table_of(a, np.zeros(60)), rows).votes.reference[rows] for a in (answers, other)]
+  agreed = [pseudo_labels.relabel(table_of(a, np.zeros(60)), rows).votes.reference[rows] for a in (answers, other)]
   np.testing.assert_array_equal(*agreed)
 
 
 def test_where_nobody_answers_nobody_is_observed():
   table = table_of([[0, 0, NONE], [NONE] * 3, [0, 1, 1]], reference=[0, 0, 0])
-  data = agreement.relabel(table, np.ones(3, bool)).votes
+  data = pseudo_labels.relabel(table, np.ones(3, bool)).votes
   assert data.reference.tolist() == [0, NONE, 1]
   assert data.labels.tolist() == [[1, 1, 0], [0, 0, 0], [0, 1, 1]]
   assert data.observed.any(axis=1).tolist() == [True, False, True]
@@ -113,7 +114,7 @@ def test_where_nobody_answers_nobody_is_observed():
 
 def test_scores_cannot_agree():
   with pytest.raises(ValueError, match=r'labels=agreement, but toy holds scores.*labels=reference'):
-    agreement.relabel(table_of(np.zeros((4, 2, 0))), np.ones(4, bool))
+    pseudo_labels.relabel(table_of(np.zeros((4, 2, 0))), np.ones(4, bool))
 
 
 SPLIT = np.repeat([splits.TRAIN, splits.VALIDATION, splits.TEST, splits.UNUSED], [30, 10, 15, 5])
@@ -124,7 +125,7 @@ def test_an_llm_is_taught_by_the_vote_of_the_others():
   usual = [[0, 0, 0, 1], [0, 0, 1, 0], [0, 1, 0, 0]] * 10
   answers = np.array([[0, 1, 2, 3], [0, NONE, NONE, NONE], [0, 1, 1, 1], *usual])
   split = np.repeat([splits.TRAIN, splits.VALIDATION, splits.TEST], 11)
-  data = agreement.label(table_of(answers), split).votes
+  data = pseudo_labels.label(table_of(answers), split).votes
   assert data.reference[:3].tolist() == [0, 0, 1]
   assert data.labels[:3].tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [0, 1, 1, 1]]
   assert data.observed[:3].tolist() == [[True] * 4, [False, True, True, True], [True] * 4]
@@ -134,11 +135,11 @@ def test_an_llm_is_taught_by_the_vote_of_the_others():
 
 def test_test_queries_are_judged_by_their_references():
   reference, answers = pool([0.9, 0.8, 0.7], queries=60)
-  table = agreement.label(table_of(answers, reference), SPLIT)
+  table = pseudo_labels.label(table_of(answers, reference), SPLIT)
   learned, test = SPLIT <= splits.VALIDATION, SPLIT == splits.TEST
   np.testing.assert_array_equal(table.votes.reference[~learned], reference[~learned])
   agreed = table.votes.reference[learned]
-  np.testing.assert_array_equal(agreed, agreement.pseudo_reference(table_of(answers[learned]).votes))
+  np.testing.assert_array_equal(agreed, pseudo_labels.pseudo_reference(table_of(answers[learned]).votes))
   assert table.votes.observed[test].all()
   assert table.name == 'toy'
   (note,) = table.notes
@@ -149,7 +150,7 @@ def test_test_queries_are_judged_by_their_references():
 def test_test_queries_without_a_reference_are_not_counted_where_others_have_one():
   reference, answers = pool([0.9, 0.8, 0.7], queries=60)
   reference[SPLIT != splits.TEST] = reference[40] = NONE
-  table = agreement.label(table_of(answers, reference), SPLIT)
+  table = pseudo_labels.label(table_of(answers, reference), SPLIT)
   np.testing.assert_array_equal(table.votes.observed.all(axis=1), (SPLIT != splits.UNUSED) & (np.arange(60) != 40))
   np.testing.assert_array_equal(table.votes.reference[41:55], reference[41:55])
   assert 'whose reference is known' not in table.notes[0]
@@ -158,9 +159,11 @@ def test_test_queries_without_a_reference_are_not_counted_where_others_have_one(
 
 def test_without_any_reference_test_is_judged_by_agreement_and_that_is_said_first():
   _, answers = pool([0.9, 0.8, 0.7], queries=60)
-  table = agreement.label(table_of(answers)._replace(notes=('Old.',)), SPLIT)
+  table = pseudo_labels.label(table_of(answers)._replace(notes=('Old.',)), SPLIT)
   used = SPLIT != splits.UNUSED
-  np.testing.assert_array_equal(table.votes.reference[used], agreement.pseudo_reference(table_of(answers[used]).votes))
+  np.testing.assert_array_equal(
+    table.votes.reference[used], pseudo_labels.pseudo_reference(table_of(answers[used]).votes)
+  )
   assert table.votes.labels[SPLIT == splits.TEST].any()
   assert table.name == "toy, judged by the pool's own vote"
   assert table.notes[0].startswith('NO REFERENCES: every accuracy in this report, also on test, is agreement')
@@ -222,7 +225,7 @@ def test_a_run_learns_from_agreement_and_evaluates_to_the_same_again(tmp_path, c
   report = (tmp_path / 'run' / 'report.md').read_text()
   table, _ = load.load(config)
   predicted = experiment.read_predictions(tmp_path / 'run' / 'predictions.npz')
-  expected = agreement.label(table, predicted.split[0]).votes
+  expected = pseudo_labels.label(table, predicted.split[0]).votes
   np.testing.assert_array_equal(predicted.labels, expected.labels)
   np.testing.assert_array_equal(predicted.observed, expected.observed)
   assert reports[0]['dataset']['labels'] == 'agreement'

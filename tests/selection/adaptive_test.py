@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from selectllm.selection import adaptive, contest, evidence
+from selectllm.selection import adaptive, learned_vote, types
 
 
-def _queries(count: int = 800, seed: int = 0) -> contest.Queries:
+def _queries(count: int = 800, seed: int = 0) -> types.StrategyQueries:
   """A cheap LLM that knows half of the queries (and the classifier which), a second cheap one, and a dear good one."""
   rng = np.random.default_rng(seed)
   easy = rng.random(count) < 0.5
@@ -15,7 +15,7 @@ def _queries(count: int = 800, seed: int = 0) -> contest.Queries:
   right = rng.random(chance.shape) < chance
   wrong = (reference[:, None] + rng.integers(1, 6, chance.shape)) % 6
   price = np.broadcast_to(np.array([1.0, 1.0, 10.0], np.float32), chance.shape)
-  return contest.Queries(
+  return types.StrategyQueries(
     np.log(chance / (1 - chance)).astype(np.float32),
     np.zeros((count, 1), np.float32),
     np.where(right, reference[:, None], wrong).astype(np.int16)[:, :, None],
@@ -28,9 +28,9 @@ def _queries(count: int = 800, seed: int = 0) -> contest.Queries:
 
 
 @pytest.fixture(scope='module')
-def fitted() -> tuple[adaptive.Rule, evidence.Weights]:
+def fitted() -> tuple[adaptive.Rule, learned_vote.Weights]:
   known = _queries()
-  weights = evidence.fit(known.logits, known.answers, known.reference, known.observed, seed=0)
+  weights = learned_vote.fit(known.logits, known.answers, known.reference, known.observed, seed=0)
   return adaptive.fit(weights, known, seed=0), weights
 
 
@@ -100,7 +100,7 @@ def test_deciding_step_by_step_does_what_the_replay_did(fitted):
     for stage in range(4):
       known = np.where(called[:, None], asked.answers[row], -1)  # nobody else has said anything yet
       state = adaptive.decide(
-        rule, weights, setting, asked.logits[row], evidence.gather(known), called, np.ones(3, bool),
+        rule, weights, setting, asked.logits[row], learned_vote.gather(known), called, np.ones(3, bool),
         asked.expected, np.inf,
       )  # fmt: skip
       if state.action < 0:
@@ -130,12 +130,12 @@ def test_of_a_large_pool_those_are_kept_that_do_best_together():
   reference = rng.integers(0, 6, count).astype(np.int16)
   right = rng.random((count, pool)) < chance
   answers = np.where(right, reference[:, None], (reference[:, None] + rng.integers(1, 6, right.shape)) % 6)
-  known = contest.Queries(
+  known = types.StrategyQueries(
     np.broadcast_to(np.log(chance / (1 - chance)), right.shape).astype(np.float32), np.zeros((count, 1)),
     answers.astype(np.int16)[:, :, None], np.ones(right.shape, bool), reference, right.astype(np.float32),
     np.ones(right.shape, np.float32), np.ones(pool, np.float32),
   )  # fmt: skip
-  weights = evidence.bayes(pool)
+  weights = learned_vote.bayes(pool)
   llms = adaptive.shortlist(weights, known, 4)
   assert len(llms) == 4
   assert pool - 1 in llms

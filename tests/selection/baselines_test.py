@@ -174,8 +174,8 @@ def test_of_equally_similar_queries_the_first_are_near():
 
 def test_some_of_many_rows_are_a_random_sample_of_them(monkeypatch):
   monkeypatch.setattr(baselines, 'MOST_KNOWN', 50)
-  assert baselines.some(np.arange(100, 150)).tolist() == list(range(100, 150))
-  some = baselines.some(np.arange(100, 400))
+  assert baselines.subsample(np.arange(100, 150)).tolist() == list(range(100, 150))
+  some = baselines.subsample(np.arange(100, 400))
   assert len(set(some.tolist())) == 50
   assert (np.diff(some) > 0).all()
   assert some.max() - some.min() > 200

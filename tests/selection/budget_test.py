@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from selectllm.selection import budget
+from selectllm.selection import batch_budget
 
 
 def _options(seed: int, queries: int, options: int) -> tuple[np.ndarray, np.ndarray]:
@@ -32,7 +32,7 @@ def test_few_queries_against_all_choices(seed, share):
   limit = least + share * (most - least)
   choices = [np.array(choice) for choice in itertools.product(range(4), repeat=5)]
   best = max(_total(value, choice) for choice in choices if _total(price, choice) <= limit)
-  choice = budget.assign(value, price, limit)
+  choice = batch_budget.assign(value, price, limit)
   assert choice.shape == (5,)
   assert choice.dtype == np.int32
   assert _total(price, choice) <= limit
@@ -49,7 +49,7 @@ def test_many_queries_against_an_integer_programme(seed, share):
   once = scipy.optimize.LinearConstraint(np.kron(np.eye(queries), np.ones(options)), 1, 1)
   kept = scipy.optimize.LinearConstraint(price.reshape(1, -1), -np.inf, limit)
   exact = scipy.optimize.milp(-value.ravel(), integrality=np.ones(value.size), bounds=(0, 1), constraints=[once, kept])
-  choice = budget.assign(value, price, limit)
+  choice = batch_budget.assign(value, price, limit)
   assert _total(price, choice) <= limit
   assert -exact.fun * 0.997 <= _total(value, choice) <= -exact.fun * (1 + 1e-3)  # the programme's own tolerance
 
@@ -57,37 +57,37 @@ def test_many_queries_against_an_integer_programme(seed, share):
 def test_a_budget_for_everything_buys_the_best_and_no_dearer_equal():
   value = np.array([[0.1, 0.9, 0.9], [0.5, 0.2, 0.6]])
   price = np.array([[1.0, 3.0, 2.0], [1.0, 2.0, 3.0]])
-  assert budget.assign(value, price, 100).tolist() == [2, 2]
+  assert batch_budget.assign(value, price, 100).tolist() == [2, 2]
 
 
 def test_the_least_budget_is_enough_and_less_is_refused():
   value, price = _options(3, 400, 5)
   least = price.min(1).sum()
-  np.testing.assert_array_equal(budget.assign(value, price, least), price.argmin(1))
+  np.testing.assert_array_equal(batch_budget.assign(value, price, least), price.argmin(1))
   with pytest.raises(ValueError, match=rf'a budget of 5 for 400 queries; the cheapest options take {least:g}'):
-    budget.assign(value, price, 5)
+    batch_budget.assign(value, price, 5)
 
 
 def test_equal_queries_share_the_budget():
   """No multiplier tells 1,000 equal queries apart: all the upgrades are bought afterwards."""
   value, price = np.tile([0.2, 0.6, 0.7], (1000, 1)), np.tile([1.0, 2.0, 5.0], (1000, 1))
-  counts = np.bincount(budget.assign(value, price, 1300), minlength=3)
+  counts = np.bincount(batch_budget.assign(value, price, 1300), minlength=3)
   assert counts.tolist() == [700, 300, 0]
-  assert np.bincount(budget.assign(value, price, 2300), minlength=3).tolist() == [0, 900, 100]
+  assert np.bincount(batch_budget.assign(value, price, 2300), minlength=3).tolist() == [0, 900, 100]
 
 
 @pytest.mark.parametrize('unit', [1e-9, 1.0, 1e9])
 def test_the_unit_of_price_does_not_matter(unit):
   value, price = _options(4, 300, 8)
-  choice = budget.assign(value, price * unit, 400 * unit)
+  choice = batch_budget.assign(value, price * unit, 400 * unit)
   assert _total(price * unit, choice) <= 400 * unit
-  assert _total(value, choice) == pytest.approx(_total(value, budget.assign(value, price, 400)), rel=1e-3)
+  assert _total(value, choice) == pytest.approx(_total(value, batch_budget.assign(value, price, 400)), rel=1e-3)
 
 
 def test_free_options_and_no_queries_at_all():
   value = np.array([[0.1, 0.4], [0.3, 0.2]])
-  assert budget.assign(value, np.zeros((2, 2)), 0).tolist() == [1, 0]
-  assert budget.assign(value[:0], value[:0], 0).shape == (0,)
+  assert batch_budget.assign(value, np.zeros((2, 2)), 0).tolist() == [1, 0]
+  assert batch_budget.assign(value[:0], value[:0], 0).shape == (0,)
 
 
 @pytest.mark.parametrize(
@@ -95,4 +95,4 @@ def test_free_options_and_no_queries_at_all():
 )
 def test_numbers_that_cannot_be_compared_are_refused(value, price):
   with pytest.raises(ValueError, match='must be finite numbers of one shape'):
-    budget.assign(np.array(value, float), np.array(price, float), 10)
+    batch_budget.assign(np.array(value, float), np.array(price, float), 10)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from selectllm.selection import election, policies, voting
+from selectllm.selection import policies, voting
 
 QUERIES, LLMS, SAMPLES = 200, 6, 3
 
@@ -29,10 +29,10 @@ def _one_by_one(policy: str, size: int, over: str, confidences, answers, availab
 @pytest.mark.parametrize('over', voting.VOTES)
 @pytest.mark.parametrize('policy', policies.POLICIES)
 def test_a_shortlist_elects_what_the_whole_pool_does(policy, over, monkeypatch):
-  monkeypatch.setattr(election, '_NUMBERS', 64 * LLMS * (SAMPLES + 2))  # blocks of at most 64 queries
+  monkeypatch.setattr(voting, '_NUMBERS', 64 * LLMS * (SAMPLES + 2))  # blocks of at most 64 queries
   queries = {name: values[:70] if name != 'latency_s' else values for name, values in _queries(0).items()}
   for size in (1, 3, LLMS + 1):
-    elected = election.elect(**queries, policy=policy, size=size, over=over)
+    elected = voting.elect(**queries, policy=policy, size=size, over=over)
     assert elected.tolist() == _one_by_one(policy, size, over, **queries), size
 
 
@@ -42,7 +42,7 @@ def test_the_shortlist_is_those_that_rank_first(most_ranked, monkeypatch):
   queries = _queries(1)
   for confidences, available in zip(queries['confidences'][:50], queries['available'], strict=False):
     rank = np.asarray(policies.rank(confidences, queries['latency_s'], available))
-    listed = election.shortlist(confidences, queries['latency_s'], available, size=4)
+    listed = voting.shortlist(confidences, queries['latency_s'], available, size=4)
     assert listed.tolist() == np.argsort(rank)[:4].tolist()
 
 
@@ -50,5 +50,5 @@ def test_answers_may_be_mapped_into_memory(tmp_path):
   queries = _queries(2)
   np.save(tmp_path / 'answers.npy', queries['answers'])
   mapped = np.load(tmp_path / 'answers.npy', mmap_mode='r')
-  expected = election.elect(**queries, policy='max_conf', size=2)
-  np.testing.assert_array_equal(election.elect(**(queries | {'answers': mapped}), policy='max_conf', size=2), expected)
+  expected = voting.elect(**queries, policy='max_conf', size=2)
+  np.testing.assert_array_equal(voting.elect(**(queries | {'answers': mapped}), policy='max_conf', size=2), expected)

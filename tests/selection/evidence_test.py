@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from selectllm.selection import contest, evidence
+from selectllm.selection import learned_vote, types
 
 
-def _posterior(weights, logits, answers, called) -> evidence.Posterior:
-  says = evidence.gather(np.asarray(answers, np.int16))
-  return evidence.posterior(weights, np.asarray(logits, np.float32), says, np.asarray(called, bool))
+def _posterior(weights, logits, answers, called) -> learned_vote.Posterior:
+  says = learned_vote.gather(np.asarray(answers, np.int16))
+  return learned_vote.posterior(weights, np.asarray(logits, np.float32), says, np.asarray(called, bool))
 
 
 def _voters(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -27,7 +27,7 @@ def test_with_bayes_weights_the_posterior_is_that_of_independent_errors():
   right = 1 / (1 + np.exp(-logits))
   wrong = (1 - right) / 8  # of eight wrong answers, each alike
   likelihood = np.array([right[0] * right[1] * wrong[2], wrong[0] * wrong[1] * right[2], wrong.prod() * 8])
-  found = _posterior(evidence.bayes(3), logits, answers, [True] * 3)
+  found = _posterior(learned_vote.bayes(3), logits, answers, [True] * 3)
   assert int(found.answer) == 7
   assert float(found.top) == pytest.approx(likelihood[0] / likelihood.sum(), rel=1e-4)
   assert float(found.second) == pytest.approx(likelihood[1] / likelihood.sum(), rel=1e-4)
@@ -35,20 +35,20 @@ def test_with_bayes_weights_the_posterior_is_that_of_independent_errors():
 
 def test_who_was_not_called_says_nothing():
   called = [True, False, True]
-  found = [_posterior(evidence.bayes(3), [0.3, 2.0, 0.1], [[1], [other], [2]], called) for other in (1, 2, -1)]
+  found = [_posterior(learned_vote.bayes(3), [0.3, 2.0, 0.1], [[1], [other], [2]], called) for other in (1, 2, -1)]
   assert len({(int(f.answer), float(f.top), float(f.second)) for f in found}) == 1
 
 
 def test_nobody_called_or_no_answer_given_elects_nothing():
   for called, answers in (([False] * 2, [[1], [2]]), ([True] * 2, [[-1], [-1]])):
-    found = _posterior(evidence.bayes(2), [1.0, 1.0], answers, called)
+    found = _posterior(learned_vote.bayes(2), [1.0, 1.0], answers, called)
     assert int(found.answer) == -1
     assert float(found.top) == float(found.second) == 0
 
 
 def test_an_llm_whose_samples_agree_is_believed_more():
   tops = [
-    float(_posterior(evidence.bayes(2), [0.5, 0.5], [[3, 3, 3, other], [-1] * 4], [True, False]).top)
+    float(_posterior(learned_vote.bayes(2), [0.5, 0.5], [[3, 3, 3, other], [-1] * 4], [True, False]).top)
     for other in (3, 4)
   ]
   assert tops[0] > tops[1]
@@ -58,25 +58,25 @@ def test_a_fitted_vote_discounts_llms_that_err_alike_and_is_calibrated():
   rng = np.random.default_rng(0)
   logits, answers, reference = _voters(3000, rng)
   observed = np.ones(logits.shape, bool)
-  weights = evidence.fit(logits[:2000], answers[:2000], reference[:2000], observed[:2000], seed=0)
+  weights = learned_vote.fit(logits[:2000], answers[:2000], reference[:2000], observed[:2000], seed=0)
   assert weights.pair[0, 1] < -0.5
   np.testing.assert_array_equal(weights.pair, weights.pair.T)
-  held_out = contest.Queries(
+  held_out = types.StrategyQueries(
     logits[2000:], np.zeros((1000, 1), np.float32), answers[2000:], observed[2000:], reference[2000:],
     np.zeros((1000, 3)), np.ones((1000, 3)), np.ones(3),
   )  # fmt: skip
-  for name, vote, most in (('fitted', weights, 0.05), ('bayes', evidence.bayes(3), None)):
-    played = evidence.by_confidence(vote, held_out)
+  for name, vote, most in (('fitted', weights, 0.05), ('bayes', learned_vote.bayes(3), None)):
+    played = learned_vote.by_confidence(vote, held_out)
     right = played.answer[:, 2] == held_out.reference
     gap = abs(played.p_right[:, 2].mean() - right.mean())
     assert (gap < most) if most else (gap > 0.05), name
 
 
 def test_the_most_confident_are_called_first_and_missing_ones_never():
-  asked = contest.Queries(
+  asked = types.StrategyQueries(
     np.array([[0.1, 2.0, 1.0], [0.1, 2.0, 1.0]], np.float32), np.zeros((2, 1)), np.zeros((2, 3, 1), np.int16),
     np.array([[True] * 3, [True, False, True]]), np.zeros(2), np.zeros((2, 3)), np.ones((2, 3)), np.ones(3),
   )  # fmt: skip
-  mask = evidence.by_confidence(evidence.bayes(3), asked).mask
+  mask = learned_vote.by_confidence(learned_vote.bayes(3), asked).mask
   np.testing.assert_array_equal(mask[0], [[False, True, False], [False, True, True], [True] * 3])
   np.testing.assert_array_equal(mask[1], [[False, False, True], [True, False, True], [True, False, True]])

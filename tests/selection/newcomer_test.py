@@ -1,7 +1,7 @@
 import numpy as np
 import scipy.special
 
-from selectllm.selection import contest, newcomer, voting
+from selectllm.selection import new_llm, types, voting
 
 
 def _logits(rng: np.random.Generator, queries: int, llms: int) -> np.ndarray:
@@ -16,7 +16,9 @@ def _log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
   return float(np.mean(np.logaddexp(0, logits) - labels * logits))
 
 
-def _pool(seed: int = 0, queries: int = 1500, llms: int = 5, asked: int = 100, samples: int = 1) -> contest.Queries:
+def _pool(
+  seed: int = 0, queries: int = 1500, llms: int = 5, asked: int = 100, samples: int = 1
+) -> types.StrategyQueries:
   """Queries whose right answer is 0; the last LLM shares the first one's wrong answers, and was asked some."""
   rng = np.random.default_rng(seed)
   logits = _logits(rng, queries, llms)
@@ -28,7 +30,7 @@ def _pool(seed: int = 0, queries: int = 1500, llms: int = 5, asked: int = 100, s
   observed = np.ones(labels.shape, bool)
   observed[rng.permutation(queries)[asked:], -1] = False
   price = np.where(observed, 1, np.nan).astype(np.float32)
-  return contest.Queries(
+  return types.StrategyQueries(
     logits, np.zeros((queries, 2), np.float32), answers, observed, np.zeros(queries, np.int16), labels, price,
     np.ones(llms, np.float32),
   )  # fmt: skip
@@ -36,7 +38,7 @@ def _pool(seed: int = 0, queries: int = 1500, llms: int = 5, asked: int = 100, s
 
 def test_without_responses_to_speak_of_a_new_llm_is_like_the_pool():
   logits = _logits(np.random.default_rng(0), 2, 4)
-  fitted = newcomer.fit(logits, np.array([1, 0], np.float32))
+  fitted = new_llm.fit(logits, np.array([1, 0], np.float32))
   assert abs(fitted.weights.sum() - 1) < 0.1
   assert np.ptp(fitted.weights) < 0.1
 
@@ -46,10 +48,10 @@ def test_many_responses_find_what_the_llm_goes_by():
   logits = _logits(rng, 20_000, 4)
   weights, bias = np.array([2.0, 0.0, -0.5, 0.3]), -1.5
   labels = _draw(rng, logits @ weights + bias)
-  fitted = newcomer.fit(logits, labels)
+  fitted = new_llm.fit(logits, labels)
   np.testing.assert_allclose(fitted.weights, weights, atol=0.15)
   np.testing.assert_allclose(fitted.bias, bias, atol=0.1)
-  np.testing.assert_allclose(newcomer.log_odds(fitted, logits), logits @ fitted.weights + fitted.bias, rtol=1e-6)
+  np.testing.assert_allclose(new_llm.log_odds(fitted, logits), logits @ fitted.weights + fitted.bias, rtol=1e-6)
 
 
 def test_confidence_beats_the_constant_from_thirty_responses_on():
@@ -60,7 +62,7 @@ def test_confidence_beats_the_constant_from_thirty_responses_on():
   for count in (30, 100, 300):
     drawn = [rng.permutation(4000)[:count] for _ in range(10)]
     losses[count] = np.mean(
-      [_log_loss(newcomer.log_odds(newcomer.fit(logits[r], labels[r]), logits), labels) for r in drawn]
+      [_log_loss(new_llm.log_odds(new_llm.fit(logits[r], labels[r]), logits), labels) for r in drawn]
     )
   constant = _log_loss(np.full(4000, scipy.special.logit(labels.mean())), labels)
   assert constant > losses[30] + 0.02
@@ -72,21 +74,21 @@ def test_no_query_asked_is_judged_by_the_response_to_itself():
   logits = _logits(rng, 60, 3)
   labels = _draw(rng, logits[:, 0])
   asked, fold = np.arange(0, 60, 2), np.arange(60) % 6
-  _, found = newcomer.learn(logits, labels, asked, fold)
+  _, found = new_llm.learn(logits, labels, asked, fold)
   turned = labels.copy()
   turned[10] = 1 - turned[10]
   turned[11] = 1 - turned[11]  # was not asked
-  fitted, other = newcomer.learn(logits, turned, asked, fold)
+  fitted, other = new_llm.learn(logits, turned, asked, fold)
   same_fold = asked[fold[asked] == fold[10]]
   assert np.array_equal(found[same_fold], other[same_fold])
   assert not np.array_equal(found[2], other[2])
   rest = np.setdiff1d(np.arange(60), asked)
-  assert np.array_equal(other[rest], newcomer.log_odds(fitted, logits)[rest])
+  assert np.array_equal(other[rest], new_llm.log_odds(fitted, logits)[rest])
 
 
 def test_what_was_recorded_stays():
   known = _pool()
-  given = newcomer.impute(known, seed=0)
+  given = new_llm.impute(known, seed=0)
   asked = known.observed[:, -1]
   for name in ('answers', 'labels'):
     before, after = getattr(known, name), getattr(given, name)
@@ -102,14 +104,14 @@ def test_answers_that_were_not_recorded_are_not_looked_at():
   asked = known.observed[:, -1]
   answers, labels = known.answers.copy(), known.labels.copy()
   answers[~asked, -1], labels[~asked, -1] = voting.NO_ANSWER, np.nan
-  given, blind = newcomer.impute(known, seed=1), newcomer.impute(known._replace(answers=answers, labels=labels), seed=1)
+  given, blind = new_llm.impute(known, seed=1), new_llm.impute(known._replace(answers=answers, labels=labels), seed=1)
   assert np.array_equal(given.answers, blind.answers)
   assert np.array_equal(given.labels, blind.labels)
 
 
 def test_a_drawn_llm_errs_as_often_as_it_did_where_others_err_and_like_them():
   known = _pool(queries=4000, asked=1000)
-  given = newcomer.impute(known, seed=0)
+  given = new_llm.impute(known, seed=0)
   fresh = ~known.observed[:, -1]
   drawn, truth = given.answers[fresh, -1, 0], known.answers[fresh, -1, 0]
   assert np.array_equal(given.labels[fresh, -1] > 0.5, drawn == 0)
@@ -130,7 +132,7 @@ def test_errors_of_its_own_are_nobody_elses():
   answers = known.answers.copy()
   wrong = known.labels[:, -1] < 0.5
   answers[wrong, -1] = 9  # never agrees
-  given = newcomer.impute(known._replace(answers=answers), seed=0)
+  given = new_llm.impute(known._replace(answers=answers), seed=0)
   fresh = ~known.observed[:, -1] & (given.labels[:, -1] < 0.5)
   shared = (given.answers[fresh, -1] == given.answers[fresh, :-1, 0]).any(1)
   assert shared.mean() < 0.15
@@ -142,7 +144,7 @@ def test_samples_agree_as_they_did():
   wrong = known.labels[:, -1] < 0.5
   answers[wrong, -1, 3:] = 8  # of five samples two say something else
   answers[np.flatnonzero(wrong)[::3], -1] = voting.NO_ANSWER
-  given = newcomer.impute(known._replace(answers=answers), seed=0)
+  given = new_llm.impute(known._replace(answers=answers), seed=0)
   fresh = ~known.observed[:, -1]
   drawn, right = given.answers[fresh, -1], given.labels[fresh, -1] > 0.5
   assert (drawn[right] == 0).all()
@@ -159,7 +161,7 @@ def test_queries_that_nobody_was_asked_stay_so():
   observed, answers = known.observed.copy(), known.answers.copy()
   gone = np.flatnonzero(~observed[:, -1])[:7]
   observed[gone], answers[gone] = False, voting.NO_ANSWER
-  given = newcomer.impute(known._replace(observed=observed, answers=answers), seed=0)
+  given = new_llm.impute(known._replace(observed=observed, answers=answers), seed=0)
   assert not given.observed[gone].any()
   assert (given.answers[gone, -1] == voting.NO_ANSWER).all()
 
@@ -169,7 +171,7 @@ def test_an_llm_that_was_always_right_can_be_drawn_all_the_same():
   asked = known.observed[:, -1]
   answers, labels = known.answers.copy(), known.labels.copy()
   answers[asked, -1], labels[asked, -1] = 0, 1
-  given = newcomer.impute(known._replace(answers=answers, labels=labels), seed=0)
+  given = new_llm.impute(known._replace(answers=answers, labels=labels), seed=0)
   wrong = given.labels[:, -1] < 0.5
   assert 0 < wrong.mean() < 0.3
   assert (given.answers[wrong, -1] > 0).all()

@@ -1,10 +1,10 @@
 import numpy as np
 
-from selectllm.selection import oracle
+from selectllm.selection import policies
 
 
 def _select(labels, observed, latency_s) -> list[int | None]:
-  mask = np.asarray(oracle.select(np.float32(labels), np.array(observed), np.float32(latency_s)))
+  mask = np.asarray(policies.oracle(np.float32(labels), np.array(observed), np.float32(latency_s)))
   assert (mask.sum(1) <= 1).all()
   return [int(row.argmax()) if row.any() else None for row in mask]
 

@@ -1,15 +1,17 @@
 import numpy as np
 import pytest
 
-from selectllm.selection import contest, rivals, voting
+from selectllm.selection import routers, types, voting
 
-NAMES = tuple(rivals.CONTENDERS)
+NAMES = tuple(routers.STRATEGIES)
 ROUTERS = ('knn_router', 'mf_router')
 ACCURACY = np.array([[0.35, 0.4, 0.95, 0.5], [0.35, 0.9, 0.3, 0.8]])  # [topics, K]
 PRICE = np.float32([1, 4, 6, 9])
 
 
-def _make(right: np.ndarray, price: np.ndarray, seed: int, *, topic=None, logits=None, wrong=None) -> contest.Queries:
+def _make(
+  right: np.ndarray, price: np.ndarray, seed: int, *, topic=None, logits=None, wrong=None
+) -> types.StrategyQueries:
   """Queries of which each LLM answers the `right` ones rightly, others as in `wrong`, or with an answer of its own."""
   rng = np.random.default_rng(seed)
   queries, llms = right.shape
@@ -22,18 +24,18 @@ def _make(right: np.ndarray, price: np.ndarray, seed: int, *, topic=None, logits
   embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
   logits = np.zeros(right.shape) if logits is None else logits
   paid = np.tile(price.astype(np.float32), (queries, 1))
-  return contest.Queries(
+  return types.StrategyQueries(
     logits.astype(np.float32), embeddings.astype(np.float32), answers, np.ones(right.shape, bool),
     reference.astype(np.int16), right.astype(np.float32), paid, price.astype(np.float32),
   )  # fmt: skip
 
 
-def _hide(queries: contest.Queries) -> contest.Queries:
+def _hide(queries: types.StrategyQueries) -> types.StrategyQueries:
   nothing = np.full(queries.labels.shape, np.nan, np.float32)
   return queries._replace(reference=np.full_like(queries.reference, -2), labels=nothing, price=nothing)
 
 
-def _topics(seed: int, queries: int, missing: float = 0.0) -> contest.Queries:
+def _topics(seed: int, queries: int, missing: float = 0.0) -> types.StrategyQueries:
   """Two topics, each with an LLM that is best at it; LLM 0 is cheap and poor at both."""
   rng = np.random.default_rng(seed)
   topic = rng.integers(0, 2, queries)
@@ -50,14 +52,14 @@ def _topics(seed: int, queries: int, missing: float = 0.0) -> contest.Queries:
   )
 
 
-def _same(one: contest.Played, other: contest.Played) -> None:
+def _same(one: types.Decisions, other: types.Decisions) -> None:
   np.testing.assert_array_equal(one.mask, other.mask)
   np.testing.assert_array_equal(one.answer, other.answer)
   np.testing.assert_array_equal(one.p_right, other.p_right)
   np.testing.assert_array_equal(np.where(one.mask, one.stage, 0), np.where(other.mask, other.stage, 0))
 
 
-def _price(played: contest.Played) -> np.ndarray:
+def _price(played: types.Decisions) -> np.ndarray:
   return (played.mask @ PRICE).mean(0)
 
 
@@ -65,8 +67,8 @@ def _price(played: contest.Played) -> np.ndarray:
 def test_only_llms_that_can_be_called_are_called_and_only_they_are_heard(name):
   known, asked = _topics(0, 300, missing=0.3), _topics(1, 80, missing=0.3)
   asked.observed[:3], asked.observed[3:6] = False, [True, False, False, False]
-  played = rivals.CONTENDERS[name](known, _hide(asked), seed=0)
-  settings = len(rivals.WORTH)
+  played = routers.STRATEGIES[name](known, _hide(asked), seed=0)
+  settings = len(routers.COST_WEIGHTS)
   assert played.mask.shape == played.stage.shape == (80, settings, 4)
   assert played.answer.shape == played.p_right.shape == (80, settings)
   assert (played.answer.dtype, played.p_right.dtype, played.stage.dtype) == (np.int16, np.float32, np.int8)
@@ -83,20 +85,20 @@ def test_only_llms_that_can_be_called_are_called_and_only_they_are_heard(name):
 def test_what_only_the_future_tells_changes_nothing(name):
   known, asked = _topics(0, 300), _topics(1, 60)
   rng = np.random.default_rng(2)
-  honest = rivals.CONTENDERS[name](known, _hide(asked), seed=0)
+  honest = routers.STRATEGIES[name](known, _hide(asked), seed=0)
   told = asked._replace(price=rng.random(asked.price.shape).astype(np.float32))
-  _same(honest, rivals.CONTENDERS[name](known, told, seed=0))
+  _same(honest, routers.STRATEGIES[name](known, told, seed=0))
   for setting in (0, 7, 13, 19):
     uncalled = ~honest.mask[:, setting, :, None]
     other = np.where(uncalled, rng.integers(-1, 13, asked.answers.shape), asked.answers).astype(np.int16)
-    played = rivals.CONTENDERS[name](known, _hide(asked)._replace(answers=other), seed=0)
-    _same(*(contest.Played(*(array[:, [setting]] for array in each)) for each in (honest, played)))
+    played = routers.STRATEGIES[name](known, _hide(asked)._replace(answers=other), seed=0)
+    _same(*(types.Decisions(*(array[:, [setting]] for array in each)) for each in (honest, played)))
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_settings_go_from_the_cheapest_llm_to_more_accurate_and_dearer_choices(name):
   known = _topics(0, 600)
-  played = rivals.CONTENDERS[name](known, _hide(known), seed=0)
+  played = routers.STRATEGIES[name](known, _hide(known), seed=0)
   price = _price(played)
   # Clusters are chosen on a part of the queries and fitted anew on all, so that their prices move a little.
   assert (np.diff(price) >= (-0.05 * PRICE.sum() if name == 'clusters' else -1e-6)).all()
@@ -108,28 +110,28 @@ def test_settings_go_from_the_cheapest_llm_to_more_accurate_and_dearer_choices(n
 @pytest.mark.parametrize('name', NAMES)
 def test_the_same_seed_plays_the_same(name):
   known, asked = _topics(0, 200), _hide(_topics(1, 50))
-  _same(*(rivals.CONTENDERS[name](known, asked, seed=3) for _ in range(2)))
+  _same(*(routers.STRATEGIES[name](known, asked, seed=3) for _ in range(2)))
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_a_price_that_is_not_known_is_the_expected_one(name):
   known, asked = _topics(0, 200), _hide(_topics(1, 50))
   forgotten = known._replace(price=np.where(np.arange(200)[:, None] % 3 == 0, np.nan, known.price))
-  _same(*(rivals.CONTENDERS[name](each, asked, seed=0) for each in (known, forgotten)))
+  _same(*(routers.STRATEGIES[name](each, asked, seed=0) for each in (known, forgotten)))
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_two_llms_are_a_pool_and_may_be_free(name):
   rng = np.random.default_rng(0)
   known = _make(rng.random((120, 2)) < [0.3, 0.8], np.float32([0, 0]), 0)
-  played = rivals.CONTENDERS[name](known, _hide(known), seed=0)
+  played = routers.STRATEGIES[name](known, _hide(known), seed=0)
   assert (played.answer[:, -1] == known.reference).mean() > 0.7
 
 
 @pytest.mark.parametrize('name', [*ROUTERS, 'clusters'])
 def test_at_no_price_the_llm_that_is_best_at_a_topic_is_called(name):
   known, asked = _topics(0, 1200), _topics(1, 200)
-  played = rivals.CONTENDERS[name](known, _hide(asked), seed=0)
+  played = routers.STRATEGIES[name](known, _hide(asked), seed=0)
   topic = asked.embeddings[:, :2].argmax(1)
   best = ACCURACY.argmax(1)[topic]
   assert played.mask[np.arange(200), -1, best].mean() > 0.95
@@ -145,7 +147,7 @@ def test_a_chain_asks_on_where_its_llms_disagree():
   hard, row = np.arange(400) % 2 == 0, np.arange(400)
   right = np.stack([~hard, ~hard, row % 20 != 1, row % 20 != 3], 1)
   known = _make(right, np.float32([1, 1, 10, 10]), 0)
-  played = rivals.chain(known, _hide(known), seed=0)
+  played = routers.chain(known, _hide(known), seed=0)
   assert (played.answer[:, -1] == known.reference).all()
   assert played.mask[:, -1, :2].all()
   assert (played.mask[:, -1, 2:] == hard[:, None]).all()
@@ -156,7 +158,7 @@ def test_a_chain_asks_on_where_its_llms_disagree():
 
 def test_the_called_llms_of_a_chain_vote_and_a_tie_goes_to_the_earlier_answer():
   known, asked = _topics(0, 300), _topics(1, 60)
-  played = rivals.chain(known, _hide(asked), seed=0)
+  played = routers.chain(known, _hide(asked), seed=0)
   for query, setting in np.ndindex(played.answer.shape):
     called = np.flatnonzero(played.mask[query, setting])
     votes = [int(asked.answers[query, llm, 0]) for llm in called[np.argsort(played.stage[query, setting, called])]]
@@ -171,7 +173,7 @@ def test_a_cascade_passes_on_what_its_scorer_doubts_and_takes_the_last_answer():
   right = np.stack([~doubted, np.ones(300, bool)], 1)
   logits = np.stack([np.where(doubted, -3, 3), np.full(300, 2)], 1)
   known = _make(right, np.float32([1, 5]), 0, logits=logits)
-  played = rivals.frugal_cascade(known, _hide(known), seed=0)
+  played = routers.frugal_cascade(known, _hide(known), seed=0)
   assert (played.mask[:, -1] == np.stack([np.ones(300, bool), doubted], 1)).all()
   assert (played.answer[:, -1] == known.reference).all()
   assert (played.stage[doubted, -1] == [0, 1]).all()
@@ -185,7 +187,7 @@ def test_an_answer_that_agrees_with_an_earlier_one_is_likelier_right():
   logits = np.stack([np.where(doubted, -1, 2), np.ones(600)], 1)
   known = _make(right, np.float32([1, 2]), 0, logits=logits)
   known.answers[~right[:, 0] & (np.arange(600) % 4 == 0), 0] = -1
-  played = rivals.frugal_cascade(known, _hide(known), seed=0)
+  played = routers.frugal_cascade(known, _hide(known), seed=0)
   assert (played.mask[doubted, -1]).all()
   first, second = known.answers[doubted, :, 0].T
   sure = played.p_right[doubted, -1]
@@ -198,14 +200,14 @@ def test_a_query_is_not_its_own_neighbour():
   """Where similar queries tell nothing, many neighbours are best: nobody's chance is far from the mean."""
   rng = np.random.default_rng(0)
   known = _make(rng.random((800, 3)) < 0.5, np.float32([1, 1, 1]), 0)
-  played = rivals.knn_router(known, _hide(_make(rng.random((100, 3)) < 0.5, np.float32([1, 1, 1]), 1)), seed=0)
+  played = routers.knn_router(known, _hide(_make(rng.random((100, 3)) < 0.5, np.float32([1, 1, 1]), 1)), seed=0)
   assert np.abs(played.p_right - 0.5).max() < 0.15
 
 
 def test_three_llms_of_a_cluster_vote_where_that_is_better():
   rng = np.random.default_rng(0)
   known = _make(rng.random((1000, 4)) < [0.7, 0.7, 0.7, 0.1], np.float32([1, 1, 1, 1]), 0)
-  played = rivals.clusters(known, _hide(known), seed=0)
+  played = routers.clusters(known, _hide(known), seed=0)
   assert (played.mask[:, -1] == [True, True, True, False]).all()
   assert np.isnan(played.p_right[:, -1]).all()
   right = (played.answer == known.reference[:, None]).mean(0)
@@ -218,7 +220,7 @@ def test_a_large_pool_is_searched_from_its_promising_llms(name):
   accuracy, price = np.linspace(0.2, 0.9, 12), np.linspace(1, 6, 12)
   accuracy[5:7], price[5:7] = 0.1, 9  # poor and dear
   known = _make(rng.random((60, 12)) < accuracy, price, 0)
-  played = rivals.CONTENDERS[name](known, _hide(known), seed=0)
+  played = routers.STRATEGIES[name](known, _hide(known), seed=0)
   assert not played.mask[..., 5:7].any()
   assert (played.mask[:, 0] == (np.arange(12) == 0)).all()
   assert (played.answer[:, -1] == known.reference).mean() > 0.85

@@ -41,7 +41,7 @@ class Estimator(NamedTuple):
     bias: float32[K].
     calibrators: One for each LLM, fitted on validation.
     added: float32[A, K + 1], what the log-odds of LLMs added later weigh those of the K and 1, see
-      `selectllm.selection.newcomer`; none by default.
+      `selectllm.selection.new_llm`; none by default.
   """
 
   text: Text

@@ -24,10 +24,10 @@ _FORM = re.compile(r'(\w+)(>=|<=)([\w.+-]+)(%?)')
 _NUMBER = re.compile(r'\d+(\.\d+)?(e[+-]?\d+)?|\.\d+')
 
 # Numbers by quantity (`accuracy`, `CEILINGS`, `calls`), None where unknown.
-Outcome = Mapping[str, float | None]
+Quantities = Mapping[str, float | None]
 
 
-class Limit(NamedTuple):
+class Constraint(NamedTuple):
   """A limit that a user stated.
 
   Attributes:
@@ -45,7 +45,7 @@ class Limit(NamedTuple):
   text: str
 
 
-def parse(text: str) -> Limit:
+def parse(text: str) -> Constraint:
   """Reads a limit.
 
   Raises:
@@ -53,24 +53,24 @@ def parse(text: str) -> Limit:
   """
   stated = ''.join(text.split())
   if stated == 'none':
-    return Limit('none', None, None, False, stated)
+    return Constraint('none', None, None, False, stated)
   if match := _FORM.fullmatch(stated):
     quantity, sign, bound, percent = match.groups()
     value = float(bound) if _NUMBER.fullmatch(bound) else None
     if (quantity, sign, percent) == ('accuracy', '>=', ''):
       if bound in REFERENCES:
-        return Limit(quantity, None, bound, False, stated)
+        return Constraint(quantity, None, bound, False, stated)
       if value is not None and value <= 1:
-        return Limit(quantity, value, None, False, stated)
+        return Constraint(quantity, value, None, False, stated)
     elif sign == '<=' and quantity in (SHARES if percent else CEILINGS) and value:
-      return Limit(quantity, value, 'all_llms' if percent else None, bool(percent), stated)
+      return Constraint(quantity, value, 'all_llms' if percent else None, bool(percent), stated)
   raise ValueError(
     f'limit {text!r}; it must be accuracy>=X, X being {", ".join(REFERENCES)} or a number up to 1; Q<=X, Q being '
     f'{", ".join(CEILINGS)} and X a number above 0; Q<=X%, Q being {", ".join(SHARES)}; or none'
   )
 
 
-def target(limit: Limit, references: Mapping[str, Outcome]) -> float | None:
+def target(limit: Constraint, references: Mapping[str, Quantities]) -> float | None:
   """The number that a limit comes to.
 
   Args:
@@ -88,7 +88,7 @@ def target(limit: Limit, references: Mapping[str, Outcome]) -> float | None:
   return known * limit.value / 100
 
 
-def dearness(setting: Outcome) -> float:
+def cost(setting: Quantities) -> float:
   """What a setting takes: seconds, where they are unknown dollars, where these are too calls."""
   for quantity in ('seconds', 'usd', 'calls'):
     if (taken := setting.get(quantity)) is not None:
@@ -96,7 +96,7 @@ def dearness(setting: Outcome) -> float:
   return 0.0
 
 
-def choose(limit: Limit, settings: Sequence[Outcome], references: Mapping[str, Outcome]) -> int | None:
+def choose(limit: Constraint, settings: Sequence[Quantities], references: Mapping[str, Quantities]) -> int | None:
   """The setting that serves a limit best.
 
   Args:
@@ -116,17 +116,17 @@ def choose(limit: Limit, settings: Sequence[Outcome], references: Mapping[str, O
     if accuracy is None:
       continue
     if limit.quantity == 'none':
-      ranks[index] = (-accuracy, dearness(setting))
+      ranks[index] = (-accuracy, cost(setting))
     elif value is None or bound is None:
       continue
     elif limit.quantity == 'accuracy' and accuracy >= bound:
-      ranks[index] = (dearness(setting), -accuracy)
+      ranks[index] = (cost(setting), -accuracy)
     elif limit.quantity != 'accuracy' and value <= bound:
-      ranks[index] = (-accuracy, value, dearness(setting))
+      ranks[index] = (-accuracy, value, cost(setting))
   return min(ranks, key=lambda index: ranks[index]) if ranks else None
 
 
-def judge(limit: Limit, test: Mapping[str, Any], target: float | None) -> tuple[bool, bool]:
+def judge(limit: Constraint, test: Mapping[str, Any], target: float | None) -> tuple[bool, bool]:
   """Whether a test kept a limit.
 
   Args:

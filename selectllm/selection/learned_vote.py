@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from selectllm.infra import optimize
-from selectllm.selection import contest, voting
+from selectllm.selection import types, voting
 
 # An LLM that errs is taken to choose evenly among so many wrong answers, where nothing better is known.
 _DISTRACTORS = 8.0
@@ -33,8 +33,8 @@ class Evidence(NamedTuple):
     support: float32[K, K], the share of the row's samples that give the column's answer.
   """
 
-  candidates: contest.Array
-  support: contest.Array
+  candidates: types.Array
+  support: types.Array
 
 
 class Weights(NamedTuple):
@@ -50,13 +50,13 @@ class Weights(NamedTuple):
     other_logit: float32[], what the mean log-odds of the called LLMs add to it.
   """
 
-  bias: contest.Array
-  slope: contest.Array
-  pair: contest.Array
-  other: contest.Array
-  other_called: contest.Array
-  other_distinct: contest.Array
-  other_logit: contest.Array
+  bias: types.Array
+  slope: types.Array
+  pair: types.Array
+  other: types.Array
+  other_called: types.Array
+  other_distinct: types.Array
+  other_logit: types.Array
 
 
 class Posterior(NamedTuple):
@@ -68,9 +68,9 @@ class Posterior(NamedTuple):
     second: float32[], that of the next likeliest answer given; 0 without one.
   """
 
-  answer: contest.Array
-  top: contest.Array
-  second: contest.Array
+  answer: types.Array
+  top: types.Array
+  second: types.Array
 
 
 def gather(answers: jax.Array) -> Evidence:
@@ -181,10 +181,10 @@ def _by_confidence(weights: Weights, logits, answers, observed, expected, sizes:
   return jax.vmap(one)(logits, answers, observed)
 
 
-def by_confidence(weights: Weights, asked: contest.Queries) -> contest.Played:
+def by_confidence(weights: Weights, asked: types.StrategyQueries) -> types.Decisions:
   """Calls the s most confident LLMs, s = 1..K being the settings, and takes their likeliest answer."""
   sizes = tuple(range(1, asked.observed.shape[1] + 1))
   mask, answer, top = jax.device_get(
     _by_confidence(weights, asked.logits, asked.answers, asked.observed, asked.expected, sizes)
   )
-  return contest.Played(mask, answer, top, np.zeros(mask.shape, np.int8))
+  return types.Decisions(mask, answer, top, np.zeros(mask.shape, np.int8))

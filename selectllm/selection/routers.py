@@ -15,10 +15,10 @@ import numpy as np
 import optax
 import scipy.special
 
-from selectllm.selection import baselines, contest, voting
+from selectllm.selection import baselines, types, voting
 
 # The accuracy that a call's mean price must bring, from the cheapest setting to the dearest.
-WORTH = np.append(np.geomspace(10, 1e-3, 19), 0.0)
+COST_WEIGHTS = np.append(np.geomspace(10, 1e-3, 19), 0.0)
 # Shares of votes at which a chain is still unsure; the first is satisfied with any answer, the last never.
 AGREEMENT = np.array([0.4, 0.5, 0.6, 0.7, 0.75, 1.0])
 # Shares of queries that one LLM of a cascade passes on.
@@ -37,27 +37,27 @@ _ROUNDS, _VOTERS = 10, 3
 _SHRINK = 10
 
 
-def _rates(queries: contest.Queries) -> np.ndarray:
+def _rates(queries: types.StrategyQueries) -> np.ndarray:
   """What a unit of price is worth in accuracy at each setting, float64[M]."""
-  return WORTH / max(float(np.mean(queries.expected)), 1e-12)
+  return COST_WEIGHTS / max(float(np.mean(queries.expected)), 1e-12)
 
 
-def _priced(queries: contest.Queries) -> contest.Queries:
+def _priced(queries: types.StrategyQueries) -> types.StrategyQueries:
   """Queries with what is expected for prices that are not known."""
   return queries._replace(price=np.where(np.isfinite(queries.price), queries.price, queries.expected))
 
 
-def _right(queries: contest.Queries) -> np.ndarray:
+def _right(queries: types.StrategyQueries) -> np.ndarray:
   """Labels, float32[N, K]; 0 for LLMs that were not observed."""
   return np.where(queries.observed, queries.labels, 0).astype(np.float32)
 
 
-def _accuracy(queries: contest.Queries) -> np.ndarray:
+def _accuracy(queries: types.StrategyQueries) -> np.ndarray:
   """Each LLM's accuracy, float64[K]; 0 for one that was never observed."""
   return np.nan_to_num(baselines.mean_by_llm(_right(queries), queries.observed))
 
 
-def _shortlist(queries: contest.Queries) -> tuple[np.ndarray, np.ndarray]:
+def _shortlist(queries: types.StrategyQueries) -> tuple[np.ndarray, np.ndarray]:
   """The `_MOST_LLMS` that the fewest others both undercut and outdo, int[], and the rest, from the most accurate."""
   accuracy, price = _accuracy(queries), np.asarray(queries.expected)
   beaten = np.sum((accuracy[:, None] < accuracy) & (price[:, None] > price), 1)
@@ -76,15 +76,15 @@ def _in_blocks(function: Callable[..., jax.Array], *arrays: np.ndarray) -> np.nd
   return np.concatenate(blocks)[: len(arrays[0])]
 
 
-def _answers(queries: contest.Queries) -> np.ndarray:
+def _answers(queries: types.StrategyQueries) -> np.ndarray:
   """Each LLM's answer, int32[N, K]."""
   return _in_blocks(voting.majorities, queries.answers)
 
 
-def _limits(queries: contest.Queries) -> np.ndarray:
+def _limits(queries: types.StrategyQueries) -> np.ndarray:
   """Limits on the mean price, float64[M]: in even proportions from the cheapest LLM to all of them; last no limit."""
   total = max(float(np.sum(queries.expected)), 1e-12)
-  limits = np.geomspace(max(float(np.min(queries.expected)), 1e-6 * total), total, len(WORTH))
+  limits = np.geomspace(max(float(np.min(queries.expected)), 1e-6 * total), total, len(COST_WEIGHTS))
   return np.append(limits[:-1], np.inf)
 
 
@@ -95,12 +95,12 @@ def _best_settings(accuracy: np.ndarray, price: np.ndarray, limits: np.ndarray) 
   return cheap[np.argmax(np.where(within, accuracy, -np.inf)[:, cheap], -1)]
 
 
-def _error(estimate: np.ndarray, queries: contest.Queries) -> float:
+def _error(estimate: np.ndarray, queries: types.StrategyQueries) -> float:
   """The mean squared error (Brier score) of estimated chances float[N, K] to be right."""
   return float(np.mean((estimate - _right(queries))[queries.observed] ** 2))
 
 
-def _route(merit: np.ndarray, asked: contest.Queries, rates: np.ndarray) -> contest.Played:
+def _route(merit: np.ndarray, asked: types.StrategyQueries, rates: np.ndarray) -> types.Decisions:
   """Calls one LLM per query: the one of most merit float[N, K] (its chance to be right) minus price."""
   value = merit[:, None] - rates[:, None] * asked.expected
   # The cheaper one first, for it wins ties.
@@ -110,7 +110,7 @@ def _route(merit: np.ndarray, asked: contest.Queries, rates: np.ndarray) -> cont
   called = mask.any(-1)
   answer = np.where(called, np.take_along_axis(_answers(asked), llm, 1), voting.NO_ANSWER)
   p_right = np.where(called, np.take_along_axis(merit, llm, 1), np.nan)
-  return contest.Played(mask, answer.astype(np.int16), p_right.astype(np.float32), np.zeros(mask.shape, np.int8))
+  return types.Decisions(mask, answer.astype(np.int16), p_right.astype(np.float32), np.zeros(mask.shape, np.int8))
 
 
 def _turns(order: np.ndarray, observed: np.ndarray) -> np.ndarray:
@@ -118,11 +118,11 @@ def _turns(order: np.ndarray, observed: np.ndarray) -> np.ndarray:
   return order[np.argsort(~observed[:, order], axis=1, kind='stable')]
 
 
-def _played(turns: list, calls: list, answers: list, p_right: list) -> contest.Played:
+def _played(turns: list, calls: list, answers: list, p_right: list) -> types.Decisions:
   """What was done where each setting calls the first few of its own turns, one after another."""
   stage = np.stack([np.argsort(turn, 1) for turn in turns], 1)
   mask = stage < np.stack(calls, 1)[..., None]
-  return contest.Played(
+  return types.Decisions(
     mask, np.stack(answers, 1).astype(np.int16), np.stack(p_right, 1).astype(np.float32), stage.astype(np.int8)
   )
 
@@ -156,7 +156,7 @@ def _chain_calls(
     going = going & unsure & (place + 1 < callable_llms)[:, None]
 
 
-def _chain_outcomes(order: np.ndarray, answers: np.ndarray, known: contest.Queries) -> np.ndarray:
+def _chain_outcomes(order: np.ndarray, answers: np.ndarray, known: types.StrategyQueries) -> np.ndarray:
   """Mean accuracy and price of an order's chains, float[2, T, K]: by agreement and by the most calls."""
   rows, outcomes = np.arange(len(answers)), []
   right, price = np.zeros((2, len(answers), len(AGREEMENT)))
@@ -174,7 +174,7 @@ def _moves(order: tuple[int, ...]) -> set[tuple[int, ...]]:
   return {(*rest[:place], llm, *rest[place:], *tail) for llm, rest in rests for place in range(len(head))}
 
 
-def _search_orders(answers: np.ndarray, known: contest.Queries) -> set[tuple[int, ...]]:
+def _search_orders(answers: np.ndarray, known: types.StrategyQueries) -> set[tuple[int, ...]]:
   """The orders of a chain that local search, from three starts, finds most accurate within each limit."""
   head, tail = _shortlist(known)
   accuracy, price = _accuracy(known)[head], np.maximum(known.expected, 1e-12)[head]
@@ -194,7 +194,7 @@ def _search_orders(answers: np.ndarray, known: contest.Queries) -> set[tuple[int
   return explored
 
 
-def chain(known: contest.Queries, asked: contest.Queries, *, seed: int) -> contest.Played:
+def chain(known: types.StrategyQueries, asked: types.StrategyQueries, *, seed: int) -> types.Decisions:
   """Chain ensemble: LLMs in one order for all queries, each asked only about those that the ones before leave unsure.
 
   After Farr et al. (2024), LLM Chain Ensembles for Scalable and Accurate Data Annotation. For want of token
@@ -221,7 +221,7 @@ def chain(known: contest.Queries, asked: contest.Queries, *, seed: int) -> conte
   return _played(turns, calls, elected, [np.full(len(answers), np.nan)] * len(best))
 
 
-def _agreement_worth(answers: np.ndarray, known: contest.Queries) -> np.ndarray:
+def _agreement_worth(answers: np.ndarray, known: types.StrategyQueries) -> np.ndarray:
   """What another's answer adds to the log-odds of an LLM's own, float[K, K, 2]: where they differ, where they agree."""
   given = (answers != voting.NO_ANSWER) & known.observed
   right = (answers == known.reference[:, None]) & given
@@ -237,7 +237,7 @@ def _agreement_worth(answers: np.ndarray, known: contest.Queries) -> np.ndarray:
 
 
 def _cascade_calls(
-  order: np.ndarray, answers: np.ndarray, queries: contest.Queries, worth: np.ndarray
+  order: np.ndarray, answers: np.ndarray, queries: types.StrategyQueries, worth: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """The calls along a cascade, were no answer accepted; those of LLMs that cannot be called come last, to be left out.
 
@@ -255,7 +255,7 @@ def _cascade_calls(
 
 
 def _cascade_outcomes(
-  order: np.ndarray, answers: np.ndarray, known: contest.Queries, worth: np.ndarray
+  order: np.ndarray, answers: np.ndarray, known: types.StrategyQueries, worth: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
   """Thresholds float[2, Q] for the first two answers, and what each pair brings: accuracy and price, float[2, Q, Q]."""
   llms, given, score = _cascade_calls(order, answers, known, worth)
@@ -273,7 +273,7 @@ def _cascade_outcomes(
   return thresholds, total / len(answers)
 
 
-def frugal_cascade(known: contest.Queries, asked: contest.Queries, *, seed: int) -> contest.Played:
+def frugal_cascade(known: types.StrategyQueries, asked: types.StrategyQueries, *, seed: int) -> types.Decisions:
   """Cascade: up to three LLMs in one order for all queries, until an answer is accepted; the last one given stands.
 
   After Chen, Zaharia and Zou (2023), FrugalGPT. An answer is judged by its LLM's log-odds on the query, plus what each
@@ -305,7 +305,7 @@ def frugal_cascade(known: contest.Queries, asked: contest.Queries, *, seed: int)
 
 
 def _accuracy_nearby(
-  embeddings: np.ndarray, known: contest.Queries, sizes: np.ndarray, own: np.ndarray | None = None
+  embeddings: np.ndarray, known: types.StrategyQueries, sizes: np.ndarray, own: np.ndarray | None = None
 ) -> np.ndarray:
   """Each LLM's accuracy on the most similar known queries, float32[N, sizes, K], with the mean as one more neighbour.
 
@@ -328,7 +328,7 @@ def _accuracy_nearby(
   return np.concatenate(blocks).astype(np.float32)
 
 
-def knn_router(known: contest.Queries, asked: contest.Queries, *, seed: int) -> contest.Played:
+def knn_router(known: types.StrategyQueries, asked: types.StrategyQueries, *, seed: int) -> types.Decisions:
   """Routes to the LLM of the best accuracy on the k most similar known queries minus its price.
 
   After Hu et al. (2024), RouterBench. The k is the one whose estimates have the least squared error on known queries,
@@ -352,10 +352,10 @@ class Factors(NamedTuple):
     weight: float32[F].
   """
 
-  llm: contest.Array
-  project: contest.Array
-  shift: contest.Array
-  weight: contest.Array
+  llm: types.Array
+  project: types.Array
+  shift: types.Array
+  weight: types.Array
 
 
 def _scores(factors: Factors, embedding: jax.Array) -> jax.Array:
@@ -382,7 +382,7 @@ def _factorise(start: Factors, embeddings, right, observed, batches, decay) -> F
   return factors
 
 
-def _fit_factors(known: contest.Queries, rows: np.ndarray, decay: float, seed: int) -> Factors:
+def _fit_factors(known: types.StrategyQueries, rows: np.ndarray, decay: float, seed: int) -> Factors:
   """The factors fitted on some rows of `known`."""
   rng = np.random.default_rng(seed)
   (count, width), llms = known.embeddings.shape, known.observed.shape[1]
@@ -399,7 +399,7 @@ def _chances(factors: Factors, embeddings: np.ndarray) -> np.ndarray:
   return scipy.special.expit(((embeddings @ factors.project + factors.shift) * factors.weight) @ factors.llm.T)
 
 
-def mf_router(known: contest.Queries, asked: contest.Queries, *, seed: int) -> contest.Played:
+def mf_router(known: types.StrategyQueries, asked: types.StrategyQueries, *, seed: int) -> types.Decisions:
   """Routes by matrix factorisation: the score w . (E_llm * (P q + b)) of a query's embedding q and an LLM.
 
   After Ong et al. (2024), RouteLLM: there two LLMs' scores are compared and learnt from preferences, here each is the
@@ -434,7 +434,7 @@ def _nearest(embeddings: np.ndarray, centres: np.ndarray) -> np.ndarray:
   return np.argmax(embeddings @ centres.T - np.sum(centres**2, 1) / 2, 1)
 
 
-def _cluster_accuracies(centres: np.ndarray, known: contest.Queries) -> np.ndarray:
+def _cluster_accuracies(centres: np.ndarray, known: types.StrategyQueries) -> np.ndarray:
   """Each LLM's accuracy in each cluster, float[C, K], shrunk to its accuracy everywhere."""
   members = np.eye(len(centres), dtype=np.float32)[_nearest(known.embeddings, centres)].T
   return (members @ _right(known) + _SHRINK * _accuracy(known)) / (members @ known.observed + _SHRINK)
@@ -444,7 +444,7 @@ _vote = jax.jit(jax.vmap(jax.vmap(voting.vote, in_axes=(None, 0, None, None)), i
 
 
 def _play_clusters(
-  accuracy: np.ndarray, queries: contest.Queries, rates: np.ndarray
+  accuracy: np.ndarray, queries: types.StrategyQueries, rates: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Calls those of most accuracy float[N, K] minus price: one LLM at each setting, then, as settings more, `_VOTERS`.
 
@@ -461,7 +461,7 @@ def _play_clusters(
   return mask, answer, p_right
 
 
-def clusters(known: contest.Queries, asked: contest.Queries, *, seed: int) -> contest.Played:
+def clusters(known: types.StrategyQueries, asked: types.StrategyQueries, *, seed: int) -> types.Decisions:
   """Calls the LLM that did best in the query's cluster minus its price, or lets the best three vote.
 
   After Zhang et al. (2025), The Avengers, whose only parameter is the number of clusters, and Avengers-Pro, which
@@ -473,7 +473,7 @@ def clusters(known: contest.Queries, asked: contest.Queries, *, seed: int) -> co
   quarter = len(order) // 4 + 1
   held, rest = known.rows(order[:quarter]), known.rows(order[quarter:])
 
-  def estimate(on: contest.Queries, count: int, queries: contest.Queries) -> np.ndarray:
+  def estimate(on: types.StrategyQueries, count: int, queries: types.StrategyQueries) -> np.ndarray:
     sample = on.embeddings[rng.permutation(len(on.embeddings))[:_MOST_TRIED]]
     centres = _cluster(sample, min(count, len(sample)), rng)
     return _cluster_accuracies(centres, on)[_nearest(queries.embeddings, centres)]
@@ -485,10 +485,10 @@ def clusters(known: contest.Queries, asked: contest.Queries, *, seed: int) -> co
   best = _best_settings(right, np.sum(mask * held.price[:, None], -1).mean(0), _limits(known))
   mask, answer, p_right = _play_clusters(estimate(known, CLUSTERS[number], asked), asked, rates)
   mask, answer, p_right = mask[:, best], answer[:, best].astype(np.int16), p_right[:, best].astype(np.float32)
-  return contest.Played(mask, answer, p_right, np.zeros(mask.shape, np.int8))
+  return types.Decisions(mask, answer, p_right, np.zeros(mask.shape, np.int8))
 
 
-CONTENDERS: dict[str, contest.Contender] = {
+STRATEGIES: dict[str, types.Strategy] = {
   'chain': chain,
   'frugal_cascade': frugal_cascade,
   'knn_router': knn_router,

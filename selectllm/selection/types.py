@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 Array = Any  # of numpy on the host, of JAX on the device
 
 
-class Queries(NamedTuple):
+class StrategyQueries(NamedTuple):
   """N queries as a contender sees them.
 
   Attributes:
@@ -32,14 +32,14 @@ class Queries(NamedTuple):
   price: Array
   expected: Array
 
-  def rows(self, index: Array) -> 'Queries':
+  def rows(self, index: Array) -> 'StrategyQueries':
     """Some of the queries, by index or mask."""
-    return Queries(
+    return StrategyQueries(
       **{name: array[index] for name, array in self._asdict().items() if name != 'expected'}, expected=self.expected
     )
 
 
-class Played(NamedTuple):
+class Decisions(NamedTuple):
   """What a contender did with N queries at M settings.
 
   Attributes:
@@ -56,8 +56,8 @@ class Played(NamedTuple):
   stage: Array
 
 
-class Contender(Protocol):
+class Strategy(Protocol):
   """How a contender is called."""
 
-  def __call__(self, known: Queries, asked: Queries, *, seed: int) -> Played:
+  def __call__(self, known: StrategyQueries, asked: StrategyQueries, *, seed: int) -> Decisions:
     """Fits on `known`, plays on `asked`."""

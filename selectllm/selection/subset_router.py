@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from selectllm.selection import contest, evidence, voting
+from selectllm.selection import learned_vote, types, voting
 
 # What a call of mean price must add to the chance of a right vote: the settings, from the cheapest to the dearest.
 RATES = 2.0 ** (-np.arange(25) / 2)
@@ -120,7 +120,7 @@ def _play(subsets, price, rates, bank, right, weight, answers, embeddings, obser
   return jax.lax.map(one, (weight, answers, embeddings, observed), batch_size=_BLOCK)
 
 
-def family(weight: np.ndarray, answers: np.ndarray, known: contest.Queries, rates: np.ndarray) -> np.ndarray:
+def family(weight: np.ndarray, answers: np.ndarray, known: types.StrategyQueries, rates: np.ndarray) -> np.ndarray:
   """The candidate subsets, bool[M, K], from the cheapest to the dearest.
 
   All subsets of up to `MOST_EXACT` LLMs. Beyond, all that a greedy search passes that starts from every single LLM, at
@@ -157,12 +157,12 @@ def family(weight: np.ndarray, answers: np.ndarray, known: contest.Queries, rate
 @jax.jit
 def _ballots(logits, answers):
   """What each LLM's vote counts if LLMs err independently, float32[N, K], and what it is for, int32[N, K]."""
-  bayes = evidence.bayes(logits.shape[1])
+  bayes = learned_vote.bayes(logits.shape[1])
   return bayes.bias + bayes.slope * logits, jax.vmap(voting.majority)(answers)
 
 
-def subset(known: contest.Queries, asked: contest.Queries, *, seed: int) -> contest.Played:
-  """A `contest.Contender`, its settings being `RATES`; all LLMs of a subset are called at once.
+def subset(known: types.StrategyQueries, asked: types.StrategyQueries, *, seed: int) -> types.Decisions:
+  """A `types.Strategy`, its settings being `RATES`; all LLMs of a subset are called at once.
 
   `Played.p_right` is the estimated accuracy of the chosen subset's vote, which no answer to the query has entered.
   """
@@ -186,4 +186,4 @@ def subset(known: contest.Queries, asked: contest.Queries, *, seed: int) -> cont
       neighbours=int(numbers[np.argmax(gain)]),
     )
   )
-  return contest.Played(mask, answer.astype(np.int16), p_right, np.zeros(mask.shape, np.int8))
+  return types.Decisions(mask, answer.astype(np.int16), p_right, np.zeros(mask.shape, np.int8))

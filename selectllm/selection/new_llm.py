@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.special
 
-from selectllm.selection import contest, evidence, voting
+from selectllm.selection import learned_vote, types, voting
 
 # Variances of what is not known beforehand: the intercept, beside the variance of the pool's own mean log-odds (an LLM
 # unlike all others is not ruled out); the slope on the pool's mean log-odds (about 1); and what one LLM's log-odds
@@ -100,14 +100,14 @@ def learn(logits: np.ndarray, labels: np.ndarray, asked: np.ndarray, fold: np.nd
   return fitted, found
 
 
-def _surprise(known: contest.Queries) -> np.ndarray:
+def _surprise(known: types.StrategyQueries) -> np.ndarray:
   """How many more LLMs of the pool were right than expected, as a share of those asked, float64[N]."""
   observed = known.observed[:, :-1]
   beyond = known.labels[:, :-1] - scipy.special.expit(known.logits[:, :-1].astype(np.float64))
   return np.sum(np.where(observed, beyond, 0), 1) / np.maximum(observed.sum(1), 1)
 
 
-def _rightness(known: contest.Queries) -> np.ndarray:
+def _rightness(known: types.StrategyQueries) -> np.ndarray:
   """How likely the new LLM is right, float64[N], where it is known who else was."""
   pool, asked = known.logits[:, :-1], known.observed[:, -1]
   columns = np.concatenate([_columns(pool), _surprise(known)[:, None]], 1)
@@ -117,7 +117,7 @@ def _rightness(known: contest.Queries) -> np.ndarray:
 
 def _majority(answers: np.ndarray) -> np.ndarray:
   """Each LLM's majority answer, int[N, K], from int16[N, K, S]."""
-  return np.asarray(evidence.gather_all(answers).candidates)
+  return np.asarray(learned_vote.gather_all(answers).candidates)
 
 
 def _agreement(majority: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -128,7 +128,7 @@ def _agreement(majority: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, np.
   return together.sum(0), alike.any(2).sum(0)
 
 
-def _shared_errors(known: contest.Queries, majority: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _shared_errors(known: types.StrategyQueries, majority: np.ndarray, rng: np.random.Generator) -> np.ndarray:
   """The wrong answers of others that the new LLM would give too, int[N]; NO_ANSWER where it errs by itself."""
   asked = known.observed[:, -1]
   wrong = known.observed & (majority != voting.NO_ANSWER) & (majority != known.reference[:, None])
@@ -141,7 +141,7 @@ def _shared_errors(known: contest.Queries, majority: np.ndarray, rng: np.random.
   return np.where(shares, majority[np.arange(len(others)), drawn], voting.NO_ANSWER)
 
 
-def _samples(known: contest.Queries, right: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _samples(known: types.StrategyQueries, right: np.ndarray, rng: np.random.Generator) -> np.ndarray:
   """For each query the new LLM's samples on a labelled one on which it was as right, int16[N, S]."""
   drawn = np.zeros((len(right), known.answers.shape[2]), np.int16)  # where there is none, they all agree
   for outcome in (False, True):
@@ -151,7 +151,7 @@ def _samples(known: contest.Queries, right: np.ndarray, rng: np.random.Generator
   return drawn
 
 
-def impute(known: contest.Queries, *, seed: int) -> contest.Queries:
+def impute(known: types.StrategyQueries, *, seed: int) -> types.StrategyQueries:
   """Draws answers of a new LLM, the last one of the pool, to the queries that it was not asked.
 
   It is right as likely as its labelled responses say, given the pool's log-odds and how many of the pool were right.
