@@ -15,10 +15,10 @@ import ml_collections
 import numpy as np
 import rich.console
 
-from selectllm import experiment, metrics, playing, score
+from selectllm import experiment, metrics, playing
 from selectllm.data import dataset, load, splits
 from selectllm.report import tables
-from selectllm.selection import baselines, confidence, pseudo_labels
+from selectllm.selection import baselines, confidence, policies, pseudo_labels
 
 SIZES = (1, 3)
 RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0)
@@ -40,8 +40,8 @@ def confidences(data: dataset.Responses, embeddings: np.ndarray, split: np.ndarr
 def correct(chances: np.ndarray, data: dataset.Responses, split: np.ndarray) -> np.ndarray:
   """Whether weighted_max_conf is right on the test queries at `SIZES`, float32[T, M]."""
   rows, latency_s = np.flatnonzero(split == splits.TEST), baselines.expected_latency_s(data, split)
-  selecting = score.Selecting(latency_s, np.array(SIZES, np.int32), 0.5)
-  picked = score.select(chances[rows].astype(np.float32), data.observed[rows], selecting)['weighted_max_conf']
+  selecting = policies.PolicyOptions(latency_s, np.array(SIZES, np.int32), 0.5)
+  picked = policies.select_all(chances[rows].astype(np.float32), data.observed[rows], selecting)['weighted_max_conf']
   return np.asarray(playing.play(data.rows(rows), picked.mask, picked.weight, latency_s, over='majority').correct)
 
 

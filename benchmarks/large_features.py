@@ -15,20 +15,21 @@ import numpy as np
 
 from benchmarks import results
 from configs import gsm8k
-from selectllm import embeddings, sharding, train
-from selectllm.data import batches, dataset, splits
+from selectllm.data import dataset, splits
 from selectllm.infra import distributed
+from selectllm.models import inference, sharding, tokenizer
 from selectllm.report import tables
+from selectllm.train import loop
 
 GOAL_S = 300
 
 
-def generated(count: int, width: int, llms: int) -> tuple[np.ndarray, batches.Tokens, dataset.Responses, np.ndarray]:
+def generated(count: int, width: int, llms: int) -> tuple[np.ndarray, tokenizer.Tokens, dataset.Responses, np.ndarray]:
   """Features float32[N, D], tokens that have lengths only, votes that have labels only, a split."""
   random = np.random.default_rng(0)
   features = random.standard_normal((count, width), np.float32)
   offsets = np.concatenate([[0], random.integers(20, 120, count).cumsum()])
-  tokens = batches.Tokens(np.zeros(0, np.int32), offsets, 0)
+  tokens = tokenizer.Tokens(np.zeros(0, np.int32), offsets, 0)
   labels = random.integers(0, 2, (count, llms)).astype(np.float32)
   nothing = np.zeros(0)
   data = dataset.Responses(nothing, nothing, labels, np.ones(labels.shape, bool), nothing, nothing, nothing)
@@ -48,16 +49,16 @@ def main() -> None:
   cells = []
   for batch_size in (32, 1024):
     config.train.batch_size = batch_size
-    model = train.make_model(config, options.llms)
+    model = inference.make_model(config, options.llms)
     width = int(model.params['head']['kernel'].shape[0])
     features, tokens, data, split = generated(options.queries, width, options.llms)
     with (
       tempfile.TemporaryDirectory() as workdir,
       sharding.use(model.mesh),
-      unittest.mock.patch.object(embeddings, 'kept', return_value=features),
+      unittest.mock.patch.object(inference, 'kept', return_value=features),
     ):
       begun = time.perf_counter()
-      train.fit(config, model, tokens, data, split, pathlib.Path(workdir))
+      loop.fit(config, model, tokens, data, split, pathlib.Path(workdir))
       seconds = time.perf_counter() - begun
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     cells.append([str(batch_size), f'{seconds:.0f}', f'{0.9 * options.queries / seconds:,.0f}', f'{peak:.1f}'])

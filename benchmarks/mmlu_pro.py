@@ -19,11 +19,11 @@ import numpy as np
 import rich.console
 from sklearn import linear_model
 
-from selectllm import embeddings, experiment, metrics, playing, score, sharding, train
+from selectllm import experiment, metrics, playing
 from selectllm.data import dataset, load, splits
-from selectllm.models import pretrained
+from selectllm.models import inference, pretrained, sharding
 from selectllm.report import tables
-from selectllm.selection import baselines
+from selectllm.selection import baselines, policies
 
 SIZES = (1, 3, 5, 7)
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # scikit-learn's C
@@ -42,9 +42,9 @@ def embed(config: ml_collections.ConfigDict, texts: list[str], max_length: int, 
   """Unit vectors float32[N, D] of MiniLM as it was pretrained, whatever encoder the run fine-tuned."""
   config = ml_collections.ConfigDict(config)
   config.encoder.update(name=pretrained.DEFAULT, pooling='mean', dtype='float32', max_length=max_length)
-  model = train.make_model(config, num_llms)
+  model = inference.make_model(config, num_llms)
   with sharding.use(model.mesh):
-    return embeddings.unit(embeddings.kept(config, model, model.tokenize(texts)))
+    return inference.unit(inference.cached_embeddings(config, model, model.tokenize(texts)))
 
 
 def log_loss(confidences: np.ndarray, data: dataset.Responses, rows: np.ndarray) -> float:
@@ -75,8 +75,10 @@ def regression(name: str, features: np.ndarray, data: dataset.Responses, split: 
 def correct(confidences: np.ndarray, data: dataset.Responses, split: np.ndarray, rows: np.ndarray) -> np.ndarray:
   """Whether weighted_max_conf is right on the queries `rows` at `SIZES`, float32[len(rows), M]."""
   latency_s = baselines.expected_latency_s(data, split)
-  selecting = score.Selecting(latency_s, np.array(SIZES, np.int32), 0.5)
-  picked = score.select(confidences[rows].astype(np.float32), data.observed[rows], selecting)['weighted_max_conf']
+  selecting = policies.PolicyOptions(latency_s, np.array(SIZES, np.int32), 0.5)
+  picked = policies.select_all(confidences[rows].astype(np.float32), data.observed[rows], selecting)[
+    'weighted_max_conf'
+  ]
   played = playing.play(data.rows(rows), picked.mask, picked.weight, latency_s, over='majority')
   return np.asarray(played.correct)
 

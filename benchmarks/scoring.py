@@ -23,10 +23,9 @@ import transformers
 
 from benchmarks import results
 from configs import gsm8k, mmlu_pro
-from selectllm import sharding, train
-from selectllm.data import batches, load
+from selectllm.data import load
 from selectllm.infra import distributed
-from selectllm.models import pretrained
+from selectllm.models import inference, pretrained, sharding, tokenizer
 from selectllm.report import tables
 
 LLMS = 10
@@ -42,7 +41,7 @@ GOALS = {
 class Torch(torch.nn.Module):
   """Our classifier in PyTorch: transformers' encoder, the same pooling, head and sigmoid."""
 
-  def __init__(self, config: ml_collections.ConfigDict, model: train.Model):
+  def __init__(self, config: ml_collections.ConfigDict, model: inference.Model):
     """Takes the head's weights from our model."""
     super().__init__()
     self.encoder = transformers.AutoModel.from_pretrained(config.encoder.name, attn_implementation='sdpa')
@@ -76,7 +75,7 @@ def exported(model: Torch) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
 
 def contestants(config: ml_collections.ConfigDict, queries: Sequence[str]) -> dict[str, Callable[[], np.ndarray]]:
   """Name -> a function that gives the confidences of all queries, in their order."""
-  model = train.make_model(config, LLMS)
+  model = inference.make_model(config, LLMS)
   theirs, tokenizer = Torch(config, model), transformers.AutoTokenizer.from_pretrained(config.encoder.name)
   onnx = exported(theirs)
   everyone, everything = np.arange(len(queries)), np.ones((len(queries), LLMS), bool)
@@ -102,7 +101,7 @@ def contestants(config: ml_collections.ConfigDict, queries: Sequence[str]) -> di
   def ours(tokens=None) -> np.ndarray:
     tokens = tokens or model.tokenize(queries)
     with sharding.use(model.mesh):
-      return train.score_queries(
+      return inference.score_queries(
         model, model.params, tokens, everyone, everything, batch_size=config.evaluate.batch_size
       ).confidences
 
@@ -187,7 +186,7 @@ def main() -> None:
       chosen = np.random.default_rng(0).permutation(len(table.queries))[:count]
       queries = [table.queries[i] for i in chosen]
       seconds = measure(contestants(config, queries), options.repeats)
-      used = int(batches.Tokenizer(pathlib.Path(config.encoder.name), LENGTH)(queries).lengths.sum())
+      used = int(tokenizer.Tokenizer(pathlib.Path(config.encoder.name), LENGTH)(queries).lengths.sum())
       rate, ceiling = (
         products(pathlib.Path(config.encoder.name), used) / seconds['selectllm, from tokens'],
         matmul_rate(),

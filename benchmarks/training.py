@@ -3,7 +3,7 @@
   python -m benchmarks.training --manual_dir=../shared/data --save       # needs the extra `benchmarks`
 
 Both fine-tune the same encoder on the same GSM8K queries for the same labels, in float32, with AdamW, clipping and
-dropout: ours as `selectllm.train` does, with its batches, the Trainer on queries padded to 128 tokens. An epoch of ours
+dropout: ours as `selectllm.train.loop` does, with its batches, the Trainer on queries padded to 128 tokens. An epoch of ours
 and some steps of the Trainer's take turns; the first of each, which compile and warm up, do not count. The last column
 is the share of our time in which the next batch was waited for.
 """
@@ -22,11 +22,11 @@ import transformers
 
 from benchmarks import results, scoring
 from configs import gsm8k
-from selectllm import optim, sharding, train
-from selectllm.data import batches, load
+from selectllm.data import load
 from selectllm.infra import distributed
-from selectllm.models import pretrained
+from selectllm.models import inference, pretrained, sharding
 from selectllm.report import tables
+from selectllm.train import input_pipeline, loop, optimizers
 
 GOAL, MOST_INPUT = 2.0, 0.05
 THEIR_STEPS = 4
@@ -48,17 +48,17 @@ class Ours:
     """Makes model, optimiser and state."""
     config.encoder.name, config.train.batch_size = str(task.folder), task.batch_size
     config.encoder.max_length = scoring.LENGTH
-    self.model = train.make_model(config, task.labels.shape[1])
+    self.model = inference.make_model(config, task.labels.shape[1])
     self.tokens = self.model.tokenize(task.queries)
     self.task = task
-    optimizer = optim.make_optimizer(config.train, 1000, freeze_encoder=False)
-    self.state = train.init_state(self.model, optimizer)
-    self.step = train.jit_train_step(self.model, optimizer, sharding.abstract(self.model.mesh, self.state), 0)
+    optimizer = optimizers.make_optimizer(config.train, 1000, freeze_encoder=False)
+    self.state = loop.init_state(self.model, optimizer)
+    self.step = loop.jit_train_step(self.model, optimizer, sharding.abstract(self.model.mesh, self.state), 0)
 
   def epoch(self) -> tuple[float, float]:
     """Examples a second, and the share of the time in which a batch was waited for."""
     labels, waited = self.task.labels, 0.0
-    source = batches.TrainingBatches(
+    source = input_pipeline.TrainingBatches(
       self.tokens,
       np.arange(len(labels)),
       labels,
@@ -69,11 +69,11 @@ class Ours:
       seed=0,
     )
     begun = time.perf_counter()
-    iterator = batches.training_iterator(source, 0)
+    iterator = input_pipeline.training_iterator(source, 0)
     with sharding.use(self.model.mesh):
       for _ in range(len(source)):
         asked = time.perf_counter()
-        batch = train.on_mesh(next(iterator), self.model.mesh)
+        batch = loop.on_mesh(next(iterator), self.model.mesh)
         waited += time.perf_counter() - asked
         self.state, _ = self.step(self.state, batch)
         jax.block_until_ready(self.state)

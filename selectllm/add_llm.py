@@ -14,10 +14,12 @@ import numpy as np
 import rich.console
 import scipy.special
 
-from selectllm import experiment, frontier, metrics, selector, sharding, train
+from selectllm import experiment, frontier, metrics, selector
 from selectllm.data import dataset, pool_file, records, splits
 from selectllm.infra import run_dir
+from selectllm.models import inference, sharding
 from selectllm.selection import confidence, new_llm
+from selectllm.train import loop
 
 # Fewer labelled responses say next to nothing.
 FEWEST = 20
@@ -94,9 +96,9 @@ def add_llm(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   llm = _name(options.llm, recorded, table.llms, options.responses)
   given = _match(recorded, llm, table, split)
   part, joined, learned = join(config, table, predicted, llm, given)
-  model = train.make_model(config, len(table.llms))
+  model = inference.make_model(config, len(table.llms))
   with sharding.use(model.mesh):
-    params = train.load_best(config, model, run)[1]
+    params = loop.load_best(config, model, run)[1]
   workdir.mkdir(parents=True, exist_ok=True)
   directory = workdir / 'selector'
   latency_s = float(predicted.classifier_latency_s)

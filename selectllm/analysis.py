@@ -14,10 +14,10 @@ import ml_collections
 import numpy as np
 import scipy.stats
 
-from selectllm import evaluate, metrics, outcomes, score
+from selectllm import evaluate, metrics, outcomes
 from selectllm.data import dataset, splits, text_features
 from selectllm.infra import batching
-from selectllm.selection import baselines, voting
+from selectllm.selection import baselines, policies, voting
 
 # Bins of a feature hold about as many queries each.
 MOST_BINS = 5
@@ -71,7 +71,7 @@ class Cases(NamedTuple):
 @functools.partial(jax.jit, static_argnames=('policy', 'over'))
 def _elect(confidences, answers, observed, selecting, policy, over):
   """Whom the policy calls at the first size, and at the second; its weights there, and what is elected."""
-  selected = score.select(confidences, observed, selecting)[policy]
+  selected = policies.select_all(confidences, observed, selecting)[policy]
   called = selected.mask & observed[:, None]  # [N, 2, K]
   weight = selected.weight[:, 1]
   elected = jnp.full(len(called), voting.NO_ANSWER, jnp.int32)
@@ -105,7 +105,7 @@ def gather(
     rows = np.flatnonzero(part.split == splits.TEST)
     asked, confidences = table.votes.rows(rows), part.confidences[rows]
     sizes = np.array([1, size], np.int32)
-    selecting = score.Selecting(baselines.expected_latency_s(table.votes, part.split), sizes, config.threshold)
+    selecting = policies.PolicyOptions(baselines.expected_latency_s(table.votes, part.split), sizes, config.threshold)
     step = functools.partial(_elect, selecting=selecting, policy=policy, over=config.vote)
     arrays = (confidences, asked.answers, asked.observed)
     gathered.append((rows, confidences, *batching.apply(step, arrays, rows=batching.rows_of(ballots))))

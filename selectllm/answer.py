@@ -21,14 +21,15 @@ import numpy as np
 import orjson
 import uvloop
 
-from selectllm import checkpoint, deciding, fixed, selector
+from selectllm import deciding, fixed, selector
 from selectllm.data import grading, pool_file, queries
 from selectllm.infra import metric_writer
 from selectllm.pool import answering, collect, collection, limits, runner
 from selectllm.report import answered
 from selectllm.selection import voting
+from selectllm.train import checkpoints
 
-_REFUSALS = (*collect.REFUSALS, checkpoint.CheckpointError, selector.SelectorError)
+_REFUSALS = (*collect.REFUSALS, checkpoints.CheckpointError, selector.SelectorError)
 
 
 def answer(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:

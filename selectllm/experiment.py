@@ -12,26 +12,13 @@ import ml_collections
 import numpy as np
 from flax import nnx
 
-from selectllm import (
-  analysis,
-  checkpoint,
-  embeddings,
-  evaluate,
-  frontier,
-  leaks,
-  optim,
-  outcomes,
-  promises,
-  score,
-  selector,
-  sharding,
-  train,
-)
+from selectllm import analysis, evaluate, frontier, leaks, outcomes, promises, selector
 from selectllm.data import dataset, load, splits
 from selectllm.infra import distributed, metric_writer, paths, run_dir
-from selectllm.models import classifier
+from selectllm.models import classifier, inference, sharding
 from selectllm.report import document, queries
-from selectllm.selection import baselines, pseudo_labels, voting
+from selectllm.selection import baselines, policies, pseudo_labels, voting
+from selectllm.train import checkpoints, loop, optimizers
 
 _LOG = logging.getLogger(__name__)
 
@@ -74,7 +61,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path)
   """Trains (or goes on training), scores all queries and writes the report; with folds, once for each fold."""
   table = load_table(config, workdir)
   begun = time.monotonic()
-  predicted = _predict(config, workdir, table, train.fit)
+  predicted = _predict(config, workdir, table, loop.fit)
   _report(config, workdir, table, predicted, {'train_and_score_s': time.monotonic() - begun})
 
 
@@ -85,7 +72,7 @@ def evaluate_only(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> N
   if distributed.first_says(path.exists()):
     predicted = read_predictions(path)
   else:
-    predicted = _predict(config, workdir, table, lambda *args: train.load_best(config, args[1], args[-1]))
+    predicted = _predict(config, workdir, table, lambda *args: loop.load_best(config, args[1], args[-1]))
   _report(config, workdir, table, predicted, {})
 
 
@@ -160,9 +147,9 @@ def _check_labels(table: dataset.Dataset, train_rows: np.ndarray) -> None:
     )
 
 
-def _selecting(config: ml_collections.ConfigDict, table: dataset.Dataset, split: np.ndarray) -> score.Selecting:
+def _selecting(config: ml_collections.ConfigDict, table: dataset.Dataset, split: np.ndarray) -> policies.PolicyOptions:
   latency_s = baselines.expected_latency_s(table.votes, split)
-  return score.Selecting(latency_s, baselines.sizes_of(table.votes), config.evaluate.threshold)
+  return policies.PolicyOptions(latency_s, baselines.sizes_of(table.votes), config.evaluate.threshold)
 
 
 def _predict(
@@ -172,7 +159,7 @@ def _predict(
   split, batch_size = _split(config, table), config.evaluate.batch_size
   for part in split:
     _check_labels(table, part == splits.TRAIN)
-  model = train.make_model(config, len(table.llms))
+  model = inference.make_model(config, len(table.llms))
   tokens = model.tokenize(table.queries)
   if tokens.truncated:
     _LOG.warning(
@@ -188,10 +175,12 @@ def _predict(
       # What it says of queries that it was trained on tells nothing, and is not worth the time.
       rows = np.flatnonzero((part == splits.VALIDATION) | (part == splits.TEST))
       _LOG.info('Scoring %d queries with the classifier of step %d', len(rows), step)
-      scores = train.score_queries(model, params, tokens, rows, table.votes.observed[rows], batch_size=batch_size)
+      scores = inference.score_queries(model, params, tokens, rows, table.votes.observed[rows], batch_size=batch_size)
       confidences.append(np.full(table.votes.labels.shape, np.nan, np.float32))
       confidences[-1][rows] = scores.confidences
-    one_latency_s = train.time_one_query(model, params, table.queries[:_TIMED], _selecting(config, table, split[-1]))
+    one_latency_s = inference.time_one_query(
+      model, params, table.queries[:_TIMED], _selecting(config, table, split[-1])
+    )
     predicted = Predictions(
       query_ids=np.array(table.query_ids),
       llms=np.array(table.llms),
@@ -199,7 +188,7 @@ def _predict(
       confidences=np.stack(confidences),
       labels=table.votes.labels,
       observed=table.votes.observed,
-      embeddings=embeddings.unit(embeddings.kept(config, model, tokens)),
+      embeddings=inference.unit(inference.cached_embeddings(config, model, tokens)),
       latency_s=np.stack([baselines.expected_latency_s(table.votes, part) for part in split]),
       tokens=tokens.lengths,
       truncated=np.array(tokens.truncated),
@@ -274,11 +263,11 @@ def _selector_params(
   """The classifier of the selector that is saved with a run; None for a run that has no selector."""
   if not config.frontier.contenders or not table.votes.has_answers or len(predicted.split) > 1:
     return None
-  model = train.make_model(config, len(table.llms))
+  model = inference.make_model(config, len(table.llms))
   try:
     with sharding.use(model.mesh):
-      return distributed.on_host(train.load_best(config, model, workdir)[1])
-  except checkpoint.CheckpointError as error:
+      return distributed.on_host(loop.load_best(config, model, workdir)[1])
+  except checkpoints.CheckpointError as error:
     _LOG.warning('No selector is saved: %s', error)
     return None
 
@@ -311,9 +300,9 @@ _AT_LEAST = {
 _SHARES = ('encoder.dropout', 'train.warmup_share', 'evaluate.threshold')
 _CHOICES = {
   'encoder.pooling': classifier.POOLINGS,
-  'encoder.dtype': tuple(train.DTYPES),
-  'train.schedule': optim.SCHEDULES,
-  'train.loss': train.LOSSES,
+  'encoder.dtype': tuple(inference.DTYPES),
+  'train.schedule': optimizers.SCHEDULES,
+  'train.loss': loop.LOSSES,
   'evaluate.vote': voting.VOTES,
   'dataset.split': splits.KINDS,
   'dataset.labels': pseudo_labels.LABELS,

@@ -9,11 +9,13 @@ import jax
 import ml_collections
 import numpy as np
 
-from selectllm import deciding, score, sharding, train
+from selectllm import deciding
 from selectllm.data import pool_file
+from selectllm.models import inference, sharding
 from selectllm.pool import answering
 from selectllm.report import answered
 from selectllm.selection import policies, voting
+from selectllm.train import loop
 
 
 class State(NamedTuple):
@@ -40,9 +42,9 @@ class Fixed(NamedTuple):
   """
 
   llms: tuple[str, ...]
-  model: train.Model
+  model: inference.Model
   params: Any
-  selecting: score.Selecting
+  selecting: policies.PolicyOptions
   policy: str
   over: str
   cost_usd: np.ndarray
@@ -66,7 +68,7 @@ class Fixed(NamedTuple):
     tokens, rows = self.model.tokenize(texts), np.arange(len(texts))
     mask = np.broadcast_to(available, (len(texts), len(available)))
     with sharding.use(self.model.mesh):  # a thread has a mesh of its own
-      scores = train.score_queries(
+      scores = inference.score_queries(
         self.model, self.params, tokens, rows, mask, batch_size=batch_size, selecting=self.selecting
       )
     selection = scores.selections[self.policy]
@@ -125,12 +127,12 @@ def load_run(config: ml_collections.ConfigDict) -> Fixed:
     raise pool_file.PoolError(f'config.answer.size={size}: the run knows {len(llms)} LLMs')
   trained_with = ml_collections.ConfigDict(json.loads((run / 'config.json').read_text()))
   trained_with.mesh = config.mesh
-  model = train.make_model(trained_with, len(llms))
+  model = inference.make_model(trained_with, len(llms))
   with sharding.use(model.mesh):
-    _, params = train.load_best(trained_with, model, run)
+    _, params = loop.load_best(trained_with, model, run)
   with np.load(run / 'predictions.npz') as arrays:
     latency_s, classifier_latency_s = arrays['latency_s'][0], float(arrays['classifier_latency_s'])
-  selecting = score.Selecting(latency_s, np.array([size], np.int32), trained_with.evaluate.threshold)
+  selecting = policies.PolicyOptions(latency_s, np.array([size], np.int32), trained_with.evaluate.threshold)
   costs = np.array([report['llms'][llm]['cost_usd'] for llm in llms], np.float32)
   vote = trained_with.evaluate.vote
   return Fixed(llms, model, params, selecting, options.policy, vote, costs, classifier_latency_s)

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from selectllm import score
 from selectllm.data import dataset
 from selectllm.infra import batching
 from selectllm.selection import baselines, policies, voting
@@ -117,8 +116,8 @@ def _block(
     mask = mask if weight is not None else np.broadcast_to(mask, (len(asked.labels), *mask.shape[-2:]))
     return jax.device_get(play(asked, mask, weight, known.latency_s, over=config.vote))
 
-  selecting = score.Selecting(known.latency_s, sizes, config.threshold)
-  selections = score.select(confidences, asked.observed, selecting)
+  selecting = policies.PolicyOptions(known.latency_s, sizes, config.threshold)
+  selections = policies.select_all(confidences, asked.observed, selecting)
   for name in policies.POLICIES:
     mask, weight = selections[name]
     yield name, sizes, played(mask, weight), np.asarray(mask)

@@ -19,12 +19,13 @@ import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
-from selectllm import checkpoint, deciding, embeddings, frontier, sharding, train
+from selectllm import deciding, frontier
 from selectllm.data import dataset
 from selectllm.infra import paths, run_dir
-from selectllm.models import pretrained
+from selectllm.models import inference, pretrained, sharding
 from selectllm.report import answered
 from selectllm.selection import adaptive, calibration, confidence, constraints, learned_vote, types, voting
+from selectllm.train import checkpoints
 
 _FORMAT = 2
 _FACTS, _ARRAYS, _CLASSIFIER = 'selector.json', 'arrays.npz', 'classifier'
@@ -144,7 +145,7 @@ def save(
     primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix='selector'
   )
   with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
-    checkpointer.save(checkpoint.address(partial / _CLASSIFIER), params)
+    checkpointer.save(checkpoints.address(partial / _CLASSIFIER), params)
   facts = {
     'format': _FORMAT,
     'dataset': table.name,
@@ -197,10 +198,10 @@ def load(
     template = _template(facts['rules'], list(facts['promised']))
     named = {name: stored[name] for name in _names(template)}
   arrays = jax.tree.unflatten(jax.tree.structure(template), list(named.values()))
-  model = train.make_model(config, len(facts['llms']) - len(arrays.estimator.added))
+  model = inference.make_model(config, len(facts['llms']) - len(arrays.estimator.added))
   with ocp.StandardCheckpointer() as checkpointer:
     abstract = sharding.abstract(model.mesh, model.params)
-    params = checkpointer.restore(checkpoint.address(directory / _CLASSIFIER), abstract)
+    params = checkpointer.restore(checkpoints.address(directory / _CLASSIFIER), abstract)
   return Selector(facts, arrays, model, params, constraints.parse(limit))
 
 
@@ -210,7 +211,7 @@ class Selector:
   in_stages = True
 
   def __init__(
-    self, facts: dict[str, Any], arrays: Arrays, model: train.Model, params: Any, limit: constraints.Constraint
+    self, facts: dict[str, Any], arrays: Arrays, model: inference.Model, params: Any, limit: constraints.Constraint
   ):
     """Takes what `load` read; raises SelectorError when no setting keeps the limit."""
     self.llms: tuple[str, ...] = tuple(facts['llms'])
@@ -259,7 +260,7 @@ class Selector:
     model = self._model
     tokens, rows = model.tokenize(list(texts)), np.arange(len(texts))
     with sharding.use(model.mesh):  # a thread has a mesh of its own
-      confidences = train.score_queries(
+      confidences = inference.score_queries(
         model,
         self._params,
         tokens,
@@ -267,7 +268,7 @@ class Selector:
         np.ones((len(texts), self._arrays.estimator.bias.size), bool),
         batch_size=batch_size,
       ).confidences
-      embedded = embeddings.unit(embeddings.embed(model, tokens, batch_size=batch_size))
+      embedded = inference.unit(inference.embed(model, tokens, batch_size=batch_size))
     logits = confidence.estimate(self._arrays.estimator, list(texts), embedded, confidences)
     return State(1 / (1 + np.exp(-logits)), logits)
 

@@ -22,7 +22,7 @@ os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=8 --x
 @pytest.fixture
 def mesh() -> 'jax.sharding.Mesh':
   """A mesh of one device."""
-  from selectllm import sharding
+  from selectllm.models import sharding
 
   return sharding.make_mesh(data=1, fsdp=1)
 
@@ -32,19 +32,19 @@ def bucket(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.P
   """The folder that is gs://bucket; Orbax, which finds its own way to the store, is led there."""
   import fsspec
 
-  from selectllm import checkpoint
   from selectllm.infra import paths
+  from selectllm.train import checkpoints
   from tests import fake_store
 
   monkeypatch.setattr(fake_store.Store, 'root', tmp_path)
   monkeypatch.setattr(paths, 'REACHED_BY', 'fsspec')
   fsspec.register_implementation('gcs', fake_store.Store, clobber=True)
-  here = checkpoint.address
+  here = checkpoints.address
 
   def address(directory: pathlib.Path) -> pathlib.Path:
     return tmp_path / str(directory).removeprefix('gs://') if paths.is_remote(directory) else here(directory)
 
-  monkeypatch.setattr(checkpoint, 'address', address)
+  monkeypatch.setattr(checkpoints, 'address', address)
   return tmp_path / 'bucket'
 
 

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from configs import jsonl
-from selectllm import embeddings, sharding, train
-from selectllm.data import batches
+from selectllm.models import inference, sharding, tokenizer
 
 
 @pytest.fixture
@@ -22,26 +21,26 @@ def test_made_once_for_each_encoder_and_queries(config, monkeypatch):
     made.append(tokens)
     return np.full((len(tokens.lengths), 2), len(made), np.float32)
 
-  monkeypatch.setattr(embeddings, 'embed', embed)
-  one, other = (batches.Tokens(np.array([2, last, 3], np.int32), np.array([0, 3]), 0) for last in (4, 5))
-  first = embeddings.kept(config, None, one)
-  np.testing.assert_array_equal(embeddings.kept(config, None, one), first)
+  monkeypatch.setattr(inference, 'embed', embed)
+  one, other = (tokenizer.Tokens(np.array([2, last, 3], np.int32), np.array([0, 3]), 0) for last in (4, 5))
+  first = inference.cached_embeddings(config, None, one)
+  np.testing.assert_array_equal(inference.cached_embeddings(config, None, one), first)
   assert len(made) == 1
-  embeddings.kept(config, None, other)
+  inference.cached_embeddings(config, None, other)
   config.encoder.pooling = 'cls'
-  embeddings.kept(config, None, one)
+  inference.cached_embeddings(config, None, one)
   assert len(made) == 3
 
 
 def test_a_query_is_the_same_whoever_shares_its_row(config):
-  model = train.make_model(config, 3)
+  model = inference.make_model(config, 3)
   tokens = model.tokenize(['cats', 'how many cats', 'eggs', '', 'how many eggs has dogs plus cats', 'dogs'])
   with sharding.use(model.mesh):
-    together = embeddings.embed(model, tokens, batch_size=64)
-    alone = [embeddings.embed(model, model.tokenize([text]), batch_size=1)[0] for text in ('how many cats', '')]
+    together = inference.embed(model, tokens, batch_size=64)
+    alone = [inference.embed(model, model.tokenize([text]), batch_size=1)[0] for text in ('how many cats', '')]
   np.testing.assert_allclose(together[[1, 3]], alone, atol=1e-5)
-  np.testing.assert_allclose(np.linalg.norm(embeddings.unit(together), axis=1), 1, atol=1e-6)
+  np.testing.assert_allclose(np.linalg.norm(inference.unit(together), axis=1), 1, atol=1e-6)
 
 
 def test_nothing_has_no_direction():
-  assert not embeddings.unit(np.zeros((2, 3), np.float32)).any()
+  assert not inference.unit(np.zeros((2, 3), np.float32)).any()

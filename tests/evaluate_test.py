@@ -7,7 +7,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from selectllm import evaluate, score
+from selectllm import evaluate
 from selectllm.data import dataset, splits
 from selectllm.infra import batching
 from selectllm.selection import baselines, policies, voting
@@ -50,8 +50,8 @@ def _table(answers, reference, latency_s, cost_usd, observed, latency_is: str = 
 
 def _selections(table: dataset.Dataset) -> dict[str, policies.Selection]:
   latency_s = baselines.expected_latency_s(table.votes, SPLIT)
-  selecting = score.Selecting(latency_s, baselines.sizes_of(table.votes), 0.5)
-  return jax.device_get(score.select(_confidences(), table.votes.observed, selecting))
+  selecting = policies.PolicyOptions(latency_s, baselines.sizes_of(table.votes), 0.5)
+  return jax.device_get(policies.select_all(_confidences(), table.votes.observed, selecting))
 
 
 def _rows(results: dict[str, Any]) -> dict[tuple[str, int | None], dict[str, Any]]:

@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 
 from configs import gsm8k, jsonl
-from selectllm import checkpoint, experiment
+from selectllm import experiment
 from selectllm.data import splits
 from selectllm.data.builders import download
 from selectllm.infra import run_dir
+from selectllm.train import checkpoints
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -453,7 +454,7 @@ def test_half_written_checkpoint_is_cleared_and_a_damaged_one_named(config, tmp_
   for file in (step / 'state').rglob('*'):
     if file.is_file():
       os.truncate(file, file.stat().st_size // 2)
-  with pytest.raises(checkpoint.CheckpointError, match=rf'checkpoints/{step.name} is damaged'):
+  with pytest.raises(checkpoints.CheckpointError, match=rf'checkpoints/{step.name} is damaged'):
     experiment.run(config, tmp_path)
 
 

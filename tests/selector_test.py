@@ -11,10 +11,12 @@ import pytest
 
 import selectllm
 from configs import jsonl
-from selectllm import deciding, experiment, frontier, selector, train
+from selectllm import deciding, experiment, frontier, selector
 from selectllm.data import load, splits
 from selectllm.infra import paths, run_dir
+from selectllm.models import inference
 from selectllm.selection import adaptive, confidence, learned_vote
+from selectllm.train import loop
 
 
 @pytest.fixture(scope='module')
@@ -92,8 +94,8 @@ def test_a_selector_in_a_bucket_chooses_the_same(run, as_the_run_chose, bucket):
   config = jsonl.get_config()
   config.update(json.loads((run / 'config.json').read_text()))
   table, _ = load.load(config, run_dir.begun_with(run))
-  model = train.make_model(config, len(table.llms))
-  _, params = train.load_best(config, model, run)
+  model = inference.make_model(config, len(table.llms))
+  _, params = loop.load_best(config, model, run)
   for _ in range(2):  # in place of what is there
     selector.save(paths.place('gs://bucket/selector'), config, table, part, params, 0.0)
   here, there = (selectllm.load(where).select(queries) for where in (run / 'selector', 'gs://bucket/selector'))

@@ -5,8 +5,7 @@ import optax
 import pytest
 from flax import nnx
 
-from selectllm import sharding
-from selectllm.models import classifier, encoder
+from selectllm.models import classifier, encoder, sharding
 
 CONFIG = encoder.EncoderConfig(
   family='bert',

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from configs import jsonl
-from selectllm import optim, score, sharding, train
-from selectllm.data import batches, dataset, splits
+from selectllm.data import dataset, splits
+from selectllm.models import inference, sharding
+from selectllm.selection import policies
+from selectllm.train import input_pipeline, loop, optimizers
 
 
 @pytest.fixture
@@ -25,10 +27,10 @@ def config(tiny_encoder):
 QUERIES = [f'how many eggs {"cats " * (i % 9)}{i}' for i in range(45)]  # the last batch of an epoch is not full
 
 
-def _data(model: train.Model, seed: int = 0) -> batches.TrainingBatches:
+def _data(model: inference.Model, seed: int = 0) -> input_pipeline.TrainingBatches:
   random = np.random.default_rng(seed)
   labels = random.integers(0, 2, (len(QUERIES), 4)).astype(np.float32)
-  return batches.TrainingBatches(
+  return input_pipeline.TrainingBatches(
     model.tokenize(QUERIES),
     np.arange(len(QUERIES)),
     labels,
@@ -40,16 +42,16 @@ def _data(model: train.Model, seed: int = 0) -> batches.TrainingBatches:
   )
 
 
-def _train(config, steps: int) -> tuple[list[float], train.TrainState]:
-  model = train.make_model(config, 4)
+def _train(config, steps: int) -> tuple[list[float], loop.TrainState]:
+  model = inference.make_model(config, 4)
   source = _data(model)
-  optimizer = optim.make_optimizer(config.train, steps, freeze_encoder=config.encoder.freeze)
+  optimizer = optimizers.make_optimizer(config.train, steps, freeze_encoder=config.encoder.freeze)
   with sharding.use(model.mesh):
-    state = train.init_state(model, optimizer)
-    step = train.jit_train_step(model, optimizer, sharding.abstract(model.mesh, state), config.seed)
+    state = loop.init_state(model, optimizer)
+    step = loop.jit_train_step(model, optimizer, sharding.abstract(model.mesh, state), config.seed)
     losses = []
     for number in range(steps):
-      state, scalars = step(state, train.on_mesh(source[number], model.mesh))
+      state, scalars = step(state, loop.on_mesh(source[number], model.mesh))
       losses.append(float(scalars['loss']))
   return losses, state
 
@@ -67,7 +69,7 @@ def test_a_frozen_encoder_stays_and_the_head_learns_what_the_features_say(config
   monkeypatch.setenv('SELECTLLM_CACHE', str(tmp_path / 'cache'))
   config.encoder.freeze, config.encoder.dropout = True, 0.0
   config.train.epochs, config.train.head_learning_rate = 2, 1e-2
-  model = train.make_model(config, 4)
+  model = inference.make_model(config, 4)
   tokens, random = model.tokenize(QUERIES), np.random.default_rng(0)
   size, nothing = len(QUERIES), np.zeros(0)
   data = dataset.Responses(
@@ -81,8 +83,8 @@ def test_a_frozen_encoder_stays_and_the_head_learns_what_the_features_say(config
   )
   split = np.array([splits.TRAIN] * 32 + [splits.VALIDATION] * (size - 32), np.int8)
   with sharding.use(model.mesh):
-    _, params = train.fit(config, model, tokens, data, split, tmp_path)
-    scored = train.score_queries(model, params, tokens, np.arange(size), data.observed, batch_size=8).confidences
+    _, params = loop.fit(config, model, tokens, data, split, tmp_path)
+    scored = inference.score_queries(model, params, tokens, np.arange(size), data.observed, batch_size=8).confidences
   same = jax.tree.map(lambda a, b: bool((a == b).all()), model.params, params)
   assert all(jax.tree.leaves(same['encoder']))
   assert not any(jax.tree.leaves(same['head']))
@@ -99,38 +101,38 @@ def test_masked_bce_is_the_mean_over_what_counts():
   p = 1 / (1 + np.exp(-logits.astype(float)))
   by_hand = -(labels * np.log(p) + (1 - labels) * np.log(1 - np.minimum(p, 1 - 1e-16)))
   expected = (by_hand[0, 0] + 2 * by_hand[1, 0]) / 3
-  assert float(train.masked_bce(logits, labels, weight)) == pytest.approx(expected, rel=1e-6)
-  assert float(train.masked_bce(logits, labels, 0 * weight)) == 0
+  assert float(loop.masked_bce(logits, labels, weight)) == pytest.approx(expected, rel=1e-6)
+  assert float(loop.masked_bce(logits, labels, 0 * weight)) == 0
 
 
 def test_balanced_weights_come_from_train_alone():
   labels = np.array([[1, 0], [0, 0], [0, 1], [1, 1]], np.float32)
   observed = np.array([[1, 1], [1, 1], [1, 0], [1, 1]], bool)
-  weight = train.loss_weight(labels, observed, np.array([0, 1, 2]), 'balanced_bce')
+  weight = loop.loss_weight(labels, observed, np.array([0, 1, 2]), 'balanced_bce')
   # The first LLM is right on one of three training queries; the second on none of the two where it was observed.
   np.testing.assert_allclose(weight[:, 0], [1.5, 0.75, 0.75, 1.5])
   assert weight[2, 1] == 0
   changed = labels.copy()
   changed[3] = 0
   np.testing.assert_array_equal(
-    train.loss_weight(changed, observed, np.array([0, 1, 2]), 'balanced_bce')[:3], weight[:3]
+    loop.loss_weight(changed, observed, np.array([0, 1, 2]), 'balanced_bce')[:3], weight[:3]
   )
-  np.testing.assert_array_equal(train.loss_weight(labels, observed, np.arange(3), 'bce'), observed)
+  np.testing.assert_array_equal(loop.loss_weight(labels, observed, np.arange(3), 'bce'), observed)
   with pytest.raises(ValueError, match='bce, balanced_bce'):
-    train.loss_weight(labels, observed, np.arange(3), 'focal')
+    loop.loss_weight(labels, observed, np.arange(3), 'focal')
 
 
 def test_one_call_scores_and_selects_as_two_do(config):
-  model = train.make_model(config, 4)
+  model = inference.make_model(config, 4)
   tokens, random = model.tokenize(QUERIES), np.random.default_rng(0)
   rows = random.permutation(len(QUERIES))[:37]
   available = random.random((37, 4)) < 0.8
-  selecting = score.Selecting(random.random(4).astype(np.float32), np.array([1, 2, 4], np.int32), 0.5)
+  selecting = policies.PolicyOptions(random.random(4).astype(np.float32), np.array([1, 2, 4], np.int32), 0.5)
   with sharding.use(model.mesh):
-    scores = train.score_queries(model, model.params, tokens, rows, available, batch_size=8, selecting=selecting)
-    alone = train.score_queries(model, model.params, tokens, rows, available, batch_size=1)
+    scores = inference.score_queries(model, model.params, tokens, rows, available, batch_size=8, selecting=selecting)
+    alone = inference.score_queries(model, model.params, tokens, rows, available, batch_size=1)
   np.testing.assert_allclose(scores.confidences, alone.confidences, atol=1e-5)
-  expected = score.select(scores.confidences, available, selecting)
+  expected = policies.select_all(scores.confidences, available, selecting)
   for name, selection in scores.selections.items():
     assert selection.mask.shape == (37, 3, 4)
     np.testing.assert_array_equal(selection.mask, expected[name].mask)
@@ -138,36 +140,36 @@ def test_one_call_scores_and_selects_as_two_do(config):
 
 
 def test_eight_devices_score_like_one(config):
-  model = train.make_model(config, 4)
+  model = inference.make_model(config, 4)
   tokens, available = model.tokenize(QUERIES), np.ones((len(QUERIES), 4), bool)
   rows = np.arange(len(QUERIES))
   with sharding.use(model.mesh):
-    expected = train.score_queries(model, model.params, tokens, rows, available, batch_size=10)
+    expected = inference.score_queries(model, model.params, tokens, rows, available, batch_size=10)
   config.mesh.data = 8
-  model = train.make_model(config, 4)
+  model = inference.make_model(config, 4)
   with sharding.use(model.mesh):
-    scores = train.score_queries(model, model.params, tokens, rows, available, batch_size=10)
+    scores = inference.score_queries(model, model.params, tokens, rows, available, batch_size=10)
   np.testing.assert_allclose(scores.confidences, expected.confidences, atol=1e-5)
 
 
 def test_what_the_devices_cannot_do_is_refused(config):
   config.mesh.data = 64
   with pytest.raises(ValueError, match='data=64 x fsdp=1 takes 64 devices, there are 8'):
-    train.make_model(config, 4)
+    inference.make_model(config, 4)
   config.mesh.data = 3
-  model = train.make_model(config, 4)  # scores on any number of devices
+  model = inference.make_model(config, 4)  # scores on any number of devices
   tokens, none = model.tokenize(QUERIES), np.zeros(0, int)
   with pytest.raises(ValueError, match='batch_size=16 does not divide over 3 devices'):
-    train.fit(config, model, tokens, None, none, None)
+    loop.fit(config, model, tokens, None, none, None)
 
 
 def test_unknown_choices_are_refused(config):
   config.encoder.dtype = 'float8'
   with pytest.raises(ValueError, match='float32, bfloat16'):
-    train.make_model(config, 4)
+    inference.make_model(config, 4)
   config.train.schedule = 'step'
   with pytest.raises(ValueError, match='linear, cosine, constant'):
-    optim.make_optimizer(config.train, 10, freeze_encoder=False)
+    optimizers.make_optimizer(config.train, 10, freeze_encoder=False)
 
 
 def test_bfloat16_trains(config):
@@ -177,10 +179,10 @@ def test_bfloat16_trains(config):
   assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(state.params))
 
 
-@pytest.mark.parametrize('schedule', optim.SCHEDULES)
+@pytest.mark.parametrize('schedule', optimizers.SCHEDULES)
 def test_schedules_warm_up_to_the_peak_and_come_down(config, schedule):
   config.train.schedule = schedule
-  rate = optim.make_schedule(config.train, 100, 1e-3)
+  rate = optimizers.make_schedule(config.train, 100, 1e-3)
   rates = np.array([float(rate(step)) for step in range(101)])
   assert 0 < rates[0] < rates[5] < rates[10] == pytest.approx(1e-3)
   assert rates[100] == pytest.approx(1e-3 if schedule == 'constant' else 0, abs=1e-9)

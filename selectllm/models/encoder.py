@@ -1,7 +1,7 @@
 """The BERT and RoBERTa encoders, in Flax NNX.
 
 One class serves both families: they differ in where position embeddings start and in nothing else that shows
-here. Parameters are float32 and carry logical axis names, which `selectllm.sharding` maps onto a mesh; matrix
+here. Parameters are float32 and carry logical axis names, which `selectllm.models.sharding` maps onto a mesh; matrix
 products run in `dtype`; layer norms and softmaxes run in float32.
 """
 

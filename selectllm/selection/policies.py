@@ -105,3 +105,31 @@ def oracle(labels: jax.Array, observed: jax.Array, latency_s: jax.Array) -> jax.
   latency = jnp.where(observed & (labels == best), latency_s, jnp.inf)
   fastest = jnp.argmin(latency, axis=-1)
   return jax.nn.one_hot(fastest, labels.shape[-1], dtype=bool) & observed
+
+
+class PolicyOptions(NamedTuple):
+  """What the policies need beside confidences.
+
+  Attributes:
+    latency_s: float32[K], expected.
+    sizes: int32[M], the subset sizes wanted; none where only confidences are.
+    threshold: The confidence above which an LLM is predicted to be right.
+  """
+
+  latency_s: Array
+  sizes: Array
+  threshold: float
+
+
+@jax.jit
+def select_all(confidences: jax.Array, available: jax.Array, selecting: PolicyOptions) -> dict[str, Selection]:
+  """Applies every policy at every size: confidences float32[N, K], available bool[N, K] -> `Scores.selections`."""
+
+  def apply(policy: Policy) -> Selection:
+    def one(confidences, available, size):
+      return policy(confidences, selecting.latency_s, available, size=size, threshold=selecting.threshold)
+
+    sizes = jax.vmap(one, in_axes=(None, None, 0))
+    return jax.vmap(sizes, in_axes=(0, 0, None))(confidences, available, selecting.sizes)
+
+  return {name: apply(policy) for name, policy in POLICIES.items()}

@@ -5,7 +5,8 @@ import jax
 import numpy as np
 import pytest
 
-from selectllm.data import batches
+from selectllm.models import inference, tokenizer
+from selectllm.train import input_pipeline
 
 MAX_LENGTH = 128
 
@@ -13,7 +14,7 @@ MAX_LENGTH = 128
 def make_tokens(lengths, truncated=0):
   """Queries whose tokens are all different, and none 0, so that each place in a batch tells where it is from."""
   offsets = np.cumsum([0, *lengths], dtype=np.int64)
-  return batches.Tokens(np.arange(1, offsets[-1] + 1, dtype=np.int32), offsets, truncated)
+  return tokenizer.Tokens(np.arange(1, offsets[-1] + 1, dtype=np.int32), offsets, truncated)
 
 
 def question_lengths(count, seed=0):
@@ -31,7 +32,7 @@ WEIGHT = (np.random.default_rng(2).random((COUNT, LLMS)) < 0.8).astype(np.float3
 
 def make_source(tokens=TOKENS, index=INDEX, **options):
   options = {'batch_size': 8, 'epochs': 3, 'max_length': MAX_LENGTH, 'seed': 0} | options
-  return batches.TrainingBatches(tokens, index, LABELS, WEIGHT, **options)
+  return input_pipeline.TrainingBatches(tokens, index, LABELS, WEIGHT, **options)
 
 
 def queries(batch, tokens=TOKENS):
@@ -110,7 +111,7 @@ def test_processes_share_the_rows(count):
 @pytest.mark.parametrize('batch_size', [8, 32])
 def test_little_is_padding(batch_size):
   tokens, size = make_tokens(question_lengths(1000)), 0
-  source = batches.TrainingBatches(
+  source = input_pipeline.TrainingBatches(
     tokens, np.arange(1000), np.zeros((1000, 1)), np.ones((1000, 1)),
     batch_size=batch_size, epochs=1, max_length=MAX_LENGTH, seed=0,
   )  # fmt: skip
@@ -120,7 +121,7 @@ def test_little_is_padding(batch_size):
     widths.add(source[step].inputs[0].shape[1])
   padding = 1 - tokens.lengths.sum() / size
   assert padding <= 0.25
-  assert len(widths) <= batches.MOST_BUCKETS  # each is a compilation
+  assert len(widths) <= input_pipeline.MOST_BUCKETS  # each is a compilation
   assert max(widths) <= MAX_LENGTH
 
 
@@ -140,27 +141,27 @@ def test_queries_meet_others_in_the_next_epoch():
 
 def test_buckets():
   lengths = question_lengths(1000)
-  edges = batches.buckets(lengths, MAX_LENGTH)
+  edges = input_pipeline.buckets(lengths, MAX_LENGTH)
   assert (np.diff(edges) > 0).all()
-  assert len(edges) <= batches.MOST_BUCKETS
+  assert len(edges) <= input_pipeline.MOST_BUCKETS
   assert edges[-1] >= lengths.max()
-  assert all(edge % batches.LENGTH_MULTIPLE == 0 for edge in edges)
+  assert all(edge % tokenizer.LENGTH_MULTIPLE == 0 for edge in edges)
   for length in range(1, int(edges[-1]) + 1):
-    fit = batches.fitting(edges, length)
+    fit = input_pipeline.fitting(edges, length)
     assert fit >= length
     assert not any(length <= edge < fit for edge in edges)
-  assert batches.buckets(np.full(10, 17), MAX_LENGTH).tolist() == [24]
-  assert batches.buckets(np.full(10, 99), 100).tolist() == [100]  # an encoder that reads no more
-  assert batches.buckets(np.zeros(0, int), MAX_LENGTH).tolist() == [MAX_LENGTH]
+  assert input_pipeline.buckets(np.full(10, 17), MAX_LENGTH).tolist() == [24]
+  assert input_pipeline.buckets(np.full(10, 99), 100).tolist() == [100]  # an encoder that reads no more
+  assert input_pipeline.buckets(np.zeros(0, int), MAX_LENGTH).tolist() == [MAX_LENGTH]
 
 
 def test_iterator_goes_on_after_any_step():
-  whole = list(batches.training_iterator(make_source(), 0))
+  whole = list(input_pipeline.training_iterator(make_source(), 0))
   assert len(whole) == 39
   for step, batch in enumerate(whole):
     assert_same(batch, make_source()[step])
   for taken in (1, 13, 38, 39):
-    rest = list(batches.training_iterator(make_source(), taken))
+    rest = list(input_pipeline.training_iterator(make_source(), taken))
     for one, other in zip(rest, whole[taken:], strict=True):
       assert_same(one, other)
 
@@ -169,7 +170,7 @@ def test_iterator_goes_on_after_any_step():
 def test_scoring_packs_all_queries_once(batch_size, multiple):
   rows = np.random.default_rng(0).permutation(COUNT)[:100]
   seen, shapes = [], set()
-  for index, tokens, segments in batches.scoring_batches(
+  for index, tokens, segments in inference.scoring_batches(
     TOKENS, rows, batch_size=batch_size, multiple=multiple, max_length=MAX_LENGTH
   ):
     shapes.add((index.shape, tokens.shape, segments.shape))
@@ -187,24 +188,24 @@ def test_scoring_packs_all_queries_once(batch_size, multiple):
 
 def test_scoring_nothing():
   options = {'batch_size': 4, 'multiple': 1, 'max_length': MAX_LENGTH}
-  assert not list(batches.scoring_batches(TOKENS, np.zeros(0, int), **options))
+  assert not list(inference.scoring_batches(TOKENS, np.zeros(0, int), **options))
 
 
 def test_packing_fills_the_fullest_row_that_has_room():
-  packed = batches.pack(np.array([3, 9, 4, 1, 5, 2]), 10)
+  packed = inference.pack(np.array([3, 9, 4, 1, 5, 2]), 10)
   assert packed.tolist() == [[1, -1, -1, -1], [4, 2, 3, -1], [0, 5, -1, -1]]
 
 
 def test_packing_wastes_little():
   lengths = question_lengths(1000)
-  packed = batches.pack(lengths, MAX_LENGTH)
+  packed = inference.pack(lengths, MAX_LENGTH)
   assert sorted(packed[packed >= 0].tolist()) == list(range(1000))
   assert np.where(packed >= 0, np.array(lengths)[packed], 0).sum(1).max() <= MAX_LENGTH
   assert np.sum(lengths) / (len(packed) * MAX_LENGTH) > 0.97
 
 
 def test_a_query_longer_than_a_row_is_cut():
-  assert batches.pack(np.array([12, 2]), 10).tolist() == [[0], [1]]
+  assert inference.pack(np.array([12, 2]), 10).tolist() == [[0], [1]]
   tokens, segments = make_tokens([3, 1, 2]).rows(np.array([[0]]), 2)
   assert (tokens.tolist(), segments.tolist()) == ([[1, 2]], [[0, 0]])
 
@@ -217,7 +218,7 @@ def test_rows_of_several_queries():
 
 def test_features_train_with_the_queries_that_their_tokens_would():
   values = np.random.default_rng(0).normal(size=(COUNT, 3)).astype(np.float32)
-  of_tokens, of_features = make_source(), make_source(tokens=batches.Features(values, TOKENS.lengths))
+  of_tokens, of_features = make_source(), make_source(tokens=input_pipeline.Features(values, TOKENS.lengths))
   for step in (0, 12, 20):
     rows = np.array(queries(of_tokens[step]))
     (features,) = of_features[step].inputs
@@ -228,9 +229,9 @@ def test_features_train_with_the_queries_that_their_tokens_would():
 def test_buckets_pad_least():
   random = np.random.default_rng(0)
   for size in (1, 5, 200):
-    rounded = random.integers(1, 10, size) * batches.LENGTH_MULTIPLE
-    edges, present = batches.buckets(rounded, 128), np.unique(rounded)
-    count = min(batches.MOST_BUCKETS, len(present))
+    rounded = random.integers(1, 10, size) * tokenizer.LENGTH_MULTIPLE
+    edges, present = input_pipeline.buckets(rounded, 128), np.unique(rounded)
+    count = min(input_pipeline.MOST_BUCKETS, len(present))
     padded = [
       np.array([*lower, present[-1]])[np.searchsorted([*lower, present[-1]], rounded)].sum()
       for lower in itertools.combinations(present[:-1], count - 1)
@@ -240,10 +241,10 @@ def test_buckets_pad_least():
 
 def test_tokenizer_counts_what_it_cuts(tiny_encoder):
   queries = ['cats', '', 'how many cats', 'how many eggs has', 'how many cats plus dogs', 'unheard-of']
-  whole = batches.Tokenizer(tiny_encoder, 40)(queries)
+  whole = tokenizer.Tokenizer(tiny_encoder, 40)(queries)
   assert whole.lengths.tolist() == [3, 2, 5, 6, 7, 5]  # with the two marks of begin and end
   assert whole.truncated == 0
-  cut = batches.Tokenizer(tiny_encoder, 5)(queries)
+  cut = tokenizer.Tokenizer(tiny_encoder, 5)(queries)
   assert cut.lengths.tolist() == [3, 2, 5, 5, 5, 5]
   assert cut.truncated == 2
   assert (cut.offsets.dtype, cut.values.dtype) == (np.int64, np.int32)
@@ -255,14 +256,14 @@ def test_tokenizer_counts_what_it_cuts(tiny_encoder):
 
 
 def test_tokenizing_nothing(tiny_encoder):
-  tokens = batches.Tokenizer(tiny_encoder, 5)([])
+  tokens = tokenizer.Tokenizer(tiny_encoder, 5)([])
   assert (len(tokens.values), tokens.offsets.tolist(), tokens.truncated) == (0, [0], 0)
 
 
 def test_real_questions_are_little_padded(test_data, tiny_encoder):
   lines = (test_data / 'gsm8k/openai/grade-school-math/grade_school_math/data/test.jsonl').read_bytes().splitlines()
-  tokens = batches.Tokenizer(tiny_encoder, MAX_LENGTH)([json.loads(line)['question'] for line in lines])
+  tokens = tokenizer.Tokenizer(tiny_encoder, MAX_LENGTH)([json.loads(line)['question'] for line in lines])
   everything = np.arange(len(lines))
   options = {'batch_size': 64, 'multiple': 1, 'max_length': MAX_LENGTH}
-  padded = sum(rows.size for _, rows, _ in batches.scoring_batches(tokens, everything, **options))
+  padded = sum(rows.size for _, rows, _ in inference.scoring_batches(tokens, everything, **options))
   assert 1 - tokens.lengths.sum() / padded <= 0.05

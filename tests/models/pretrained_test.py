@@ -14,8 +14,7 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from selectllm import sharding
-from selectllm.models import classifier, encoder, pretrained
+from selectllm.models import classifier, encoder, pretrained, sharding
 
 HERE = pathlib.Path(__file__).parent
 FAMILIES = ('bert', 'roberta')

@@ -1,11 +1,9 @@
 """Training: the state, the step, and the loop that reads from top to bottom."""
 
 import contextlib
-import dataclasses
 import logging
 import pathlib
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -15,15 +13,14 @@ import numpy as np
 import optax
 from flax import nnx
 
-from selectllm import checkpoint, embeddings, optim, score, sharding
-from selectllm.data import batches, dataset, splits
+from selectllm.data import dataset, splits
 from selectllm.infra import distributed, metric_writer
-from selectllm.models import classifier, pretrained
+from selectllm.models import inference, sharding, tokenizer
+from selectllm.train import checkpoints, input_pipeline, optimizers
 
 _LOG = logging.getLogger(__name__)
 
 LOSSES = ('bce', 'balanced_bce')
-DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 # Steps that a profile is of.
 _TRACED = 5
 
@@ -34,57 +31,6 @@ class TrainState(NamedTuple):
   step: jax.Array
   params: nnx.State
   opt_state: optax.OptState
-
-
-class Model(NamedTuple):
-  """A classifier on a mesh.
-
-  Attributes:
-    graphdef: Its structure; `nnx.merge(graphdef, params)` is the classifier.
-    params: Pretrained encoder, fresh head; sharded.
-    mesh: Where it lives.
-    tokenize: Texts to `batches.Tokens`.
-    score_step: See `score.make_score_step`.
-    embed_step: See `score.make_embed_step`.
-  """
-
-  graphdef: nnx.GraphDef
-  params: nnx.State
-  mesh: jax.sharding.Mesh
-  tokenize: batches.Tokenizer
-  score_step: score.ScoreStep
-  embed_step: Callable[..., jax.Array]
-
-
-def make_model(config: ml_collections.ConfigDict, num_llms: int) -> Model:
-  """Builds the classifier of a config on its mesh, with pretrained weights in the encoder."""
-  if config.encoder.dtype not in DTYPES:
-    raise ValueError(f'config.encoder.dtype={config.encoder.dtype!r} is not one of {", ".join(DTYPES)}')
-  mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp)
-  folder = pretrained.find(config.encoder.name)
-  shape = dataclasses.replace(pretrained.read_config(folder), dropout=config.encoder.dropout)
-  max_length = min(config.encoder.max_length, shape.max_length)
-
-  def make(rngs: nnx.Rngs) -> classifier.Classifier:
-    return classifier.Classifier(
-      shape,
-      num_llms,
-      pooling=config.encoder.pooling,
-      dtype=DTYPES[config.encoder.dtype],
-      remat=config.encoder.remat,
-      rngs=rngs,
-    )
-
-  graphdef, params = sharding.create_sharded(mesh, make, config.seed)
-  params['encoder'] = pretrained.load_encoder(folder, params['encoder'])
-  return Model(
-    graphdef,
-    params,
-    mesh,
-    batches.Tokenizer(folder, max_length),
-    score.make_score_step(graphdef, mesh),
-    score.make_embed_step(graphdef, mesh),
-  )
 
 
 def masked_bce(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> jax.Array:
@@ -126,10 +72,10 @@ def loss_weight(labels: np.ndarray, observed: np.ndarray, train: np.ndarray, los
 
 def make_train_step(
   graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, seed: int
-) -> Callable[[TrainState, batches.Batch], tuple[TrainState, dict[str, jax.Array]]]:
+) -> Callable[[TrainState, input_pipeline.Batch], tuple[TrainState, dict[str, jax.Array]]]:
   """Makes the pure function of one step; see `fit` for how it is jitted."""
 
-  def step(state: TrainState, batch: batches.Batch) -> tuple[TrainState, dict[str, jax.Array]]:
+  def step(state: TrainState, batch: input_pipeline.Batch) -> tuple[TrainState, dict[str, jax.Array]]:
     def loss_fn(params: nnx.State) -> jax.Array:
       rngs = nnx.Rngs(dropout=jax.random.fold_in(jax.random.key(seed), state.step))
       logits = nnx.merge(graphdef, params)(*batch.inputs, deterministic=False, rngs=rngs)
@@ -151,12 +97,18 @@ def _validation_loss(confidences: np.ndarray, data: dataset.Responses, rows: np.
 
 
 def _scorer(
-  trained: Model, inputs: batches.Tokens | batches.Features, rows: np.ndarray, available: np.ndarray, batch_size: int
+  trained: inference.Model,
+  inputs: tokenizer.Tokens | input_pipeline.Features,
+  rows: np.ndarray,
+  available: np.ndarray,
+  batch_size: int,
 ) -> Callable[[nnx.State], np.ndarray]:
   """What gives the confidences float32[N, K] of the queries `rows` by some parameters of what is trained."""
-  if isinstance(inputs, batches.Tokens):
+  if isinstance(inputs, tokenizer.Tokens):
     tokens = inputs
-    return lambda params: score_queries(trained, params, tokens, rows, available, batch_size=batch_size).confidences
+    return lambda params: (
+      inference.score_queries(trained, params, tokens, rows, available, batch_size=batch_size).confidences
+    )
   features = inputs.values[rows]
   head = jax.jit(
     lambda params, features: jax.nn.sigmoid(nnx.merge(trained.graphdef, params)(features)),
@@ -165,51 +117,15 @@ def _scorer(
   return lambda params: np.asarray(head(params, features))
 
 
-def score_queries(
-  model: Model,
-  params: nnx.State,
-  tokens: batches.Tokens,
-  rows: np.ndarray,
-  available: np.ndarray,
-  *,
-  batch_size: int,
-  selecting: score.Selecting | None = None,
-) -> score.Scores:
-  """Scores the queries `rows`, int[N], available bool[N, K]; without `selecting`, the selections are of no size."""
-  if selecting is None:
-    selecting = score.Selecting(np.zeros(available.shape[1], np.float32), np.zeros(0, np.int32), 0.5)
-  return score.over_queries(
-    lambda *batch: model.score_step(params, *batch, selecting),
-    model.mesh,
-    tokens,
-    rows,
-    available,
-    batch_size=batch_size,
-    max_length=model.tokenize.max_length,
-  )
-
-
-def time_one_query(model: Model, params: nnx.State, queries: Sequence[str], selecting: score.Selecting) -> float:
-  """Seconds from the text of one query, asked alone, to its selection: the median over the queries."""
-  available = np.ones((1, selecting.latency_s.size), bool)
-  seconds = []
-  for query in [*queries, *queries]:  # the first time round compiles
-    begun = time.perf_counter()
-    tokens = model.tokenize([query])
-    score_queries(model, params, tokens, np.zeros(1, int), available, batch_size=1, selecting=selecting)
-    seconds.append(time.perf_counter() - begun)
-  return float(np.median(seconds[len(queries) :]))
-
-
-def _what_is_trained(config: ml_collections.ConfigDict, model: Model) -> Model:
-  """The model, or where the encoder is frozen its head alone, which reads `batches.Features`."""
+def _what_is_trained(config: ml_collections.ConfigDict, model: inference.Model) -> inference.Model:
+  """The model, or where the encoder is frozen its head alone, which reads `input_pipeline.Features`."""
   if not config.encoder.freeze:
     return model
   graphdef, params = nnx.split(nnx.merge(model.graphdef, model.params).head)
   return model._replace(graphdef=graphdef, params=params)
 
 
-def init_state(model: Model, optimizer: optax.GradientTransformation) -> TrainState:
+def init_state(model: inference.Model, optimizer: optax.GradientTransformation) -> TrainState:
   """The state before the first step, laid out like the parameters, of which it holds a copy: steps donate it."""
   step = jax.device_put(jnp.zeros((), jnp.int32), sharding.replicated(model.mesh))
   return TrainState(
@@ -217,7 +133,7 @@ def init_state(model: Model, optimizer: optax.GradientTransformation) -> TrainSt
   )
 
 
-class _Account:
+class _TrainingLog:
   """What a training tells: its losses, where its time goes, how much is left. Only the first process is heard.
 
   Steps are dispatched ahead, and only `flush` waits for them: `step` is the time of both. `input` is how long the next
@@ -280,7 +196,7 @@ class _Account:
       self._metrics.close()
 
 
-class _Trace:
+class _ProfileTrace:
   """Traces a few steps: of the second epoch, when all lengths have been compiled, or the last of a short training."""
 
   def __init__(self, folder: pathlib.Path, start: int, steps: int, per_epoch: int, *, wanted: bool):
@@ -310,8 +226,8 @@ class _Trace:
 
 def fit(
   config: ml_collections.ConfigDict,
-  model: Model,
-  tokens: batches.Tokens,
+  model: inference.Model,
+  tokens: tokenizer.Tokens,
   data: dataset.Responses,
   split: np.ndarray,
   workdir: pathlib.Path,
@@ -320,7 +236,7 @@ def fit(
 
   Args:
     config: The whole config.
-    model: From `make_model`.
+    model: From `inference.make_model`.
     tokens: N tokenized queries.
     data: Their votes.
     split: int8[N], see `splits.assign`; test queries are not looked at.
@@ -341,10 +257,10 @@ def fit(
   train, validation = (np.flatnonzero(split == part) for part in (splits.TRAIN, splits.VALIDATION))
   weight = loss_weight(data.labels, data.observed, train, options.loss)
   trained = _what_is_trained(config, model)
-  inputs: batches.Tokens | batches.Features = tokens
+  inputs: tokenizer.Tokens | input_pipeline.Features = tokens
   if config.encoder.freeze:
-    inputs = batches.Features(embeddings.kept(config, model, tokens), tokens.lengths)
-  source = batches.TrainingBatches(
+    inputs = input_pipeline.Features(inference.cached_embeddings(config, model, tokens), tokens.lengths)
+  source = input_pipeline.TrainingBatches(
     inputs,
     train,
     data.labels,
@@ -357,19 +273,19 @@ def fit(
   )
   steps, per_epoch = len(source), source.steps_per_epoch
 
-  optimizer = optim.make_optimizer(options, steps, freeze_encoder=config.encoder.freeze)
+  optimizer = optimizers.make_optimizer(options, steps, freeze_encoder=config.encoder.freeze)
   state = init_state(trained, optimizer)
   abstract = sharding.abstract(model.mesh, state)
   with contextlib.ExitStack() as exits:
-    manager = exits.enter_context(checkpoint.open_manager(workdir / 'checkpoints'))
+    manager = exits.enter_context(checkpoints.open_manager(workdir / 'checkpoints'))
     # What an earlier run left takes precedence over a fresh start.
-    state = checkpoint.restore_latest(manager, abstract) or state
+    state = checkpoints.restore_latest(manager, abstract) or state
     start = int(state.step)
     _LOG.info('Parameters and optimiser: %s', sharding.bytes_held(model.mesh, state))
-    iterator = batches.training_iterator(source, start)
-    account = exits.enter_context(contextlib.closing(_Account(workdir, start, steps, per_epoch)))
+    iterator = input_pipeline.training_iterator(source, start)
+    account = exits.enter_context(contextlib.closing(_TrainingLog(workdir, start, steps, per_epoch)))
     wanted = config.profile and distributed.is_first()
-    trace = _Trace(workdir / 'profile', start, steps, per_epoch, wanted=wanted)
+    trace = _ProfileTrace(workdir / 'profile', start, steps, per_epoch, wanted=wanted)
     must_stop = exits.enter_context(distributed.asked_to_stop())
     step_fn = jit_train_step(trained, optimizer, abstract, config.seed)
     validate = _scorer(trained, inputs, validation, data.observed[validation], config.evaluate.batch_size)
@@ -393,7 +309,7 @@ def fit(
             loss = _validation_loss(validate(state.params), data, validation, weight)
           account.validated(step, loss)
         with account.clock.on('checkpoint'):
-          checkpoint.save(manager, step, state, loss)
+          checkpoints.save(manager, step, state, loss)
       account.flush_time(step)
       if stops:
         manager.wait_until_finished()
@@ -402,17 +318,19 @@ def fit(
   return load_best(config, model, workdir)
 
 
-def load_best(config: ml_collections.ConfigDict, model: Model, workdir: pathlib.Path) -> tuple[int, nnx.State]:
+def load_best(
+  config: ml_collections.ConfigDict, model: inference.Model, workdir: pathlib.Path
+) -> tuple[int, nnx.State]:
   """What `fit` returns, from the checkpoints that it left; trains nothing.
 
   Raises:
     checkpoint.CheckpointError: when there is none, or it cannot be read.
   """
-  optimizer = optim.make_optimizer(config.train, 1, freeze_encoder=config.encoder.freeze)
+  optimizer = optimizers.make_optimizer(config.train, 1, freeze_encoder=config.encoder.freeze)
   trained = _what_is_trained(config, model)
   abstract = sharding.abstract(model.mesh, jax.eval_shape(lambda: init_state(trained, optimizer)))
-  with checkpoint.open_manager(workdir / 'checkpoints') as manager:
-    step, state = checkpoint.restore_best(manager, abstract)
+  with checkpoints.open_manager(workdir / 'checkpoints') as manager:
+    step, state = checkpoints.restore_best(manager, abstract)
   _LOG.info('The validation loss was lowest at step %d', step)
   if trained is model:
     return step, state.params
@@ -422,8 +340,8 @@ def load_best(config: ml_collections.ConfigDict, model: Model, workdir: pathlib.
 
 
 def jit_train_step(
-  model: Model, optimizer: optax.GradientTransformation, abstract: TrainState, seed: int
-) -> Callable[[TrainState, batches.Batch], tuple[TrainState, dict[str, jax.Array]]]:
+  model: inference.Model, optimizer: optax.GradientTransformation, abstract: TrainState, seed: int
+) -> Callable[[TrainState, input_pipeline.Batch], tuple[TrainState, dict[str, jax.Array]]]:
   """Compiles the step on the model's mesh; it donates the state, so keep none that was passed in."""
   shardings = jax.tree.map(lambda array: array.sharding, abstract)
   return jax.jit(
@@ -434,7 +352,7 @@ def jit_train_step(
   )
 
 
-def on_mesh(batch: batches.Batch, mesh: jax.sharding.Mesh) -> batches.Batch:
+def on_mesh(batch: input_pipeline.Batch, mesh: jax.sharding.Mesh) -> input_pipeline.Batch:
   """Lays this process's share of a batch over the mesh."""
   place = sharding.batch_sharding(mesh)
   return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(place, rows), batch)

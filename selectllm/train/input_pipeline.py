@@ -2,59 +2,15 @@
 
 import collections.abc
 import functools
-import itertools
-import os
-import pathlib
 from typing import Any, NamedTuple
 
 import grain
 import numpy as np
 
+from selectllm.models import tokenizer
+
 # Training batches are padded to one of so many lengths: each costs one compilation, fewer would pad more.
 MOST_BUCKETS = 6
-# Padded lengths are multiples of this, which vector units like.
-LENGTH_MULTIPLE = 8
-
-
-class Tokens(NamedTuple):
-  """N tokenized queries, one after the other.
-
-  Attributes:
-    values: int32[sum of lengths].
-    offsets: int64[N + 1], query i is `values[offsets[i]:offsets[i + 1]]`.
-    truncated: How many queries were longer than the limit.
-  """
-
-  values: np.ndarray
-  offsets: np.ndarray
-  truncated: int
-
-  @property
-  def lengths(self) -> np.ndarray:
-    """int32[N]."""
-    return np.diff(self.offsets).astype(np.int32)
-
-  def rows(self, index: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Lays queries into rows, those of a row one after the other.
-
-    Args:
-      index: int[R, S], the queries of each row, -1 for none.
-      length: Of a row (L); longer queries are cut, and together they fit.
-
-    Returns:
-      Tokens int32[R, L], zeros where no query is, and segments int32[R, L], which of the row's S places in `index` a
-      token's query has, -1 where no query is.
-    """
-    lengths = np.where(index >= 0, np.minimum(self.lengths[index], length), 0)
-    ends = lengths.cumsum(axis=1)  # [R, S]
-    place = np.arange(length)
-    segments = np.sum(place >= ends[..., None], axis=1)  # [R, L], S behind the last query
-    inside = segments < index.shape[1]
-    segments = np.where(inside, segments, 0)
-    first = np.where(index >= 0, self.offsets[index], 0) - (ends - lengths)  # [R, S]
-    source = np.where(inside, np.take_along_axis(first, segments, axis=1) + place, 0)
-    tokens, segments = np.where(inside, self.values[source], 0), np.where(inside, segments, -1)
-    return tokens.astype(np.int32), segments.astype(np.int32)
 
 
 class Features(NamedTuple):
@@ -62,7 +18,7 @@ class Features(NamedTuple):
 
   Attributes:
     values: float32[N, D].
-    lengths: int32[N], how many tokens the queries had; it decides which train together, as it does for `Tokens`.
+    lengths: int32[N], how many tokens the queries had; it decides which train together, as it does for `tokenizer.Tokens`.
   """
 
   values: np.ndarray
@@ -92,29 +48,9 @@ class Batch(NamedTuple):
   weight: Array
 
 
-class Tokenizer:
-  """A Hugging Face tokenizer, cutting at the encoder's limit."""
-
-  def __init__(self, folder: pathlib.Path, max_length: int):
-    os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')  # it would advise to install PyTorch
-    import transformers  # a second to import, needed only where there is text
-
-    self._backend = transformers.AutoTokenizer.from_pretrained(str(folder)).backend_tokenizer
-    self._backend.no_padding()
-    self._backend.enable_truncation(max_length)
-    self.max_length = max_length
-
-  def __call__(self, queries: collections.abc.Sequence[str]) -> Tokens:
-    """Tokenizes N queries; those beyond the limit lose their ends and are counted."""
-    encodings = self._backend.encode_batch(list(queries))
-    offsets = np.cumsum([0, *(len(e.ids) for e in encodings)], dtype=np.int64)
-    values = np.fromiter(itertools.chain.from_iterable(e.ids for e in encodings), np.int32, count=offsets[-1])
-    return Tokens(values, offsets, sum(bool(e.overflowing) for e in encodings))
-
-
 def buckets(lengths: np.ndarray, max_length: int) -> np.ndarray:
   """The padded lengths, ascending int[<= MOST_BUCKETS], that together pad the queries least."""
-  rounded = -(-np.asarray(lengths) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE
+  rounded = -(-np.asarray(lengths) // tokenizer.LENGTH_MULTIPLE) * tokenizer.LENGTH_MULTIPLE
   present, counts = np.unique(np.minimum(rounded, max_length), return_counts=True)
   if not len(present):
     return np.array([max_length])
@@ -149,7 +85,7 @@ class TrainingBatches:
 
   def __init__(
     self,
-    tokens: Tokens | Features,
+    tokens: tokenizer.Tokens | Features,
     index: np.ndarray,
     labels: np.ndarray,
     weight: np.ndarray,
@@ -208,7 +144,7 @@ class TrainingBatches:
 
 
 def _pad_batch(
-  tokens: Tokens | Features,
+  tokens: tokenizer.Tokens | Features,
   index: np.ndarray,
   length: int,
   batch_size: int,
@@ -231,53 +167,3 @@ def training_iterator(source: TrainingBatches, start: int) -> collections.abc.It
   """Gives the batches of the steps after `start`, read ahead in a thread."""
   read = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
   return iter(grain.MapDataset.source(source)[start:].to_iter_dataset(read))
-
-
-def pack(lengths: np.ndarray, length: int) -> np.ndarray:
-  """Packs queries into as few rows as it can: each, from the longest, into the fullest row that still has room.
-
-  Args:
-    lengths: int[N], of the queries.
-    length: Of a row.
-
-  Returns:
-    int[R, S]: for each row the queries in it, -1 for none; S is a power of two.
-  """
-  rows: list[list[int]] = []
-  by_room: list[list[list[int]]] = [[] for _ in range(length + 1)]  # rows by how many tokens still fit
-  for query in np.argsort(-lengths, kind='stable').tolist():
-    needed = min(int(lengths[query]), length)
-    room = next((room for room in range(needed, length) if by_room[room]), length)
-    row = by_room[room].pop() if by_room[room] else []
-    if not row:
-      rows.append(row)
-    row.append(query)
-    by_room[room - needed].append(row)
-  slots = 1 << (max(map(len, rows), default=1) - 1).bit_length()
-  return np.array([row + [-1] * (slots - len(row)) for row in rows], int).reshape(-1, slots)
-
-
-def scoring_batches(
-  tokens: Tokens, rows: np.ndarray, *, batch_size: int, multiple: int, max_length: int
-) -> collections.abc.Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-  """Packs the queries `rows` into batches, all of one shape.
-
-  Args:
-    tokens: All queries.
-    rows: int[N], those wanted.
-    batch_size: The most rows of a batch, taken up to a multiple.
-    multiple: What the rows of a batch are a multiple of, the number of devices.
-    max_length: The encoder's limit.
-
-  Yields:
-    For each batch int[R, S], the positions in `rows` of the queries in it, -1 for none; then `Tokens.rows` of them.
-  """
-  lengths = tokens.lengths[rows]
-  length = min(-(-int(lengths.max(initial=1)) // LENGTH_MULTIPLE) * LENGTH_MULTIPLE, max_length)
-  packed = pack(lengths, length)
-  count = -(-len(packed) // batch_size) or 1
-  size = -(-len(packed) // (count * multiple)) * multiple or 1  # all batches alike, so that the last is nearly full too
-  for start in range(0, len(packed), size):
-    part = packed[start : start + size]
-    part = np.pad(part, ((0, size - len(part)), (0, 0)), constant_values=-1)
-    yield part, *tokens.rows(np.where(part >= 0, rows[part], -1), length)
