@@ -21,8 +21,9 @@ import rich.console
 import scipy.special
 import scipy.stats
 
-from selectllm import experiment, frontier, metrics
+from selectllm import experiment
 from selectllm.data import splits
+from selectllm.evaluate import metrics, strategies
 from selectllm.infra import metric_writer
 from selectllm.report import tables
 from selectllm.selection import adaptive, confidence, learned_vote, new_llm, types
@@ -54,8 +55,8 @@ def read(run: pathlib.Path, most: int) -> Data:
     table.queries, predicted.embeddings, predicted.confidences[0], data.labels, data.observed, split,
     seed=config.seed, questions=table.questions,
   )  # fmt: skip
-  currency = frontier.currency_of(data, '')
-  queries = frontier.queries_of(table, development, predicted.embeddings, split, currency)
+  currency = strategies.cost_unit_of(data, '')
+  queries = strategies.queries_of(table, development, predicted.embeddings, split, currency)
   fold = development.fold
   develops = np.flatnonzero(fold >= 0)
   fitted = np.sort(np.random.default_rng(0).permutation(develops)[:most])

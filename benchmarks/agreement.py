@@ -15,8 +15,9 @@ import ml_collections
 import numpy as np
 import rich.console
 
-from selectllm import experiment, metrics, playing
+from selectllm import experiment
 from selectllm.data import dataset, load, splits
+from selectllm.evaluate import replay, statistics
 from selectllm.report import tables
 from selectllm.selection import baselines, confidence, policies, pseudo_labels
 
@@ -42,7 +43,7 @@ def correct(chances: np.ndarray, data: dataset.Responses, split: np.ndarray) -> 
   rows, latency_s = np.flatnonzero(split == splits.TEST), baselines.expected_latency_s(data, split)
   selecting = policies.PolicyOptions(latency_s, np.array(SIZES, np.int32), 0.5)
   picked = policies.select_all(chances[rows].astype(np.float32), data.observed[rows], selecting)['weighted_max_conf']
-  return np.asarray(playing.play(data.rows(rows), picked.mask, picked.weight, latency_s, over='majority').correct)
+  return np.asarray(replay.replay(data.rows(rows), picked.mask, picked.weight, latency_s, over='majority').correct)
 
 
 def main() -> None:
@@ -66,7 +67,7 @@ def main() -> None:
   valid = np.ones(len(joined['agreement']), bool)
   cells = []
   for column, size in enumerate(SIZES):
-    test = metrics.paired_test(joined['agreement'][:, column], joined['references'][:, column], valid)
+    test = statistics.paired_test(joined['agreement'][:, column], joined['references'][:, column], valid)
     means = [tables.percent(float(joined[name][:, column].mean())) for name in ('references', 'agreement')]
     cells.append([str(size), *means, tables.gain(test.delta, test.p)])
   console = rich.console.Console(width=120)

@@ -19,8 +19,8 @@ import numpy as np
 
 from benchmarks import results
 from configs import common
-from selectllm import evaluate
 from selectllm.data import dataset, splits
+from selectllm.evaluate import evaluator
 from selectllm.report import tables
 from selectllm.selection import voting
 
@@ -87,7 +87,7 @@ def measure(queries: int, llms: int, samples: int) -> dict[str, float]:
   config: ml_collections.ConfigDict = common.get_config().evaluate
   arrays = (*table.votes, split, confidences, embeddings)
   wall, processor = time.perf_counter(), time.process_time()
-  results_ = evaluate.evaluate(table, [evaluate.Part(split, confidences)], embeddings, config).results
+  results_ = evaluator.evaluate(table, [evaluator.FoldPredictions(split, confidences)], embeddings, config).results
   return {
     'seconds': time.perf_counter() - wall,
     'processor_s': time.process_time() - processor,

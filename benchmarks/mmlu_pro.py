@@ -19,8 +19,9 @@ import numpy as np
 import rich.console
 from sklearn import linear_model
 
-from selectllm import experiment, metrics, playing
+from selectllm import experiment
 from selectllm.data import dataset, load, splits
+from selectllm.evaluate import replay, statistics
 from selectllm.models import inference, pretrained, sharding
 from selectllm.report import tables
 from selectllm.selection import baselines, policies
@@ -79,7 +80,7 @@ def correct(confidences: np.ndarray, data: dataset.Responses, split: np.ndarray,
   picked = policies.select_all(confidences[rows].astype(np.float32), data.observed[rows], selecting)[
     'weighted_max_conf'
   ]
-  played = playing.play(data.rows(rows), picked.mask, picked.weight, latency_s, over='majority')
+  played = replay.replay(data.rows(rows), picked.mask, picked.weight, latency_s, over='majority')
   return np.asarray(played.correct)
 
 
@@ -121,8 +122,8 @@ def main() -> None:
         text = tables.percent(float(ours[:, column].mean()))
         if rival is not rivals[0]:
           gain = right[0][:, [column]] - ours[:, [column]]
-          low, high = 100 * metrics.bootstrap_ci(gain, everywhere[:, None])[0]
-          test = metrics.paired_test(right[0][:, column], ours[:, column], everywhere)
+          low, high = 100 * statistics.bootstrap_ci(gain, everywhere[:, None])[0]
+          test = statistics.paired_test(right[0][:, column], ours[:, column], everywhere)
           text += f'  {100 * test.delta:+.1f} ({low:+.1f} to {high:+.1f}, p={test.p:.2g})'
         line.append(text)
       cells.append(line)

@@ -7,14 +7,15 @@ from typing import NamedTuple
 import numpy as np
 
 from launch import plan
-from selectllm import compare, metrics, outcomes
+from selectllm import compare
 from selectllm.data import splits
+from selectllm.evaluate import metrics, replay, statistics
 from selectllm.report import tables
 
 # What variants are compared by: a label -> method and size.
 HEADLINES: dict[str, compare.Key] = {
-  'weighted_max_conf': ('weighted_max_conf', outcomes.CHOSEN),
-  'labelled_max_conf': ('labelled_max_conf', outcomes.CHOSEN),  # the one that the threshold changes
+  'weighted_max_conf': ('weighted_max_conf', replay.CHOSEN),
+  'labelled_max_conf': ('labelled_max_conf', replay.CHOSEN),  # the one that the threshold changes
   'top-1': ('max_conf', 1),
   's=3': ('weighted_max_conf', 3),
 }
@@ -70,7 +71,7 @@ class Choice(NamedTuple):
 
   Attributes:
     policy: Its name.
-    size: Of its subsets; `outcomes.CHOSEN` for the one chosen on validation.
+    size: Of its subsets; `replay.CHOSEN` for the one chosen on validation.
     seeds: How many have it.
     accuracy: On test.
     gain: Over the first policy at its chosen size; None for this one itself, and where nothing compares.
@@ -117,7 +118,7 @@ def measures(run: compare.Run) -> dict[str, float | None]:
   results, count = run.results, len(run.results['dataset']['llms'])
   singles, timing = results['best_single'], results['timing']
   return {
-    **{f'{name}, s chosen': accuracy(run, name, outcomes.CHOSEN) for name in tables.policies(results)},
+    **{f'{name}, s chosen': accuracy(run, name, replay.CHOSEN) for name in tables.policies(results)},
     'top-1': accuracy(run, *HEADLINES['top-1']),
     's=3': accuracy(run, *HEADLINES['s=3']),
     'best single': accuracy(run, singles[0], 1) if len(singles) == 1 else None,
@@ -188,21 +189,21 @@ def choices(base: dict[int, compare.Run]) -> list[Choice]:
     base: The runs of the experiment itself, by seed; at least one.
   """
   results = next(iter(base.values())).results
-  names, sizes = tables.policies(results), (outcomes.CHOSEN, *range(1, len(results['dataset']['llms']) + 1))
+  names, sizes = tables.policies(results), (replay.CHOSEN, *range(1, len(results['dataset']['llms']) + 1))
   keys = [(name, size) for name in names for size in sizes]
   found = []
   for key in keys:
     known = [accuracy(run, *key) for run in base.values()]
     compared = None if key == keys[0] else gain(base, key, base, keys[0])
     found.append(Choice(*key, sum(value is not None for value in known), summary(known), compared, float('nan')))
-  p = metrics.holm(np.array([choice.gain.p if choice.gain else np.nan for choice in found]))
+  p = statistics.holm(np.array([choice.gain.p if choice.gain else np.nan for choice in found]))
   return [choice._replace(p=value) for choice, value in zip(found, p.tolist(), strict=True) if choice.seeds]
 
 
 def _corrected(rows: list[Row]) -> list[Row]:
   """The rows with Holm's correction over the variants of an axis."""
   for name in HEADLINES:
-    p = metrics.holm(np.array([np.nan if (g := row.gains[name]) is None else g.p for row in rows]))
+    p = statistics.holm(np.array([np.nan if (g := row.gains[name]) is None else g.p for row in rows]))
     for row, value in zip(rows, p.tolist(), strict=True):
       row.p[name] = value
   return rows

@@ -14,8 +14,9 @@ import numpy as np
 import rich.console
 import scipy.special
 
-from selectllm import experiment, frontier, metrics, selector
+from selectllm import experiment, selector
 from selectllm.data import dataset, pool_file, records, splits
+from selectllm.evaluate import statistics, strategies
 from selectllm.infra import run_dir
 from selectllm.models import inference, sharding
 from selectllm.selection import confidence, new_llm
@@ -39,7 +40,7 @@ class Learned:
     log_loss: Of its confidence there, each query held out in turn.
     log_loss_constant: Of its accuracy as the confidence everywhere, held out likewise.
     expected: What a call is expected to take, in the run's currency.
-    currency: See `frontier.CURRENCIES`.
+    currency: See `strategies.COST_UNITS`.
     promises: What the selector's promises are counted on.
   """
 
@@ -154,7 +155,7 @@ def _match(recorded: list[records.Record], llm: str, table: dataset.Dataset, spl
 
 def join(
   config: ml_collections.ConfigDict, table: dataset.Dataset, predicted: experiment.Predictions, llm: str, given: _Given
-) -> tuple[frontier.Part, dataset.Dataset, Learned]:
+) -> tuple[strategies.FoldResult, dataset.Dataset, Learned]:
   """Learns an LLM's confidence, and fits vote and rules with it.
 
   Args:
@@ -172,7 +173,7 @@ def join(
       its calls take.
   """
   joined = _checked(config, table, llm, given)
-  currency = frontier.currency_of(table.votes, config.frontier.currency)
+  currency = strategies.cost_unit_of(table.votes, config.frontier.currency)
   asked = np.flatnonzero(joined.votes.observed[:, -1])
   labels = joined.votes.labels[asked, -1]
   data, split = table.votes, predicted.split[0]
@@ -188,7 +189,9 @@ def join(
     logits=np.concatenate([development.logits, column[:, None]], 1),
   )
   complete = functools.partial(new_llm.impute, seed=config.seed)
-  part = frontier.contend(joined, split, development, predicted.embeddings, _contending(config, currency), complete)
+  part = strategies.fit_and_replay_from(
+    joined, split, development, predicted.embeddings, _contending(config, currency), complete
+  )
   accuracy = float(labels.mean())
   learned = Learned(
     llm=llm,
@@ -196,7 +199,7 @@ def join(
     on_test=given.on_test,
     on_others=given.on_others,
     accuracy=accuracy,
-    accuracy_ci=metrics.wilson_ci(accuracy, len(asked)),
+    accuracy_ci=statistics.wilson_ci(accuracy, len(asked)),
     log_loss=_log_loss(column[asked], labels),
     log_loss_constant=_log_loss(_constant(labels, fold[asked]), labels),
     expected=float(part.rules.expected[-1]),
@@ -225,9 +228,9 @@ def _checked(config: ml_collections.ConfigDict, table: dataset.Dataset, llm: str
       f'{llm} is {"right" if labels.all() else "wrong"} on all {len(labels)} queries ({left_out}). Nothing can be '
       'learned about when such an LLM is right; give responses to more queries.'
     )
-  currency = frontier.currency_of(table.votes, config.frontier.currency)
+  currency = strategies.cost_unit_of(table.votes, config.frontier.currency)
   try:
-    frontier.currency_of(joined.votes, currency)
+    strategies.cost_unit_of(joined.votes, currency)
   except ValueError as error:
     raise ValueError(
       f'the run counts in {currency}, but what calls of {llm} take is not known: give latencies or tokens with its '
@@ -239,7 +242,7 @@ def _checked(config: ml_collections.ConfigDict, table: dataset.Dataset, llm: str
 def _contending(config: ml_collections.ConfigDict, currency: str) -> ml_collections.ConfigDict:
   """The config with those contenders alone that a selector holds."""
   config = config.copy_and_resolve_references().unlock()
-  rules = [name for name in config.frontier.contenders if name in frontier.RULES]
+  rules = [name for name in config.frontier.contenders if name in strategies.RULES]
   config.frontier = {'contenders': tuple({'adaptive': None} | dict.fromkeys(rules)), 'currency': currency, 'limits': ()}
   return config
 

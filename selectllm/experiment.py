@@ -12,8 +12,9 @@ import ml_collections
 import numpy as np
 from flax import nnx
 
-from selectllm import analysis, evaluate, frontier, leaks, outcomes, promises, selector
+from selectllm import selector
 from selectllm.data import dataset, load, splits
+from selectllm.evaluate import contamination, error_analysis, evaluator, replay, strategies, tradeoff
 from selectllm.infra import distributed, metric_writer, paths, run_dir
 from selectllm.models import classifier, inference, sharding
 from selectllm.report import document, queries
@@ -106,7 +107,9 @@ def load_table(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> data
   if distributed.is_first():
     run_dir.claim_data(workdir, identity)
   if config.frontier.contenders and table.votes.has_answers:
-    frontier.currency_of(table.votes, config.frontier.currency)  # refuses, before anything is done, what is not known
+    strategies.cost_unit_of(
+      table.votes, config.frontier.currency
+    )  # refuses, before anything is done, what is not known
   return pseudo_labels.label(table, _split(config, table)[0]) if config.dataset.labels == 'agreement' else table
 
 
@@ -199,7 +202,7 @@ def _predict(
   return predicted
 
 
-def _save(path: pathlib.Path, arrays: Predictions | outcomes.Outcomes) -> None:
+def _save(path: pathlib.Path, arrays: Predictions | replay.Outcomes) -> None:
   """Writes arrays, renamed when complete, so that no half-written file is ever taken for a run's."""
   partial = path.with_suffix('.part.npz')
   with partial.open('wb') as file:
@@ -220,12 +223,12 @@ def _report(
   if not distributed.is_first():
     return
   begun = time.monotonic()
-  parts = [evaluate.Part(*of) for of in zip(predicted.split, predicted.confidences, strict=True)]
+  parts = [evaluator.FoldPredictions(*of) for of in zip(predicted.split, predicted.confidences, strict=True)]
   contest = _contest(config, workdir, table, predicted) if table.votes.has_answers else []
-  chosen = promises.best(contest) if contest else {}
+  chosen = tradeoff.best(contest) if contest else {}
   further = {name: each.outcome for name, each in chosen.items()}
-  results, played = evaluate.evaluate(table, parts, predicted.embeddings, config.evaluate, further)
-  results['frontier'] = promises.summarise(table, contest, chosen, config) if contest else None
+  results, played = evaluator.evaluate(table, parts, predicted.embeddings, config.evaluate, further)
+  results['frontier'] = tradeoff.summarise(table, contest, chosen, config) if contest else None
   if params is not None:
     latency_s = float(predicted.classifier_latency_s)
     selector.save(workdir / 'selector', config, table, contest[0], params, latency_s)
@@ -234,10 +237,10 @@ def _report(
   # Where there is a report, all that lies beside it is of the same evaluation, also after a kill in between.
   report_file.unlink(missing_ok=True)
   _save(workdir / 'outcomes.npz', played)
-  cases = analysis.gather(table, parts, results, played, config.evaluate)
-  results['by_task'] = analysis.by_task(table, cases, results, played)
-  results['analysis'] = analysis.explain(table, cases, predicted.tokens)
-  results['overlap'] = leaks.find(
+  cases = error_analysis.gather(table, parts, results, played, config.evaluate)
+  results['by_task'] = error_analysis.by_task(table, cases, results, played)
+  results['analysis'] = error_analysis.explain(table, cases, predicted.tokens)
+  results['overlap'] = contamination.find(
     table,
     predicted.split,
     results,
@@ -253,7 +256,9 @@ def _report(
     **timing,
     'evaluate_s': time.monotonic() - begun,
   }
-  queries.write(workdir / 'queries.html', document.title(results), analysis.listing(table, cases, config.evaluate.vote))
+  queries.write(
+    workdir / 'queries.html', document.title(results), error_analysis.listing(table, cases, config.evaluate.vote)
+  )
   document.write(workdir, results)
 
 
@@ -274,14 +279,14 @@ def _selector_params(
 
 def _contest(
   config: ml_collections.ConfigDict, workdir: pathlib.Path, table: dataset.Dataset, predicted: Predictions
-) -> list[frontier.Part]:
+) -> list[strategies.FoldResult]:
   """Everything that chooses calls past the paper's policies, split by split."""
   if not config.frontier.contenders:
     return []
   parts = []
   progress = metric_writer.Progress('Contenders', len(predicted.split))
   for split, confidences in zip(predicted.split, predicted.confidences, strict=True):
-    parts.append(frontier.hold(table, split, confidences, predicted.embeddings, config))
+    parts.append(strategies.fit_and_replay(table, split, confidences, predicted.embeddings, config))
     progress.update(len(parts))
   progress.close()
   return parts
@@ -337,7 +342,7 @@ def check_options(config: ml_collections.ConfigDict) -> None:
     problems.append(
       f'dataset.folds={config.dataset.folds}: 0 with dataset.labels=agreement, which judges one split by its references'
     )
-  problems += frontier.problems(config.frontier)
+  problems += strategies.option_problems(config.frontier)
   if problems:
     raise ValueError('these options cannot be:\n' + '\n'.join(f'  config.{problem}' for problem in problems))
 

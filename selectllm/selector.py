@@ -19,8 +19,9 @@ import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
-from selectllm import deciding, frontier
+from selectllm import deciding
 from selectllm.data import dataset
+from selectllm.evaluate import strategies
 from selectllm.infra import paths, run_dir
 from selectllm.models import inference, pretrained, sharding
 from selectllm.report import answered
@@ -107,7 +108,7 @@ def save(
   directory: pathlib.Path,
   config: ml_collections.ConfigDict,
   table: dataset.Dataset,
-  part: frontier.Part,
+  part: strategies.FoldResult,
   params: Any,
   classifier_latency_s: float,
   added: dict[str, Any] | None = None,
@@ -151,7 +152,7 @@ def save(
     'dataset': table.name,
     'llms': list(table.llms),
     'rules': list(rules.rules),
-    'currency': frontier.currency_of(data, config.frontier.currency),
+    'currency': strategies.cost_unit_of(data, config.frontier.currency),
     'latency': table.latency_is,
     'promised': rules.promised,
     'references': rules.references,
@@ -217,7 +218,7 @@ class Selector:
     self.llms: tuple[str, ...] = tuple(facts['llms'])
     self.limit = limit
     self._facts, self._arrays, self._model, self._params = facts, arrays, model, params
-    chosen = frontier.choose(facts['promised'], facts['references'], limit)
+    chosen = strategies.choose(facts['promised'], facts['references'], limit)
     if chosen is None:
       raise SelectorError(f'no setting keeps {limit.text!r} on the development queries; {self._reach()}')
     self._played, self.setting = chosen
@@ -284,7 +285,7 @@ class Selector:
     """The likeliest answers, and how likely they are right."""
     answer, top = _finish(self._arrays.weights, state.logits, revealed.answers, revealed.called)
     calibrator = calibration.Calibrator(*(array[self.setting] for array in self._arrays.calibrators[self._played]))
-    p_right = frontier.probability(calibrator, np.asarray(top))
+    p_right = strategies.probability(calibrator, np.asarray(top))
     return deciding.Finished(np.asarray(answer), np.where(np.asarray(answer) == voting.NO_ANSWER, 0.0, p_right))
 
   def select(self, queries: Sequence[str]) -> list[Choice]:

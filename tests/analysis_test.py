@@ -2,8 +2,8 @@ import ml_collections
 import numpy as np
 import pytest
 
-from selectllm import analysis, evaluate, metrics, outcomes
 from selectllm.data import dataset
+from selectllm.evaluate import error_analysis, evaluator, metrics, replay, statistics
 
 # Two LLMs; queries 0 to 3 train, 4 and 5 validate, 6 to 11 test. Ids: 0 is right.
 SPLIT = np.array([0] * 4 + [1] * 2 + [2] * 6, np.int8)
@@ -47,10 +47,10 @@ def _table(answers=ANSWERS, observed=None, labels=None, tasks=('a', 'b', '')) ->
 
 
 def _gathered(table: dataset.Dataset, folds: int = 1, over: str = 'majority'):
-  parts = [evaluate.Part(SPLIT, CONFIDENCES)] * folds
-  results, played = evaluate.evaluate(table, parts, np.eye(len(SPLIT), dtype=np.float32), CONFIG)
+  parts = [evaluator.FoldPredictions(SPLIT, CONFIDENCES)] * folds
+  results, played = evaluator.evaluate(table, parts, np.eye(len(SPLIT), dtype=np.float32), CONFIG)
   config = ml_collections.ConfigDict(CONFIG.to_dict() | {'vote': over})
-  return analysis.gather(table, parts, results, played, config), results, played
+  return error_analysis.gather(table, parts, results, played, config), results, played
 
 
 def test_the_cases_are_those_of_the_headline_policy():
@@ -71,7 +71,7 @@ def test_the_cases_are_those_of_the_headline_policy():
   assert cases.right.tolist() == [1, 0, 1, 0, 0, 1]
   assert cases.oracle.tolist() == [1, 1, 1, 0, 1, 1]
   assert cases.lost.tolist() == [0, 1, 0, 0, 1, 0]
-  np.testing.assert_array_equal(cases.elected == 0, played.correct[:, played.column(cases.policy, outcomes.CHOSEN)])
+  np.testing.assert_array_equal(cases.elected == 0, played.correct[:, played.column(cases.policy, replay.CHOSEN)])
 
 
 def test_folds_follow_each_other():
@@ -83,7 +83,7 @@ def test_folds_follow_each_other():
 
 def test_categories_one_by_one():
   table = _table()
-  rows = analysis.by_task(table, *_gathered(table))
+  rows = error_analysis.by_task(table, *_gathered(table))
   assert [(row['task'], row['queries']) for row in rows] == [('(none)', 1), ('a', 2), ('b', 3)]
   _, a, b = rows
   assert list(a['methods']) == [
@@ -92,7 +92,7 @@ def test_categories_one_by_one():
   assert a['methods']['oracle']['accuracy'] == pytest.approx(1 / 2)
   assert b['methods']['weighted_max_conf']['accuracy'] == pytest.approx(2 / 3)
   assert b['methods']['single:x'] == {
-    'accuracy': pytest.approx(1 / 3), 'accuracy_ci': pytest.approx(metrics.wilson_ci(1 / 3, 3)),
+    'accuracy': pytest.approx(1 / 3), 'accuracy_ci': pytest.approx(statistics.wilson_ci(1 / 3, 3)),
   }  # fmt: skip
   assert b['llms'] == {
     'x': {'accuracy': pytest.approx(1 / 3), 'first': pytest.approx(2 / 3), 'called': pytest.approx(2 / 3)},
@@ -102,13 +102,13 @@ def test_categories_one_by_one():
 
 def test_one_category_is_none():
   table = _table(tasks=('a',))
-  assert analysis.by_task(table, *_gathered(table)) == []
+  assert error_analysis.by_task(table, *_gathered(table)) == []
 
 
 def test_the_smallest_of_many_categories_are_put_together(monkeypatch):
-  monkeypatch.setattr(analysis, 'MOST_CATEGORIES', 1)
+  monkeypatch.setattr(error_analysis, 'MOST_CATEGORIES', 1)
   table = _table()
-  rows = analysis.by_task(table, *_gathered(table))
+  rows = error_analysis.by_task(table, *_gathered(table))
   assert [(row['task'], row['queries']) for row in rows] == [('b', 3), ('(2 smaller ones)', 3)]
 
 
@@ -120,10 +120,10 @@ def test_a_missing_llm_counts_in_no_accuracy_and_a_query_without_any_counts_nowh
   cases, results, played = _gathered(table)
   assert cases.valid.tolist() == [True, True, True, False, True, True]
   assert cases.oracle.tolist() == [1, 0, 1, 0, 1, 1]
-  _, a, b = analysis.by_task(table, cases, results, played)
+  _, a, b = error_analysis.by_task(table, cases, results, played)
   assert a['queries'] == 1
   assert b['llms']['y']['accuracy'] == pytest.approx(1 / 2)
-  assert analysis.explain(table, cases, np.arange(12))['queries'] == 5
+  assert error_analysis.explain(table, cases, np.arange(12))['queries'] == 5
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_missing_llm_counts_in_no_accuracy_and_a_query_without_any_counts_nowh
   ],
 )
 def test_quantile_bins(values, labels, index):
-  found, places = analysis.quantile_bins(np.array(values, float))
+  found, places = error_analysis.quantile_bins(np.array(values, float))
   assert found == labels
   assert places.tolist() == list(index)
 
@@ -148,7 +148,7 @@ def test_bins_are_never_empty_and_at_most_five():
   rng = np.random.default_rng(0)
   for _ in range(50):
     values = np.round(rng.exponential(rng.choice([0.3, 3, 30]), rng.integers(1, 200)))
-    labels, index = analysis.quantile_bins(values)
+    labels, index = error_analysis.quantile_bins(values)
     assert np.bincount(index, minlength=len(labels)).min() > 0
     assert len(labels) <= 5
     assert all(values[index == b].max() < values[index == b + 1].min() for b in range(len(labels) - 1))
@@ -157,7 +157,7 @@ def test_bins_are_never_empty_and_at_most_five():
 def test_agreement_is_of_the_observed():
   majorities = np.array([[0, 0, 1], [2, -1, -1], [-1, -1, -1], [5, 5, 5]])
   observed = np.array([[True, True, True], [True, True, False], [True, True, True], [True, False, True]])
-  assert analysis.agreement(majorities, observed).tolist() == [67, 50, 0, 100]
+  assert error_analysis.agreement(majorities, observed).tolist() == [67, 50, 0, 100]
 
 
 def _feature(found, name):
@@ -168,15 +168,15 @@ def test_the_gap_in_the_bins_of_a_feature():
   table = _table()
   cases, _, _ = _gathered(table)
   tokens = np.array([0] * 6 + [5, 9, 5, 5, 9, 5])
-  found = analysis.explain(table, cases, tokens)
+  found = error_analysis.explain(table, cases, tokens)
   assert (found['policy'], found['queries'], found['lost']) == ('weighted_max_conf', 6, pytest.approx(1 / 3))
-  assert found['lost_ci'] == pytest.approx(metrics.wilson_ci(1 / 3, 6))
+  assert found['lost_ci'] == pytest.approx(statistics.wilson_ci(1 / 3, 6))
   tokens = _feature(found, 'tokens')
   assert tokens['correlation'] == pytest.approx(1)
   assert not tokens['hindsight']
   assert [row['bin'] for row in tokens['bins']] == ['5', '9']
   assert tokens['bins'][0] == {
-    'bin': '5', 'queries': 4, 'accuracy': 0.75, 'oracle': 0.75, 'lost': 0, 'lost_ci': list(metrics.wilson_ci(0, 4)),
+    'bin': '5', 'queries': 4, 'accuracy': 0.75, 'oracle': 0.75, 'lost': 0, 'lost_ci': list(statistics.wilson_ci(0, 4)),
   }  # fmt: skip
   assert tokens['bins'][1]['lost'] == 1
   right = _feature(found, 'llms_right')
@@ -196,8 +196,8 @@ def test_p_values_are_those_of_the_chi_square_test_adjusted():
   cases, _, _ = _gathered(table)
   repeated = cases.kept(np.repeat(np.arange(6), 10))
   noise = np.zeros(12, int)
-  found = analysis.explain(table._replace(tasks=('a', 'a', 'a')), repeated, noise)
-  alone = analysis.explain(table, repeated, np.array([0] * 6 + [5, 9, 5, 5, 9, 5]))
+  found = error_analysis.explain(table._replace(tasks=('a', 'a', 'a')), repeated, noise)
+  alone = error_analysis.explain(table, repeated, np.array([0] * 6 + [5, 9, 5, 5, 9, 5]))
   assert len(alone['features']) == len(found['features']) + 1
   tokens = _feature(alone, 'tokens')
   # The table [[40, 0], [0, 20]] has chi-square 60; Kruskal and Wallis take 59 of 60 of it.
@@ -208,7 +208,7 @@ def test_p_values_are_those_of_the_chi_square_test_adjusted():
 def test_nothing_lost_is_no_difference():
   table = _table(answers=np.zeros_like(ANSWERS))
   cases, _, _ = _gathered(table)
-  found = analysis.explain(table, cases, np.arange(12))
+  found = error_analysis.explain(table, cases, np.arange(12))
   assert found['lost'] == 0
   assert {feature['p'] for feature in found['features']} == {None}
   assert {feature['correlation'] for feature in found['features']} == {None}
@@ -219,11 +219,11 @@ def test_scores_have_a_gap_and_no_agreement():
   table = _table(answers=np.zeros((12, 0), np.int16), labels=labels)
   cases, results, played = _gathered(table)
   assert cases.lost.tolist() == [0.75, 0.75, 0, 0.75, 0.75, 0.75]
-  found = analysis.explain(table, cases, np.arange(12))
+  found = error_analysis.explain(table, cases, np.arange(12))
   assert _feature(found, 'agreement') is None
   assert found['lost'] == pytest.approx(0.625)
-  assert 'all_llms' not in analysis.by_task(table, cases, results, played)[0]['methods']
-  listed = analysis.listing(table, cases, 'majority')
+  assert 'all_llms' not in error_analysis.by_task(table, cases, results, played)[0]['methods']
+  listed = error_analysis.listing(table, cases, 'majority')
   assert not listed['votes']
   assert listed['queries'][0] == {
     'id': 'q6', 'query': 'query 6', 'task': 1, 'reference': None, 'tally': [], 'elected': None,
@@ -240,7 +240,7 @@ def test_queries_are_listed_with_answers_and_votes():
   observed[6, 1] = False
   table = _table(observed=observed)
   cases, _, _ = _gathered(table)
-  listed = analysis.listing(table, cases._replace(called=table.votes.observed[cases.rows]), 'majority')
+  listed = error_analysis.listing(table, cases._replace(called=table.votes.observed[cases.rows]), 'majority')
   assert (listed['tested'], listed['llms'], listed['tasks'], listed['votes']) == (
     6,
     ['x', 'y'],
@@ -266,19 +266,19 @@ def test_samples_are_counted_one_by_one_where_they_vote():
   sampled = np.stack([ANSWERS, np.zeros_like(ANSWERS), np.zeros_like(ANSWERS)], -1)
   table = table._replace(votes=table.votes._replace(answers=sampled))
   cases, _, _ = _gathered(table, over='samples')
-  over = {over: analysis.listing(table, cases, over)['queries'][1] for over in ('majority', 'samples')}
+  over = {over: error_analysis.listing(table, cases, over)['queries'][1] for over in ('majority', 'samples')}
   assert over['samples']['llms'][0]['answers'] == [['7', 2], ['8', 1]]
   assert over['samples']['tally'] == [['7', 1.6], ['8', 0.8]]
   assert over['majority']['tally'] == [['7', 0.8]]
 
 
 def test_too_many_queries_are_sampled_and_counted(monkeypatch):
-  monkeypatch.setattr(analysis, 'MOST_LISTED', 4)
+  monkeypatch.setattr(error_analysis, 'MOST_LISTED', 4)
   table = _table()
   cases, _, _ = _gathered(table)
-  listed = analysis.listing(table, cases, 'majority')
+  listed = error_analysis.listing(table, cases, 'majority')
   assert listed['tested'] == 6
   ids = [query['id'] for query in listed['queries']]
   assert len(ids) == 4
   assert ids == sorted(ids, key=lambda name: int(name[1:]))
-  assert listed == analysis.listing(table, cases, 'majority')
+  assert listed == error_analysis.listing(table, cases, 'majority')

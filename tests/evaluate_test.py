@@ -7,8 +7,8 @@ import ml_collections
 import numpy as np
 import pytest
 
-from selectllm import evaluate
 from selectllm.data import dataset, splits
+from selectllm.evaluate import evaluator
 from selectllm.infra import batching
 from selectllm.selection import baselines, policies, voting
 
@@ -87,8 +87,8 @@ def by_hand() -> dict[str, Any]:
   cost_usd = np.tile(np.float32([1, 2, 4]), (8, 1))
   table = _table(np.array(HAND_ANSWERS)[..., None], [0] * 8, HAND_LATENCY_S, cost_usd, observed)
   embeddings = np.float32([[1, 0], [0, 1], [-1, 0], [1, 0], [1, 0], [0, 1], [-1, 0], [-1, 0]])
-  part = evaluate.Part(HAND_SPLIT, HAND_CONFIDENCES)
-  return evaluate.evaluate(table, [part], embeddings, _config(knn_neighbours=(1,))).results
+  part = evaluator.FoldPredictions(HAND_SPLIT, HAND_CONFIDENCES)
+  return evaluator.evaluate(table, [part], embeddings, _config(knn_neighbours=(1,))).results
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,9 @@ def _with(table: dataset.Dataset, **arrays: np.ndarray) -> dataset.Dataset:
 
 
 def _evaluate(table: dataset.Dataset, split: np.ndarray = SPLIT, **changes: Any) -> dict[str, Any]:
-  return evaluate.evaluate(table, [evaluate.Part(split, _confidences())], _embeddings(), _config(**changes)).results
+  return evaluator.evaluate(
+    table, [evaluator.FoldPredictions(split, _confidences())], _embeddings(), _config(**changes)
+  ).results
 
 
 @pytest.fixture(scope='module')
@@ -307,7 +309,7 @@ def test_how_queries_are_blocked_changes_nothing(monkeypatch, vote):
 
 
 def test_how_gains_are_blocked_changes_nothing(results, monkeypatch):
-  monkeypatch.setattr(evaluate, '_GAINS', 14 * 10)
+  monkeypatch.setattr(evaluator, '_GAINS', 14 * 10)
   in_blocks = _evaluate(_random_table())
   for row, other in zip(in_blocks['methods'], results['methods'], strict=True):
     for name, versus in row['versus'].items():
@@ -597,9 +599,11 @@ def folded() -> tuple[dict[str, Any], list[dict[str, Any]], dataset.Dataset]:
   Query 42 to 49 never test.
   """
   table = _random_table(missing=0.1)
-  parts = [evaluate.Part(np.roll(SPLIT, 14 * (fold + 1)), _confidences() ** (fold + 1)) for fold in range(3)]
-  together = evaluate.evaluate(table, parts, _embeddings(), _config()).results
-  return together, [evaluate.evaluate(table, [part], _embeddings(), _config()).results for part in parts], table
+  parts = [
+    evaluator.FoldPredictions(np.roll(SPLIT, 14 * (fold + 1)), _confidences() ** (fold + 1)) for fold in range(3)
+  ]
+  together = evaluator.evaluate(table, parts, _embeddings(), _config()).results
+  return together, [evaluator.evaluate(table, [part], _embeddings(), _config()).results for part in parts], table
 
 
 def test_every_query_of_the_folds_is_counted_once(folded):
@@ -618,9 +622,9 @@ def test_every_query_of_the_folds_is_counted_once(folded):
 def test_folds_do_not_make_more_queries_of_what_trains_in_each():
   """Twice the same split says as much about the LLMs as once."""
   table = _random_table()
-  part = evaluate.Part(SPLIT, _confidences())
+  part = evaluator.FoldPredictions(SPLIT, _confidences())
   once, twice = (
-    evaluate.evaluate(table, [part] * folds, _embeddings(), _config(resamples=200)).results['llms'] for folds in (1, 2)
+    evaluator.evaluate(table, [part] * folds, _embeddings(), _config(resamples=200)).results['llms'] for folds in (1, 2)
   )
   assert twice == once
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from configs import common
-from selectllm import frontier, playing, promises
 from selectllm.data import dataset, splits
+from selectllm.evaluate import replay, strategies, tradeoff
 from selectllm.selection import types
 
 LLMS = ('cheap', 'middling', 'dear')
@@ -50,14 +50,14 @@ def _config(*contenders: str, limits: tuple[str, ...] = ('none',)) -> ml_collect
 def test_test_labels_change_what_is_counted_and_nothing_that_is_done():
   table, split, confidences, embeddings = _table()
   config = _config('learned_vote', 'adaptive', 'subset', 'chain', 'knn_router')
-  before = frontier.hold(table, split, confidences, embeddings, config)
+  before = strategies.fit_and_replay(table, split, confidences, embeddings, config)
   test = split == splits.TEST
   data = table.votes
   swapped = data._replace(
     labels=np.where(test[:, None], 1 - data.labels, data.labels),
     reference=np.where(test, (data.reference + 1) % 6, data.reference).astype(np.int16),
   )
-  after = frontier.hold(table._replace(votes=swapped), split, confidences, embeddings, config)
+  after = strategies.fit_and_replay(table._replace(votes=swapped), split, confidences, embeddings, config)
   for name, held in before.contests.items():
     np.testing.assert_array_equal(held.expected, after.contests[name].expected, err_msg=name)
     np.testing.assert_array_equal(held.development.correct, after.contests[name].development.correct, err_msg=name)
@@ -68,14 +68,14 @@ def test_test_labels_change_what_is_counted_and_nothing_that_is_done():
 def test_the_summary_holds_promises_against_the_test():
   table, split, confidences, embeddings = _table()
   config = _config(
-    *frontier.CONTENDERS,
+    *strategies.STRATEGIES,
     limits=('none', 'seconds<=60%', 'accuracy>=best_single', 'accuracy>=0.999', 'query_seconds<=4', 'p95_seconds<=13'),
   )
-  part = frontier.hold(table, split, confidences, embeddings, config)
-  chosen = promises.best([part])
-  results = json.loads(json.dumps(promises.summarise(table, [part], chosen, config)))
+  part = strategies.fit_and_replay(table, split, confidences, embeddings, config)
+  chosen = tradeoff.best([part])
+  results = json.loads(json.dumps(tradeoff.summarise(table, [part], chosen, config)))
   assert results['currency'] == 'seconds'
-  assert set(results['curves']) == set(frontier.CONTENDERS)
+  assert set(results['curves']) == set(strategies.STRATEGIES)
   rows = {row['limit']: row for row in results['limits']}
   assert rows['none']['test']['accuracy'] > results['references']['all_llms']['accuracy'] - 0.1
   assert rows['seconds<=60%']['promised']['seconds'] <= 0.6 * 13
@@ -100,7 +100,7 @@ def test_accounts_add_stages_and_take_the_slowest_of_each():
   stage = np.array([[[0, 0, 0]], [[0, 0, 1]], [[0, 0, 0]], [[1, 0, 0]]], np.int8)
   answer = np.full((4, 1), -1, np.int16)
   answer[0] = table.votes.reference[0]
-  outcome = frontier.accounts(table.votes, types.Decisions(mask, answer, np.ones((4, 1)), stage))
+  outcome = strategies.accounts(table.votes, types.Decisions(mask, answer, np.ones((4, 1)), stage))
   np.testing.assert_array_equal(outcome.latency_parallel_s[:, 0], [2, 11, 0, 11])
   np.testing.assert_array_equal(outcome.latency_sequential_s[:, 0], [3, 11, 0, 13])
   np.testing.assert_array_equal(outcome.valid[:, 0], [True, True, False, True])
@@ -110,21 +110,21 @@ def test_accounts_add_stages_and_take_the_slowest_of_each():
 
 def test_calls_are_paid_in_what_is_known():
   data = _table()[0].votes
-  assert frontier.currency_of(data, '') == 'seconds'
+  assert strategies.cost_unit_of(data, '') == 'seconds'
   unknown = data._replace(latency_s=data.latency_s * np.nan)
-  assert frontier.currency_of(unknown, '') == 'calls'
-  assert frontier.currency_of(unknown._replace(cost_usd=data.latency_s), '') == 'usd'
+  assert strategies.cost_unit_of(unknown, '') == 'calls'
+  assert strategies.cost_unit_of(unknown._replace(cost_usd=data.latency_s), '') == 'usd'
   with pytest.raises(ValueError, match=r"config\.frontier\.currency='usd'"):
-    frontier.currency_of(data, 'usd')
+    strategies.cost_unit_of(data, 'usd')
 
 
 def test_options_that_cannot_be_are_named():
   options = common.get_config().frontier
-  assert frontier.problems(options) == []
+  assert strategies.option_problems(options) == []
   options.contenders = ('adaptive', 'guess')
   options.currency = 'euros'
   options.limits = ('seconds<20',)
-  found = '\n'.join(frontier.problems(options))
+  found = '\n'.join(strategies.option_problems(options))
   assert 'guess' in found
   assert 'euros' in found
   assert 'seconds<20' in found
@@ -133,17 +133,17 @@ def test_options_that_cannot_be_are_named():
 def test_two_splits_are_counted_together():
   table, split, confidences, embeddings = _table()
   config = _config('adaptive', limits=('seconds<=60%',))
-  parts = [frontier.hold(table, each, confidences, embeddings, config) for each in (split, split)]
-  results = promises.summarise(table, parts, promises.best(parts), config)
-  alone = promises.summarise(table, parts[:1], promises.best(parts[:1]), config)
+  parts = [strategies.fit_and_replay(table, each, confidences, embeddings, config) for each in (split, split)]
+  results = tradeoff.summarise(table, parts, tradeoff.best(parts), config)
+  alone = tradeoff.summarise(table, parts[:1], tradeoff.best(parts[:1]), config)
   assert len(results['limits'][0]['setting']) == 2
   assert results['limits'][0]['test']['accuracy'] == pytest.approx(alone['limits'][0]['test']['accuracy'])
-  assert isinstance(parts[0].contests['adaptive'].test, playing.Outcome)
+  assert isinstance(parts[0].contests['adaptive'].test, replay.QueryMetrics)
 
 
 def test_what_a_selector_holds_is_played_whoever_contends():
   table, split, confidences, embeddings = _table()
-  part = frontier.hold(table, split, confidences, embeddings, _config('learned_vote'))
+  part = strategies.fit_and_replay(table, split, confidences, embeddings, _config('learned_vote'))
   assert list(part.rules.rules) == list(part.rules.promised) == ['adaptive']
 
 
@@ -154,7 +154,7 @@ def test_limits_that_nothing_can_keep_or_judge_are_said_not_raised():
   unknown[np.flatnonzero(split == splits.TEST)[0]] = np.nan
   table = table._replace(votes=table.votes._replace(latency_s=unknown))
   config.frontier.currency = ''
-  parts = [frontier.hold(table, split, confidences, embeddings, config)]
-  rows = {row['limit']: row for row in promises.summarise(table, parts, promises.best(parts), config)['limits']}
+  parts = [strategies.fit_and_replay(table, split, confidences, embeddings, config)]
+  rows = {row['limit']: row for row in tradeoff.summarise(table, parts, tradeoff.best(parts), config)['limits']}
   assert rows['query_seconds<=0.5']['setting'] is None
   assert rows['seconds<=100%']['met'] is None

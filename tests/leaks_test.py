@@ -4,8 +4,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from selectllm import leaks, outcomes
 from selectllm.data import dataset, splits
+from selectllm.evaluate import contamination, replay
 
 LONG = 'Every other week a gardener plants seven rows of carrots. How many rows are there after half a year of work?'
 # The last four test: word for word in train, nearly in train, nearly in validation, nowhere.
@@ -21,13 +21,13 @@ def _table(questions: list[str]) -> dataset.Dataset:
   )
 
 
-def _played(split: np.ndarray) -> outcomes.Outcomes:
+def _played(split: np.ndarray) -> replay.Outcomes:
   """The policy remembers and guesses: right wherever it met the question, and else on no query."""
   tested = int((split == splits.TEST).sum())
-  return outcomes.Outcomes(
+  return replay.Outcomes(
     query_ids=np.arange(tested).astype(str),
     names=np.array(['max_conf', 'all_llms', 'single:a', 'single:b', 'max_conf', 'random']),
-    sizes=np.array([1, 2, 1, 1, outcomes.CHOSEN, outcomes.CHOSEN], np.int16),
+    sizes=np.array([1, 2, 1, 1, replay.CHOSEN, replay.CHOSEN], np.int16),
     correct=np.stack(
       [np.arange(tested) < 3, *[np.arange(tested) % 2 == 1] * 3, np.arange(tested) < 3, np.ones(tested)], 1
     ),
@@ -37,7 +37,7 @@ def _played(split: np.ndarray) -> outcomes.Outcomes:
 
 def _find(questions: list[str] = QUESTIONS, split: np.ndarray = SPLIT, **changes: Any) -> dict[str, Any]:
   options = {'near': 0.8, 'resamples': 50} | changes
-  found = leaks.find(_table(questions), split, {'best_single': ['single:b']}, _played(split), **options)
+  found = contamination.find(_table(questions), split, {'best_single': ['single:b']}, _played(split), **options)
   json.dumps(found, allow_nan=False)
   return found
 

@@ -11,8 +11,9 @@ import pytest
 
 import selectllm
 from configs import jsonl
-from selectllm import deciding, experiment, frontier, selector
+from selectllm import deciding, experiment, selector
 from selectllm.data import load, splits
+from selectllm.evaluate import strategies
 from selectllm.infra import paths, run_dir
 from selectllm.models import inference
 from selectllm.selection import adaptive, confidence, learned_vote
@@ -45,13 +46,13 @@ def run(
 
 
 @pytest.fixture(scope='module')
-def as_the_run_chose(run: pathlib.Path) -> tuple[list[str], frontier.Part]:
+def as_the_run_chose(run: pathlib.Path) -> tuple[list[str], strategies.FoldResult]:
   """The test queries, and everything that the run fitted and chose, made again from what it kept."""
   config = jsonl.get_config()
   config.update(json.loads((run / 'config.json').read_text()))
   table, _ = load.load(config, run_dir.begun_with(run))
   kept = experiment.read_predictions(run / 'predictions.npz')
-  part = frontier.hold(table, kept.split[0], kept.confidences[0], kept.embeddings, config)
+  part = strategies.fit_and_replay(table, kept.split[0], kept.confidences[0], kept.embeddings, config)
   return [table.queries[row] for row in part.test], part
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import rich.console
 
-from selectllm import metrics
+from selectllm.evaluate import metrics, statistics
 from selectllm.report import tables
 
 # Of so many queries with a reference, calibration says something.
@@ -82,7 +82,9 @@ def results(lines: list[dict[str, Any]], facts: Facts) -> dict[str, Any]:
   latency, cost = (_of_calls(lines, facts.llms, field) for field in ('latency_s', 'cost_usd'))
   all_latency, all_cost = _with_all(latency, facts.expected_latency_s), _with_all(cost, facts.expected_cost_usd)
   right = [float(line['correct']) for line in lines if line['correct'] is not None]
-  interval = metrics.bootstrap_ci(np.array(right)[:, None], np.ones((len(right), 1), bool))[0] if right else [None] * 2
+  interval = (
+    statistics.bootstrap_ci(np.array(right)[:, None], np.ones((len(right), 1), bool))[0] if right else [None] * 2
+  )
   calls = sum(len(line['calls']) for line in lines)
   priced = bool(lines) and not any(line['cost_usd'] is None for line in lines)
   made = {

@@ -10,7 +10,7 @@ import matplotlib.ticker
 import matplotlib.transforms
 import numpy as np
 
-from selectllm import metrics
+from selectllm.evaluate import metrics
 from selectllm.report import tables
 
 # Colour and style of each method's points, in the order they are drawn. From size to size a fixed subset's latency goes

@@ -11,7 +11,7 @@ import matplotlib.lines
 import matplotlib.ticker
 import numpy as np
 
-from selectllm import metrics
+from selectllm.evaluate import metrics
 from selectllm.report import figures, tables
 
 # What each contender does; its settings trade accuracy for price.

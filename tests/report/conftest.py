@@ -8,8 +8,8 @@ import ml_collections
 import numpy as np
 import pytest
 
-from selectllm import analysis, evaluate, leaks
 from selectllm.data import dataset
+from selectllm.evaluate import contamination, error_analysis, evaluator
 from selectllm.selection import baselines
 
 Results = dict[str, Any]
@@ -51,16 +51,16 @@ def _evaluate(llms: int, kind: str) -> Results:
   questions[20], questions[21] = questions[0], questions[1] + '?'
   table = table._replace(questions=questions)
   confidences = np.clip(np.linspace(0.3, 0.8, llms) + rng.normal(0, 0.1, shape), 0, 1).astype(np.float32)
-  part = evaluate.Part(SPLIT, confidences)
+  part = evaluator.FoldPredictions(SPLIT, confidences)
   embeddings = np.eye(len(SPLIT), dtype=np.float32)
   folds = 2 if kind == 'folds' else 1
-  results, played = evaluate.evaluate(table, [part] * folds, embeddings, CONFIG)
-  cases = analysis.gather(table, [part] * folds, results, played, CONFIG)
+  results, played = evaluator.evaluate(table, [part] * folds, embeddings, CONFIG)
+  cases = error_analysis.gather(table, [part] * folds, results, played, CONFIG)
   return results | {
     'dataset': results['dataset'] | {'truncated': 0, 'labels': 'reference'},
-    'overlap': leaks.find(table, np.stack([SPLIT] * folds), results, played, near=0.8, resamples=20),
-    'by_task': analysis.by_task(table, cases, results, played),
-    'analysis': analysis.explain(table, cases, tokens=np.arange(len(SPLIT), dtype=np.int32)),
+    'overlap': contamination.find(table, np.stack([SPLIT] * folds), results, played, near=0.8, resamples=20),
+    'by_task': error_analysis.by_task(table, cases, results, played),
+    'analysis': error_analysis.explain(table, cases, tokens=np.arange(len(SPLIT), dtype=np.int32)),
     'timing': {'classifier_latency_s': 0.25},
   }
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from selectllm import metrics
+from selectllm.evaluate import metrics
 from selectllm.selection import calibration
 
 sigmoid = scipy.special.expit

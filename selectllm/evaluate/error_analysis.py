@@ -14,8 +14,8 @@ import ml_collections
 import numpy as np
 import scipy.stats
 
-from selectllm import evaluate, metrics, outcomes
 from selectllm.data import dataset, splits, text_features
+from selectllm.evaluate import evaluator, replay, statistics
 from selectllm.infra import batching
 from selectllm.selection import baselines, policies, voting
 
@@ -83,16 +83,16 @@ def _elect(confidences, answers, observed, selecting, policy, over):
 
 def gather(
   table: dataset.Dataset,
-  parts: list[evaluate.Part],
+  parts: list[evaluator.FoldPredictions],
   results: dict[str, Any],
-  played: outcomes.Outcomes,
+  played: replay.Outcomes,
   config: ml_collections.ConfigDict,
 ) -> Cases:
   """Gathers the headline policy's cases of all folds, in the order of `played`.
 
   Args:
     table: The data set.
-    parts: As for `evaluate.evaluate`.
+    parts: As for `evaluator.evaluate`.
     results: What it returned.
     played: Likewise.
     config: `config.evaluate`.
@@ -109,7 +109,7 @@ def gather(
     step = functools.partial(_elect, selecting=selecting, policy=policy, over=config.vote)
     arrays = (confidences, asked.answers, asked.observed)
     gathered.append((rows, confidences, *batching.apply(step, arrays, rows=batching.rows_of(ballots))))
-  ours, oracle = played.column(policy, outcomes.CHOSEN), played.column('oracle', outcomes.NO_SIZE)
+  ours, oracle = played.column(policy, replay.CHOSEN), played.column('oracle', replay.NO_SIZE)
   return Cases(
     policy,
     chosen,
@@ -121,7 +121,7 @@ def gather(
 def _share(values: np.ndarray) -> tuple[float, list[float]]:
   """The mean of some values, and its interval."""
   mean = float(np.mean(values, dtype=np.float64))
-  return mean, list(metrics.wilson_ci(mean, len(values)))
+  return mean, list(statistics.wilson_ci(mean, len(values)))
 
 
 def _categories(table: dataset.Dataset, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
@@ -139,14 +139,14 @@ def _categories(table: dataset.Dataset, rows: np.ndarray) -> tuple[list[str], np
 
 
 def by_task(
-  table: dataset.Dataset, cases: Cases, results: dict[str, Any], played: outcomes.Outcomes
+  table: dataset.Dataset, cases: Cases, results: dict[str, Any], played: replay.Outcomes
 ) -> list[dict[str, Any]]:
   """How the headline methods fare, and whom the headline policy calls, category by category.
 
   Args:
     table: The data set.
     cases: From `gather`.
-    results: From `evaluate.evaluate`.
+    results: From `evaluator.evaluate`.
     played: Likewise.
 
   Returns:
@@ -154,9 +154,9 @@ def by_task(
     LLM its `accuracy`, the share of queries for which it is the `first` choice, and for which it is `called`. Nothing
     where all queries are of one category.
   """
-  wanted = [(name, outcomes.CHOSEN) for name in results['selected']]
+  wanted = [(name, replay.CHOSEN) for name in results['selected']]
   wanted += [(name, 1) for name in results['best_single']]
-  wanted += [('all_llms', len(table.llms)), ('oracle', outcomes.NO_SIZE)]
+  wanted += [('all_llms', len(table.llms)), ('oracle', replay.NO_SIZE)]
   columns = {name: column for name, size in wanted if (column := played.column(name, size)) is not None}
   names, index = _categories(table, cases.rows)
   labels, observed = table.votes.labels[cases.rows], table.votes.observed[cases.rows]
@@ -281,7 +281,7 @@ def explain(table: dataset.Dataset, cases: Cases, tokens: np.ndarray) -> dict[st
   ]
   binned.append(('category', *_categories(table, cases.rows), None))
   kept = [_feature(*feature, cases) for feature in binned if len(feature[1]) > 1]
-  known = metrics.holm(np.array([np.nan if feature['p'] is None else feature['p'] for feature in kept]))
+  known = statistics.holm(np.array([np.nan if feature['p'] is None else feature['p'] for feature in kept]))
   for feature, p in zip(kept, known.tolist(), strict=True):
     feature['p'] = None if np.isnan(p) else p
   share, interval = _share(cases.lost)

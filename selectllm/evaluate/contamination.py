@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from selectllm import metrics, outcomes
 from selectllm.data import dataset, near_duplicates, splits
+from selectllm.evaluate import metrics, replay, statistics
 
 _EXAMPLES = 10
 _EXCERPT = 120  # characters
@@ -18,7 +18,7 @@ def find(
   table: dataset.Dataset,
   split: np.ndarray,
   results: dict[str, Any],
-  played: outcomes.Outcomes,
+  played: replay.Outcomes,
   *,
   near: float,
   resamples: int,
@@ -68,15 +68,15 @@ def find(
 
 
 def _without(
-  best_single: list[str], played: outcomes.Outcomes, clean: np.ndarray, resamples: int
+  best_single: list[str], played: replay.Outcomes, clean: np.ndarray, resamples: int
 ) -> list[dict[str, Any]]:
   """Accuracies on all test queries, and on the bool[T] clean ones with a 95 % interval."""
-  chosen = (played.sizes == outcomes.CHOSEN) & (played.names != 'random')
+  chosen = (played.sizes == replay.CHOSEN) & (played.names != 'random')
   fixed = np.isin(played.names, [*_FIXED, *best_single])
   kept = np.concatenate([np.flatnonzero(chosen), np.flatnonzero(fixed)])
   correct, valid = played.correct[:, kept], played.valid[:, kept]
   everywhere, rest = metrics.masked_mean(correct, valid), metrics.masked_mean(correct[clean], valid[clean])
-  intervals = metrics.bootstrap_ci(correct[clean], valid[clean], resamples=resamples)
+  intervals = statistics.bootstrap_ci(correct[clean], valid[clean], resamples=resamples)
   return [
     {
       'name': str(name),

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
-from selectllm import playing
 from selectllm.data import dataset, splits
+from selectllm.evaluate import replay
 from selectllm.selection import (
   adaptive,
   baselines,
@@ -26,18 +26,18 @@ from selectllm.selection import (
   types,
 )
 
-CURRENCIES = ('seconds', 'usd', 'calls')
+COST_UNITS = ('seconds', 'usd', 'calls')
 OURS = ('learned_vote', 'bayes_vote', 'adaptive', 'adaptive_stages', 'subset')
-CONTENDERS = (*OURS, *routers.STRATEGIES)
+STRATEGIES = (*OURS, *routers.STRATEGIES)
 # Those that a limit may choose, and a selector may hold.
 RULES = ('adaptive', 'adaptive_stages')
 _CROSS = 3
 
-# Means in the units of limits, see `worth`; None where unknown.
-Worth = dict[str, float | None]
+# Means in the units of limits, see `mean_metrics`; None where unknown.
+MeanMetrics = dict[str, float | None]
 
 
-class Contest(NamedTuple):
+class StrategyResult(NamedTuple):
   """One contender on one split.
 
   Attributes:
@@ -48,8 +48,8 @@ class Contest(NamedTuple):
     expected: float32[T, M], what the calls that it made on test were expected to take.
   """
 
-  development: playing.Outcome
-  test: playing.Outcome
+  development: replay.QueryMetrics
+  test: replay.QueryMetrics
   sure: np.ndarray
   p_right: np.ndarray
   expected: np.ndarray
@@ -63,7 +63,7 @@ class Rules(NamedTuple):
     rules: By name, those of `RULES` that were played.
     calibrators: Of P(the answer is right), for each rule and each limit on single queries; one for each setting along
       the first dimension.
-    promised: For each rule, each limit on single queries, and setting what it is worth, see `promise`.
+    promised: For each rule, each limit on single queries, and setting what it is worth, see `mean_metrics_by_setting`.
     references: What the best single LLM and all LLMs are worth on development queries.
     expected: float32[K], the price of a call.
   """
@@ -71,12 +71,12 @@ class Rules(NamedTuple):
   weights: learned_vote.Weights
   rules: dict[str, adaptive.Rule]
   calibrators: dict[str, calibration.Calibrator]
-  promised: dict[str, list[Worth]]
-  references: dict[str, Worth]
+  promised: dict[str, list[MeanMetrics]]
+  references: dict[str, MeanMetrics]
   expected: np.ndarray
 
 
-class Part(NamedTuple):
+class FoldResult(NamedTuple):
   """Everything on one split.
 
   Attributes:
@@ -91,18 +91,18 @@ class Part(NamedTuple):
   development: confidence.Development
   rows: np.ndarray
   test: np.ndarray
-  contests: dict[str, Contest]
+  contests: dict[str, StrategyResult]
   rules: Rules
-  references: playing.Outcome
+  references: replay.QueryMetrics
 
 
-def problems(options: ml_collections.ConfigDict) -> list[str]:
+def option_problems(options: ml_collections.ConfigDict) -> list[str]:
   """What of `config.frontier` cannot be, in words."""
   found = []
-  if strange := [name for name in options.contenders if name not in CONTENDERS]:
-    found.append(f'frontier.contenders names {", ".join(strange)}; there are {", ".join(CONTENDERS)}')
-  if options.currency not in ('', *CURRENCIES):
-    found.append(f'frontier.currency={options.currency!r}: one of {", ".join(CURRENCIES)}, or empty')
+  if strange := [name for name in options.contenders if name not in STRATEGIES]:
+    found.append(f'frontier.contenders names {", ".join(strange)}; there are {", ".join(STRATEGIES)}')
+  if options.currency not in ('', *COST_UNITS):
+    found.append(f'frontier.currency={options.currency!r}: one of {", ".join(COST_UNITS)}, or empty')
   for text in options.limits:
     try:
       constraints.parse(text)
@@ -116,7 +116,7 @@ def timed_in(currency: str) -> bool:
   return currency == 'seconds'
 
 
-def currency_of(data: dataset.Responses, wanted: str) -> str:
+def cost_unit_of(data: dataset.Responses, wanted: str) -> str:
   """What calls are paid in: as asked, or seconds where all are known, else dollars, else the number of calls.
 
   Raises:
@@ -128,7 +128,7 @@ def currency_of(data: dataset.Responses, wanted: str) -> str:
     'calls': True,
   }
   if not wanted:
-    return next(name for name in CURRENCIES if known[name])
+    return next(name for name in COST_UNITS if known[name])
   if not known[wanted]:
     raise ValueError(f'config.frontier.currency={wanted!r}, but it is not known what every call took; take another')
   return wanted
@@ -167,7 +167,7 @@ def _fit_rules(
   return weights, rules
 
 
-def _play(
+def _replay_strategies(
   known: types.StrategyQueries,
   asked: types.StrategyQueries,
   fitted: tuple[learned_vote.Weights, dict[str, adaptive.Rule]],
@@ -192,7 +192,7 @@ def _play(
   return played
 
 
-def accounts(data: dataset.Responses, played: types.Decisions) -> playing.Outcome:
+def accounts(data: dataset.Responses, played: types.Decisions) -> replay.QueryMetrics:
   """What was right and what it took, arrays [N, M], of what a contender did with N queries."""
   called = played.mask & data.observed[:, None]
   valid = called.any(-1)
@@ -204,7 +204,7 @@ def accounts(data: dataset.Responses, played: types.Decisions) -> playing.Outcom
   slowest = sum(
     np.max(np.where(called & (played.stage == stage), data.latency_s[:, None], 0), -1) for stage in range(stages)
   )
-  return playing.Outcome(
+  return replay.QueryMetrics(
     correct=((played.answer == data.reference[:, None]) & valid).astype(np.float32),
     valid=valid,
     calls=called.sum(-1).astype(np.float32),
@@ -219,7 +219,7 @@ def known_or_none(value: float) -> float | None:
   return None if np.isnan(value) else float(value)
 
 
-def worth(outcome: playing.Outcome, setting: int) -> Worth:
+def mean_metrics(outcome: replay.QueryMetrics, setting: int) -> MeanMetrics:
   """The means of one setting, in the units of limits; None where unknown."""
   valid = outcome.valid[:, setting]
   if not valid.any():
@@ -232,21 +232,21 @@ def worth(outcome: playing.Outcome, setting: int) -> Worth:
   }
 
 
-def _references(data: dataset.Responses, best: int, latency_s: np.ndarray, over: str) -> playing.Outcome:
+def _references(data: dataset.Responses, best: int, latency_s: np.ndarray, over: str) -> replay.QueryMetrics:
   """How the single LLM `best` and the plain vote of all fare, arrays [N, 2]."""
   count = data.observed.shape[1]
   mask = np.stack([np.arange(count) == best, np.ones(count, bool)])
   mask = np.broadcast_to(mask, (len(data.labels), 2, count))
-  return playing.Outcome(*map(np.asarray, playing.play(data, mask, None, latency_s, over=over)))
+  return replay.QueryMetrics(*map(np.asarray, replay.replay(data, mask, None, latency_s, over=over)))
 
 
-def hold(
+def fit_and_replay(
   table: dataset.Dataset,
   split: np.ndarray,
   confidences: np.ndarray,
   embeddings: np.ndarray,
   config: ml_collections.ConfigDict,
-) -> Part:
+) -> FoldResult:
   """Fits all contenders on the development queries of one split and plays them.
 
   Args:
@@ -260,18 +260,18 @@ def hold(
   development = confidence.develop(
     table.queries, embeddings, confidences, data.labels, data.observed, split, seed=seed, questions=table.questions
   )
-  return contend(table, split, development, embeddings, config)
+  return fit_and_replay_from(table, split, development, embeddings, config)
 
 
-def contend(
+def fit_and_replay_from(
   table: dataset.Dataset,
   split: np.ndarray,
   development: confidence.Development,
   embeddings: np.ndarray,
   config: ml_collections.ConfigDict,
   complete: Callable[[types.StrategyQueries], types.StrategyQueries] = lambda known: known,
-) -> Part:
-  """`hold`, from confidences that are there already.
+) -> FoldResult:
+  """`fit_and_replay`, from confidences that are there already.
 
   Args:
     table: The data set; it has answers.
@@ -282,13 +282,13 @@ def contend(
     complete: Makes of development queries what contenders are fitted on; they always play what was recorded.
   """
   data, options, seed = table.votes, config.frontier, config.seed
-  currency = currency_of(data, options.currency)
+  currency = cost_unit_of(data, options.currency)
   queries = queries_of(table, development, embeddings, split, currency)
   rows, test = np.flatnonzero(development.fold >= 0), np.flatnonzero(split == splits.TEST)
   timed = timed_in(currency) and 'adaptive_stages' in options.contenders
   names = dict.fromkeys((*options.contenders, 'adaptive'))  # what a selector holds is always played
   limited = _limited(options.limits) if timed_in(currency) else {}
-  players = functools.partial(_play, names=names, limited=limited, seed=seed)
+  players = functools.partial(_replay_strategies, names=names, limited=limited, seed=seed)
   held_out: list[tuple[np.ndarray, dict[str, types.Decisions]]] = []
   for part in range(_CROSS):
     out = development.fold[rows] % _CROSS == part
@@ -301,7 +301,7 @@ def contend(
   contests, calibrators = {}, {}
   for name, played in on_test.items():
     on_development = _join([_settings(each[name], played.answer.shape[1]) for _, each in held_out], order)
-    contests[name], calibrators[name] = _contest(data, rows, on_development, test, played, queries.expected)
+    contests[name], calibrators[name] = _strategy_result(data, rows, on_development, test, played, queries.expected)
   recorded = data.rows(rows)
   best = int(baselines.by_accuracy(recorded.labels, recorded.observed, queries.expected)[0])
   latency_s, over = baselines.expected_latency_s(data, split), config.evaluate.vote
@@ -309,7 +309,7 @@ def contend(
     where: _references(of, best, latency_s, over)
     for where, of in (('development', recorded), ('test', data.rows(test)))
   }
-  return Part(
+  return FoldResult(
     development,
     rows,
     test,
@@ -321,8 +321,8 @@ def contend(
         name: calibration.Calibrator(*map(np.stack, zip(*calibrators[name], strict=True)))
         for name in (*rules, *limited)
       },
-      {name: promise(contests[name].development) for name in (*rules, *limited)},
-      dict(zip(constraints.REFERENCES, promise(references['development']), strict=True)),
+      {name: mean_metrics_by_setting(contests[name].development) for name in (*rules, *limited)},
+      dict(zip(constraints.REFERENCES, mean_metrics_by_setting(references['development']), strict=True)),
       queries.expected,
     ),
     references['test'],
@@ -345,14 +345,14 @@ def _join(parts: list[types.Decisions], order: np.ndarray) -> types.Decisions:
   return types.Decisions(*(np.concatenate(arrays)[order] for arrays in zip(*parts, strict=True)))
 
 
-def _contest(
+def _strategy_result(
   data: dataset.Responses,
   rows: np.ndarray,
   on_development: types.Decisions,
   test: np.ndarray,
   on_test: types.Decisions,
   expected: np.ndarray,
-) -> tuple[Contest, list[calibration.Calibrator]]:
+) -> tuple[StrategyResult, list[calibration.Calibrator]]:
   """Counts what a contender did, and calibrates how sure it is, setting by setting, on development queries."""
   development, tested = accounts(data.rows(rows), on_development), accounts(data.rows(test), on_test)
   sure, p_right = on_development.p_right, np.full(on_test.p_right.shape, np.nan, np.float32)
@@ -362,7 +362,7 @@ def _contest(
       fitted = calibration.fit(confidence.log_odds(sure[:, setting]), development.correct[:, setting], 'platt')
       calibrators.append(fitted)
       p_right[:, setting] = probability(fitted, on_test.p_right[:, setting])
-  return Contest(development, tested, sure, p_right, on_test.mask @ expected), calibrators
+  return StrategyResult(development, tested, sure, p_right, on_test.mask @ expected), calibrators
 
 
 def probability(calibrator: calibration.Calibrator, sure: np.ndarray) -> np.ndarray:
@@ -370,18 +370,18 @@ def probability(calibrator: calibration.Calibrator, sure: np.ndarray) -> np.ndar
   return 1 / (1 + np.exp(-np.asarray(calibration.apply(calibrator, confidence.log_odds(sure)))))
 
 
-def promise(outcome: playing.Outcome) -> list[Worth]:
+def mean_metrics_by_setting(outcome: replay.QueryMetrics) -> list[MeanMetrics]:
   """What every setting is worth, outcome by outcome [N, M]."""
-  return [worth(outcome, setting) for setting in range(outcome.correct.shape[1])]
+  return [mean_metrics(outcome, setting) for setting in range(outcome.correct.shape[1])]
 
 
-def most_accurate(promised: list[Worth]) -> int:
+def most_accurate(promised: list[MeanMetrics]) -> int:
   """The setting most accurate on development; of equals the cheapest."""
   return int(np.argmax([worth['accuracy'] or 0.0 for worth in promised]))
 
 
 def choose(
-  promised: dict[str, list[Worth]], references: dict[str, Worth], limit: constraints.Constraint
+  promised: dict[str, list[MeanMetrics]], references: dict[str, MeanMetrics], limit: constraints.Constraint
 ) -> tuple[str, int] | None:
   """The rule and the setting that keep a limit on development queries.
 

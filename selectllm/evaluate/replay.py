@@ -1,4 +1,4 @@
-"""Every policy and baseline plays the same queries, by the same vote and the same accounts."""
+"""How every method fared on every test query (outcomes.npz): what paired comparisons between runs need."""
 
 import functools
 from collections.abc import Iterator
@@ -13,11 +13,37 @@ from selectllm.data import dataset
 from selectllm.infra import batching
 from selectllm.selection import baselines, policies, voting
 
+NO_SIZE, CHOSEN = -1, 0
+
+
+class Outcomes(NamedTuple):
+  """How M methods fared on T test queries.
+
+  Attributes:
+    query_ids: str[T].
+    names: str[M], methods.
+    sizes: int16[M], their subset sizes; `NO_SIZE` where size means nothing, `CHOSEN` for the one chosen on validation.
+    correct: float32[T, M], see `playing.Outcome.correct`.
+    valid: bool[T, M].
+  """
+
+  query_ids: np.ndarray
+  names: np.ndarray
+  sizes: np.ndarray
+  correct: np.ndarray
+  valid: np.ndarray
+
+  def column(self, name: str, size: int) -> int | None:
+    """Where a method of that size stands; None where there is none."""
+    found = np.flatnonzero((self.names == name) & (self.sizes == size))
+    return int(found[0]) if len(found) else None
+
+
 # What names a method: a name and a size, None where size means nothing.
-Key = tuple[str, int | None]
+MethodKey = tuple[str, int | None]
 
 
-class Outcome(NamedTuple):
+class QueryMetrics(NamedTuple):
   """How a method fared on N queries; a call asks one LLM for its S samples.
 
   Attributes:
@@ -37,15 +63,15 @@ class Outcome(NamedTuple):
   cost_usd: policies.Array
 
 
-def join(parts: list[Outcome], axis: int = 0) -> Outcome:
+def concatenate(parts: list[QueryMetrics], axis: int = 0) -> QueryMetrics:
   """The outcomes of all parts, one after the other."""
-  return parts[0] if len(parts) == 1 else Outcome(*(np.concatenate(of, axis) for of in zip(*parts, strict=True)))
+  return parts[0] if len(parts) == 1 else QueryMetrics(*(np.concatenate(of, axis) for of in zip(*parts, strict=True)))
 
 
 @functools.partial(jax.jit, static_argnames='over')
-def play(
+def replay(
   data: dataset.Responses, mask: jax.Array, weight: jax.Array | None, latency_s: jax.Array, *, over: str
-) -> Outcome:
+) -> QueryMetrics:
   """Calls the selected LLMs, lets them vote and keeps the accounts.
 
   Args:
@@ -60,14 +86,14 @@ def play(
   """
   weight = jnp.ones(mask.shape, jnp.float32) if weight is None else weight
 
-  def one(mask, weight, answers, reference, labels, observed, latency, cost) -> Outcome:
+  def one(mask, weight, answers, reference, labels, observed, latency, cost) -> QueryMetrics:
     called = mask & observed
     count = called.sum()
     if answers.shape[-1]:
       correct = (voting.vote(answers, called, weight, latency_s, over=over) == reference).astype(jnp.float32)
     else:
       correct = jnp.sum(labels * called) / jnp.maximum(count, 1)
-    return Outcome(
+    return QueryMetrics(
       correct=jnp.where(count > 0, correct, 0.0),
       valid=count > 0,
       calls=count.astype(jnp.float32),
@@ -82,7 +108,7 @@ def play(
   )
 
 
-class Played(NamedTuple):
+class MethodResults(NamedTuple):
   """How M methods, each at a size, fared on T queries.
 
   Attributes:
@@ -91,16 +117,16 @@ class Played(NamedTuple):
     selected: Policy name -> int64[M, K], for how many queries it selects each LLM, at M sizes.
   """
 
-  keys: list[Key]
-  outcome: Outcome
+  keys: list[MethodKey]
+  outcome: QueryMetrics
   selected: dict[str, np.ndarray]
 
-  def of(self, key: Key) -> Outcome:
+  def of(self, key: MethodKey) -> QueryMetrics:
     """The outcome of one method, arrays [T]."""
-    return Outcome(*(array[self.keys.index(key)] for array in self.outcome))
+    return QueryMetrics(*(array[self.keys.index(key)] for array in self.outcome))
 
 
-def _block(
+def _replay_block(
   asked: dataset.Responses,
   confidences: np.ndarray,
   knn: np.ndarray,
@@ -108,13 +134,13 @@ def _block(
   draws: list[np.random.Generator],
   llms: tuple[str, ...],
   config: ml_collections.ConfigDict,
-) -> Iterator[tuple[str, Any, Outcome, np.ndarray | None]]:
+) -> Iterator[tuple[str, Any, QueryMetrics, np.ndarray | None]]:
   """Plays every method on one block of queries: its name, its sizes, its outcomes [N, M] and a policy's mask."""
   sizes, count = baselines.sizes_of(asked), len(llms)
 
-  def played(mask: Any, weight: Any = None) -> Outcome:
+  def played(mask: Any, weight: Any = None) -> QueryMetrics:
     mask = mask if weight is not None else np.broadcast_to(mask, (len(asked.labels), *mask.shape[-2:]))
-    return jax.device_get(play(asked, mask, weight, known.latency_s, over=config.vote))
+    return jax.device_get(replay(asked, mask, weight, known.latency_s, over=config.vote))
 
   selecting = policies.PolicyOptions(known.latency_s, sizes, config.threshold)
   selections = policies.select_all(confidences, asked.observed, selecting)
@@ -127,26 +153,26 @@ def _block(
     yield 'all_llms', [count], played(np.ones((1, count), bool)), None
   drawn = [played(baselines.random_ranks(draw, asked.observed)[:, None] < sizes[:, None]) for draw in draws]
   mean = (np.mean(fields, 0) for fields in zip(*drawn, strict=True))
-  yield 'random', sizes, Outcome(*mean)._replace(valid=drawn[0].valid), None
+  yield 'random', sizes, QueryMetrics(*mean)._replace(valid=drawn[0].valid), None
   nearest = np.where(asked.observed, knn, -np.inf).argmax(-1)
   yield 'knn_top1', [1], played(np.eye(count, dtype=bool)[nearest][:, None]), None
   alone = played(np.eye(count, dtype=bool))
   for column, llm in enumerate(llms):
-    yield f'single:{llm}', [1], Outcome(*(array[:, column : column + 1] for array in alone)), None
+    yield f'single:{llm}', [1], QueryMetrics(*(array[:, column : column + 1] for array in alone)), None
   # Of unknown latencies, the last that an oracle which looks for the fastest takes.
   latency_s = np.nan_to_num(asked.latency_s, nan=float(np.finfo(np.float32).max))
   best = np.asarray(policies.oracle(*map(jnp.asarray, (asked.labels, asked.observed, latency_s))))
   yield 'oracle', [None], played(best[:, None]), None
 
 
-def methods(
+def replay_methods(
   data: dataset.Responses,
   rows: np.ndarray,
   confidences: np.ndarray,
   known: baselines.FittedBaselines,
   llms: tuple[str, ...],
   config: ml_collections.ConfigDict,
-) -> Played:
+) -> MethodResults:
   """Plays every method on the queries `rows`, int[T], block by block.
 
   Args:
@@ -163,19 +189,19 @@ def methods(
   ballots = len(llms) * (data.answers.shape[2] if config.vote == 'samples' else 1)
   cuts, size = batching.split(len(rows), batching.rows_of(ballots))
   draws = [np.random.default_rng(draw) for draw in range(config.random_draws)]
-  keys: list[Key] = []
-  parts: list[Outcome] = []
+  keys: list[MethodKey] = []
+  parts: list[QueryMetrics] = []
   selected = {name: np.zeros((len(baselines.sizes_of(data)), len(llms)), np.int64) for name in policies.POLICIES}
   for cut in cuts:
     at, queries = batching.fill(rows[cut], size), cut.stop - cut.start
     asked = data.rows(at)
     if config.vote == 'majority' and data.has_answers:  # counted once for all methods
       asked = asked._replace(answers=np.asarray(voting.majorities(asked.answers))[..., None])
-    played = list(_block(asked, confidences[at], known.knn[at], known, draws, llms, config))
+    played = list(_replay_block(asked, confidences[at], known.knn[at], known, draws, llms, config))
     keys = [(name, size if size is None else int(size)) for name, sizes, _, _ in played for size in sizes]
     fields = zip(*(outcome for _, _, outcome, _ in played), strict=True)
-    parts.append(Outcome(*(np.concatenate([array[:queries].T for array in arrays]) for arrays in fields)))
+    parts.append(QueryMetrics(*(np.concatenate([array[:queries].T for array in arrays]) for arrays in fields)))
     for name, _, _, mask in played:
       if mask is not None:
         selected[name] += mask[:queries].sum(0)
-  return Played(keys, join(parts, axis=1), selected)
+  return MethodResults(keys, concatenate(parts, axis=1), selected)

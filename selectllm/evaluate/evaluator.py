@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from selectllm import metrics, outcomes, playing
 from selectllm.data import dataset, splits
+from selectllm.evaluate import metrics, replay, statistics
 from selectllm.selection import baselines, policies
 
 REFERENCES = ('best_single', 'all_llms', 'top_s', 'best_s')
@@ -18,7 +18,7 @@ REFERENCES = ('best_single', 'all_llms', 'top_s', 'best_s')
 _GAINS = 1 << 25
 
 
-class Part(NamedTuple):
+class FoldPredictions(NamedTuple):
   """One train/validation/test split, and what the classifier trained on it says of all N queries.
 
   Attributes:
@@ -34,7 +34,7 @@ class Evaluation(NamedTuple):
   """What `evaluate` returns: the content of report.json but its timing, and that of outcomes.npz."""
 
   results: dict[str, Any]
-  played: outcomes.Outcomes
+  played: replay.Outcomes
 
 
 def _mean(values: np.ndarray, valid: np.ndarray) -> float | None:
@@ -54,7 +54,7 @@ def _bounds(interval: np.ndarray) -> list[float | None]:
 
 
 def _versus(
-  methods: list[playing.Outcome], references: list[dict[str, playing.Outcome | None]], resamples: int
+  methods: list[replay.QueryMetrics], references: list[dict[str, replay.QueryMetrics | None]], resamples: int
 ) -> list[dict[str, dict[str, Any] | None]]:
   """Each method against its own references, on the queries that both count; None where there are none.
 
@@ -74,19 +74,19 @@ def _versus(
     some = pairs[start : start + width]
     gains = np.stack([method.correct - reference.correct for _, _, method, reference in some], 1)
     both = np.stack([method.valid & reference.valid for _, _, method, reference in some], 1)
-    intervals = metrics.bootstrap_ci(gains, both, resamples=resamples)
+    intervals = statistics.bootstrap_ci(gains, both, resamples=resamples)
     for (versus, name, method, reference), valid, interval in zip(some, both.T, intervals, strict=True):
-      test = metrics.paired_test(method.correct, reference.correct, valid)
+      test = statistics.paired_test(method.correct, reference.correct, valid)
       versus[name] = {'delta': test.delta, 'ci': _bounds(interval), 'p': test.p}
   return compared
 
 
 def _row(
-  key: playing.Key,
-  outcome: playing.Outcome,
+  key: replay.MethodKey,
+  outcome: replay.QueryMetrics,
   interval: np.ndarray,
   versus: dict[str, dict[str, Any] | None],
-  oracle_outcome: playing.Outcome,
+  oracle_outcome: replay.QueryMetrics,
 ) -> dict[str, Any]:
   """One row of a report's table: means, interval and paired comparisons of a method."""
   name, size = key
@@ -111,16 +111,18 @@ def _row(
   }
 
 
-class _PartResult(NamedTuple):
+class _FoldEvaluation(NamedTuple):
   """One split, evaluated."""
 
   test: np.ndarray
   known: baselines.FittedBaselines
-  played: playing.Played
+  played: replay.MethodResults
   chosen_sizes: dict[str, int]
 
 
-def _trade_off(rows: list[dict[str, Any]], best_single: playing.Outcome | None) -> dict[str, dict[str, float]] | None:
+def _trade_off(
+  rows: list[dict[str, Any]], best_single: replay.QueryMetrics | None
+) -> dict[str, dict[str, float]] | None:
   """What each policy's sizes together buy, by sequential latency; None where latencies are unknown.
 
   `aiq` is the area under the policy's accuracy hull, `save` the largest share of the best single LLM's latency that a
@@ -142,35 +144,37 @@ def _trade_off(rows: list[dict[str, Any]], best_single: playing.Outcome | None) 
   return trade_off
 
 
-def _chosen_sizes(played: playing.Played) -> dict[str, int]:
+def _chosen_sizes(played: replay.MethodResults) -> dict[str, int]:
   """The size at which each method with sizes was most accurate."""
   best: dict[str, tuple[tuple[float, float], int]] = {}
   for (name, size), *of in zip(played.keys, *played.outcome, strict=True):
     if size is None or name.startswith('single:') or name in ('all_llms', 'knn_top1'):
       continue
-    outcome = playing.Outcome(*of)
+    outcome = replay.QueryMetrics(*of)
     # As accurate, fewer calls are better.
     merit = (_mean(outcome.correct, outcome.valid) or 0.0, -float(outcome.calls.mean()))
     best[name] = max(best.get(name, (merit, size)), (merit, size), key=lambda entry: entry[0])
   return {name: size for name, (_, size) in best.items()}
 
 
-def _evaluate_part(table: dataset.Dataset, part: Part, embeddings: np.ndarray, config: Any) -> _PartResult:
+def _evaluate_fold(
+  table: dataset.Dataset, part: FoldPredictions, embeddings: np.ndarray, config: Any
+) -> _FoldEvaluation:
   known = baselines.fit_baselines(table.votes, part.split, embeddings, config)
   validation, test = (np.flatnonzero(part.split == which) for which in (splits.VALIDATION, splits.TEST))
   # On validation first, so that all that is kept of it are the sizes.
-  sizes = _chosen_sizes(playing.methods(table.votes, validation, part.confidences, known, table.llms, config))
-  return _PartResult(
-    test, known, playing.methods(table.votes, test, part.confidences, known, table.llms, config), sizes
+  sizes = _chosen_sizes(replay.replay_methods(table.votes, validation, part.confidences, known, table.llms, config))
+  return _FoldEvaluation(
+    test, known, replay.replay_methods(table.votes, test, part.confidences, known, table.llms, config), sizes
   )
 
 
 def _accuracy_bounds(interval: np.ndarray, accuracy: float | None, count: int) -> list[float | None]:
   """The bootstrap's bounds; Wilson's where all answers were right or all wrong, and resampling sees no doubt."""
-  return list(metrics.wilson_ci(accuracy, count)) if accuracy in (0, 1) else _bounds(interval)
+  return list(statistics.wilson_ci(accuracy, count)) if accuracy in (0, 1) else _bounds(interval)
 
 
-def _llm_rows(table: dataset.Dataset, parts: list[Part], resamples: int) -> dict[str, dict[str, Any]]:
+def _llm_rows(table: dataset.Dataset, parts: list[FoldPredictions], resamples: int) -> dict[str, dict[str, Any]]:
   """Each LLM's accuracy by split, with 95 % intervals, and what a call of it takes.
 
   With folds a query counts once in each split that it is in in any fold: counted once for each fold it would be
@@ -181,7 +185,7 @@ def _llm_rows(table: dataset.Dataset, parts: list[Part], resamples: int) -> dict
     name: np.any([part.split == which for part in parts], axis=0) for which, name in enumerate(splits.NAMES)
   } | {'all': np.ones(len(data.labels), bool)}
   intervals = {
-    name: metrics.bootstrap_ci(data.labels[member], data.observed[member], resamples=resamples)
+    name: statistics.bootstrap_ci(data.labels[member], data.observed[member], resamples=resamples)
     for name, member in members.items()
   }
   rows = {}
@@ -203,10 +207,10 @@ def _llm_rows(table: dataset.Dataset, parts: list[Part], resamples: int) -> dict
 
 def evaluate(
   table: dataset.Dataset,
-  parts: list[Part],
+  parts: list[FoldPredictions],
   embeddings: np.ndarray,
   config: ml_collections.ConfigDict,
-  further: dict[str, playing.Outcome] | None = None,
+  further: dict[str, replay.QueryMetrics] | None = None,
 ) -> Evaluation:
   """Everything a report says but its timing.
 
@@ -215,19 +219,19 @@ def evaluate(
     parts: One split, or all folds of a cross-validation: their test queries together are what is reported.
     embeddings: float32[N, D], unit vectors of the pretrained encoder, for nearest neighbours.
     config: `config.evaluate`.
-    further: Contenders of `selectllm.frontier` at the setting chosen on development, on all test queries.
+    further: Contenders of `selectllm.evaluate.strategies` at the setting chosen on development, on all test queries.
 
   Returns:
     The results, see WORKSPACE.md, and the outcomes that they sum up.
   """
-  results = [_evaluate_part(table, part, embeddings, config) for part in parts]
+  results = [_evaluate_fold(table, part, embeddings, config) for part in parts]
   data, test = table.votes, np.concatenate([result.test for result in results])
 
-  def joined(keys: list[playing.Key]) -> playing.Outcome:
+  def joined(keys: list[replay.MethodKey]) -> replay.QueryMetrics:
     """The outcomes of a method, given by its key in each fold."""
-    return playing.join([result.played.of(key) for result, key in zip(results, keys, strict=True)])
+    return replay.concatenate([result.played.of(key) for result, key in zip(results, keys, strict=True)])
 
-  def known(keys: list[playing.Key]) -> playing.Outcome | None:
+  def known(keys: list[replay.MethodKey]) -> replay.QueryMetrics | None:
     """The same; None where there is no such method."""
     return joined(keys) if set(keys) <= set(results[0].played.keys) else None
 
@@ -238,14 +242,14 @@ def evaluate(
   }
   # All methods at all sizes; then those with a size again, at the size that was most accurate on validation.
   keys = [[key] * len(results) for key in results[0].played.keys]
-  chosen: list[list[playing.Key]] = [
+  chosen: list[list[replay.MethodKey]] = [
     [(name, result.chosen_sizes[name]) for result in results] for name in results[0].chosen_sizes
   ]
   further = further or {}
   named = [key[0] for key in keys] + [(name, None) for name in (*results[0].chosen_sizes, *further)]
   played = [*map(joined, keys + chosen), *further.values()]
   correct, valid = (np.stack([getattr(outcome, name) for outcome in played], 1) for name in ('correct', 'valid'))
-  intervals = metrics.bootstrap_ci(correct, valid, resamples=config.resamples)
+  intervals = statistics.bootstrap_ci(correct, valid, resamples=config.resamples)
   sized = [
     references | {name: known([(name, size) for _, size in key]) for name in ('top_s', 'best_s')}
     for key in keys + chosen
@@ -257,12 +261,12 @@ def evaluate(
   rows = [_row(*each, oracle_outcome) for each in zip(named, played, intervals, versus, strict=True)]
   confidences = np.concatenate([part.confidences[result.test] for part, result in zip(parts, results, strict=True)])
   judged = (data.labels[test], confidences, data.observed[test])
-  kept = outcomes.Outcomes(
+  kept = replay.Outcomes(
     query_ids=np.array(table.query_ids)[test],
     names=np.array([name for name, _ in named]),
     sizes=np.array(
-      [outcomes.NO_SIZE if size is None else size for _, size in named[: len(keys)]]
-      + [outcomes.CHOSEN] * len(named[len(keys) :]),
+      [replay.NO_SIZE if size is None else size for _, size in named[: len(keys)]]
+      + [replay.CHOSEN] * len(named[len(keys) :]),
       np.int16,
     ),
     correct=correct,

@@ -1,20 +1,20 @@
-"""What the contenders of `selectllm.frontier` promised on development queries, and what the test gave."""
+"""What the contenders of `selectllm.evaluate.strategies` promised on development queries, and what the test gave."""
 
 from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
 
-from selectllm import frontier, metrics, playing
 from selectllm.data import dataset
+from selectllm.evaluate import metrics, replay, statistics, strategies
 from selectllm.selection import batch_budget, calibration, constraints
 
 _COVERAGE = np.linspace(0.05, 1, 20)
 _BATCH_BUDGETS = (0.05, 0.1, 0.2, 0.35, 0.5)
 
 
-def _at(outcome: playing.Outcome, setting: int) -> playing.Outcome:
-  return playing.Outcome(*(array[:, setting] for array in outcome))
+def _at(outcome: replay.QueryMetrics, setting: int) -> replay.QueryMetrics:
+  return replay.QueryMetrics(*(array[:, setting] for array in outcome))
 
 
 class Chosen(NamedTuple):
@@ -29,42 +29,45 @@ class Chosen(NamedTuple):
 
   contender: str
   settings: list[int]
-  promised: frontier.Worth
-  outcome: playing.Outcome
+  promised: strategies.MeanMetrics
+  outcome: replay.QueryMetrics
 
 
-def _pick(parts: list[frontier.Part], name: str, settings: list[int]) -> Chosen:
+def _pick(parts: list[strategies.FoldResult], name: str, settings: list[int]) -> Chosen:
   worth = [
-    frontier.worth(part.contests[name].development, setting) for part, setting in zip(parts, settings, strict=True)
+    strategies.mean_metrics(part.contests[name].development, setting)
+    for part, setting in zip(parts, settings, strict=True)
   ]
   tested = [_at(part.contests[name].test, setting) for part, setting in zip(parts, settings, strict=True)]
-  return Chosen(name, settings, _mean_worth(worth), playing.join(tested))
+  return Chosen(name, settings, _mean_worth(worth), replay.concatenate(tested))
 
 
-def _mean_worth(worths: list[frontier.Worth]) -> frontier.Worth:
+def _mean_worth(worths: list[strategies.MeanMetrics]) -> strategies.MeanMetrics:
   return {
     key: None if any(worth[key] is None for worth in worths) else float(np.mean([worth[key] for worth in worths]))
     for key in worths[0]
   }
 
 
-def best(parts: list[frontier.Part]) -> dict[str, Chosen]:
+def best(parts: list[strategies.FoldResult]) -> dict[str, Chosen]:
   """Every contender at the setting that is most accurate on development queries."""
-  names = [name for name in parts[0].contests if name in frontier.CONTENDERS]
+  names = [name for name in parts[0].contests if name in strategies.STRATEGIES]
   return {
     name: _pick(
-      parts, name, [frontier.most_accurate(frontier.promise(part.contests[name].development)) for part in parts]
+      parts,
+      name,
+      [strategies.most_accurate(strategies.mean_metrics_by_setting(part.contests[name].development)) for part in parts],
     )
     for name in names
   }
 
 
-def _measured(outcomes: list[playing.Outcome], resamples: int) -> list[dict[str, Any]]:
+def _measured(outcomes: list[replay.QueryMetrics], resamples: int) -> list[dict[str, Any]]:
   """What a test gave, with 95 % intervals, of outcomes on the same queries."""
   tests: list[dict[str, Any]] = []
   columns: list[np.ndarray] = []
   for outcome in outcomes:
-    test: dict[str, Any] = dict(frontier.worth(playing.Outcome(*(array[:, None] for array in outcome)), 0))
+    test: dict[str, Any] = dict(strategies.mean_metrics(replay.QueryMetrics(*(array[:, None] for array in outcome)), 0))
     means = {
       'accuracy': outcome.correct, 'seconds': outcome.latency_sequential_s, 'usd': outcome.cost_usd,
       'calls': outcome.calls,
@@ -74,45 +77,45 @@ def _measured(outcomes: list[playing.Outcome], resamples: int) -> list[dict[str,
     columns += known.values()
   valid = np.stack([outcome.valid for outcome in outcomes], 1)
   of_column = [place for place, test in enumerate(tests) for name in test if name.endswith('_ci')]
-  intervals = metrics.bootstrap_ci(np.stack(columns, 1), valid[:, of_column], resamples=resamples)
+  intervals = statistics.bootstrap_ci(np.stack(columns, 1), valid[:, of_column], resamples=resamples)
   return [
     {name: [float(bound) for bound in intervals[value]] if name.endswith('_ci') else value for name, value in t.items()}
     for t in tests
   ]
 
 
-def _p95_interval(outcome: playing.Outcome, resamples: int) -> list[float]:
+def _p95_interval(outcome: replay.QueryMetrics, resamples: int) -> list[float]:
   """The 95 % bootstrap interval of the 95th percentile of latency, calls being parallel."""
   parallel = outcome.latency_parallel_s[outcome.valid]
   drawn = np.random.default_rng(0).choice(parallel, (resamples, len(parallel)))
   return [float(bound) for bound in np.quantile(np.quantile(drawn, 0.95, axis=1), (0.025, 0.975))]
 
 
-def _versus(outcome: playing.Outcome, others: dict[str, playing.Outcome]) -> dict[str, dict[str, float]]:
+def _versus(outcome: replay.QueryMetrics, others: dict[str, replay.QueryMetrics]) -> dict[str, dict[str, float]]:
   """Paired tests against others on the same queries: the gain, and its p-value."""
   tests = {
-    name: metrics.paired_test(outcome.correct, other.correct, outcome.valid & other.valid)
+    name: statistics.paired_test(outcome.correct, other.correct, outcome.valid & other.valid)
     for name, other in others.items()
   }
   return {name: {'delta': test.delta, 'p': test.p} for name, test in tests.items()}
 
 
 def _limit_row(
-  parts: list[frontier.Part],
+  parts: list[strategies.FoldResult],
   limit: constraints.Constraint,
   references: dict[str, Any],
-  others: dict[str, playing.Outcome],
+  others: dict[str, replay.QueryMetrics],
   resamples: int,
 ) -> dict[str, Any]:
   """What was asked for, what was promised, and what the test gave."""
   row: dict[str, Any] = {'limit': limit.text, 'contender': None, 'setting': None, 'promised': None, 'test': None}
   row |= {'target': None, 'met': None, 'within': None, 'versus': None}
-  choices = [frontier.choose(part.rules.promised, part.rules.references, limit) for part in parts]
+  choices = [strategies.choose(part.rules.promised, part.rules.references, limit) for part in parts]
   if any(choice is None for choice in choices):
     return row
   played, settings = zip(*choices, strict=True)  # type: ignore[misc]
   picked = [_pick([part], name, [setting]) for part, name, setting in zip(parts, played, settings, strict=True)]
-  outcome = playing.join([each.outcome for each in picked])
+  outcome = replay.concatenate([each.outcome for each in picked])
   test = _measured([outcome], resamples)[0]
   if limit.quantity == 'p95_seconds':
     test['p95_seconds_ci'] = _p95_interval(outcome, resamples)
@@ -136,7 +139,7 @@ def _limit_row(
   }
 
 
-def _p_right(parts: list[frontier.Part], chosen: Chosen) -> dict[str, Any]:
+def _p_right(parts: list[strategies.FoldResult], chosen: Chosen) -> dict[str, Any]:
   """How far P(the answer is right) can be trusted, and what leaving the least sure queries unanswered brings."""
   sure = np.concatenate(
     [part.contests[chosen.contender].p_right[:, setting] for part, setting in zip(parts, chosen.settings, strict=True)]
@@ -152,7 +155,7 @@ def _p_right(parts: list[frontier.Part], chosen: Chosen) -> dict[str, Any]:
     'ece': metrics.ece(*judged),
     'brier': metrics.brier(*judged),
     'reliability': {
-      name: [frontier.known_or_none(value) for value in column]
+      name: [strategies.known_or_none(value) for value in column]
       for name, column in metrics.reliability(*judged)._asdict().items()
     },
     'coverage': coverage,
@@ -160,7 +163,7 @@ def _p_right(parts: list[frontier.Part], chosen: Chosen) -> dict[str, Any]:
   }
 
 
-def _confidences(table: dataset.Dataset, parts: list[frontier.Part]) -> dict[str, Any]:
+def _confidences(table: dataset.Dataset, parts: list[strategies.FoldResult]) -> dict[str, Any]:
   """ECE and Brier score of each LLM's confidences on test, before and after calibration."""
   labels, observed = (
     np.concatenate([array[part.test] for part in parts]) for array in (table.votes.labels, table.votes.observed)
@@ -183,7 +186,7 @@ def _confidences(table: dataset.Dataset, parts: list[frontier.Part]) -> dict[str
   return rows
 
 
-def _batch(parts: list[frontier.Part], resamples: int) -> list[dict[str, Any]]:
+def _batch(parts: list[strategies.FoldResult], resamples: int) -> list[dict[str, Any]]:
   """What all test queries together reach under one budget, each getting the subset that is worth its price there."""
   rows = []
   for share in _BATCH_BUDGETS:
@@ -196,21 +199,24 @@ def _batch(parts: list[frontier.Part], resamples: int) -> list[dict[str, Any]]:
       choice = batch_budget.assign(options.p_right, options.expected, most)
       place = np.arange(len(choice))
       promised.append((options.p_right[place, choice].mean(), options.expected[place, choice].mean()))
-      tested.append(playing.Outcome(*(array[place, choice] for array in options.test)))
+      tested.append(replay.QueryMetrics(*(array[place, choice] for array in options.test)))
     else:
       accuracy, price = np.mean(promised, 0)
       rows.append(
         {
           'budget': share,
           'promised': {'accuracy': float(accuracy), 'price': float(price)},
-          'test': _measured([playing.join(tested)], resamples)[0],
+          'test': _measured([replay.concatenate(tested)], resamples)[0],
         }
       )
   return rows
 
 
 def summarise(
-  table: dataset.Dataset, parts: list[frontier.Part], chosen: dict[str, Chosen], config: ml_collections.ConfigDict
+  table: dataset.Dataset,
+  parts: list[strategies.FoldResult],
+  chosen: dict[str, Chosen],
+  config: ml_collections.ConfigDict,
 ) -> dict[str, Any]:
   """What the report says of the frontier, see WORKSPACE.md.
 
@@ -221,8 +227,8 @@ def summarise(
     config: The whole config.
   """
   resamples = config.evaluate.resamples
-  currency = frontier.currency_of(table.votes, config.frontier.currency)
-  together = playing.join([part.references for part in parts])
+  currency = strategies.cost_unit_of(table.votes, config.frontier.currency)
+  together = replay.concatenate([part.references for part in parts])
   of_references = [_at(together, place) for place in range(len(constraints.REFERENCES))]
   references = dict(zip(constraints.REFERENCES, _measured(of_references, resamples), strict=True))
   others = dict(zip(constraints.REFERENCES, of_references, strict=True))
@@ -236,7 +242,7 @@ def summarise(
       {'setting': setting, 'promised': each.promised, 'test': test}
       for setting, (each, test) in enumerate(zip(picked, tests, strict=True))
     ]
-  rule = next((chosen[name] for name in frontier.RULES if name in chosen), None)
+  rule = next((chosen[name] for name in strategies.RULES if name in chosen), None)
   return {
     'currency': currency,
     'price_is': table.latency_is if currency == 'seconds' else 'known',
