@@ -111,14 +111,14 @@ async def bare(url: str, count: int) -> None:
 
 async def ours(url: str, count: int) -> None:
   """The pool runner with its journal: `count` requests, ten samples a query."""
+  from selectllm.client import runner, store
   from selectllm.data import pool_file, queries
-  from selectllm.pool import collection, runner
 
   sampling = pool_file.Sampling(temperature=0.7)
   endpoint = pool_file.Endpoint(url, 'chat', 'm', sampling=sampling, limits=pool_file.Limits(concurrency=IN_FLIGHT))
   asked = [queries.Query(str(i), f'{PROMPT}{i}') for i in range(count // 10)]
   with tempfile.TemporaryDirectory() as folder:
-    recorded = collection.Collection(pathlib.Path(folder) / 'journal.jsonl')
+    recorded = store.Collection(pathlib.Path(folder) / 'journal.jsonl')
     asking = runner.Runner(recorded, [pool_file.LLM('m', endpoint=endpoint)])
     recorded.add_queries(asked)
     async with asking:
@@ -135,15 +135,15 @@ async def ours(url: str, count: int) -> None:
 
 async def throughput(url: str, count: int, dead: bool) -> None:
   """Prints the responses per second of a good endpoint, while a dead one has as much to do."""
+  from selectllm.client import runner, store
   from selectllm.data import pool_file, queries
-  from selectllm.pool import collection, runner
 
   urls = {'good': url} | ({'dead': 'http://127.0.0.1:1/v1'} if dead else {})
   limits = pool_file.Limits(concurrency=IN_FLIGHT)
   llms = [pool_file.LLM(name, endpoint=pool_file.Endpoint(at, 'chat', 'm', limits=limits)) for name, at in urls.items()]
   asked = [queries.Query(str(i), f'{PROMPT}{i}') for i in range(count)]
   with tempfile.TemporaryDirectory() as folder:
-    recorded = collection.Collection(pathlib.Path(folder) / 'journal.jsonl')
+    recorded = store.Collection(pathlib.Path(folder) / 'journal.jsonl')
     recorded.add_queries(asked)
     async with runner.Runner(recorded, llms) as asking:
       began = time.perf_counter()

@@ -22,9 +22,10 @@ import orjson
 import uvloop
 
 from selectllm import deciding, fixed, selector
+from selectllm.client import dispatch, rate_limits, runner, store
 from selectllm.data import grading, pool_file, queries
 from selectllm.infra import metric_writer
-from selectllm.pool import answering, collect, collection, limits, runner
+from selectllm.pool import collect
 from selectllm.report import answered
 from selectllm.selection import voting
 from selectllm.train import checkpoints
@@ -77,7 +78,7 @@ async def _answer(rule: deciding.Deciding, config: ml_collections.ConfigDict, wo
   llms = _callable(rule.llms, config.pool)
   extractors = dict.fromkeys(rule.llms, extract) | collect.own_extractors(llms)
   workdir.mkdir(parents=True, exist_ok=True)
-  recorded = collection.Collection(workdir / collection.journal_name(), config.collect.salvage)
+  recorded = store.Collection(workdir / store.journal_name(), config.collect.salvage)
   lines: dict[str, dict[str, Any]] = {}
   interrupted: list[int] = []
   progress = metric_writer.Progress('Answering', len(asked))
@@ -90,7 +91,7 @@ async def _answer(rule: deciding.Deciding, config: ml_collections.ConfigDict, wo
       async with asking:
         collect.refuse(await asking.problems([llm.name for llm in llms]))
         try:
-          async for called in answering.call_selected(
+          async for called in dispatch.call_selected(
             asking,
             desk.selections(asked),
             samples=options.samples,
@@ -100,7 +101,7 @@ async def _answer(rule: deciding.Deciding, config: ml_collections.ConfigDict, wo
           ):
             lines[called.selection.query.query_id] = await desk.finish(called)
             progress.update(len(lines))
-        except limits.Stopped as stopped:
+        except rate_limits.Stopped as stopped:
           print(f'stopped: {stopped}; the same command goes on', file=sys.stderr)
   finally:
     progress.close()
@@ -162,7 +163,7 @@ class _Desk:
     self._together = deciding.Together(rule.decide, options.batch_size)
     self._cases: dict[str, _Case] = {}
 
-  async def selections(self, asked: list[queries.Query]) -> collections.abc.AsyncIterator[answering.Selection]:
+  async def selections(self, asked: list[queries.Query]) -> collections.abc.AsyncIterator[dispatch.Selection]:
     """Scores and selects batch by batch, on the device, while the queries of earlier batches are being called."""
     size, shape = self._options.batch_size, (len(self._rule.llms), self._options.samples)
     for start in range(0, len(asked), size):
@@ -175,15 +176,15 @@ class _Desk:
         self._cases[query.query_id] = _Case(query, state, deciding.Revealed(*nothing))
       for query, llms in zip(batch, await asyncio.gather(*(self.decide(q.query_id, {}) for q in batch)), strict=True):
         others = self._available & ~np.isin(self._rule.llms, llms) & (not self._rule.in_stages)
-        yield answering.Selection(query, llms, self._by_confidence(self._cases[query.query_id], others))
+        yield dispatch.Selection(query, llms, self._by_confidence(self._cases[query.query_id], others))
 
-  async def decide(self, query_id: str, responses: answering.Responses) -> tuple[str, ...]:
+  async def decide(self, query_id: str, responses: dispatch.Responses) -> tuple[str, ...]:
     """The LLMs to call next for a query."""
     case = self._cases[query_id]
     self._reveal(case, responses)
     return self._by_confidence(case, await self._together(case.state, case.revealed))
 
-  async def finish(self, called: answering.Called) -> dict[str, Any]:
+  async def finish(self, called: dispatch.Called) -> dict[str, Any]:
     """What is written of a query whose calls have all ended."""
     case = self._cases.pop(called.selection.query.query_id)
     self._reveal(case, called.responses)
@@ -212,14 +213,14 @@ class _Desk:
     order = np.argsort(-case.state.confidences, kind='stable')
     return tuple(self._rule.llms[place] for place in order if mask[place])
 
-  def _reveal(self, case: _Case, responses: answering.Responses) -> None:
+  def _reveal(self, case: _Case, responses: dispatch.Responses) -> None:
     """Reads the responses that are new."""
     for llm in [llm for llm in responses if llm not in case.given]:
       place, extract, samples = self._rule.llms.index(llm), self._extractors[llm], responses[llm]
       case.given[llm] = given = [None if sample.text is None else extract(sample.text) for sample in samples]
       ids = [voting.NO_ANSWER if text is None else case.ids.setdefault(text, len(case.ids)) for text in given]
       case.revealed.answers[place] = ids
-      case.revealed.called[place] = not answering.has_failed(samples)
+      case.revealed.called[place] = not dispatch.has_failed(samples)
       case.revealed.available[place] = case.revealed.called[place]
 
   def _finish(self, case: _Case) -> tuple[int, float, np.ndarray]:
@@ -250,7 +251,7 @@ def _verdict(case: _Case, answer_id: int, p_right: float, abstain_below: float) 
   }
 
 
-def _call(responses: list[collection.Response], given: list[str | None], confidence: float) -> dict[str, Any]:
+def _call(responses: list[store.Response], given: list[str | None], confidence: float) -> dict[str, Any]:
   """One LLM's part in a line: a call asks for all samples at once, its latency is the slowest sample's."""
   good = [response for response in responses if response.error is None]
   costs = [None if r.cost_usd is None and r.error is None else (r.cost_usd or 0.0) + r.lost_usd for r in responses]
@@ -265,7 +266,7 @@ def _call(responses: list[collection.Response], given: list[str | None], confide
   }
 
 
-def _account(called: answering.Called, calls: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _account(called: dispatch.Called, calls: dict[str, dict[str, Any]]) -> dict[str, Any]:
   """What a query's calls took together."""
   took = {llm: call['latency_s'] or call['failed_after_s'] or 0.0 for llm, call in calls.items()}
   # An LLM called in another's place begins when that one has failed, and a stage when the one before has ended.

@@ -10,9 +10,9 @@ import ml_collections
 import numpy as np
 
 from selectllm import deciding
+from selectllm.client import dispatch
 from selectllm.data import pool_file
 from selectllm.models import inference, sharding
-from selectllm.pool import answering
 from selectllm.report import answered
 from selectllm.selection import policies, voting
 from selectllm.train import loop
@@ -111,8 +111,8 @@ def load_run(config: ml_collections.ConfigDict) -> Fixed:
   if report['dataset']['folds']:
     raise FileNotFoundError(f'config.answer.run={str(run)!r} cross-validated: it has a classifier for each fold')
   options, llms = config.answer, tuple(report['dataset']['llms'])
-  if options.on_failure not in answering.ON_FAILURE:
-    choices = ' or '.join(answering.ON_FAILURE)
+  if options.on_failure not in dispatch.ON_FAILURE:
+    choices = ' or '.join(dispatch.ON_FAILURE)
     raise pool_file.PoolError(f'config.answer.on_failure must be {choices}, not {options.on_failure!r}')
   if options.policy not in policies.POLICIES:
     raise pool_file.PoolError(f'config.answer.policy={options.policy!r} is not one of {", ".join(policies.POLICIES)}')

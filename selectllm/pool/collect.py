@@ -23,15 +23,15 @@ import rich.console
 import rich.table
 import uvloop
 
+from selectllm.client import endpoints, journal, progress, rate_limits, runner, store
 from selectllm.data import grading, pool_file, queries
-from selectllm.pool import collection, endpoints, journal, limits, progress, runner
 
 REFUSED, INCOMPLETE = 2, 1  # exit codes; an interrupted collection ends with 128 + the signal's number
 REFUSALS = (
   pool_file.PoolError,
   queries.QueryError,
   journal.JournalError,
-  collection.CollectionError,
+  store.CollectionError,
   FileNotFoundError,
 )
 
@@ -75,8 +75,8 @@ async def _collect(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> 
   unlabelled = config.dataset.labels == 'agreement'
   found = queries.read(options.queries, options.manual_dir, extract, unlabelled=unlabelled)
   asked = [query for query in found if queries.in_shard(query, shard)]
-  path = workdir / collection.journal_name(shard)
-  recorded = collection.Collection(path, options.salvage)
+  path = workdir / store.journal_name(shard)
+  recorded = store.Collection(path, options.salvage)
   try:
     for other in _journals(options.merge):
       print(f'{other}: {recorded.merge(other):,} answers taken over')
@@ -89,7 +89,7 @@ async def _collect(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> 
     if options.dry_run:
       _print_plans(plans)
       return 0
-    asking = runner.Runner(recorded, llms, limits.Budget(options.budget_usd, recorded.spent_usd))
+    asking = runner.Runner(recorded, llms, rate_limits.Budget(options.budget_usd, recorded.spent_usd))
     recorded.add_queries(asked)
     code = await _run(asking, asked, plans, options)
   finally:
@@ -98,7 +98,7 @@ async def _collect(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> 
   if code < 128:
     target = workdir / path.name.replace('journal', 'responses')
     own = own_extractors(pool.llms.values())
-    count = collection.export(path, target, extract, own)
+    count = store.export(path, target, extract, own)
     others = f' ({", ".join(own)}: each with its own)' if own else ''
     print(f'{target}: {count:,} queries, graded with {options.extractor}{others}')
   return code
@@ -204,7 +204,7 @@ def refuse(problems: list[str]) -> None:
 
 
 def plan_calls(
-  llms: list[pool_file.LLM], asked: list[queries.Query], samples: int, recorded: collection.Collection
+  llms: list[pool_file.LLM], asked: list[queries.Query], samples: int, recorded: store.Collection
 ) -> tuple[dict[str, Plan], list[str]]:
   """What is left to ask of each LLM, and what is wrong with any: everything that shows before a call is made.
 
@@ -224,7 +224,7 @@ def plan_calls(
 
 
 def _plan(
-  endpoint: endpoints.Endpoint, asked: list[queries.Query], samples: int, recorded: collection.Collection
+  endpoint: endpoints.Endpoint, asked: list[queries.Query], samples: int, recorded: store.Collection
 ) -> tuple[Plan, str | None]:
   plan, longest = Plan(wanted=len(asked) * samples), (0, '')
   fresh = not recorded.answered[endpoint.llm.name]

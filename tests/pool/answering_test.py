@@ -10,7 +10,7 @@ import fault_server
 import pytest
 import staged
 
-from selectllm.pool import answering, collection, limits, runner
+from selectllm.client import dispatch, rate_limits, runner, store
 
 
 @pytest.fixture
@@ -20,15 +20,15 @@ def path(tmp_path: pathlib.Path) -> pathlib.Path:
 
 async def selections(count, *llms, reserves=()):
   for query in asking.some_queries(count):
-    yield answering.Selection(query, llms, reserves)
+    yield dispatch.Selection(query, llms, reserves)
 
 
 async def called(path, url, chosen, names='abcd', **options):
-  recorded = collection.Collection(path)
+  recorded = store.Collection(path)
   options = {'samples': 1, 'on_failure': 'next', 'at_once': 4, **options}
   try:
     async with runner.Runner(recorded, [asking.llm(url, name, system=f'You are {name}.') for name in names]) as run:
-      return {c.selection.query.query_id: c async for c in answering.call_selected(run, chosen, **options)}
+      return {c.selection.query.query_id: c async for c in dispatch.call_selected(run, chosen, **options)}
   finally:
     recorded.journal.close()
 
@@ -113,7 +113,7 @@ def test_a_failure_is_decided_upon_and_replaced_by_nobody_else(path):
   seen = []
 
   async def decide(query_id, responses):
-    seen.append({llm: answering.has_failed(samples) for llm, samples in responses.items()})
+    seen.append({llm: dispatch.has_failed(samples) for llm, samples in responses.items()})
     return {2: ('c', 'd'), 4: ()}[len(responses)]
 
   async def main():
@@ -216,19 +216,19 @@ def test_selections_are_drawn_while_earlier_queries_are_called(path):
 def test_a_stop_yields_what_was_answered_and_says_so(path):
   async def main():
     async with fault_server.FaultServer() as server:
-      recorded = collection.Collection(path)
-      results: list[answering.Called] = []
+      recorded = store.Collection(path)
+      results: list[dispatch.Called] = []
       run = runner.Runner(recorded, [asking.llm(server.url, 'a')])
 
       async def answer():
         options = {'samples': 1, 'on_failure': 'next', 'at_once': 2}
-        async for result in answering.call_selected(run, selections(100, 'a'), **options):
+        async for result in dispatch.call_selected(run, selections(100, 'a'), **options):
           results.append(result)
           if len(results) == 5:
             run.stop('enough', 1.0)
 
       async with run:
-        with pytest.raises(limits.Stopped, match='enough'):
+        with pytest.raises(rate_limits.Stopped, match='enough'):
           await answer()
       recorded.journal.close()
       return results, len(server.seen)

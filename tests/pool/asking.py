@@ -11,8 +11,8 @@ from typing import Any
 import uvloop
 import yaml
 
+from selectllm.client import journal, runner, store
 from selectllm.data import pool_file, queries
-from selectllm.pool import collection, journal, runner
 
 HERE = pathlib.Path(__file__).parent
 # Small waits, so that tests of failures are quick.
@@ -40,7 +40,7 @@ async def ask_all(
   path: pathlib.Path, llms: list[pool_file.LLM], asked: list[queries.Query], samples: int = 1, **options: Any
 ) -> runner.Runner:
   """Asks everything through a runner with a journal, and returns the runner."""
-  recorded = collection.Collection(path)
+  recorded = store.Collection(path)
   try:
     asking = runner.Runner(recorded, llms, **options)
     recorded.add_queries(asked)
@@ -51,12 +51,12 @@ async def ask_all(
     recorded.journal.close()
 
 
-def recorded_responses(path: pathlib.Path) -> dict[collection.Key, collection.Response]:
+def recorded_responses(path: pathlib.Path) -> dict[store.Key, store.Response]:
   """Key -> terminal record; there must not be two answers for one key."""
-  found: dict[collection.Key, collection.Response] = {}
+  found: dict[store.Key, store.Response] = {}
   for _, entry in journal.read(path):
     if entry['kind'] == 'response':
-      response = collection.Response(**entry)
+      response = store.Response(**entry)
       assert response.key() not in found or found[response.key()].error is not None
       found[response.key()] = response
   return found

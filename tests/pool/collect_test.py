@@ -199,7 +199,7 @@ def test_the_summary_names_what_is_missing_and_why(tmp_path, path, served, capsy
 
 
 def test_progress_is_plain_lines_when_nobody_watches(tmp_path, served, capsys, monkeypatch):
-  monkeypatch.setattr('selectllm.pool.progress._LINES_EVERY_S', 0.02)
+  monkeypatch.setattr('selectllm.client.progress._LINES_EVERY_S', 0.02)
   served.latency_s = 0.05
   assert collected(tmp_path) == 0
   lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith('a: done ')]
@@ -374,6 +374,6 @@ def test_a_terminal_shows_a_live_table(tmp_path, served):
 
 
 def test_collecting_and_answering_do_not_load_jax():
-  modules = 'selectllm.pool.collect', 'selectllm.pool.answering'
+  modules = 'selectllm.pool.collect', 'selectllm.client.dispatch'
   code = f'import sys, {", ".join(modules)}; sys.exit("jax" in sys.modules)'
   subprocess.run([sys.executable, '-c', code], cwd=asking.HERE.parents[1], check=True)

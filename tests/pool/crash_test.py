@@ -14,8 +14,9 @@ import fault_server
 import pytest
 
 from configs import common
+from selectllm.client import journal, store
 from selectllm.data import records
-from selectllm.pool import collect, collection, journal
+from selectllm.pool import collect
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def collected(folder: pathlib.Path, workdir: str = 'run', **fields: object) -> i
   return collect.collect(config, folder / workdir)
 
 
-def texts(path: pathlib.Path) -> dict[collection.Key, str | None]:
+def texts(path: pathlib.Path) -> dict[store.Key, str | None]:
   return {key: response.text for key, response in asking.recorded_responses(path).items()}
 
 
@@ -64,7 +65,7 @@ def test_fault_15_kill_9_at_random_points(tmp_path, path, kills):
   with fault_server.in_thread(fault_server.FaultServer()) as server:
     server.latency_s = 0.02
     prepared(tmp_path, {'a': server.url}, requests // 10, concurrency=concurrency)
-    acknowledged: dict[collection.Key, str | None] = {}
+    acknowledged: dict[store.Key, str | None] = {}
     for number in range(kills):
       seen = len(server.seen)
       child = asking.start(tmp_path)

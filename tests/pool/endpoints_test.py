@@ -3,8 +3,8 @@ import json
 import asking
 import pytest
 
+from selectllm.client import endpoints
 from selectllm.data import pool_file, queries
-from selectllm.pool import endpoints
 
 QUERY = queries.Query('q', 'What is {this}?', fields={'subject': 'braces'})
 

@@ -19,16 +19,16 @@ import asking
 import fault_server
 import pytest
 
+from selectllm.client import endpoints, rate_limits, runner, store
 from selectllm.data import pool_file, queries
-from selectllm.pool import collection, endpoints, limits, runner
 
 
-def only(path: pathlib.Path) -> collection.Response:
+def only(path: pathlib.Path) -> store.Response:
   (response,) = asking.recorded_responses(path).values()
   return response
 
 
-def ask_one(path: pathlib.Path, *script: fault_server.Fault, **limits: object) -> tuple[collection.Response, int]:
+def ask_one(path: pathlib.Path, *script: fault_server.Fault, **limits: object) -> tuple[store.Response, int]:
   """Asks one query of a server with this script; returns the terminal record and how many requests came."""
 
   async def main() -> int:
@@ -79,7 +79,7 @@ def test_fault_02_retry_after_date_is_obeyed(path):
 
 @pytest.mark.parametrize('value', ['Wed, 21 Oct 2015 07:28:00 GMT', 'inf', 'nan', '-1', '1e9', 'soon', ''])
 def test_fault_02_nonsense_retry_after_falls_back_to_backoff(path, value):
-  assert limits.retry_after_s({'Retry-After': value}) is None
+  assert rate_limits.retry_after_s({'Retry-After': value}) is None
   response, requests = ask_one(path, fault_server.status(429, Retry_After=value))
   assert (response.error, response.attempts, requests) == (None, 2, 2)
 
@@ -177,7 +177,7 @@ def test_fault_09_any_text_makes_the_round_trip_on_one_line(path, raw, text):
   assert response.text == text
   assert path.read_bytes().count(b'\n') == 4  # journal, llm, query, response
   exported = path.with_name('responses.jsonl')
-  collection.export(path, exported, lambda text: None)
+  store.export(path, exported, lambda text: None)
   assert exported.read_bytes().count(b'\n') == 1
 
 
@@ -309,7 +309,7 @@ def test_fault_19_results_are_aligned_by_key_not_by_order(path):
 
   async def main():
     async with fault_server.FaultServer(rule=lambda body: echoes) as server:
-      recorded = collection.Collection(path)
+      recorded = store.Collection(path)
       async with runner.Runner(recorded, [asking.llm(server.url)]) as run:
         asked = asking.some_queries(40)
         found = await asyncio.gather(*(run.ask(query, 'a') for query in asked))
@@ -337,7 +337,7 @@ def test_fault_22_after_a_storm_of_cancelled_calls_every_probe_succeeds(path):
   async def main():
     async with fault_server.FaultServer() as server:
       server.latency_s = 0.05
-      recorded = collection.Collection(path)
+      recorded = store.Collection(path)
       llm = asking.llm(server.url, concurrency=4)
       async with runner.Runner(recorded, [llm]) as run, endpoints.Endpoint(llm) as endpoint:
         for _ in range(5):
@@ -379,10 +379,10 @@ def test_fault_23_a_change_of_recorded_identities_is_refused_and_shown(path):
         ({'prompt': pool_file.Prompt(user='Q: {query}')}, "a.prompt.user was '{query}', is now 'Q: {query}'"),
         ({'model': 'm-other'}, "a.model was 'm', is now 'm-other'"),
       ]:
-        with pytest.raises(collection.CollectionError, match='asked for differently') as refused:
+        with pytest.raises(store.CollectionError, match='asked for differently') as refused:
           await asking.ask_all(path, [changed(llm, **change)], asked)
         assert shown in str(refused.value)
-      with pytest.raises(collection.CollectionError, match=r"q0.query was 'What is 0 \+ 1\?', is now 'Other\?'"):
+      with pytest.raises(store.CollectionError, match=r"q0.query was 'What is 0 \+ 1\?', is now 'Other\?'"):
         await asking.ask_all(path, [llm], [queries.Query('q0', 'Other?')])
       assert len(server.seen) == 3
       assert path.read_bytes() == before
@@ -407,7 +407,7 @@ def test_fault_24_many_items_need_bounded_memory_and_few_descriptors(path, count
   descriptors: list[int] = []
 
   async def main():
-    recorded = collection.Collection(path)
+    recorded = store.Collection(path)
     run = runner.Runner(recorded, [asking.llm(url, concurrency=64)])
     asked = asking.some_queries(count // 100)
     recorded.add_queries(asked)
@@ -464,7 +464,7 @@ def test_fault_25_the_key_is_nowhere_but_in_the_request(tmp_path, path, monkeypa
       said = [repr(llm), str(llm)]
       async with endpoints.Endpoint(llm) as endpoint:
         said += [repr(endpoint), repr(vars(endpoint)['spec']), repr(endpoint.request(asking.some_queries(1)[0], 0))]
-      recorded = collection.Collection(path)
+      recorded = store.Collection(path)
       run = runner.Runner(recorded, [llm])
       async with run:
         said += [repr(run), repr(await run.problems(['a']))]
@@ -473,7 +473,7 @@ def test_fault_25_the_key_is_nowhere_but_in_the_request(tmp_path, path, monkeypa
       recorded.journal.close()
       await server.__aexit__()
       async with endpoints.Endpoint(llm) as endpoint:
-        with pytest.raises(limits.Failure) as failed:
+        with pytest.raises(rate_limits.Failure) as failed:
           await endpoint.call(b'{}')
       assert failed.value.__context__ is None  # aiohttp's own error would show the headers
       said += [repr(failed.value), *traceback.format_exception(failed.value)]

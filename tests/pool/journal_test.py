@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from selectllm.pool import journal
+from selectllm.client import journal
 
 
 @pytest.fixture

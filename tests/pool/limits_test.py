@@ -4,16 +4,16 @@ import asking
 import fault_server
 import pytest
 
+from selectllm.client import rate_limits
 from selectllm.data import pool_file
-from selectllm.pool import limits
 
-DOWN = limits.Failure('server_error', 'x', retry=True, alive=False)
-THROTTLED = limits.Failure('rate_limited', 'x', retry=True, retry_after_s=0.01)
+DOWN = rate_limits.Failure('server_error', 'x', retry=True, alive=False)
+THROTTLED = rate_limits.Failure('rate_limited', 'x', retry=True, retry_after_s=0.01)
 
 
 def test_concurrency_doubles_until_the_first_429_then_grows_by_one_per_round():
   async def main():
-    gate = limits.Gate('a', pool_file.Limits(concurrency=100))
+    gate = rate_limits.Gate('a', pool_file.Limits(concurrency=100))
     widths = []
     for failure in [None, None, None, THROTTLED, None, None, None]:
       entered = [await gate.enter(1) for _ in range(gate.concurrency)]
@@ -27,7 +27,7 @@ def test_concurrency_doubles_until_the_first_429_then_grows_by_one_per_round():
 
 def test_nobody_waits_for_ever_when_those_in_front_are_cancelled():
   async def main():
-    gate = limits.Gate('a', pool_file.Limits(concurrency=1))
+    gate = rate_limits.Gate('a', pool_file.Limits(concurrency=1))
     entered = await gate.enter(1)
     waiting = [asyncio.create_task(gate.enter(1)) for _ in range(10)]
     await asyncio.sleep(0)
@@ -41,7 +41,7 @@ def test_nobody_waits_for_ever_when_those_in_front_are_cancelled():
 
 def test_one_woken_and_cancelled_at_once_passes_its_turn_on():
   async def main():
-    gate = limits.Gate('a', pool_file.Limits(concurrency=1))
+    gate = rate_limits.Gate('a', pool_file.Limits(concurrency=1))
     entered = await gate.enter(1)
     first, second = (asyncio.create_task(gate.enter(1)) for _ in range(2))
     await asyncio.sleep(0)
@@ -53,10 +53,10 @@ def test_one_woken_and_cancelled_at_once_passes_its_turn_on():
 
 
 def test_the_breaker_opens_after_failures_in_a_row_and_lets_one_probe_through(monkeypatch):
-  monkeypatch.setattr(limits, '_COOLDOWN_S', (0.5, 0.5))
+  monkeypatch.setattr(rate_limits, '_COOLDOWN_S', (0.5, 0.5))
 
   async def main():
-    gate = limits.Gate('a', pool_file.Limits(concurrency=4, give_up_s=60))
+    gate = rate_limits.Gate('a', pool_file.Limits(concurrency=4, give_up_s=60))
     for _ in range(10):
       gate.leave(await gate.enter(1), DOWN)
     assert gate.concurrency == 1
@@ -74,11 +74,11 @@ def test_the_breaker_opens_after_failures_in_a_row_and_lets_one_probe_through(mo
 
 def test_an_endpoint_that_only_fails_is_given_up():
   async def main():
-    gate = limits.Gate('a', pool_file.Limits(give_up_s=0.05))
+    gate = rate_limits.Gate('a', pool_file.Limits(give_up_s=0.05))
     while True:
       gate.leave(await gate.enter(1), DOWN)
 
-  with pytest.raises(limits.Failure, match='endpoint_down: nothing but failures'):
+  with pytest.raises(rate_limits.Failure, match='endpoint_down: nothing but failures'):
     asking.run(main())
 
 
@@ -109,21 +109,21 @@ def test_tokens_per_minute_count_what_was_used_not_what_was_reserved(tmp_path):
 def test_backoff_has_full_jitter_and_an_end():
   options = pool_file.Limits(first_backoff_s=1, longest_backoff_s=8)
   for failures, most in [(1, 1), (2, 2), (3, 4), (4, 8), (5, 8), (5000, 8)]:
-    waits = [limits.backoff_s(failures, options) for _ in range(500)]
+    waits = [rate_limits.backoff_s(failures, options) for _ in range(500)]
     assert 0 <= min(waits) < most / 4
     assert most * 3 / 4 < max(waits) <= most
 
 
 def test_a_budget_waits_for_what_is_in_flight_before_it_gives_up():
   async def main():
-    budget = limits.Budget(1.0)
+    budget = rate_limits.Budget(1.0)
     await budget.reserve(0.9)
     second = asyncio.create_task(budget.reserve(0.9))
     await asyncio.sleep(0)
     budget.settle(0.9, 0.1)
     await second  # 0.1 spent and 0.9 set aside
     budget.settle(0.9, 0.5)
-    with pytest.raises(limits.Stopped, match=r'budget of \$1 is used up'):
+    with pytest.raises(rate_limits.Stopped, match=r'budget of \$1 is used up'):
       await budget.reserve(0.9)
     assert budget.spent_usd == pytest.approx(0.6)
 

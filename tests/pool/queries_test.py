@@ -4,8 +4,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from selectllm.client import endpoints
 from selectllm.data import grading, pool_file, queries
-from selectllm.pool import endpoints
 
 POOLS = pathlib.Path(__file__).parents[2] / 'configs' / 'pools'
 NUMBER, LETTER = grading.get_extractor('number-v1'), grading.get_extractor('option_letter-v1')

@@ -5,8 +5,8 @@ import asking
 import fault_server
 import pytest
 
+from selectllm.client import rate_limits, runner, store
 from selectllm.data import pool_file
-from selectllm.pool import collection, limits, runner
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def path(tmp_path: pathlib.Path) -> pathlib.Path:
 def test_when_the_grace_period_ends_nobody_is_left_waiting(path):
   async def main():
     async with fault_server.FaultServer(rule=lambda body: fault_server.hangs) as server:
-      recorded = collection.Collection(path)
+      recorded = store.Collection(path)
       async with runner.Runner(recorded, [asking.llm(server.url, concurrency=1, timeout_s=600.0)]) as run:
         # One is in flight, two are in the inbox, the others wait for room in it.
         waiting = [asyncio.create_task(run.ask(query, 'a')) for query in asking.some_queries(20)]
@@ -27,14 +27,14 @@ def test_when_the_grace_period_ends_nobody_is_left_waiting(path):
         return await asyncio.gather(*waiting, return_exceptions=True)
 
   outcomes = asking.run(main())
-  assert [type(outcome) for outcome in outcomes] == [limits.Stopped] * 20
+  assert [type(outcome) for outcome in outcomes] == [rate_limits.Stopped] * 20
   assert asking.recorded_responses(path) == {}
 
 
 def test_an_error_in_the_body_does_not_wait_for_what_is_asked(path):
   async def main():
     async with fault_server.FaultServer(rule=lambda body: fault_server.hangs) as server:
-      recorded = collection.Collection(path)
+      recorded = store.Collection(path)
       async with runner.Runner(recorded, [asking.llm(server.url, timeout_s=600.0)]) as run:
         for query in asking.some_queries(5):
           await run.submit(runner.Item(query, 'a', 0))
@@ -79,10 +79,10 @@ def test_an_empty_account_is_not_asked_again_and_again(path):
 def test_a_query_that_cannot_be_put_stops_with_an_error_and_hangs_nobody(path):
   async def main():
     async with fault_server.FaultServer() as server:
-      recorded = collection.Collection(path)
+      recorded = store.Collection(path)
       llm = asking.llm(server.url, system='About {subject}.')
       async with runner.Runner(recorded, [llm]) as run:
-        with pytest.raises(limits.Stopped, match='subject'):
+        with pytest.raises(rate_limits.Stopped, match='subject'):
           await run.ask(asking.some_queries(1)[0], 'a')
 
   with pytest.raises(pool_file.PoolError, match=r"its prompt names \{subject\}, which query 'q0' lacks; it has query"):

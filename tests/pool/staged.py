@@ -9,13 +9,13 @@ import sys
 
 import asking
 
-from selectllm.pool import answering, collection, runner
+from selectllm.client import dispatch, runner, store
 
 AT_ONCE = 4
 QUERIES = asking.some_queries(60)
 
 
-async def decide(query_id: str, responses: answering.Responses) -> tuple[str, ...]:
+async def decide(query_id: str, responses: dispatch.Responses) -> tuple[str, ...]:
   """c at last; before it d, where the numbers that a and b name have an odd sum."""
   if 'c' in responses:
     return ()
@@ -23,18 +23,18 @@ async def decide(query_id: str, responses: answering.Responses) -> tuple[str, ..
   return ('d',) if 'd' not in responses and sum(numbers) % 2 else ('c',)
 
 
-async def answer(path: pathlib.Path, url: str) -> list[answering.Called]:
+async def answer(path: pathlib.Path, url: str) -> list[dispatch.Called]:
   """Answers all queries, a and b being called first."""
 
   async def selections():
     for query in QUERIES:
-      yield answering.Selection(query, ('a', 'b'))
+      yield dispatch.Selection(query, ('a', 'b'))
 
-  recorded = collection.Collection(path)
+  recorded = store.Collection(path)
   options = {'samples': 1, 'on_failure': 'next', 'at_once': AT_ONCE, 'decide': decide}
   try:
     async with runner.Runner(recorded, [asking.llm(url, name, system=f'You are {name}.') for name in 'abcd']) as run:
-      return [called async for called in answering.call_selected(run, selections(), **options)]
+      return [called async for called in dispatch.call_selected(run, selections(), **options)]
   finally:
     recorded.journal.close()
 

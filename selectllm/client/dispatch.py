@@ -4,12 +4,12 @@ import asyncio
 import collections.abc
 import dataclasses
 
+from selectllm.client import runner, store
 from selectllm.data import queries
-from selectllm.pool import collection, runner
 
 ON_FAILURE = ('next', 'fewer')
 
-Responses = dict[str, list[collection.Response]]  # LLM -> the terminal records of its samples
+Responses = dict[str, list[store.Response]]  # LLM -> the terminal records of its samples
 Decide = collections.abc.Callable[[str, Responses], collections.abc.Awaitable[tuple[str, ...]]]
 
 
@@ -53,7 +53,7 @@ class Called:
     return [llm, *(self.chain(self.replaced[llm]) if llm in self.replaced else ())]
 
 
-def has_failed(samples: list[collection.Response]) -> bool:
+def has_failed(samples: list[store.Response]) -> bool:
   """Whether an LLM gave no response at all."""
   return all(sample.error is not None for sample in samples)
 

@@ -10,7 +10,7 @@ import rich.console
 import rich.live
 import rich.table
 
-from selectllm.pool import runner
+from selectllm.client import runner
 
 _LIVE_EVERY_S, _LINES_EVERY_S = 0.5, 30.0
 

@@ -9,8 +9,8 @@ import logging
 import time
 from typing import Any
 
+from selectllm.client import endpoints, journal, rate_limits, store
 from selectllm.data import pool_file, queries
-from selectllm.pool import collection, endpoints, journal, limits
 
 _LOG = logging.getLogger(__name__)
 
@@ -32,9 +32,9 @@ class Item:
   query: queries.Query
   llm: str
   sample: int
-  answered: asyncio.Future[collection.Response] | None = None
+  answered: asyncio.Future[store.Response] | None = None
 
-  def key(self) -> collection.Key:
+  def key(self) -> store.Key:
     """What the response belongs to."""
     return self.query.query_id, self.llm, self.sample
 
@@ -58,7 +58,7 @@ class _Lane:
   def __init__(self, endpoint: endpoints.Endpoint):
     self.endpoint = endpoint
     self.limits = endpoint.spec.limits
-    self.gate = limits.Gate(endpoint.llm.name, self.limits)
+    self.gate = rate_limits.Gate(endpoint.llm.name, self.limits)
     self.inbox: asyncio.Queue[Item] = asyncio.Queue(2 * self.limits.concurrency)
     self.tally = Tally()
 
@@ -75,9 +75,9 @@ class Runner:
 
   def __init__(
     self,
-    recorded: collection.Collection,
+    recorded: store.Collection,
     llms: collections.abc.Iterable[pool_file.LLM],
-    budget: limits.Budget | None = None,
+    budget: rate_limits.Budget | None = None,
   ):
     """Makes an endpoint of each LLM.
 
@@ -87,14 +87,14 @@ class Runner:
     """
     self.collection = recorded
     self.stopped: str | None = None
-    self._budget = budget or limits.Budget(None)
+    self._budget = budget or rate_limits.Budget(None)
     self._endpoints = [endpoints.Endpoint(llm) for llm in llms]
     for endpoint in self._endpoints:
       recorded.add_llm(endpoint.llm.name, endpoint.spec.identity())
     self._lanes: dict[str, _Lane] = {}
     self._workers: list[asyncio.Task[None]] = []
     self._in_flight: dict[bytes, list[Item]] = {}  # identity -> the items that wait for it
-    self._unacknowledged: list[tuple[_Lane, Item, collection.Response]] = []  # recorded, but not committed
+    self._unacknowledged: list[tuple[_Lane, Item, store.Response]] = []  # recorded, but not committed
     self._recorded, self._acknowledged = asyncio.Event(), asyncio.Event()
     self._error: Exception | None = None
     self._stopping, self._ended = asyncio.Event(), False
@@ -138,7 +138,7 @@ class Runner:
     return {name: lane.tally for name, lane in self._lanes.items()}
 
   @property
-  def gates(self) -> dict[str, limits.Gate]:
+  def gates(self) -> dict[str, rate_limits.Gate]:
     """The rates that the endpoints bear, by LLM."""
     return {name: lane.gate for name, lane in self._lanes.items()}
 
@@ -163,7 +163,7 @@ class Runner:
       for item in wanted:
         await self.submit(item)
 
-    with contextlib.suppress(limits.Stopped):
+    with contextlib.suppress(rate_limits.Stopped):
       await _first_of(asyncio.gather(*(feed(wanted) for wanted in items.values())), self._stopping)
 
   async def submit(self, item: Item) -> None:
@@ -173,12 +173,12 @@ class Runner:
       limits.Stopped: the runner is stopping.
     """
     if self.stopped:
-      raise limits.Stopped(self.stopped)
+      raise rate_limits.Stopped(self.stopped)
     await self._lanes[item.llm].inbox.put(item)
     if self._ended:  # while we waited
       self._let_all_go()
 
-  async def ask(self, query: queries.Query, llm: str, sample: int = 0) -> collection.Response:
+  async def ask(self, query: queries.Query, llm: str, sample: int = 0) -> store.Response:
     """The terminal record of one response; a failure is a record too.
 
     Raises:
@@ -194,7 +194,7 @@ class Runner:
     self.stopped = self.stopped or reason
     self._stopping.set()
     for lane in self._lanes.values():
-      lane.gate.stop(limits.Stopped(reason))
+      lane.gate.stop(rate_limits.Stopped(reason))
     asyncio.get_running_loop().call_later(grace_s, self._end)
 
   def _end(self) -> None:
@@ -213,7 +213,7 @@ class Runner:
       item = await lane.inbox.get()
       try:
         await self._finish(lane, item)
-      except limits.Stopped as stopped:
+      except rate_limits.Stopped as stopped:
         if not self.stopped:
           self.stop(str(stopped), lane.limits.timeout_s)
       except Exception as error:
@@ -248,7 +248,7 @@ class Runner:
     while len(self._unacknowledged) >= _MOST_UNACKNOWLEDGED:
       await self._acknowledged.wait()
 
-  def _record(self, lane: _Lane, response: collection.Response, waiting: list[Item]) -> None:
+  def _record(self, lane: _Lane, response: store.Response, waiting: list[Item]) -> None:
     """Records a response for every key that waits for it."""
     recorded = {key: _for_key(response, key) for key in dict.fromkeys(item.key() for item in waiting)}
     for mine in recorded.values():
@@ -282,18 +282,18 @@ class Runner:
     self._error = self._error or error
     self.stop(str(error))
 
-  async def _ask(self, lane: _Lane, item: Item, request: endpoints.Request) -> collection.Response:
+  async def _ask(self, lane: _Lane, item: Item, request: endpoints.Request) -> store.Response:
     """Attempts until there is an answer or no hope."""
     llm = lane.endpoint.llm
     most_usd = llm.cost_usd(request.prompt_tokens, request.max_tokens - request.prompt_tokens) or 0.0
-    response = collection.Response(*item.key(), request.identity.hex())
+    response = store.Response(*item.key(), request.identity.hex())
     throttled, began = 0, time.monotonic()
     while True:
       try:
         await self._attempt(lane, request, response, most_usd)
         response.elapsed_s = time.monotonic() - began
         return response
-      except limits.Failure as failure:
+      except rate_limits.Failure as failure:
         throttled += failure.kind == 'rate_limited'
         failures = response.attempts - throttled
         hopeless = failures >= lane.limits.attempts or throttled >= lane.limits.rate_limited_attempts
@@ -302,11 +302,9 @@ class Runner:
           response.elapsed_s = time.monotonic() - began
           return response
         if failure.kind != 'rate_limited':  # for those the gate makes everybody wait
-          await self._pause(limits.backoff_s(failures, lane.limits))
+          await self._pause(rate_limits.backoff_s(failures, lane.limits))
 
-  async def _attempt(
-    self, lane: _Lane, request: endpoints.Request, response: collection.Response, most_usd: float
-  ) -> None:
+  async def _attempt(self, lane: _Lane, request: endpoints.Request, response: store.Response, most_usd: float) -> None:
     """One attempt, its outcome noted in the gate, the budget and the response."""
     await self._budget.reserve(most_usd)
     spent_usd = 0.0
@@ -316,7 +314,7 @@ class Runner:
       spent_usd = most_usd  # whatever ends the attempt now, it may have been charged for
       try:
         reply = await lane.endpoint.call(request.body)
-      except limits.Failure as failure:
+      except rate_limits.Failure as failure:
         spent_usd = most_usd if failure.billed else 0.0
         response.lost_usd += spent_usd
         lane.gate.leave(entered, failure, 0 if failure.billed else request.max_tokens)
@@ -334,7 +332,7 @@ class Runner:
       self._budget.settle(most_usd, spent_usd)
 
   def _note_reply(
-    self, lane: _Lane, request: endpoints.Request, response: collection.Response, reply: endpoints.Reply
+    self, lane: _Lane, request: endpoints.Request, response: store.Response, reply: endpoints.Reply
   ) -> float:
     response.text, response.finish_reason = reply.text, reply.finish_reason
     response.prompt_tokens, response.completion_tokens = reply.prompt_tokens, reply.completion_tokens
@@ -349,7 +347,7 @@ class Runner:
     with contextlib.suppress(TimeoutError):
       await asyncio.wait_for(self._stopping.wait(), seconds)
     if self.stopped:
-      raise limits.Stopped(self.stopped)
+      raise rate_limits.Stopped(self.stopped)
 
 
 async def _first_of(work: asyncio.Future[Any], event: asyncio.Event) -> None:
@@ -365,13 +363,13 @@ async def _first_of(work: asyncio.Future[Any], event: asyncio.Event) -> None:
     await asyncio.gather(work, waiting, return_exceptions=True)
 
 
-def _used_tokens(response: collection.Response, request: endpoints.Request) -> int:
+def _used_tokens(response: store.Response, request: endpoints.Request) -> int:
   if response.prompt_tokens is None or response.completion_tokens is None:
     return request.max_tokens
   return response.prompt_tokens + response.completion_tokens
 
 
-def _for_key(response: collection.Response, key: collection.Key) -> collection.Response:
+def _for_key(response: store.Response, key: store.Key) -> store.Response:
   """The response as that of an equal request, which cost nothing of its own."""
   if response.key() == key:
     return response
@@ -383,11 +381,11 @@ def _for_key(response: collection.Response, key: collection.Key) -> collection.R
 def _let_go(lane: _Lane, item: Item, reason: str | None) -> None:
   """Ends an item without a record."""
   if item.answered and not item.answered.done():
-    item.answered.set_exception(limits.Stopped(reason or 'the runner was closed'))
+    item.answered.set_exception(rate_limits.Stopped(reason or 'the runner was closed'))
   lane.inbox.task_done()
 
 
-def _count(tally: Tally, response: collection.Response) -> None:
+def _count(tally: Tally, response: store.Response) -> None:
   if response.error is None:
     tally.answered += 1
     tally.cut_off += response.finish_reason == 'length'

@@ -16,8 +16,8 @@ from typing import Any
 
 import orjson
 
+from selectllm.client import journal
 from selectllm.data import grading, queries, records
-from selectllm.pool import journal
 
 Key = tuple[str, str, int]  # query_id, LLM, sample index
 

@@ -12,8 +12,8 @@ import aiohttp
 import orjson
 import yarl
 
+from selectllm.client import rate_limits
 from selectllm.data import pool_file, queries
-from selectllm.pool import limits
 
 LARGEST_REPLY = 16 << 20  # bytes, after decompression
 _DETAIL = 300  # characters of a server's words that are kept
@@ -110,33 +110,33 @@ async def _capped_body(response: aiohttp.ClientResponse) -> bytes:
     size = len(body)
   if max(declared, size) > LARGEST_REPLY:
     response.close()
-    raise limits.Failure('too_large', f'the reply is larger than {LARGEST_REPLY >> 20} MiB', billed=True)
+    raise rate_limits.Failure('too_large', f'the reply is larger than {LARGEST_REPLY >> 20} MiB', billed=True)
   if encoding not in ('gzip', 'deflate', 'identity'):
-    raise limits.Failure('bad_reply', f'unknown Content-Encoding {encoding!r:.40}', billed=True)
+    raise rate_limits.Failure('bad_reply', f'unknown Content-Encoding {encoding!r:.40}', billed=True)
   return body
 
 
-def _as_failure(error: Exception) -> limits.Failure | None:
+def _as_failure(error: Exception) -> rate_limits.Failure | None:
   """The failure that a transport error means, None when it is none. Only the error's class and OS message are kept."""
-  if isinstance(error, limits.Failure):
+  if isinstance(error, rate_limits.Failure):
     return error
   name = type(error).__name__
   if isinstance(error, aiohttp.ClientConnectorDNSError):
-    return limits.Failure('dns', f'the host {error.host!r} has no address', retry=True, alive=False)
+    return rate_limits.Failure('dns', f'the host {error.host!r} has no address', retry=True, alive=False)
   if isinstance(error, aiohttp.ClientConnectorCertificateError):
-    return limits.Failure('certificate', str(error.certificate_error), stops=True)
+    return rate_limits.Failure('certificate', str(error.certificate_error), stops=True)
   if isinstance(error, aiohttp.ClientSSLError):
-    return limits.Failure('connection', f'{name}: {error.os_error}', retry=True, alive=False)
+    return rate_limits.Failure('connection', f'{name}: {error.os_error}', retry=True, alive=False)
   if isinstance(error, aiohttp.ConnectionTimeoutError):
-    return limits.Failure('timeout', 'no connection in time', retry=True, alive=False)
+    return rate_limits.Failure('timeout', 'no connection in time', retry=True, alive=False)
   if isinstance(error, asyncio.TimeoutError):
-    return limits.Failure('timeout', 'no complete reply in time', retry=True, alive=False, billed=True)
+    return rate_limits.Failure('timeout', 'no complete reply in time', retry=True, alive=False, billed=True)
   if isinstance(error, aiohttp.ClientConnectorError):
-    return limits.Failure('connection', f'{name}: {error.strerror}', retry=True, alive=False)
+    return rate_limits.Failure('connection', f'{name}: {error.strerror}', retry=True, alive=False)
   if isinstance(error, aiohttp.ClientResponseError | zlib.error):
-    return limits.Failure('bad_reply', f'{name}: not HTTP as it should be', retry=True, alive=False, billed=True)
+    return rate_limits.Failure('bad_reply', f'{name}: not HTTP as it should be', retry=True, alive=False, billed=True)
   if isinstance(error, aiohttp.ClientError | OSError):
-    return limits.Failure('connection', f'{name}: broken off', retry=True, alive=False, billed=True)
+    return rate_limits.Failure('connection', f'{name}: broken off', retry=True, alive=False, billed=True)
   return None
 
 
@@ -149,7 +149,9 @@ def _decoded(body: bytes) -> Any:
       return json.loads(body.decode('utf-8', 'surrogateescape'))
     except ValueError:
       shown = body[:_DETAIL].decode('utf-8', 'replace')
-      raise limits.Failure('bad_reply', f'not valid JSON: {shown!r}', retry=True, alive=False, billed=True) from None
+      raise rate_limits.Failure(
+        'bad_reply', f'not valid JSON: {shown!r}', retry=True, alive=False, billed=True
+      ) from None
 
 
 # Status -> kind, for what has a meaning of its own; other 4xx are the request's fault, 5xx the server's.
@@ -162,28 +164,28 @@ _STATUS_KINDS = {
 }
 
 
-def _status_failure(status: int, headers: Any, detail: str) -> limits.Failure:
+def _status_failure(status: int, headers: Any, detail: str) -> rate_limits.Failure:
   kind = _STATUS_KINDS.get(status) or ('server_error' if status >= 500 else 'bad_request')
   detail = f'HTTP {status}: {detail[:_DETAIL]}'
   if kind == 'rate_limited' and 'insufficient_quota' in detail:  # no waiting helps against an empty account
-    return limits.Failure('no_quota', detail, stops=True)
-  return limits.Failure(
+    return rate_limits.Failure('no_quota', detail, stops=True)
+  return rate_limits.Failure(
     kind,
     detail,
     retry=kind in ('server_error', 'rate_limited'),
     stops=kind == 'unauthorized',
     alive=status < 500,
-    retry_after_s=limits.retry_after_s(headers),
+    retry_after_s=rate_limits.retry_after_s(headers),
   )
 
 
-def _error_failure(error: Any, headers: Any) -> limits.Failure:
+def _error_failure(error: Any, headers: Any) -> rate_limits.Failure:
   """What an `error` object within a reply of status 200 means: its code where it has one of HTTP's."""
   code = error.get('code') if isinstance(error, dict) else None
   detail = str(error.get('message', error) if isinstance(error, dict) else error)[:_DETAIL]
   if isinstance(code, int) and 400 <= code < 600:
     return _status_failure(code, headers, detail)
-  return limits.Failure('error_reply', detail, retry=True)
+  return rate_limits.Failure('error_reply', detail, retry=True)
 
 
 def _count(usage: Any, name: str) -> int | None:
@@ -287,7 +289,7 @@ class Endpoint:
         await self.call(orjson.dumps(probe))
       elif self.spec.model not in served:
         return f'{self.llm.name!r} at {self._base}: serves {", ".join(sorted(served))}; not {self.spec.model!r}'
-    except limits.Failure as failure:
+    except rate_limits.Failure as failure:
       if failure.kind not in ('no_content', 'rate_limited'):  # these two at least answered
         return f'{self.llm.name!r} at {self._base}: {failure}'
     return None
@@ -298,7 +300,7 @@ class Endpoint:
       raise _status_failure(raw.status, raw.headers, _said(raw.body))
     try:
       return {entry['id'] for entry in _decoded(raw.body)['data']} or None if raw.status == 200 else None
-    except (limits.Failure, LookupError, TypeError):
+    except (rate_limits.Failure, LookupError, TypeError):
       return None
 
   async def _exchange(self, url: yarl.URL, body: bytes | None = None) -> RawReply:
@@ -309,12 +311,12 @@ class Endpoint:
 
   def _checked(self, content: Any, headers: Any) -> Reply:
     if not isinstance(content, dict):
-      raise limits.Failure('bad_reply', f'not an object: {content!r:.80}', retry=True, alive=False, billed=True)
+      raise rate_limits.Failure('bad_reply', f'not an object: {content!r:.80}', retry=True, alive=False, billed=True)
     if content.get('error'):
       raise _error_failure(content['error'], headers)
     model = content.get('model')
     if isinstance(model, str) and model and not self._is_ours(model):
-      raise limits.Failure(
+      raise rate_limits.Failure(
         'wrong_model',
         f'asked {self.spec.model!r}, {model!r} answered; list it under answers_as if it is the same',
         stops=True,
@@ -322,13 +324,13 @@ class Endpoint:
       )
     choices = content.get('choices')
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-      raise limits.Failure('no_choices', f'choices is {choices!r:.80}', retry=True, billed=True)
+      raise rate_limits.Failure('no_choices', f'choices is {choices!r:.80}', retry=True, billed=True)
     choice = choices[0]
     message = choice.get('message') if self.spec.api == 'chat' else choice
     text = message.get('content' if self.spec.api == 'chat' else 'text') if isinstance(message, dict) else None
     reason = choice.get('finish_reason')
     if not isinstance(text, str):
-      raise limits.Failure('no_content', f'the text is {text!r:.80}, finish_reason {reason!r:.40}', billed=True)
+      raise rate_limits.Failure('no_content', f'the text is {text!r:.80}, finish_reason {reason!r:.40}', billed=True)
     usage = content.get('usage')
     return Reply(
       text,
