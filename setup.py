@@ -62,7 +62,7 @@ setuptools.setup(
   packages=setuptools.find_packages(include=['selectllm', 'selectllm.*']),
   package_data={
     'selectllm.data.builders': ['mini_recording/*'],
-    'selectllm.report': ['queries_template.html'],
+    'selectllm.report': ['browser_template.html'],
   },
   install_requires=REQUIREMENTS,
   extras_require={

@@ -21,10 +21,10 @@ import rich.console
 import scipy.special
 import scipy.stats
 
-from selectllm import experiment
 from selectllm.data import splits
-from selectllm.evaluate import metrics, strategies
+from selectllm.evaluate import metrics, predictions, strategies
 from selectllm.infra import metric_writer
+from selectllm.modes import experiment
 from selectllm.report import tables
 from selectllm.selection import adaptive, confidence, learned_vote, new_llm, types
 
@@ -49,7 +49,7 @@ class Data(NamedTuple):
 def read(run: pathlib.Path, most: int) -> Data:
   """The data of a finished run without folds; votes are fitted on so many development queries at most."""
   config = ml_collections.ConfigDict(json.loads((run / 'config.json').read_text()))
-  table, predicted = experiment.load_table(config, run), experiment.read_predictions(run / 'predictions.npz')
+  table, predicted = experiment.load_table(config, run), predictions.read_predictions(run / 'predictions.npz')
   data, split = table.votes, predicted.split[0]
   development = confidence.develop(
     table.queries, predicted.embeddings, predicted.confidences[0], data.labels, data.observed, split,

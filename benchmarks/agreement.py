@@ -15,9 +15,8 @@ import ml_collections
 import numpy as np
 import rich.console
 
-from selectllm import experiment
 from selectllm.data import dataset, load, splits
-from selectllm.evaluate import replay, statistics
+from selectllm.evaluate import predictions, replay, statistics
 from selectllm.report import tables
 from selectllm.selection import baselines, confidence, policies, pseudo_labels
 
@@ -55,7 +54,7 @@ def main() -> None:
   config = ml_collections.ConfigDict(json.loads((options.run / 'config.json').read_text()))
   config.dataset.manual_dir = options.manual_dir or config.dataset.manual_dir
   table, _ = load.load(config, config.dataset.name)
-  predicted = experiment.read_predictions(options.run / 'predictions.npz')
+  predicted = predictions.read_predictions(options.run / 'predictions.npz')
   if not np.array_equal(predicted.query_ids, table.query_ids):
     parser.error(f'{options.run} was made of other data than there are now')
   data, right = table.votes, {'references': [], 'agreement': []}

@@ -19,9 +19,8 @@ import numpy as np
 import rich.console
 from sklearn import linear_model
 
-from selectllm import experiment
 from selectllm.data import dataset, load, splits
-from selectllm.evaluate import replay, statistics
+from selectllm.evaluate import predictions, replay, statistics
 from selectllm.models import inference, pretrained, sharding
 from selectllm.report import tables
 from selectllm.selection import baselines, policies
@@ -91,7 +90,7 @@ def main() -> None:
   run = parser.parse_args().run
   config = ml_collections.ConfigDict(json.loads((run / 'config.json').read_text()))
   table, _ = load.load(config, config.dataset.name)
-  predicted = experiment.read_predictions(run / 'predictions.npz')
+  predicted = predictions.read_predictions(run / 'predictions.npz')
   if not np.array_equal(predicted.query_ids, table.query_ids):
     parser.error(f'{run} was made of other data than there are now')
   if len(predicted.split) > 1:

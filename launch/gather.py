@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from launch import plan
-from selectllm import compare
 from selectllm.data import splits
 from selectllm.evaluate import metrics, replay, statistics
+from selectllm.modes import compare
 from selectllm.report import tables
 
 # What variants are compared by: a label -> method and size.

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from launch import hyper
-from selectllm import experiment
 from selectllm.infra import run_dir
+from selectllm.modes import experiment
 
 # What the experiment itself is called on axes that do not name it.
 BASE = 'base'

@@ -8,10 +8,10 @@ from typing import Any
 import rich.console
 
 from launch import figures, gather, plan
-from selectllm import compare
 from selectllm.evaluate import replay
-from selectllm.report import document, tables
+from selectllm.modes import compare
 from selectllm.report import figures as report_figures
+from selectllm.report import report, tables
 
 _SIZED = ('max_conf', 'labelled_max_conf', 'weighted_max_conf', 'top_s', 'best_s', 'random')
 # Headline -> column.
@@ -109,7 +109,7 @@ def markdown(
   drawn: Sequence[str],
 ) -> str:
   """The sweep as Markdown."""
-  title = f'# Sweep of {document.title(base[0].results)}\n' if base else '# Sweep\n'
+  title = f'# Sweep of {report.title(base[0].results)}\n' if base else '# Sweep\n'
   sections = [title]
   if missing:
     sections += [f'**Missing runs: {len(missing)}**\n', '\n'.join(f'- {run}: {why}' for run, why in missing.items())]

@@ -3,13 +3,13 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-  from selectllm.selector import load as load
+  from selectllm.serve.selector import load as load
 
 
 def __getattr__(name: str) -> object:
   # Not imported with the package: collecting responses needs no JAX.
   if name == 'load':
-    from selectllm import selector
+    from selectllm.serve import selector
 
     return selector.load
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

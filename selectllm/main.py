@@ -49,12 +49,12 @@ def _run(config: ml_collections.ConfigDict, workdir: str | None) -> int:
     raise app.UsageError(f'--workdir={workdir}: --config.mode={config.mode} needs one on a disk')
   # What is imported for one mode is not for the others: JAX is none of collecting's and comparing's business.
   if config.mode == 'collect':
-    from selectllm.pool import collect
+    from selectllm.modes import collect
 
     return collect.collect(config, pathlib.Path(str(workdir)))
   if config.mode == 'compare':
-    from selectllm import compare
     from selectllm.infra import run_dir
+    from selectllm.modes import compare
 
     compare.compare(config, pathlib.Path(workdir or run_dir.default_workdir('compare')))
     return 0
@@ -62,21 +62,21 @@ def _run(config: ml_collections.ConfigDict, workdir: str | None) -> int:
 
   distributed.keep_compiled()
   if config.mode == 'answer':
-    from selectllm import answer
+    from selectllm.modes import answer
 
     return answer.answer(config, pathlib.Path(str(workdir)))
   if config.mode == 'add_llm':
-    from selectllm import add_llm
+    from selectllm.modes import add_llm
 
     add_llm.add_llm(config, pathlib.Path(str(workdir)))
     return 0
   if config.mode == 'select':
-    from selectllm import select
+    from selectllm.modes import select
 
     select.select(config, pathlib.Path(workdir) if workdir else None)
     return 0
-  from selectllm import experiment
   from selectllm.infra import run_dir
+  from selectllm.modes import experiment
 
   experiment.run(config, paths.place(workdir or run_dir.default_workdir(config_name())))
   return 0

@@ -10,9 +10,11 @@ import pytest
 
 import selectllm
 from configs import jsonl
-from selectllm import add_llm, deciding, experiment
 from selectllm.data import splits
+from selectllm.evaluate import predictions
 from selectllm.infra import run_dir
+from selectllm.modes import add_llm, experiment
+from selectllm.serve import decider
 
 
 @pytest.fixture(scope='module')
@@ -77,7 +79,7 @@ def _add(config, run: pathlib.Path, path: str, workdir: pathlib.Path, **fields: 
 
 
 def _split(run: pathlib.Path) -> np.ndarray:
-  return experiment.read_predictions(run / 'predictions.npz').split[0]
+  return predictions.read_predictions(run / 'predictions.npz').split[0]
 
 
 @pytest.fixture(scope='module')
@@ -130,12 +132,12 @@ def test_an_llm_that_is_not_available_is_never_called(records, added):
     called = np.zeros((count, pool), bool)
     answers = np.full((count, pool, 1), -1, np.int16)
     for _ in range(pool):
-      fresh = chooser.decide(state, deciding.Revealed(answers, called, available))
+      fresh = chooser.decide(state, decider.Revealed(answers, called, available))
       assert not fresh[:, gone].any()
       wanted |= set(np.flatnonzero(fresh.any(0)))
       called = called | fresh
       answers = np.where(fresh[..., None], rng.integers(0, 4, answers.shape), answers).astype(np.int16)
-    finished = chooser.finish(state, deciding.Revealed(answers, called, available))
+    finished = chooser.finish(state, decider.Revealed(answers, called, available))
     assert called.any(1).all()
     assert (finished.answer >= 0).all()
   assert wanted == set(range(pool))
@@ -187,7 +189,7 @@ def test_a_run_with_a_classifier_for_each_fold_is_refused(config, run, records, 
   folds.mkdir()
   for name in ('config.json', 'data.json', 'report.json'):
     shutil.copy(run / name, folds)
-  predicted = experiment.read_predictions(run / 'predictions.npz')
+  predicted = predictions.read_predictions(run / 'predictions.npz')
   twice = predicted._replace(split=np.repeat(predicted.split, 2, 0))
   np.savez(folds / 'predictions.npz', **twice._asdict())
   with pytest.raises(ValueError, match='cross-validated'):

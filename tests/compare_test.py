@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from configs import common, jsonl
-from selectllm import compare, experiment
 from selectllm.evaluate import replay
-from selectllm.report import compared
+from selectllm.modes import compare, experiment
+from selectllm.report import comparison
 
 ROOT = pathlib.Path(__file__).parents[1]
 LLMS = ('big', 'small')
@@ -74,7 +74,7 @@ def methods(policy: list[float]) -> dict[tuple[str, int], list[float]]:
 
 
 def compared_runs(*paths: pathlib.Path) -> dict:
-  return compare.comparison(compare.load_runs(paths), resamples=200)
+  return compare.compare_runs(compare.load_runs(paths), resamples=200)
 
 
 def row_of(found: dict, name: str) -> dict:
@@ -152,13 +152,13 @@ def test_with_several_runs_p_values_are_corrected_and_decide_what_is_a_tie(tmp_p
   gain = row_of(alone, 'max_conf')['runs'][1]['gain']
   assert gain['p'] == gain['p_holm'] == pytest.approx(2 / 2**6)
   assert 0 < gain['ci'][0] < 1 / 2 < gain['ci'][1]
-  assert '+50.0 (p=0.031)' in compared.markdown(alone)
-  assert 'Holm' not in compared.markdown(alone)
+  assert '+50.0 (p=0.031)' in comparison.markdown(alone)
+  assert 'Holm' not in comparison.markdown(alone)
   gain = row_of(both, 'max_conf')['runs'][1]['gain']
   assert gain['p'] == pytest.approx(2 / 2**6)
   assert gain['p_holm'] == pytest.approx(4 / 2**6)
-  assert '+50.0 (tie)' in compared.markdown(both)
-  assert 'Holm' in compared.markdown(both)
+  assert '+50.0 (tie)' in comparison.markdown(both)
+  assert 'Holm' in comparison.markdown(both)
 
 
 def test_says_what_differs_and_nothing_else(tmp_path):
@@ -169,8 +169,8 @@ def test_says_what_differs_and_nothing_else(tmp_path):
   found = compared_runs(a, b)
   assert found['differences'] == {'train.epochs': [3, 5]}
   assert found['warnings'] == []
-  assert '| train.epochs | 3 | 5 |' in compared.markdown(found)
-  assert compared.title(found) == 'b against a on 2 shared queries'
+  assert '| train.epochs | 3 | 5 |' in comparison.markdown(found)
+  assert comparison.title(found) == 'b against a on 2 shared queries'
 
 
 def test_facts_about_an_llm_that_all_runs_know_are_compared(tmp_path):
@@ -208,7 +208,7 @@ def test_runs_of_different_pools(tmp_path):
   assert tiny['accuracy'] == pytest.approx(1 / 3)
   assert tiny['gain'] is None
   assert row_of(found, 'single:big')['runs'][1]['gain']['delta'] == 0.0
-  compared.write(tmp_path / 'out', found)
+  comparison.write(tmp_path / 'out', found)
 
 
 def test_warns_of_other_references_and_other_data(tmp_path):
@@ -334,7 +334,7 @@ def test_real_runs(tiny_encoder, responses_file, tmp_path, monkeypatch):
   # What depends on no classifier is the same in both runs; what does is what each run reported.
   for name in ('all_llms', 'oracle'):
     assert row_of(found, name)['runs'][1]['gain']['ci'] == [0, 0]
-    assert f'| {name} | all the same |' in compared.markdown(found)
+    assert f'| {name} | all the same |' in comparison.markdown(found)
   reported = [json.loads((tmp_path / name / 'report.json').read_text()) for name in changed]
   for policy in ('max_conf', 'labelled_max_conf', 'weighted_max_conf'):
     of = [next(row for row in report['chosen'] if row['name'] == policy)['accuracy'] for report in reported]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from selectllm import deciding
+from selectllm.serve import decider
 
 
 class State(NamedTuple):
@@ -14,7 +14,7 @@ class State(NamedTuple):
 
 def row(number):
   """A query of two LLMs, told apart by its first confidence."""
-  revealed = deciding.Revealed(np.full((2, 1), -1, np.int16), np.zeros(2, bool), np.ones(2, bool))
+  revealed = decider.Revealed(np.full((2, 1), -1, np.int16), np.zeros(2, bool), np.ones(2, bool))
   return State(np.array([number, 0], np.float32)), revealed
 
 
@@ -31,7 +31,7 @@ def test_queries_that_wait_are_decided_together_in_one_shape():
     return above(state, revealed)
 
   async def main():
-    together = deciding.Together(decide, 4)
+    together = decider.DynamicBatcher(decide, 4)
     return await asyncio.gather(*(together(*row(number)) for number in range(10)))
 
   found = asyncio.run(main())
@@ -49,7 +49,7 @@ def test_queries_that_come_while_one_is_decided_share_the_next_call():
     return above(state, revealed)
 
   async def main():
-    together = deciding.Together(decide, 8)
+    together = decider.DynamicBatcher(decide, 8)
     first = asyncio.create_task(together(*row(0)))
     await asyncio.to_thread(begun.wait)
     others = [asyncio.create_task(together(*row(number))) for number in (1, 7)]
@@ -71,7 +71,7 @@ def test_an_error_is_raised_and_those_who_still_wait_are_decided():
     return above(state, revealed)
 
   async def main():
-    together = deciding.Together(decide, 2)
+    together = decider.DynamicBatcher(decide, 2)
     return await asyncio.gather(*(together(*row(number)) for number in (7, 8)), return_exceptions=True)
 
   error, mask = asyncio.run(main())
@@ -89,7 +89,7 @@ def test_a_query_that_is_given_up_holds_up_no_other():
     return above(state, revealed)
 
   async def main():
-    together = deciding.Together(decide, 2)
+    together = decider.DynamicBatcher(decide, 2)
     given_up, other = (asyncio.create_task(together(*row(number))) for number in (0, 7))
     await asyncio.to_thread(begun.wait)
     given_up.cancel()

@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 
 from configs import gsm8k, jsonl
-from selectllm import experiment
 from selectllm.data import splits
 from selectllm.data.builders import download
+from selectllm.evaluate import predictions
 from selectllm.infra import run_dir
+from selectllm.modes import experiment
 from selectllm.train import checkpoints
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -164,10 +165,10 @@ def test_the_run_is_explained(finished: pathlib.Path):
 def test_predictions_of_another_version_are_refused_by_name(tmp_path: pathlib.Path):
   path = tmp_path / 'predictions.npz'
   np.savez(
-    path, **{name: np.zeros(1) for name in experiment.Predictions._fields if name != 'tokens'}, extra=np.zeros(1)
+    path, **{name: np.zeros(1) for name in predictions.Predictions._fields if name != 'tokens'}, extra=np.zeros(1)
   )
   with pytest.raises(ValueError, match=r'it lacks tokens and has extra .* Remove it'):
-    experiment.read_predictions(path)
+    predictions.read_predictions(path)
 
 
 def test_losses_are_logged_by_step_and_fall(finished: pathlib.Path):
@@ -246,7 +247,7 @@ def test_killed_between_outcomes_and_report_no_report_is_left_that_is_of_another
   def killed(*_):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(experiment.document, 'write', killed)
+  monkeypatch.setattr(experiment.report, 'write', killed)
   config.evaluate.threshold = 0.9
   before = (run / 'outcomes.npz').read_bytes()
   with pytest.raises(KeyboardInterrupt):

@@ -6,9 +6,9 @@ import ml_collections
 import pytest
 
 from configs import jsonl
-from selectllm import experiment
 from selectllm import main as command
 from selectllm.infra import paths
+from selectllm.modes import experiment
 
 
 @pytest.fixture

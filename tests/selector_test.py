@@ -11,12 +11,13 @@ import pytest
 
 import selectllm
 from configs import jsonl
-from selectllm import deciding, experiment, selector
 from selectllm.data import load, splits
-from selectllm.evaluate import strategies
+from selectllm.evaluate import predictions, strategies
 from selectllm.infra import paths, run_dir
 from selectllm.models import inference
+from selectllm.modes import experiment
 from selectllm.selection import adaptive, confidence, learned_vote
+from selectllm.serve import decider, selector
 from selectllm.train import loop
 
 
@@ -51,7 +52,7 @@ def as_the_run_chose(run: pathlib.Path) -> tuple[list[str], strategies.FoldResul
   config = jsonl.get_config()
   config.update(json.loads((run / 'config.json').read_text()))
   table, _ = load.load(config, run_dir.begun_with(run))
-  kept = experiment.read_predictions(run / 'predictions.npz')
+  kept = predictions.read_predictions(run / 'predictions.npz')
   part = strategies.fit_and_replay(table, kept.split[0], kept.confidences[0], kept.embeddings, config)
   return [table.queries[row] for row in part.test], part
 
@@ -63,7 +64,7 @@ def test_two_lines_choose_what_the_run_chose(run, as_the_run_chose):
     choices = loaded.select(queries)
     rule, weights = part.rules.rules[loaded.rule], part.rules.weights
     state = loaded.score(queries)
-    test = np.flatnonzero(experiment.read_predictions(run / 'predictions.npz').split[0] == splits.TEST)
+    test = np.flatnonzero(predictions.read_predictions(run / 'predictions.npz').split[0] == splits.TEST)
     np.testing.assert_allclose(state.logits, part.development.logits[test], atol=1e-4)
     first = [
       set(np.flatnonzero(_first(rule, weights, loaded.setting, logits, part.rules.expected)))
@@ -112,13 +113,13 @@ def test_live_calls_end_with_an_answer_and_its_probability(run):
   called, available = np.zeros((2, count), bool), np.ones((2, count), bool)
   available[:, 1] = False  # has failed
   for _ in range(count + 1):
-    chosen = loaded.decide(state, deciding.Revealed(answers, called, available))
+    chosen = loaded.decide(state, decider.Revealed(answers, called, available))
     assert not (chosen & (called | ~available)).any()
     answers = np.where(chosen[:, :, None], 3, answers).astype(np.int16)
     called = called | chosen
   assert not chosen.any()
   assert called.any(1).all()
-  finished = loaded.finish(state, deciding.Revealed(answers, called, available))
+  finished = loaded.finish(state, decider.Revealed(answers, called, available))
   np.testing.assert_array_equal(finished.answer, 3)
   assert ((finished.p_right > 0) & (finished.p_right <= 1)).all()
 
@@ -159,7 +160,7 @@ def test_the_command_prints_whom_to_call_first(run, tmp_path):
 
 def test_new_queries_get_the_log_odds_of_the_run(run, as_the_run_chose):
   queries, part = as_the_run_chose
-  kept = experiment.read_predictions(run / 'predictions.npz')
+  kept = predictions.read_predictions(run / 'predictions.npz')
   test = np.flatnonzero(kept.split[0] == splits.TEST)
   logits = confidence.estimate(part.development.estimator, queries, kept.embeddings[test], kept.confidences[0][test])
   np.testing.assert_allclose(logits, part.development.logits[test], atol=1e-5)

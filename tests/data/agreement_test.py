@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from configs import jsonl
-from selectllm import experiment
 from selectllm.data import dataset, load, splits
+from selectllm.evaluate import predictions
+from selectllm.modes import experiment
 from selectllm.selection import pseudo_labels, voting
 
 NONE = voting.NO_ANSWER
@@ -224,7 +225,7 @@ def test_a_run_learns_from_agreement_and_evaluates_to_the_same_again(tmp_path, c
   assert reports[0] == reports[1]
   report = (tmp_path / 'run' / 'report.md').read_text()
   table, _ = load.load(config)
-  predicted = experiment.read_predictions(tmp_path / 'run' / 'predictions.npz')
+  predicted = predictions.read_predictions(tmp_path / 'run' / 'predictions.npz')
   expected = pseudo_labels.label(table, predicted.split[0]).votes
   np.testing.assert_array_equal(predicted.labels, expected.labels)
   np.testing.assert_array_equal(predicted.observed, expected.observed)

@@ -7,9 +7,9 @@ import pytest
 
 from configs import mini
 from launch import figures, gather, hyper, plan, report
-from selectllm import compare
 from selectllm.data import splits
 from selectllm.evaluate import replay
+from selectllm.modes import compare
 
 QUERIES = 400
 POLICIES = ('weighted_max_conf', 'max_conf', 'labelled_max_conf')

@@ -13,7 +13,7 @@ import ml_collections
 import pytest
 
 from configs import jsonl
-from selectllm import experiment
+from selectllm.modes import experiment
 
 ROOT = pathlib.Path(__file__).parents[2]
 

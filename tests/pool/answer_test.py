@@ -17,11 +17,10 @@ import pytest
 import yaml
 
 from configs import jsonl
-from selectllm import answer, deciding, experiment, selector
 from selectllm.data import records
-from selectllm.pool import collect
-from selectllm.report import answered as answered_report
+from selectllm.modes import answer, collect, experiment
 from selectllm.selection import policies
+from selectllm.serve import decider, selector
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -342,7 +341,7 @@ class UntilTwoAgree:
     self.asked_about: list[int] = []
 
   def facts(self, asked):
-    return answered_report.Facts(self.llms, 'until_two_agree', None, asked, np.ones(3), np.full(3, 0.001), 0.01)
+    return decider.Facts(self.llms, 'until_two_agree', None, asked, np.ones(3), np.full(3, 0.001), 0.01)
 
   def score(self, texts, available, *, batch_size):
     return State(np.tile(np.array([0.4, 0.8, 0.6], np.float32), (len(texts), 1)))
@@ -361,7 +360,7 @@ class UntilTwoAgree:
     (given,) = (answers[called, 0] for answers, called in zip(revealed.answers, revealed.called, strict=True))
     votes = np.bincount(given) if given.size else np.zeros(1)
     answer_id = votes.argmax() if given.size else -1
-    return deciding.Finished(np.array([answer_id], np.int32), np.array([votes.max() / 3], np.float32))
+    return decider.Finished(np.array([answer_id], np.int32), np.array([votes.max() / 3], np.float32))
 
 
 IN_ORDER = ('guesser', 'multiplier', 'adder')

@@ -13,7 +13,7 @@ import yaml
 
 from configs import common
 from selectllm.data import grading, queries, records
-from selectllm.pool import collect
+from selectllm.modes import collect
 
 
 @pytest.fixture
@@ -374,6 +374,6 @@ def test_a_terminal_shows_a_live_table(tmp_path, served):
 
 
 def test_collecting_and_answering_do_not_load_jax():
-  modules = 'selectllm.pool.collect', 'selectllm.client.dispatch'
+  modules = 'selectllm.modes.collect', 'selectllm.client.dispatch'
   code = f'import sys, {", ".join(modules)}; sys.exit("jax" in sys.modules)'
   subprocess.run([sys.executable, '-c', code], cwd=asking.HERE.parents[1], check=True)

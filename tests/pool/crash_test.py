@@ -16,7 +16,7 @@ import pytest
 from configs import common
 from selectllm.client import journal, store
 from selectllm.data import records
-from selectllm.pool import collect
+from selectllm.modes import collect
 
 
 @pytest.fixture

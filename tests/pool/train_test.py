@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from configs import jsonl
-from selectllm import experiment
 from selectllm.data import queries, records
+from selectllm.modes import experiment
 
 
 def trained(path: pathlib.Path, tiny_encoder: pathlib.Path, workdir: pathlib.Path) -> tuple[dict, dict]:

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from selectllm.report import answered
+from selectllm.report import answers
+from selectllm.serve import decider
 
 
 def call(latency_s=1.0, cost_usd=0.001, *, correct=True, error=None):
@@ -34,14 +35,14 @@ def line(calls, *, correct=True, **fields):
 
 
 def facts(expected_cost=0.005, asked=2):
-  return answered.Facts(
+  return decider.Facts(
     ('a', 'b', 'c'), 'max_conf', 2, asked, np.array([9.0, 9.0, 4.0]), np.array([9.0, 9.0, expected_cost]), 0.02
   )
 
 
 def test_what_calling_all_would_have_taken():
   lines = [line({'a': call(1.0, 0.001), 'b': call(2.0, 0.002)}), line({'a': call(3.0, 0.003)}, correct=False)]
-  found = answered.results(lines, facts())
+  found = answers.results(lines, facts())
   # b takes 2 s where it was not called, as it did on average; c was never called, so 4 s, as expected of it.
   assert found['savings']['calling_all'] == pytest.approx(
     {
@@ -68,19 +69,19 @@ def test_what_calling_all_would_have_taken():
 
 def test_unknown_costs_are_not_shown():
   lines = [line({'a': call(cost_usd=None)})]
-  savings = answered.results(lines, facts())['savings']
+  savings = answers.results(lines, facts())['savings']
   assert savings['made']['cost_usd'] is None
   assert savings['calling_all']['cost_usd'] is None
-  assert answered.results([line({'a': call()})], facts(np.nan))['savings']['calling_all']['cost_usd'] is None
+  assert answers.results([line({'a': call()})], facts(np.nan))['savings']['calling_all']['cost_usd'] is None
 
 
 def test_failures_and_nothing_at_all_are_written(tmp_path, capsys):
-  answered.write(tmp_path, [line({'a': call(error='http_400')}, correct=False)], facts(asked=3))
+  answers.write(tmp_path, [line({'a': call(error='http_400')}, correct=False)], facts(asked=3))
   out = capsys.readouterr().out
   assert '1 of 3 queries were asked' in out
   assert 'For 1 of them every call failed' in out
   assert '| a | 1 | 1 | - | - | - |' in (tmp_path / 'report.md').read_text()
-  answered.write(tmp_path, [], facts(asked=3))
+  answers.write(tmp_path, [], facts(asked=3))
   assert '0 of 3 queries were asked' in capsys.readouterr().out
 
 
@@ -92,7 +93,7 @@ def test_how_likely_answers_are_right_is_held_against_the_references(tmp_path, c
   sure = [line({'a': call()}, correct=n != 0, p_right=0.9, reference='1' if n else '2') for n in range(40)]
   withheld = [unsure(p_right=0.3, reference='1' if n < 4 else '2') for n in range(16)]
   unknown = [line({'a': call()}, correct=None, p_right=0.5)] * 4
-  found = answered.results([*sure, *withheld, *unknown], facts())
+  found = answers.results([*sure, *withheld, *unknown], facts())
   assert found['p_right'] == pytest.approx(
     {
       'mean': (40 * 0.9 + 16 * 0.3 + 4 * 0.5) / 60,
@@ -105,7 +106,7 @@ def test_how_likely_answers_are_right_is_held_against_the_references(tmp_path, c
   )
   (method,) = found['methods']
   assert (method['abstained'], method['queries'], method['accuracy']) == (16, 40, 39 / 40)
-  answered.write(tmp_path, [*sure, *withheld, *unknown], facts()._replace(size=None))
+  answers.write(tmp_path, [*sure, *withheld, *unknown], facts()._replace(size=None))
   out = ' '.join(capsys.readouterr().out.split())
   assert 'For 16 of them the answer is withheld' in out
   assert 'with a probability of 71.3 % on average' in out
@@ -115,6 +116,6 @@ def test_how_likely_answers_are_right_is_held_against_the_references(tmp_path, c
 
 def test_few_references_say_nothing_of_calibration():
   lines = [line({'a': call()}, p_right=0.9, reference='1')] * 49
-  found = answered.results(lines, facts())['p_right']
+  found = answers.results(lines, facts())['p_right']
   assert (found['references'], found['accuracy'], found['ece'], found['brier']) == (49, 1.0, None, None)
-  assert answered.results([line({'a': call()})], facts())['p_right'] is None
+  assert answers.results([line({'a': call()})], facts())['p_right'] is None

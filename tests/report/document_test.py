@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from selectllm.report import document, tables
+from selectllm.report import report, tables
 
 
 def _changed(results: dict[str, Any], name: str, reference: str, delta: float, p: float) -> dict[str, Any]:
@@ -26,31 +26,31 @@ def _line(lines: list[str], word: str) -> str:
   [('priced', 'measured latencies'), ('estimated', 'estimated latencies'), ('unknown', 'unknown latencies')],
 )
 def test_the_title_names_data_pool_queries_and_where_numbers_come_from(results_of, kind, words):
-  title = document.title(results_of(kind=kind))
+  title = report.title(results_of(kind=kind))
   assert title == f'Sums: 3 LLMs, 8 test queries of 28, recorded responses, {words}'
-  assert document.markdown(results_of(kind=kind)).startswith(f'# {title}\n')
+  assert report.markdown(results_of(kind=kind)).startswith(f'# {title}\n')
 
 
 def test_the_title_of_a_cross_validation_names_the_folds(results_of):
-  assert '16 test queries in 2 folds' in document.title(results_of(kind='folds'))
+  assert '16 test queries in 2 folds' in report.title(results_of(kind='folds'))
 
 
 def test_an_insignificant_difference_is_called_a_tie(results_of):
   results = _changed(results_of(), 'max_conf', 'best_single', 0.035, 0.064)
-  line = _line(document.summary(results), '**max_conf**')
+  line = _line(report.summary(results), '**max_conf**')
   assert 'a tie with the best single LLM (+3.5 points, p=0.064)' in line
 
 
 @pytest.mark.parametrize(('delta', 'words'), [(0.052, 'better than'), (-0.052, 'worse than')])
 def test_a_significant_difference_is_named_with_its_p(results_of, delta, words):
   results = _changed(results_of(), 'weighted_max_conf', 'all_llms', delta, 0.0007)
-  line = _line(document.summary(results), '**weighted_max_conf**')
+  line = _line(report.summary(results), '**weighted_max_conf**')
   assert f'{words} the vote of all LLMs by 5.2 points (p=0.0007)' in line
 
 
 def test_the_summary_holds_best_llm_vote_oracle_and_every_policy(results_of):
   results = results_of()
-  lines = document.summary(results)
+  lines = report.summary(results)
   for name in (*results['best_single'], 'all_llms', 'oracle', *tables.policies(results)):
     assert _line(lines, f'**{name}**')
   oracle = tables.percent(results['oracle']['accuracy'])
@@ -58,15 +58,15 @@ def test_the_summary_holds_best_llm_vote_oracle_and_every_policy(results_of):
 
 
 def test_the_summary_of_scores_speaks_of_no_vote(results_of):
-  text = '\n'.join(document.summary(results_of(kind='scores')))
+  text = '\n'.join(report.summary(results_of(kind='scores')))
   assert 'all_llms' not in text
   assert 'vote of all' not in text
   assert 'instead of' not in text
 
 
 def test_the_summary_without_latencies_names_no_share_of_them(results_of):
-  assert 'latency' not in '\n'.join(document.summary(results_of(kind='unknown')))
-  assert 'of its summed latency' in '\n'.join(document.summary(results_of()))
+  assert 'latency' not in '\n'.join(report.summary(results_of(kind='unknown')))
+  assert 'of its summed latency' in '\n'.join(report.summary(results_of()))
 
 
 def _with_accuracies(results: dict[str, Any], llm: str, points: int, **accuracy: float | None) -> dict[str, Any]:
@@ -84,8 +84,8 @@ def _with_accuracies(results: dict[str, Any], llm: str, points: int, **accuracy:
 @pytest.mark.parametrize(('test', 'warned'), [(0.71, True), (0.59, False), (0.39, True), (None, False)])
 def test_an_llm_that_differs_by_more_than_ten_points_between_splits_is_warned_of(results_of, test, warned):
   llm = 'llama-2b-instruct'
-  assert not [line for line in document.warnings(_with_accuracies(results_of(), llm, 3)) if 'differs' in line]
-  found = [line for line in document.warnings(_with_accuracies(results_of(), llm, 3, test=test)) if 'differs' in line]
+  assert not [line for line in report.warnings(_with_accuracies(results_of(), llm, 3)) if 'differs' in line]
+  found = [line for line in report.warnings(_with_accuracies(results_of(), llm, 3, test=test)) if 'differs' in line]
   assert len(found) == warned
   if warned:
     assert found[0].startswith(
@@ -98,7 +98,7 @@ def test_an_llm_that_differs_by_more_than_ten_points_between_splits_is_warned_of
 @pytest.mark.parametrize(('points', 'words'), [(5, 'lie apart'), (9, 'lie apart'), (12, 'overlap: on so few queries')])
 def test_a_difference_between_splits_is_a_shift_only_where_the_intervals_lie_apart(results_of, points, words):
   llm = 'llama-2b-instruct'
-  line = _line(document.warnings(_with_accuracies(results_of(), llm, points, test=0.30, validation=0.5)), 'differs')
+  line = _line(report.warnings(_with_accuracies(results_of(), llm, points, test=0.30, validation=0.5)), 'differs')
   assert f'The intervals of train and test {words}' in line
 
 
@@ -112,11 +112,11 @@ def test_a_difference_between_splits_is_a_shift_only_where_the_intervals_lie_apa
   ],
 )
 def test_the_classic_contaminations_are_named(results_of, llm, accuracy, words):
-  line = _line(document.warnings(_with_accuracies(results_of(), llm, 2, **accuracy)), 'differs')
+  line = _line(report.warnings(_with_accuracies(results_of(), llm, 2, **accuracy)), 'differs')
   assert line.startswith(llm)
   assert words in line
   assert f'or {llm} has seen {words.split()[1]} before' in line
-  assert line in document.markdown(_with_accuracies(results_of(), llm, 2, **accuracy))
+  assert line in report.markdown(_with_accuracies(results_of(), llm, 2, **accuracy))
 
 
 def _with_leaks(results: dict[str, Any], exact: int, near: int | None, clean: int = 780) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def _with_leaks(results: dict[str, Any], exact: int, near: int | None, clean: in
 )
 def test_duplicates_across_splits_are_warned_of(results_of, exact, near, words):
   results = _with_leaks(results_of(), exact, near)
-  found = [line for line in document.warnings(results) if ' query' in line and ' ask ' in line]
+  found = [line for line in report.warnings(results) if ' query' in line and ' ask ' in line]
   assert len(found) == len(words)
   for line, start in zip(found, words, strict=True):
     assert line.startswith(start)
@@ -157,7 +157,7 @@ def test_duplicates_across_splits_are_warned_of(results_of, exact, near, words):
 
 def test_the_section_on_leaks_holds_counts_examples_and_what_remains(results_of):
   results = results_of()
-  section = document.markdown(results).split('## Leaks between splits')[1].split('\n## ')[0]
+  section = report.markdown(results).split('## Leaks between splits')[1].split('\n## ')[0]
   assert 'Jaccard similarity of 0.8' in section
   assert tables.leaks_table(results).markdown() in section
   assert 'question 20 (test)' in section
@@ -170,11 +170,11 @@ def test_the_section_on_leaks_holds_counts_examples_and_what_remains(results_of)
 def test_what_was_not_searched_is_said(results_of):
   results = copy.deepcopy(results_of())
   results['overlap'] |= {'distinct': 3_000_000, 'searched': 1_000_000, 'crowded': 12}
-  text = document.markdown(results)
+  text = report.markdown(results)
   assert 'Only a random sample of 1,000,000 of 3,000,000 different questions' in text
   assert '12 questions have so many like them that not all were compared' in text
   results['overlap'] |= {'near_duplicates': 0, 'searched': 0, 'crowded': 0}
-  text = document.markdown(results)
+  text = report.markdown(results)
   assert 'random sample' not in text
   assert 'nearly the same when' not in text
 
@@ -182,60 +182,60 @@ def test_what_was_not_searched_is_said(results_of):
 def test_without_duplicates_the_section_is_its_table(results_of):
   results = copy.deepcopy(results_of())
   results['overlap'] |= {'clean': 8, 'examples': []}
-  section = document.markdown(results).split('## Leaks between splits')[1].split('\n## ')[0]
+  section = report.markdown(results).split('## Leaks between splits')[1].split('\n## ')[0]
   assert section.count('| --- |') == 1
   assert 'What remains' not in section
 
 
 def test_truncated_queries_are_warned_of(results_of):
   results = copy.deepcopy(results_of())
-  assert not [line for line in document.warnings(results) if 'longer' in line]
+  assert not [line for line in report.warnings(results) if 'longer' in line]
   results['dataset']['truncated'] = 8
-  assert _line(document.warnings(results), 'longer than the encoder').startswith('8 queries')
-  assert '8 queries' in document.markdown(results)
+  assert _line(report.warnings(results), 'longer than the encoder').startswith('8 queries')
+  assert '8 queries' in report.markdown(results)
 
 
 def test_estimated_latencies_and_missing_prices_are_said(results_of):
-  assert _line(document.warnings(results_of()), 'nobody measured')
-  assert _line(document.warnings(results_of()), 'No prices')
-  priced = document.warnings(results_of(kind='priced'))
+  assert _line(report.warnings(results_of()), 'nobody measured')
+  assert _line(report.warnings(results_of()), 'No prices')
+  priced = report.warnings(results_of(kind='priced'))
   assert not [line for line in priced if 'nobody measured' in line or 'No prices' in line]
 
 
 def test_published_latencies_are_never_called_measured(results_of):
   results = copy.deepcopy(results_of(kind='priced'))
   results['dataset']['latency'] = 'published'
-  assert document.title(results).endswith('published latencies')
-  assert 'the same for every query' in _line(document.warnings(results), 'published mean')
-  assert not [line for line in document.warnings(results_of(kind='priced')) if 'published mean' in line]
+  assert report.title(results).endswith('published latencies')
+  assert 'the same for every query' in _line(report.warnings(results), 'published mean')
+  assert not [line for line in report.warnings(results_of(kind='priced')) if 'published mean' in line]
 
 
 def test_training_queries_that_were_left_out_are_counted(results_of):
   results = copy.deepcopy(results_of())
-  assert not [line for line in document.warnings(results) if 'left out' in line]
+  assert not [line for line in report.warnings(results) if 'left out' in line]
   results['dataset']['unused'] = 1_200
-  assert _line(document.warnings(results), 'left out').startswith('1,200 of 1,212 training queries')
+  assert _line(report.warnings(results), 'left out').startswith('1,200 of 1,212 training queries')
 
 
 def test_assumed_sizes_are_said(results_of):
   results = copy.deepcopy(results_of(kind='estimated'))
   results['dataset']['sizes_assumed'] = ['a', 'b']
-  assert 'sizes of a, b are not published' in _line(document.warnings(results), 'assumed')
+  assert 'sizes of a, b are not published' in _line(report.warnings(results), 'assumed')
 
 
 def test_another_data_set_than_was_asked_for_is_said(results_of):
   results = copy.deepcopy(results_of())
-  assert not [line for line in document.warnings(results) if 'neither found' in line]
+  assert not [line for line in report.warnings(results) if 'neither found' in line]
   results['dataset']['in_place_of'] = 'GSM8K'
-  assert _line(document.warnings(results), 'neither found nor downloaded').startswith('GSM8K could')
-  assert document.markdown(results).startswith('# Sums: ')
-  assert 'GSM8K could be neither found' in document.markdown(results)
+  assert _line(report.warnings(results), 'neither found nor downloaded').startswith('GSM8K could')
+  assert report.markdown(results).startswith('# Sums: ')
+  assert 'GSM8K could be neither found' in report.markdown(results)
 
 
 @pytest.mark.parametrize('kind', ['estimated', 'priced', 'unknown', 'scores', 'unseen', 'folds', 'tasks'])
 def test_the_markdown_is_whole_for_every_kind_of_results(results_of, kind):
   results = results_of(kind=kind)
-  text = document.markdown(results)
+  text = report.markdown(results)
   assert ('$ per 1,000' in text.split('## The LLMs')[0]) == (kind == 'priced')
   assert '{' not in text
   assert not re.search(r'\bnan\b|\bNone\b', text)
@@ -249,10 +249,10 @@ def test_the_markdown_is_whole_for_every_kind_of_results(results_of, kind):
 @pytest.mark.parametrize(('kind', 'count'), [('estimated', 5), ('scores', 5), ('tasks', 6)])
 def test_writing_leaves_a_whole_report_and_shows_it(results_of, kind, count, tmp_path, capsys):
   results = results_of(kind=kind)
-  document.write(tmp_path, results)
+  report.write(tmp_path, results)
   assert json.loads((tmp_path / 'report.json').read_text()) == results
   text = (tmp_path / 'report.md').read_text()
-  assert text == document.markdown(results)
+  assert text == report.markdown(results)
   pictures = re.findall(r'!\[.*?\]\((.*?)\)', text)
   assert len(pictures) == count
   for picture in pictures:
@@ -263,19 +263,19 @@ def test_writing_leaves_a_whole_report_and_shows_it(results_of, kind, count, tmp
 
 
 def test_writing_again_replaces_the_report(results_of, tmp_path, monkeypatch):
-  monkeypatch.setattr(document.figures, 'draw', lambda *_: None)
-  document.write(tmp_path, results_of())
-  document.write(tmp_path, results_of(kind='scores'))
+  monkeypatch.setattr(report.figures, 'draw', lambda *_: None)
+  report.write(tmp_path, results_of())
+  report.write(tmp_path, results_of(kind='scores'))
   assert json.loads((tmp_path / 'report.json').read_text()) == results_of(kind='scores')
 
 
 def test_categories_are_shown_where_there_are_some(results_of):
-  text = document.markdown(results_of(kind='tasks'))
+  text = report.markdown(results_of(kind='tasks'))
   table = text.split('## By category')[1].split('\n## ')[0]
   assert '| category | queries | weighted_max_conf | max_conf | labelled_max_conf |' in table
   assert r'| a\|b |' in table
   assert 'of 3 categories' in text.split('## Who is called, by category')[1]
-  assert 'category' not in document.markdown(results_of())
+  assert 'category' not in report.markdown(results_of())
 
 
 def _with_followers(results, followers):
@@ -290,7 +290,7 @@ def _with_followers(results, followers):
 
 @pytest.mark.parametrize('followers', [0, 2, 3])
 def test_whether_selection_follows_strength_is_counted(results_of, followers):
-  text = document.markdown(_with_followers(results_of(kind='tasks'), followers))
+  text = report.markdown(_with_followers(results_of(kind='tasks'), followers))
   assert f'In {followers} of 3 categories' in text
 
 
@@ -298,7 +298,7 @@ def _gap_line(results, **changes):
   results = copy.deepcopy(results)
   feature = next(feature for feature in results['analysis']['features'] if feature['name'] == 'llms_right')
   feature |= changes
-  return _line(document.markdown(results).splitlines(), '- **LLMs that are right**')
+  return _line(report.markdown(results).splitlines(), '- **LLMs that are right**')
 
 
 def test_a_feature_that_does_not_matter_is_said_not_to(results_of):
@@ -315,7 +315,7 @@ def test_a_feature_that_matters_is_told_from_its_lowest_bin_to_its_highest(resul
 
 
 def test_the_gap_ends_in_its_table_and_the_page_of_queries(results_of):
-  text = document.markdown(results_of(kind='tasks'))
+  text = report.markdown(results_of(kind='tasks'))
   assert '(queries.html)' in text
   assert text.split('\n## ')[-1].startswith('The gap to the oracle')
   assert '| category |' in text.split('\n## ')[-1]

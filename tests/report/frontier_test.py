@@ -6,7 +6,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from selectllm.report import document, figures, frontier, tables
+from selectllm.report import figures, report, tables, tradeoff
 
 Results = dict[str, Any]
 ALL_SECONDS, ALL_USD = 8.0, 0.004
@@ -123,15 +123,15 @@ def _column(table: tables.Table, name: str) -> list[str]:
 @pytest.mark.parametrize('absent', [{}, {'frontier': None}])
 def test_without_a_frontier_there_is_nothing(results_of, absent, tmp_path):
   results = results_of() | absent
-  assert frontier.section(results) == []
-  assert 'Past the paper' not in document.markdown(results)
-  figures.draw(results, tmp_path / 'figures', frontier.FIGURES)
+  assert tradeoff.section(results) == []
+  assert 'Past the paper' not in report.markdown(results)
+  figures.draw(results, tmp_path / 'figures', tradeoff.FIGURES)
   assert not list((tmp_path / 'figures').iterdir())
 
 
 @pytest.mark.parametrize('currency', CURRENCIES)
 def test_the_section_is_whole_in_every_currency(made, currency):
-  text = '\n'.join(frontier.section(made(currency)))
+  text = '\n'.join(tradeoff.section(made(currency)))
   assert '{' not in text
   assert not re.search(r'\bnan\b|\bNone\b', text)
   for table in re.findall(r'(?:^\|.*\n)+', text, re.MULTILINE):
@@ -145,16 +145,16 @@ def test_the_section_is_whole_in_every_currency(made, currency):
 
 def test_the_report_holds_section_and_figures(made, tmp_path, capsys):
   results = made()
-  document.write(tmp_path, results)
+  report.write(tmp_path, results)
   text = (tmp_path / 'report.md').read_text()
-  assert '\n'.join(frontier.section(results)) in text
+  assert '\n'.join(tradeoff.section(results)) in text
   for picture in re.findall(r'!\[.*?\]\((.*?)\)', text):
     assert (tmp_path / picture).is_file()
   assert {'adaptive.png', 'abstain.png'} <= {path.name for path in (tmp_path / 'figures').iterdir()}
 
 
 def test_what_was_reached_is_said_with_its_share_of_the_price(made):
-  vote, single, most, promises, rest = frontier.lead(made())
+  vote, single, most, promises, rest = tradeoff.lead(made())
   assert vote.startswith(
     '**The vote of all 3 LLMs is missed by 1.0 points, within the interval, at 50 % of its summed estimated seconds**: '
     'adaptive answers 80.0 (75.0 to 85.0) % right, the vote of all 3 LLMs 81.0 (76.0 to 86.0) %, -1.0 (tie)'
@@ -180,8 +180,8 @@ def test_latencies_are_called_what_they_are(made):
   results = made()
   for kind in ('measured', 'published'):
     results['dataset']['latency'] = kind
-    assert f'% of its summed {kind} seconds' in frontier.lead(results)[0]
-    assert 'estimated' not in '\n'.join(frontier.section(results))
+    assert f'% of its summed {kind} seconds' in tradeoff.lead(results)[0]
+    assert 'estimated' not in '\n'.join(tradeoff.section(results))
 
 
 def test_a_clear_miss_a_clear_gain_and_no_promise_are_not_called_ties(made):
@@ -189,19 +189,19 @@ def test_a_clear_miss_a_clear_gain_and_no_promise_are_not_called_ties(made):
   first, second, *_ = results['frontier']['limits']
   first |= {'test': first['test'] | {'accuracy': 0.9}, 'versus': _versus(0.9, p=0.001)}
   second |= {'within': False, 'test': second['test'] | {'accuracy': 0.7}, 'versus': _versus(0.7, p=0.001)}
-  vote, single, *_ = frontier.lead(results)
+  vote, single, *_ = tradeoff.lead(results)
   assert 'is missed by 11.0 points at 50 %' in vote
   assert 'is beaten at 50 %' in single
   assert 'tie' not in vote + single
   second |= {'promised': None, 'test': None, 'setting': None, 'contender': None}
-  assert 'No setting promised the accuracy of the vote of all 3 LLMs' in frontier.lead(results)[0]
-  assert frontier.asked(second | {'target': None}) == 'as accurate as the vote of all LLMs'
+  assert 'No setting promised the accuracy of the vote of all 3 LLMs' in tradeoff.lead(results)[0]
+  assert tradeoff.asked(second | {'target': None}) == 'as accurate as the vote of all LLMs'
 
 
 def test_abstaining_in_vain_is_said(made):
   results = made()
   results['frontier']['p_right']['abstain_20'] = {'accuracy': 0.79, 'gain': -0.01}
-  assert 'raises no accuracy' in frontier.lead(results)[-1]
+  assert 'raises no accuracy' in tradeoff.lead(results)[-1]
 
 
 @pytest.mark.parametrize(
@@ -220,11 +220,11 @@ def test_abstaining_in_vain_is_said(made):
   ],
 )
 def test_limits_are_told_in_words(limit, target, words):
-  assert frontier.asked({'limit': limit, 'target': target}) == words
+  assert tradeoff.asked({'limit': limit, 'target': target}) == words
 
 
 def test_limits_stand_beside_what_was_promised_and_what_came(made):
-  table = frontier.limits_table(made())
+  table = tradeoff.limits_table(made())
   assert _column(table, '#') == ['1', '2', '3', '4', '5', '6']
   assert _column(table, 'on test') == [
     'met', 'missed, within the interval', 'met', 'missed', 'no setting promised it', '-'
@@ -239,67 +239,67 @@ def test_limits_stand_beside_what_was_promised_and_what_came(made):
 def test_folds_that_chose_different_settings_show_them_all(made):
   results = made()
   results['frontier']['limits'][0]['setting'] = [2, 1, 2]
-  assert _column(frontier.limits_table(results), 'setting')[0] == '1, 2'
-  assert '**The best single LLM is' in '\n'.join(frontier.lead(results | {'best_single': ['single:a', 'single:b']}))
+  assert _column(tradeoff.limits_table(results), 'setting')[0] == '1, 2'
+  assert '**The best single LLM is' in '\n'.join(tradeoff.lead(results | {'best_single': ['single:a', 'single:b']}))
 
 
 def test_in_dollars_seconds_stand_beside_them(made):
-  table = frontier.best_table(made('usd'))
+  table = tradeoff.best_table(made('usd'))
   assert _column(table, 'test $ per 1,000 (95 % interval)')[0] == '4.00 (3.60 to 4.40)'
   assert _column(table, 'seconds, sequential')[0] == '8.00'
-  assert 'seconds, sequential' not in frontier.best_table(made()).header
+  assert 'seconds, sequential' not in tradeoff.best_table(made()).header
 
 
 def test_contenders_are_compared_from_the_most_promising(made):
-  table = frontier.best_table(made())
+  table = tradeoff.best_table(made())
   assert _column(table, 'contender') == ['learned_vote', 'adaptive', 'chain']
   assert _column(table, 'vs all LLMs') == ['+4.0 (tie)', '-1.0 (tie)', '-11.0 (tie)']
 
 
 def test_the_frontier_is_of_promises_not_of_the_test(made):
   results = made()
-  assert [(row['contender'], row['setting']) for row in frontier.pareto(results)] == [
+  assert [(row['contender'], row['setting']) for row in tradeoff.pareto(results)] == [
     ('adaptive', 0), ('adaptive', 1), ('adaptive', 2), ('learned_vote', 1)
   ]  # fmt: skip
   results['frontier']['curves']['chain'][0]['promised']['accuracy'] = 0.6
   results['frontier']['curves']['adaptive'][2]['test']['accuracy'] = 0.1
-  found = frontier.pareto(results)
+  found = tradeoff.pareto(results)
   assert [(row['contender'], row['setting']) for row in found][1:4] == [('chain', 0), ('adaptive', 1), ('adaptive', 2)]
-  assert len(frontier.pareto_table(results).rows) == len(found)
+  assert len(tradeoff.pareto_table(results).rows) == len(found)
   results['frontier']['curves']['newest'] = results['frontier']['curves']['adaptive']
-  assert frontier.pareto(results) == found
-  assert '5 of 10 settings are worth choosing' in '\n'.join(frontier.section(results))
+  assert tradeoff.pareto(results) == found
+  assert '5 of 10 settings are worth choosing' in '\n'.join(tradeoff.section(results))
 
 
 def test_what_is_unknown_has_no_column(made):
-  table = frontier.limits_table(made('calls'))
+  table = tradeoff.limits_table(made('calls'))
   assert not [name for name in table.header if 'seconds' in name or '$' in name]
   assert _column(table, 'test calls (95 % interval)')[0] == '0.750 (0.675 to 0.825)'
   assert 'calls' not in table.header
-  assert 'calls' in frontier.limits_table(made()).header
+  assert 'calls' in tradeoff.limits_table(made()).header
 
 
 def test_confidences_and_batches_have_their_tables(made):
   results = made()
-  assert frontier.confidences_table(results).rows == [
+  assert tradeoff.confidences_table(results).rows == [
     ['a|b', 'platt', '0.100', '0.020', '0.250', '0.200'],
     ['unseen', 'temperature', '-', '-', '-', '-'],
   ]
-  table = frontier.batch_table(results)
+  table = tradeoff.batch_table(results)
   assert _column(table, 'budget, % of calling all') == ['25.0']
   assert _column(table, 'promised seconds') == ['2.00']
   assert _column(table, 'test accuracy % (95 % interval)') == ['75.0 (70.0 to 80.0)']
   results['frontier'] |= {'p_right': None, 'confidences': {}, 'batch': [], 'limits': []}
-  text = '\n'.join(frontier.section(results))
+  text = '\n'.join(tradeoff.section(results))
   for heading in ('abstain', 'Confidences', 'One budget', 'Limits'):
     assert f'### {heading}' not in text
-  assert frontier.abstain(results) is None
+  assert tradeoff.abstain(results) is None
 
 
 @pytest.mark.filterwarnings('error')
 def test_without_limits_no_point_is_numbered(made):
   results = made(limits=[_frontier()['limits'][4]])
-  figure = frontier.adaptive(results)
+  figure = tradeoff.adaptive(results)
   assert not figure.axes[1].texts
   assert len(figure.legends) == 1
 
@@ -308,7 +308,7 @@ def test_without_limits_no_point_is_numbered(made):
 @pytest.mark.parametrize('currency', CURRENCIES)
 def test_figures_are_drawn_without_a_warning(made, currency, tmp_path):
   for name in ('one', 'two'):
-    figures.draw(made(currency), tmp_path / name, frontier.FIGURES)
+    figures.draw(made(currency), tmp_path / name, tradeoff.FIGURES)
   for path in (tmp_path / 'one').iterdir():
     height, width, _ = matplotlib.image.imread(path).shape
     assert 400 < height < 1600
@@ -319,7 +319,7 @@ def test_figures_are_drawn_without_a_warning(made, currency, tmp_path):
 @pytest.mark.parametrize('currency', CURRENCIES)
 def test_contenders_stand_at_their_share_and_accuracy(made, currency):
   results = made(currency, curves=_frontier(currency)['curves'] | {'newest': _frontier(currency)['curves']['chain']})
-  _, axes = frontier.adaptive(results).axes
+  _, axes = tradeoff.adaptive(results).axes
   lines = {line.get_label(): line for line in axes.get_lines()}
   np.testing.assert_allclose(lines['adaptive'].get_xydata(), [(10, 50), (25, 75), (50, 80)])
   np.testing.assert_allclose(lines['newest'].get_xydata(), lines['chain'].get_xydata())
@@ -329,25 +329,25 @@ def test_contenders_stand_at_their_share_and_accuracy(made, currency):
 
 
 def test_the_figure_is_of_what_is_near_the_fixed_choices_and_the_chosen_settings(made):
-  _, axes = frontier.adaptive(made()).axes
+  _, axes = tradeoff.adaptive(made()).axes
   assert axes.get_ylim()[0] == pytest.approx(64)  # a point below the interval of the best single LLM
   assert 10 < axes.get_xlim()[0] < 25  # the cheapest setting above it takes 25 %
   results = made()
   results['frontier']['limits'][0]['test'] = results['frontier']['curves']['adaptive'][0]['test']
-  figure = frontier.adaptive(results)
+  figure = tradeoff.adaptive(results)
   assert figure.axes[1].get_ylim()[0] < 45
   assert figure.axes[1].get_xlim()[0] < 10
 
 
 def test_the_legend_is_in_the_order_of_the_curves(made):
-  figure = frontier.adaptive(made())
+  figure = tradeoff.adaptive(made())
   names, limits = ([text.get_text() for text in legend.get_texts()] for legend in figure.legends)
   assert names[:3] == ['learned_vote', 'adaptive', 'chain']
   assert limits == [row['limit'] for row in _frontier()['limits'] if row['test']]
 
 
 def test_chosen_points_carry_the_numbers_of_their_limits_and_cover_none(made):
-  figure = frontier.adaptive(made())
+  figure = tradeoff.adaptive(made())
   _, axes = figure.axes
   assert {text.get_text(): text.xy for text in axes.texts} == {
     '1, 3, 4': (25.0, 75.0), '2, 6': (50.0, 80.0)
@@ -361,7 +361,7 @@ def test_chosen_points_carry_the_numbers_of_their_limits_and_cover_none(made):
 
 
 def test_abstaining_marks_its_point_and_the_diagram_leaves_out_empty_bins(made):
-  left, top, bottom = frontier.abstain(made()).axes
+  left, top, bottom = tradeoff.abstain(made()).axes
   curve, everything, point = left.get_lines()
   np.testing.assert_allclose(curve.get_xydata(), [(25, 100), (50, 95), (80, 90), (100, 80)])
   np.testing.assert_allclose(everything.get_ydata(), 80)

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from selectllm.report import queries
+from selectllm.report import browser
 
 NASTY = [
   '</script><script>alert(1)</script>',
@@ -60,7 +60,7 @@ class _Page(html.parser.HTMLParser):
 
 def test_the_data_survive_whatever_the_queries_hold():
   listed = _listed(NASTY)
-  page = _Page(queries.page('Sums', listed))
+  page = _Page(browser.page('Sums', listed))
   assert page.open == []
   assert page.tags.count('script') == 2
   assert json.loads(page.texts['data']) == listed
@@ -68,14 +68,14 @@ def test_the_data_survive_whatever_the_queries_hold():
 
 @pytest.mark.parametrize('title', ['A < B & "C"', '{{data}}', '</title><script>alert(1)</script>'])
 def test_the_title_is_shown_as_it_is(title):
-  page = _Page(queries.page(title, _listed(['x'])))
+  page = _Page(browser.page(title, _listed(['x'])))
   assert page.texts['h1'] == title
   assert page.texts['title'] == f'Queries of {title}'
   assert page.tags.count('script') == 2
 
 
 def test_the_page_needs_no_other(tmp_path):
-  queries.write(tmp_path / 'queries.html', 'Sums', _listed(NASTY))
+  browser.write(tmp_path / 'queries.html', 'Sums', _listed(NASTY))
   text = (tmp_path / 'queries.html').read_text(encoding='utf-8')
   page = _Page(text)
   assert page.links == []
@@ -86,10 +86,10 @@ def test_the_page_needs_no_other(tmp_path):
 
 
 def test_texts_are_never_made_html_by_the_script():
-  script = _Page(queries.page('Sums', _listed(['x']))).texts['script']
+  script = _Page(browser.page('Sums', _listed(['x']))).texts['script']
   for word in ('innerHTML', 'outerHTML', 'insertAdjacentHTML', 'document.write', 'eval('):
     assert word not in script
   # All that the script looks for is there.
-  page = _Page(queries.page('Sums', _listed(['x'])))
+  page = _Page(browser.page('Sums', _listed(['x'])))
   for part in script.split("find('")[1:]:
     assert part.split("'")[0] in page.ids

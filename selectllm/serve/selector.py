@@ -19,13 +19,12 @@ import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
-from selectllm import deciding
 from selectllm.data import dataset
 from selectllm.evaluate import strategies
 from selectllm.infra import paths, run_dir
 from selectllm.models import inference, pretrained, sharding
-from selectllm.report import answered
 from selectllm.selection import adaptive, calibration, confidence, constraints, learned_vote, types, voting
+from selectllm.serve import decider
 from selectllm.train import checkpoints
 
 _FORMAT = 2
@@ -207,7 +206,7 @@ def load(
 
 
 class Selector:
-  """Chooses calls for new queries; also live, stage after stage: see `deciding.Deciding`."""
+  """Chooses calls for new queries; also live, stage after stage: see `decider.Decider`."""
 
   in_stages = True
 
@@ -243,9 +242,9 @@ class Selector:
     reach = f'accuracy goes up to {max(accuracies):.3f}'
     return reach + (f', mean seconds down to {min(seconds):.3g}' if seconds else '')
 
-  def facts(self, asked: int) -> answered.Facts:
+  def facts(self, asked: int) -> decider.Facts:
     """What the report of answers says of it."""
-    return answered.Facts(
+    return decider.Facts(
       llms=self.llms,
       policy=f'{self.rule} ({self.limit.text})',
       size=None,
@@ -273,7 +272,7 @@ class Selector:
     logits = confidence.estimate(self._arrays.estimator, list(texts), embedded, confidences)
     return State(1 / (1 + np.exp(-logits)), logits)
 
-  def decide(self, state: State, revealed: deciding.Revealed) -> np.ndarray:
+  def decide(self, state: State, revealed: decider.Revealed) -> np.ndarray:
     """The LLMs to call next, bool[N, K]; nobody, to stop."""
     return np.asarray(
       _next(
@@ -281,18 +280,18 @@ class Selector:
       )
     )
 
-  def finish(self, state: State, revealed: deciding.Revealed) -> deciding.Finished:
+  def finish(self, state: State, revealed: decider.Revealed) -> decider.Finished:
     """The likeliest answers, and how likely they are right."""
     answer, top = _finish(self._arrays.weights, state.logits, revealed.answers, revealed.called)
     calibrator = calibration.Calibrator(*(array[self.setting] for array in self._arrays.calibrators[self._played]))
     p_right = strategies.probability(calibrator, np.asarray(top))
-    return deciding.Finished(np.asarray(answer), np.where(np.asarray(answer) == voting.NO_ANSWER, 0.0, p_right))
+    return decider.Finished(np.asarray(answer), np.where(np.asarray(answer) == voting.NO_ANSWER, 0.0, p_right))
 
   def select(self, queries: Sequence[str]) -> list[Choice]:
     """Whom to call first for each query."""
     state = self.score(queries)
     count, pool = len(queries), len(self.llms)
-    nothing = deciding.Revealed(
+    nothing = decider.Revealed(
       np.full((count, pool, 1), voting.NO_ANSWER, np.int16), np.zeros((count, pool), bool), np.ones((count, pool), bool)
     )
     choices = []

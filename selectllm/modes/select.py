@@ -7,8 +7,8 @@ import ml_collections
 import rich.console
 import rich.table
 
-from selectllm import selector
 from selectllm.data import queries
+from selectllm.serve import selector
 
 # As many are shown; with a workdir all are written.
 _SHOWN = 20

@@ -9,12 +9,11 @@ import jax
 import ml_collections
 import numpy as np
 
-from selectllm import deciding
 from selectllm.client import dispatch
 from selectllm.data import pool_file
 from selectllm.models import inference, sharding
-from selectllm.report import answered
 from selectllm.selection import policies, voting
+from selectllm.serve import decider
 from selectllm.train import loop
 
 
@@ -26,8 +25,8 @@ class State(NamedTuple):
   weight: policies.Array
 
 
-class Fixed(NamedTuple):
-  """A run's classifier and one of its policies; see `deciding.Deciding`.
+class FixedPolicy(NamedTuple):
+  """A run's classifier and one of its policies; see `decider.Decider`.
 
   Attributes:
     llms: K names, the order of all arrays.
@@ -51,9 +50,9 @@ class Fixed(NamedTuple):
   classifier_latency_s: float
   in_stages: bool = False
 
-  def facts(self, asked: int) -> answered.Facts:
+  def facts(self, asked: int) -> decider.Facts:
     """The facts as of when the run was trained."""
-    return answered.Facts(
+    return decider.Facts(
       llms=self.llms,
       policy=self.policy,
       size=int(self.selecting.sizes[0]),
@@ -74,15 +73,15 @@ class Fixed(NamedTuple):
     selection = scores.selections[self.policy]
     return State(scores.confidences, selection.mask[:, 0], selection.weight[:, 0])
 
-  def decide(self, state: State, revealed: deciding.Revealed) -> np.ndarray:
+  def decide(self, state: State, revealed: decider.Revealed) -> np.ndarray:
     """The selected LLMs."""
     del revealed
     return state.mask
 
-  def finish(self, state: State, revealed: deciding.Revealed) -> deciding.Finished:
+  def finish(self, state: State, revealed: decider.Revealed) -> decider.Finished:
     """The vote of the LLMs that responded."""
     elected = _vote(revealed.answers, revealed.called, state.weight, self.selecting.latency_s, self.over)
-    return deciding.Finished(np.asarray(elected), np.full(len(elected), np.nan, np.float32))
+    return decider.Finished(np.asarray(elected), np.full(len(elected), np.nan, np.float32))
 
 
 @functools.partial(jax.jit, static_argnames='over')
@@ -91,7 +90,7 @@ def _vote(answers, mask, weight, latency_s, over):
   return jax.vmap(vote, in_axes=(0, 0, 0, None))(answers, mask, weight, latency_s)
 
 
-def load_run(config: ml_collections.ConfigDict) -> Fixed:
+def load_run(config: ml_collections.ConfigDict) -> FixedPolicy:
   """Loads the classifier that a run trained.
 
   Args:
@@ -135,4 +134,4 @@ def load_run(config: ml_collections.ConfigDict) -> Fixed:
   selecting = policies.PolicyOptions(latency_s, np.array([size], np.int32), trained_with.evaluate.threshold)
   costs = np.array([report['llms'][llm]['cost_usd'] for llm in llms], np.float32)
   vote = trained_with.evaluate.vote
-  return Fixed(llms, model, params, selecting, options.policy, vote, costs, classifier_latency_s)
+  return FixedPolicy(llms, model, params, selecting, options.policy, vote, costs, classifier_latency_s)

@@ -21,13 +21,13 @@ import numpy as np
 import orjson
 import uvloop
 
-from selectllm import deciding, fixed, selector
 from selectllm.client import dispatch, rate_limits, runner, store
 from selectllm.data import grading, pool_file, queries
 from selectllm.infra import metric_writer
-from selectllm.pool import collect
-from selectllm.report import answered
+from selectllm.modes import collect
+from selectllm.report import answers
 from selectllm.selection import voting
+from selectllm.serve import decider, fixed_policy, selector
 from selectllm.train import checkpoints
 
 _REFUSALS = (*collect.REFUSALS, checkpoints.CheckpointError, selector.SelectorError)
@@ -46,14 +46,16 @@ def answer(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
     collect.check_positive(options, 'config.answer', 'samples', 'batch_size', 'at_once')
     if not 0 <= options.abstain_below <= 1:
       raise pool_file.PoolError(f'config.answer.abstain_below must be from 0 to 1, not {options.abstain_below}')
-    rule = selector.load(options.selector, options.limit, config.mesh) if options.selector else fixed.load_run(config)
+    rule = (
+      selector.load(options.selector, options.limit, config.mesh) if options.selector else fixed_policy.load_run(config)
+    )
     return answer_with(rule, config, workdir)
   except _REFUSALS as error:
     print(f'error: {error}', file=sys.stderr)
     return collect.REFUSED
 
 
-def answer_with(rule: deciding.Deciding, config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
+def answer_with(rule: decider.Decider, config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
   """Answers the queries that the config names with the calls that a rule chooses.
 
   Args:
@@ -71,7 +73,7 @@ def answer_with(rule: deciding.Deciding, config: ml_collections.ConfigDict, work
     return loop.run(_answer(rule, config, workdir))
 
 
-async def _answer(rule: deciding.Deciding, config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
+async def _answer(rule: decider.Decider, config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
   options = config.answer
   extract = collect.extractor('config.answer.extractor', options.extractor)
   asked = queries.read(options.queries, options.manual_dir, extract, unlabelled=True)
@@ -82,7 +84,7 @@ async def _answer(rule: deciding.Deciding, config: ml_collections.ConfigDict, wo
   lines: dict[str, dict[str, Any]] = {}
   interrupted: list[int] = []
   progress = metric_writer.Progress('Answering', len(asked))
-  desk = _Desk(rule, [llm.name for llm in llms], extractors, options)
+  desk = _Session(rule, [llm.name for llm in llms], extractors, options)
   try:
     recorded.check_queries(asked)
     collect.refuse(collect.plan_calls(llms, asked, options.samples, recorded)[1])
@@ -108,7 +110,7 @@ async def _answer(rule: deciding.Deciding, config: ml_collections.ConfigDict, wo
     recorded.journal.close()
   in_order = [lines[query.query_id] for query in asked if query.query_id in lines]
   _write_lines(workdir / 'answers.jsonl', in_order)
-  answered.write(workdir, in_order, rule.facts(len(asked)))
+  answers.write(workdir, in_order, rule.facts(len(asked)))
   if interrupted:
     return 128 + interrupted[0]
   return 0 if len(lines) == len(asked) and not any(line['unanswered'] for line in in_order) else collect.INCOMPLETE
@@ -129,7 +131,7 @@ def _callable(known: tuple[str, ...], pool: ml_collections.ConfigDict) -> list[p
 
 
 @dataclasses.dataclass(slots=True)
-class _Case:
+class _QueryState:
   """A query that is being worked on.
 
   Attributes:
@@ -141,18 +143,18 @@ class _Case:
   """
 
   query: queries.Query
-  state: deciding.State
-  revealed: deciding.Revealed
+  state: decider.State
+  revealed: decider.Revealed
   given: dict[str, list[str | None]] = dataclasses.field(default_factory=dict)
   ids: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
-class _Desk:
+class _Session:
   """Between the calls, which speak of names and texts, and the rule, which sees arrays."""
 
   def __init__(
     self,
-    rule: deciding.Deciding,
+    rule: decider.Decider,
     llms: list[str],
     extractors: dict[str, grading.Extractor],
     options: ml_collections.ConfigDict,
@@ -160,8 +162,8 @@ class _Desk:
     """Takes the rule, the LLMs that may be called, what reads their responses, and `config.answer`."""
     self._rule, self._extractors, self._options = rule, extractors, options
     self._available = np.isin(rule.llms, llms)
-    self._together = deciding.Together(rule.decide, options.batch_size)
-    self._cases: dict[str, _Case] = {}
+    self._together = decider.DynamicBatcher(rule.decide, options.batch_size)
+    self._cases: dict[str, _QueryState] = {}
 
   async def selections(self, asked: list[queries.Query]) -> collections.abc.AsyncIterator[dispatch.Selection]:
     """Scores and selects batch by batch, on the device, while the queries of earlier batches are being called."""
@@ -173,7 +175,7 @@ class _Desk:
       for row, query in enumerate(batch):
         nothing = np.full(shape, voting.NO_ANSWER, np.int16), np.zeros(shape[0], bool), self._available.copy()
         state = jax.tree.map(operator.itemgetter(row), states)
-        self._cases[query.query_id] = _Case(query, state, deciding.Revealed(*nothing))
+        self._cases[query.query_id] = _QueryState(query, state, decider.Revealed(*nothing))
       for query, llms in zip(batch, await asyncio.gather(*(self.decide(q.query_id, {}) for q in batch)), strict=True):
         others = self._available & ~np.isin(self._rule.llms, llms) & (not self._rule.in_stages)
         yield dispatch.Selection(query, llms, self._by_confidence(self._cases[query.query_id], others))
@@ -209,11 +211,11 @@ class _Desk:
       **_account(called, calls),
     }
 
-  def _by_confidence(self, case: _Case, mask: np.ndarray) -> tuple[str, ...]:
+  def _by_confidence(self, case: _QueryState, mask: np.ndarray) -> tuple[str, ...]:
     order = np.argsort(-case.state.confidences, kind='stable')
     return tuple(self._rule.llms[place] for place in order if mask[place])
 
-  def _reveal(self, case: _Case, responses: dispatch.Responses) -> None:
+  def _reveal(self, case: _QueryState, responses: dispatch.Responses) -> None:
     """Reads the responses that are new."""
     for llm in [llm for llm in responses if llm not in case.given]:
       place, extract, samples = self._rule.llms.index(llm), self._extractors[llm], responses[llm]
@@ -223,7 +225,7 @@ class _Desk:
       case.revealed.called[place] = not dispatch.has_failed(samples)
       case.revealed.available[place] = case.revealed.called[place]
 
-  def _finish(self, case: _Case) -> tuple[int, float, np.ndarray]:
+  def _finish(self, case: _QueryState) -> tuple[int, float, np.ndarray]:
     """The id of a query's answer, how likely it is right, and each LLM's majority answer, int32[K]."""
     state, revealed = jax.tree.map(lambda array: np.asarray(array)[None], (case.state, case.revealed))
     finished = self._rule.finish(state, revealed)
@@ -233,7 +235,7 @@ class _Desk:
 _majority = jax.jit(voting.majority)
 
 
-def _verdict(case: _Case, answer_id: int, p_right: float, abstain_below: float) -> dict[str, Any]:
+def _verdict(case: _QueryState, answer_id: int, p_right: float, abstain_below: float) -> dict[str, Any]:
   """A query's answer, and what is known of its being right; an answer that is too unsure is set aside."""
   text = None if answer_id == voting.NO_ANSWER else list(case.ids)[answer_id]
   responded = bool(case.revealed.called.any())

@@ -14,12 +14,13 @@ import numpy as np
 import rich.console
 import scipy.special
 
-from selectllm import experiment, selector
 from selectllm.data import dataset, pool_file, records, splits
-from selectllm.evaluate import statistics, strategies
+from selectllm.evaluate import predictions, statistics, strategies
 from selectllm.infra import run_dir
 from selectllm.models import inference, sharding
+from selectllm.modes import experiment
 from selectllm.selection import confidence, new_llm
+from selectllm.serve import selector
 from selectllm.train import loop
 
 # Fewer labelled responses say next to nothing.
@@ -85,7 +86,7 @@ def add_llm(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   if workdir.resolve() == run.resolve():
     raise ValueError(f'--workdir={str(workdir)!r} is config.add_llm.run, whose selector would be replaced')
   run_dir.claim_config(run, config)
-  predicted = experiment.read_predictions(run / 'predictions.npz')
+  predicted = predictions.read_predictions(run / 'predictions.npz')
   if len(predicted.split) > 1:
     raise ValueError(f'config.add_llm.run={options.run!r} cross-validated: it has a classifier for each fold')
   if not pathlib.Path(options.responses).is_file():
@@ -154,7 +155,7 @@ def _match(recorded: list[records.Record], llm: str, table: dataset.Dataset, spl
 
 
 def join(
-  config: ml_collections.ConfigDict, table: dataset.Dataset, predicted: experiment.Predictions, llm: str, given: _Given
+  config: ml_collections.ConfigDict, table: dataset.Dataset, predicted: predictions.Predictions, llm: str, given: _Given
 ) -> tuple[strategies.FoldResult, dataset.Dataset, Learned]:
   """Learns an LLM's confidence, and fits vote and rules with it.
 

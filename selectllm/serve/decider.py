@@ -7,8 +7,6 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from selectllm.report import answered
-
 Array = Any  # of numpy on the host, of JAX on the device
 State = Any  # a NamedTuple of arrays along N queries, one of them `confidences`, float32[N, K]
 
@@ -39,7 +37,29 @@ class Finished(NamedTuple):
   p_right: Array
 
 
-class Deciding(Protocol):
+class Facts(NamedTuple):
+  """What the lines do not say.
+
+  Attributes:
+    llms: K names.
+    policy: Which policy or rule selected.
+    size: The most LLMs that it called at first, None where it has no such limit.
+    asked: How many queries were to be answered.
+    expected_latency_s: float32[K], of a call when the classifier was trained; for LLMs that were never called.
+    expected_cost_usd: float32[K], likewise; NaN where unknown.
+    classifier_latency_s: From one query's text to its selection, when the classifier was trained.
+  """
+
+  llms: tuple[str, ...]
+  policy: str
+  size: int | None
+  asked: int
+  expected_latency_s: np.ndarray
+  expected_cost_usd: np.ndarray
+  classifier_latency_s: float
+
+
+class Decider(Protocol):
   """Chooses the calls for queries, and makes one answer of what they bring.
 
   All methods may be called from any thread. What is on a device is compiled once: `decide` and `finish` are given the
@@ -54,7 +74,7 @@ class Deciding(Protocol):
   def in_stages(self) -> bool:
     """Whether `decide` is asked again when the calls have ended; else LLMs that fail are replaced by confidence."""
 
-  def facts(self, asked: int) -> answered.Facts:
+  def facts(self, asked: int) -> Facts:
     """What the report says of it, for so many queries to be answered."""
 
   def score(self, texts: list[str], available: np.ndarray, *, batch_size: int) -> State:
@@ -73,7 +93,7 @@ class Deciding(Protocol):
     """The answers in what the calls have brought."""
 
 
-class Together:
+class DynamicBatcher:
   """Decides for all queries that wait for it at once, while the loop goes on.
 
   One call of the device is under way at a time; queries that come meanwhile share the next one.

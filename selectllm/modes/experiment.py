@@ -6,19 +6,19 @@ import logging
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import ml_collections
 import numpy as np
 from flax import nnx
 
-from selectllm import selector
 from selectllm.data import dataset, load, splits
-from selectllm.evaluate import contamination, error_analysis, evaluator, replay, strategies, tradeoff
+from selectllm.evaluate import contamination, error_analysis, evaluator, predictions, strategies, tradeoff
 from selectllm.infra import distributed, metric_writer, paths, run_dir
 from selectllm.models import classifier, inference, sharding
-from selectllm.report import document, queries
+from selectllm.report import browser, report
 from selectllm.selection import baselines, policies, pseudo_labels, voting
+from selectllm.serve import selector
 from selectllm.train import checkpoints, loop, optimizers
 
 _LOG = logging.getLogger(__name__)
@@ -26,36 +26,6 @@ _LOG = logging.getLogger(__name__)
 GetParams = Callable[..., tuple[int, nnx.State]]
 # Queries that the classifier's own latency is the median of.
 _TIMED = 20
-
-
-class Predictions(NamedTuple):
-  """What a run keeps of its classifiers: enough to evaluate anew in seconds (predictions.npz).
-
-  Attributes:
-    query_ids: str[N].
-    llms: str[K].
-    split: int8[F, N], one split or all folds; see `splits.assign`.
-    confidences: float32[F, N, K]; NaN for queries that neither validate nor test.
-    labels: float32[N, K].
-    observed: bool[N, K].
-    embeddings: float32[N, D], unit vectors of the pretrained encoder.
-    latency_s: float32[F, K], expected seconds of a call of each LLM, fitted on train.
-    tokens: int32[N], how many of each query the encoder read.
-    truncated: int[], queries that were longer than the encoder reads.
-    classifier_latency_s: float[], seconds from one query's text to its selection, the median over some.
-  """
-
-  query_ids: np.ndarray
-  llms: np.ndarray
-  split: np.ndarray
-  confidences: np.ndarray
-  labels: np.ndarray
-  observed: np.ndarray
-  embeddings: np.ndarray
-  latency_s: np.ndarray
-  tokens: np.ndarray
-  truncated: np.ndarray
-  classifier_latency_s: np.ndarray
 
 
 def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -71,28 +41,10 @@ def evaluate_only(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> N
   table = load_table(config, workdir)
   path = workdir / 'predictions.npz'
   if distributed.first_says(path.exists()):
-    predicted = read_predictions(path)
+    predicted = predictions.read_predictions(path)
   else:
     predicted = _predict(config, workdir, table, lambda *args: loop.load_best(config, args[1], args[-1]))
   _report(config, workdir, table, predicted, {})
-
-
-def read_predictions(path: pathlib.Path) -> Predictions:
-  """The predictions of a run.
-
-  Raises:
-    ValueError: when another version wrote them; says what helps.
-  """
-  with path.open('rb') as file, np.load(file) as arrays:
-    fields = dict(arrays)
-  if fields.keys() != set(Predictions._fields):
-    absent, more = set(Predictions._fields) - fields.keys(), fields.keys() - set(Predictions._fields)
-    raise ValueError(
-      f'{path} was written by another version: it lacks {", ".join(sorted(absent)) or "nothing"} and has '
-      f'{", ".join(sorted(more)) or "nothing"} beyond what is known. Remove it to score the queries again from the '
-      'checkpoints.'
-    )
-  return Predictions(**fields)
 
 
 def load_table(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dataset.Dataset:
@@ -157,7 +109,7 @@ def _selecting(config: ml_collections.ConfigDict, table: dataset.Dataset, split:
 
 def _predict(
   config: ml_collections.ConfigDict, workdir: pathlib.Path, table: dataset.Dataset, get_params: GetParams
-) -> Predictions:
+) -> predictions.Predictions:
   """Scores all queries with the classifier of each split, and keeps what the report is made of."""
   split, batch_size = _split(config, table), config.evaluate.batch_size
   for part in split:
@@ -184,7 +136,7 @@ def _predict(
     one_latency_s = inference.time_one_query(
       model, params, table.queries[:_TIMED], _selecting(config, table, split[-1])
     )
-    predicted = Predictions(
+    predicted = predictions.Predictions(
       query_ids=np.array(table.query_ids),
       llms=np.array(table.llms),
       split=split,
@@ -198,23 +150,15 @@ def _predict(
       classifier_latency_s=np.array(one_latency_s),
     )
   if distributed.is_first():
-    _save(workdir / 'predictions.npz', predicted)
+    predictions.save(workdir / 'predictions.npz', predicted)
   return predicted
-
-
-def _save(path: pathlib.Path, arrays: Predictions | replay.Outcomes) -> None:
-  """Writes arrays, renamed when complete, so that no half-written file is ever taken for a run's."""
-  partial = path.with_suffix('.part.npz')
-  with partial.open('wb') as file:
-    np.savez_compressed(file, **arrays._asdict())
-  partial.replace(path)
 
 
 def _report(
   config: ml_collections.ConfigDict,
   workdir: pathlib.Path,
   table: dataset.Dataset,
-  predicted: Predictions,
+  predicted: predictions.Predictions,
   timing: dict[str, Any],
 ) -> None:
   """Evaluates what was predicted, and writes it down: the first process does, with parameters that all give."""
@@ -236,7 +180,7 @@ def _report(
   earlier = json.loads(report_file.read_text())['timing'] if report_file.exists() else {}
   # Where there is a report, all that lies beside it is of the same evaluation, also after a kill in between.
   report_file.unlink(missing_ok=True)
-  _save(workdir / 'outcomes.npz', played)
+  predictions.save(workdir / 'outcomes.npz', played)
   cases = error_analysis.gather(table, parts, results, played, config.evaluate)
   results['by_task'] = error_analysis.by_task(table, cases, results, played)
   results['analysis'] = error_analysis.explain(table, cases, predicted.tokens)
@@ -256,14 +200,14 @@ def _report(
     **timing,
     'evaluate_s': time.monotonic() - begun,
   }
-  queries.write(
-    workdir / 'queries.html', document.title(results), error_analysis.listing(table, cases, config.evaluate.vote)
+  browser.write(
+    workdir / 'queries.html', report.title(results), error_analysis.listing(table, cases, config.evaluate.vote)
   )
-  document.write(workdir, results)
+  report.write(workdir, results)
 
 
 def _selector_params(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path, table: dataset.Dataset, predicted: Predictions
+  config: ml_collections.ConfigDict, workdir: pathlib.Path, table: dataset.Dataset, predicted: predictions.Predictions
 ) -> Any | None:
   """The classifier of the selector that is saved with a run; None for a run that has no selector."""
   if not config.frontier.contenders or not table.votes.has_answers or len(predicted.split) > 1:
@@ -278,7 +222,7 @@ def _selector_params(
 
 
 def _contest(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path, table: dataset.Dataset, predicted: Predictions
+  config: ml_collections.ConfigDict, workdir: pathlib.Path, table: dataset.Dataset, predicted: predictions.Predictions
 ) -> list[strategies.FoldResult]:
   """Everything that chooses calls past the paper's policies, split by split."""
   if not config.frontier.contenders:

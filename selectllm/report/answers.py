@@ -2,38 +2,17 @@
 
 import json
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import rich.console
 
 from selectllm.evaluate import metrics, statistics
 from selectllm.report import tables
+from selectllm.serve import decider
 
 # Of so many queries with a reference, calibration says something.
 _ENOUGH = 50
-
-
-class Facts(NamedTuple):
-  """What the lines do not say.
-
-  Attributes:
-    llms: K names.
-    policy: Which policy or rule selected.
-    size: The most LLMs that it called at first, None where it has no such limit.
-    asked: How many queries were to be answered.
-    expected_latency_s: float32[K], of a call when the classifier was trained; for LLMs that were never called.
-    expected_cost_usd: float32[K], likewise; NaN where unknown.
-    classifier_latency_s: From one query's text to its selection, when the classifier was trained.
-  """
-
-  llms: tuple[str, ...]
-  policy: str
-  size: int | None
-  asked: int
-  expected_latency_s: np.ndarray
-  expected_cost_usd: np.ndarray
-  classifier_latency_s: float
 
 
 def _of_calls(lines: list[dict[str, Any]], llms: tuple[str, ...], field: str) -> np.ndarray:
@@ -77,7 +56,7 @@ def _p_right(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
   }
 
 
-def results(lines: list[dict[str, Any]], facts: Facts) -> dict[str, Any]:
+def results(lines: list[dict[str, Any]], facts: decider.Facts) -> dict[str, Any]:
   """The content of report.json: the same form as for recorded responses, with one method, and what it saved."""
   latency, cost = (_of_calls(lines, facts.llms, field) for field in ('latency_s', 'cost_usd'))
   all_latency, all_cost = _with_all(latency, facts.expected_latency_s), _with_all(cost, facts.expected_cost_usd)
@@ -200,7 +179,7 @@ def _on_p_right(said: dict[str, Any] | None) -> list[str]:
   return [mean, f'Of the {right} are right: {error}.']
 
 
-def write(workdir: pathlib.Path, lines: list[dict[str, Any]], facts: Facts) -> None:
+def write(workdir: pathlib.Path, lines: list[dict[str, Any]], facts: decider.Facts) -> None:
   """Writes report.json and report.md, and shows the summary on the console.
 
   Args:

@@ -6,7 +6,7 @@ from typing import Any
 
 import rich.console
 
-from selectllm.report import figures, frontier, tables
+from selectllm.report import figures, tables, tradeoff
 
 # Accuracies of one LLM that differ by more between splits (in points) hint at data that it has seen.
 SHIFT_POINTS = 10
@@ -269,7 +269,7 @@ def markdown(results: dict[str, Any]) -> str:
     tables.gains_table(results).markdown(),
     '![Accuracy against latency](figures/accuracy_latency.png)\n',
     *([tables.trade_off_table(results).markdown()] if results['trade_off'] else []),
-    *frontier.section(results),
+    *tradeoff.section(results),
     '## The LLMs\n',
     'Accuracy with 95 % intervals in brackets.'
     + (' With folds nearly every query is in each of the splits once.' if results['dataset']['folds'] else '')
@@ -299,7 +299,7 @@ def write(workdir: pathlib.Path, results: dict[str, Any]) -> None:
     results: From `evaluate.evaluate`, with `timing`.
   """
   (workdir / 'report.md').write_text(markdown(results), encoding='utf-8')
-  figures.draw(results, workdir / 'figures', figures.FIGURES | frontier.FIGURES)
+  figures.draw(results, workdir / 'figures', figures.FIGURES | tradeoff.FIGURES)
   # Last, and renamed when complete: a run whose report.json is there has finished.
   partial = workdir / 'report.part'
   partial.write_text(json.dumps(results, indent=1, allow_nan=False) + '\n')

@@ -13,7 +13,7 @@ import numpy as np
 
 from selectllm.evaluate import metrics, replay, statistics
 from selectllm.infra import run_dir
-from selectllm.report import compared, document, tables
+from selectllm.report import comparison, report, tables
 
 # A method as `replay.Outcomes` names its columns: name and size.
 Key = tuple[str, int]
@@ -173,7 +173,7 @@ def compare(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     ValueError: for less than two runs, or runs without a query in common.
   """
   runs = load_runs(_find(config.compare.runs))
-  compared.write(workdir, comparison(runs, resamples=config.evaluate.resamples))
+  comparison.write(workdir, compare_runs(runs, resamples=config.evaluate.resamples))
 
 
 def _find(patterns: str) -> list[pathlib.Path]:
@@ -197,7 +197,7 @@ def _find(patterns: str) -> list[pathlib.Path]:
   return list(found.values())
 
 
-def comparison(runs: Sequence[Run], *, resamples: int = 2000) -> dict[str, Any]:
+def compare_runs(runs: Sequence[Run], *, resamples: int = 2000) -> dict[str, Any]:
   """Compares runs with the first of them, method by method: the content of comparison.json.
 
   All numbers of a method are over the same queries: those that all runs tested, and that count in every run that has
@@ -226,7 +226,7 @@ def comparison(runs: Sequence[Run], *, resamples: int = 2000) -> dict[str, Any]:
     rows.append(_row(name, keys, runs, values[:, of], counted[:, of], intervals[of], gains[of]))
   return {
     'runs': [
-      {'name': run.name, 'path': str(run.path), 'title': document.title(run.results), 'tested': len(each.query_ids)}
+      {'name': run.name, 'path': str(run.path), 'title': report.title(run.results), 'tested': len(each.query_ids)}
       for run, each in zip(runs, played, strict=True)
     ],
     'shared_queries': len(shared),

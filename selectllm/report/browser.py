@@ -14,7 +14,7 @@ def page(title: str, listed: dict[str, Any]) -> str:
     title: Of the report.
     listed: From `analysis.listing`.
   """
-  template = (resources.files('selectllm.report') / 'queries_template.html').read_text(encoding='utf-8')
+  template = (resources.files('selectllm.report') / 'browser_template.html').read_text(encoding='utf-8')
   # Nothing in the data can end the script element that holds them; ASCII, so that unpaired surrogates can be written.
   data = json.dumps(listed, ensure_ascii=True, allow_nan=False, separators=(',', ':'))
   for sign in '<>&':

@@ -1,0 +1,64 @@
+"""What a run's classifiers predict for every query: kept in predictions.npz, so that a report can be written anew."""
+
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+
+from selectllm.evaluate import replay
+
+
+class Predictions(NamedTuple):
+  """What a run keeps of its classifiers: enough to evaluate anew in seconds (predictions.npz).
+
+  Attributes:
+    query_ids: str[N].
+    llms: str[K].
+    split: int8[F, N], one split or all folds; see `splits.assign`.
+    confidences: float32[F, N, K]; NaN for queries that neither validate nor test.
+    labels: float32[N, K].
+    observed: bool[N, K].
+    embeddings: float32[N, D], unit vectors of the pretrained encoder.
+    latency_s: float32[F, K], expected seconds of a call of each LLM, fitted on train.
+    tokens: int32[N], how many of each query the encoder read.
+    truncated: int[], queries that were longer than the encoder reads.
+    classifier_latency_s: float[], seconds from one query's text to its selection, the median over some.
+  """
+
+  query_ids: np.ndarray
+  llms: np.ndarray
+  split: np.ndarray
+  confidences: np.ndarray
+  labels: np.ndarray
+  observed: np.ndarray
+  embeddings: np.ndarray
+  latency_s: np.ndarray
+  tokens: np.ndarray
+  truncated: np.ndarray
+  classifier_latency_s: np.ndarray
+
+
+def read_predictions(path: pathlib.Path) -> Predictions:
+  """The predictions of a run.
+
+  Raises:
+    ValueError: when another version wrote them; says what helps.
+  """
+  with path.open('rb') as file, np.load(file) as arrays:
+    fields = dict(arrays)
+  if fields.keys() != set(Predictions._fields):
+    absent, more = set(Predictions._fields) - fields.keys(), fields.keys() - set(Predictions._fields)
+    raise ValueError(
+      f'{path} was written by another version: it lacks {", ".join(sorted(absent)) or "nothing"} and has '
+      f'{", ".join(sorted(more)) or "nothing"} beyond what is known. Remove it to score the queries again from the '
+      'checkpoints.'
+    )
+  return Predictions(**fields)
+
+
+def save(path: pathlib.Path, arrays: Predictions | replay.Outcomes) -> None:
+  """Writes arrays, renamed when complete, so that no half-written file is ever taken for a run's."""
+  partial = path.with_suffix('.part.npz')
+  with partial.open('wb') as file:
+    np.savez_compressed(file, **arrays._asdict())
+  partial.replace(path)
