@@ -1,7 +1,7 @@
 """Ready-made sweeps: one factor at a time around an experiment, each variant with several seeds.
 
-  python -m launch.sweep --config=configs/mini.py:ablations                   # all axes, three seeds
-  python -m launch.sweep --config=configs/mini.py:ablation=encoder,seeds=5    # one axis
+  python -m selectllm.sweeps.main --config=configs/mini.py:ablations                   # all axes, three seeds
+  python -m selectllm.sweeps.main --config=configs/mini.py:ablation=encoder,seeds=5    # one axis
 
 Policies and subset sizes are rows of every report: `ablation=policy` and `ablation=size` run the experiment alone.
 """
@@ -63,7 +63,7 @@ def get_hyper(hyper: types.ModuleType, options: dict[str, Any], llms: tuple[str,
   """The grid that a config's argument asks for.
 
   Args:
-    hyper: `launch.hyper`.
+    hyper: `selectllm.sweeps.grid`.
     options: What `common.parse_argument` read, with `WORDS` and `KEYS`.
     llms: See `axes`.
 

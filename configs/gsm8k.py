@@ -20,7 +20,7 @@ says what it takes), and train on it. `--config.collect.queries=gsm8k:test` adds
 
 Ready-made sweeps are in configs/ablations.py:
 
-  python -m launch.sweep --config=configs/gsm8k.py:ablations
+  python -m selectllm.sweeps.main --config=configs/gsm8k.py:ablations
 """
 
 import types

@@ -4,7 +4,7 @@ python -m selectllm.main --config=configs/jsonl.py --config.dataset.path=my_resp
 
 Ready-made sweeps are in configs/ablations.py:
 
-  python -m launch.sweep --config=configs/jsonl.py:ablations --config.dataset.path=my_responses.jsonl
+  python -m selectllm.sweeps.main --config=configs/jsonl.py:ablations --config.dataset.path=my_responses.jsonl
 """
 
 import types

@@ -8,7 +8,7 @@ variant `:collect`; `launch/local_pool.sh` serves the two LLMs, to be asked live
 
 Ready-made sweeps are in configs/ablations.py:
 
-  python -m launch.sweep --config=configs/mini.py:ablations
+  python -m selectllm.sweeps.main --config=configs/mini.py:ablations
 """
 
 import types

@@ -15,7 +15,7 @@ the paper's recipe, give this config `--config.dataset.name=jsonl_pool --config.
 
 Ready-made sweeps are in configs/ablations.py:
 
-  python -m launch.sweep --config=configs/mmlu.py:ablations --config.dataset.path=SLData.zip
+  python -m selectllm.sweeps.main --config=configs/mmlu.py:ablations --config.dataset.path=SLData.zip
 """
 
 import types

@@ -8,7 +8,7 @@ three, 47.9 with one; the plain vote of all seven 51.5, the best single LLM 43.4
 
 Ready-made sweeps are in configs/ablations.py:
 
-  python -m launch.sweep --config=configs/mmlu_pro.py:ablations
+  python -m selectllm.sweeps.main --config=configs/mmlu_pro.py:ablations
 """
 
 import types

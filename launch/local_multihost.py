@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from absl import app, flags
 
-from launch import running
+from selectllm.sweeps import backends
 
 _PROCESSES = flags.DEFINE_integer('processes', 2, 'Processes of the job.', lower_bound=1)
 _DEVICES = flags.DEFINE_integer('devices_per_process', 1, 'Devices that the CPU of each shows.', lower_bound=1)
@@ -47,7 +47,7 @@ class Job:
     self.processes = [
       subprocess.Popen(
         command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        start_new_session=True, preexec_fn=running.die_with_parent,
+        start_new_session=True, preexec_fn=backends.die_with_parent,
       )
       for environment in environments
     ]  # fmt: skip
@@ -74,7 +74,7 @@ class Job:
   def send(self, number: int) -> None:
     """Sends a signal to all that still run."""
     for process in self.processes:
-      running.send(process, number)
+      backends.send(process, number)
 
   def close(self) -> None:
     """Kills what still runs; JAX takes SIGTERM for a request to save."""
@@ -94,7 +94,7 @@ def environments(processes: int, devices: int) -> list[dict[str, str]]:
   address = f'127.0.0.1:{_free_port()}'
   options = re.sub(r'--xla_force_host_platform_device_count=\S+', '', os.environ.get('XLA_FLAGS', ''))
   shared = {
-    **running.thread_limits((os.cpu_count() or 1) / processes),
+    **backends.thread_limits((os.cpu_count() or 1) / processes),
     **os.environ,
     'PYTHONUNBUFFERED': '1',
     'JAX_PLATFORMS': 'cpu',
@@ -125,7 +125,7 @@ def run(command: Sequence[str], environments: Sequence[dict[str, str]]) -> int:
     0 when all processes ended well; 130 after Ctrl-C; else the code of the one that died first, as shells have it.
   """
   ended: list[Ended] = []
-  with running.signals() as came:
+  with backends.signals() as came:
     job = Job(command, environments)
     try:
       passed_on, deadline = 0, math.inf

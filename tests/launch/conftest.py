@@ -62,11 +62,11 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture
 def start(environment) -> collections.abc.Iterator[collections.abc.Callable[..., subprocess.Popen]]:
-  """Starts `python -m launch.sweep` with arguments."""
+  """Starts `python -m selectllm.sweeps.main` with arguments."""
   children = []
 
   def run(*arguments: object) -> subprocess.Popen:
-    command = [sys.executable, '-m', 'launch.sweep', *map(str, arguments)]
+    command = [sys.executable, '-m', 'selectllm.sweeps.main', *map(str, arguments)]
     pipe = subprocess.PIPE
     children.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True))
     return children[-1]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from configs import mini
-from launch import figures, gather, hyper, plan, report
 from selectllm.data import splits
 from selectllm.evaluate import replay
 from selectllm.modes import compare
+from selectllm.sweeps import figures, grid, plan, report, results
 
 QUERIES = 400
 POLICIES = ('weighted_max_conf', 'max_conf', 'labelled_max_conf')
@@ -58,19 +58,19 @@ def make_run(path: pathlib.Path, config, accuracy: float, *, missing: int = 0) -
 def make_sweep(tmp_path, argument, accuracy, seeds=2):
   """The runs of a sweep on the mini pool; `accuracy` says what a config reaches."""
   argument = f'{argument},seeds={seeds}'
-  sweep = plan.make(mini.get_config().lock(), mini.get_hyper(hyper, argument), {})
+  sweep = plan.make(mini.get_config().lock(), mini.get_hyper(grid, argument), {})
   runs = {run.name: make_run(tmp_path / run.name, run.config, accuracy(run.config)) for run in sweep.runs.values()}
   return sweep, runs
 
 
-def row(axes: list[gather.Axis], axis: str, variant: str) -> gather.Row:
+def row(axes: list[results.Axis], axis: str, variant: str) -> results.Row:
   return next(row for each in axes if each.name == axis for row in each.rows if row.variant == variant)
 
 
 def test_gains_are_paired_by_query_over_the_seeds(tmp_path):
   gains = {'balanced_bce': 0.1, 'bce': 0.0}
   sweep, runs = make_sweep(tmp_path, 'ablation=loss', lambda config: 0.5 + gains[config.train.loss])
-  axes = gather.collect(sweep, runs)
+  axes = results.collect(sweep, runs)
   assert [(axis.name, axis.reference) for axis in axes] == [('', 'base'), ('loss', 'bce')]
   base, better = row(axes, 'loss', 'bce'), row(axes, 'loss', 'balanced_bce')
   assert base.is_base
@@ -87,14 +87,14 @@ def test_gains_are_paired_by_query_over_the_seeds(tmp_path):
 
 def test_means_and_deviations_are_over_seeds(tmp_path):
   sweep, runs = make_sweep(tmp_path, 'ablation=seed', lambda config: 0.5 + 0.2 * config.seed)
-  [axis] = gather.collect(sweep, runs)
+  [axis] = results.collect(sweep, runs)
   [base] = axis.rows
-  singly = [gather.measures(run) for run in runs.values()]
+  singly = [results.measures(run) for run in runs.values()]
   values = [one['top-1'] for one in singly]
   assert base.seeds == (0, 1)
   assert base.measures['top-1'].mean == pytest.approx(np.mean(values))
   assert base.measures['top-1'].std == pytest.approx(abs(values[0] - values[1]) / np.sqrt(2))
-  assert base.measures['AUROC'] == gather.Measured(0.75, None)  # one of the seeds has none
+  assert base.measures['AUROC'] == results.Measured(0.75, None)  # one of the seeds has none
   assert base.measures['minutes'].mean == 2.0
   # Right are the first, third and (the only one observed) fourth query.
   assert base.measures['top-1, validation'].mean == 0.75
@@ -105,7 +105,7 @@ def test_only_shared_seeds_and_queries_that_both_count_are_compared(tmp_path):
   name = 'train.loss=balanced_bce--seed={}'
   del runs[name.format(0)]
   runs[name.format(2)] = make_run(tmp_path / 'x', sweep.runs[name.format(2)].config, 0.5, missing=40)
-  axes = gather.collect(sweep, runs)
+  axes = results.collect(sweep, runs)
   other = row(axes, 'loss', 'balanced_bce')
   assert other.seeds == (1, 2)
   gain = other.gains['top-1']
@@ -116,7 +116,7 @@ def test_only_shared_seeds_and_queries_that_both_count_are_compared(tmp_path):
 
 def test_p_values_are_corrected_for_the_variants_of_an_axis(tmp_path):
   sweep, runs = make_sweep(tmp_path, 'ablation=threshold', lambda config: 0.5 + 0.02 * config.evaluate.threshold)
-  axes = gather.collect(sweep, runs)
+  axes = results.collect(sweep, runs)
   rows = [row(axes, 'threshold', f'{value}') for value in (0.3, 0.4, 0.6, 0.7)]
   own = np.array([each.gains['top-1'].p for each in rows])
   corrected = np.array([each.p['top-1'] for each in rows])
@@ -126,9 +126,9 @@ def test_p_values_are_corrected_for_the_variants_of_an_axis(tmp_path):
 
 def test_without_the_experiment_itself_the_first_variant_is_the_reference(tmp_path):
   config = mini.get_config().lock()
-  sweep = plan.make(config, hyper.sweep('config.train.epochs', (2, 3)), {})
+  sweep = plan.make(config, grid.sweep('config.train.epochs', (2, 3)), {})
   runs = {run.name: make_run(tmp_path / run.name, run.config, 0.5) for run in sweep.runs.values()}
-  [axis] = gather.collect(sweep, runs)
+  [axis] = results.collect(sweep, runs)
   assert (axis.name, axis.reference) == ('train.epochs', 'epochs=2')
   assert not any(row.is_base for row in axis.rows)
   assert axis.rows[1].gains['top-1'].delta == 0.0
@@ -174,13 +174,13 @@ def test_runs_on_other_data_are_not_put_into_one_table(tmp_path):
   (tmp_path / 'seed=0' / 'data.json').write_text('{"name": "mini_pool", "identity": "a"}')
   (tmp_path / 'seed=1' / 'data.json').write_text('{"name": "mini_pool", "identity": "b"}')
   with pytest.raises(ValueError, match=r"its identity is 'a' in .*seed=0, 'b' in .*seed=1"):
-    gather.load(sweep, tmp_path, {})
+    results.load(sweep, tmp_path, {})
   # One that has not finished is in no table.
   (tmp_path / 'seed=1' / 'report.json').unlink()
   for path in tmp_path.glob('*/data.json'):
     if path.parent.name != 'seed=1':
       path.write_text('{"name": "mini_pool", "identity": "a"}')
-  assert set(gather.load(sweep, tmp_path, {})[1]) == {'seed=1'}
+  assert set(results.load(sweep, tmp_path, {})[1]) == {'seed=1'}
 
 
 def test_policies_and_sizes_are_compared_with_the_first_policy(tmp_path):
@@ -188,7 +188,7 @@ def test_policies_and_sizes_are_compared_with_the_first_policy(tmp_path):
   runs = {sweep.runs[name].config.seed: run for name, run in runs.items()}
   for run in runs.values():
     run.outcomes.correct[:40, run.outcomes.column('max_conf', 2)] = 0
-  first, *others = gather.choices(runs)
+  first, *others = results.choices(runs)
   assert (first.policy, first.size, first.seeds, first.gain) == ('weighted_max_conf', replay.CHOSEN, 2, None)
   assert {(choice.policy, choice.size) for choice in others} == {
     (policy, size) for policy in POLICIES for size in range(9)
@@ -239,13 +239,13 @@ def test_tables_and_figures_of_all_ablations(tmp_path, capsys):
 
 
 def test_curves_are_drawn_by_what_was_varied(tmp_path):
-  axes = gather.collect(*make_sweep(tmp_path, 'ablation=train_share', _reached))
+  axes = results.collect(*make_sweep(tmp_path, 'ablation=train_share', _reached))
   assert figures.pool_size(axes) is None
   [panel] = figures.learning_curve(axes).axes
   curves = {line.get_label(): line.get_xdata().tolist() for line in panel.lines}
   assert curves['top-1'] == [50, 150, 250, 500]
-  axes = gather.collect(*make_sweep(tmp_path, 'ablation=pool_size', _reached))
+  axes = results.collect(*make_sweep(tmp_path, 'ablation=pool_size', _reached))
   assert figures.learning_curve(axes) is None
   [panel] = figures.pool_size(axes).axes
   assert panel.lines[0].get_xdata().tolist() == [2, 3, 4, 5, 6, 7, 8]
-  assert figures.gains(gather.collect(*make_sweep(tmp_path, 'ablation=seed', _reached))) is None
+  assert figures.gains(results.collect(*make_sweep(tmp_path, 'ablation=seed', _reached))) is None

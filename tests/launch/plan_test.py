@@ -5,12 +5,12 @@ import ml_collections
 import pytest
 
 from configs import gsm8k, jsonl, mini, mmlu, mmlu_pro
-from launch import hyper, plan
 from selectllm.infra import run_dir
+from selectllm.sweeps import grid, plan
 
-SEEDS = hyper.sweep('config.seed', (0, 1))
-EVALUATED = hyper.sweep('config.evaluate.threshold', (0.3, 0.5))
-TRAINED = hyper.fixed('config.train.loss', 'balanced_bce')
+SEEDS = grid.sweep('config.seed', (0, 1))
+EVALUATED = grid.sweep('config.evaluate.threshold', (0.3, 0.5))
+TRAINED = grid.fixed('config.train.loss', 'balanced_bce')
 
 
 @pytest.fixture
@@ -19,11 +19,11 @@ def base() -> ml_collections.ConfigDict:
 
 
 def make(base, spanned, **given):
-  return plan.make(base, hyper.product([spanned, SEEDS]), given)
+  return plan.make(base, grid.product([spanned, SEEDS]), given)
 
 
 def test_points_and_runs(base):
-  sweep = make(base, hyper.chainit([[{}], EVALUATED, TRAINED]))
+  sweep = make(base, grid.chainit([[{}], EVALUATED, TRAINED]))
   # Where a point says what the experiment says, it is the experiment's run.
   assert list(sweep.runs) == [
     'seed=0',
@@ -43,7 +43,7 @@ def test_points_and_runs(base):
 
 
 def test_classifiers_are_shared_by_what_differs_in_evaluation_alone(base, tmp_path):
-  sweep = make(base, hyper.chainit([EVALUATED, TRAINED]))
+  sweep = make(base, grid.chainit([EVALUATED, TRAINED]))
   assert plan.trainers(sweep, tmp_path) == {
     'evaluate.threshold=0.3--seed=0': 'evaluate.threshold=0.3--seed=0',
     'seed=0': 'evaluate.threshold=0.3--seed=0',
@@ -60,24 +60,24 @@ def test_classifiers_are_shared_by_what_differs_in_evaluation_alone(base, tmp_pa
 
 def test_names_are_those_of_folders_and_differ(base):
   pools = [('a b', 'c/d'), ('a_b', 'c_d'), tuple(f'llm-{i}' for i in range(40)), tuple(f'llm-{i}' for i in range(41))]
-  sweep = make(base, hyper.sweep('config.pool.llms', pools))
+  sweep = make(base, grid.sweep('config.pool.llms', pools))
   assert len(sweep.runs) == 8
   assert all(not set('/ ,') & set(name) and len(name) < 130 for name in sweep.runs)
-  assert list(make(base, hyper.sweep('config.pool.llms', pools[::-1])).runs)[:2] == list(sweep.runs)[-2:]
+  assert list(make(base, grid.sweep('config.pool.llms', pools[::-1])).runs)[:2] == list(sweep.runs)[-2:]
 
 
 @pytest.mark.parametrize(
   ('spanned', 'message'),
   [
-    (hyper.fixed('config.train.los', 'bce'), r'no such config field: train\.los; did you mean train\.loss\?'),
-    (hyper.fixed('config.train', 'bce'), 'no such config field: train'),
-    (hyper.fixed('train.loss', 'bce'), r"'train\.loss' is neither a field, config\.train\.loss, nor axis"),
-    (hyper.fixed('config.train.epochs', 'ten'), "'config.train.epochs': 'ten'.*<class 'int'>"),
-    (hyper.fixed('config.train.epochs', 0), 'config.train.epochs=0: at least 1'),
-    (hyper.fixed('config.evaluate.vote', 'loudest'), "config.evaluate.vote='loudest': one of"),
-    (hyper.fixed('config.mode', 'evaluate'), r'config\.mode cannot be swept'),
-    (hyper.fixed('config.pool.file', 'a.yaml'), r'config\.pool\.file cannot be swept'),
-    (hyper.sweep('config.pool.llms', [('a', 'b'), ('a+b',)]), 'two points of the same axis, variant and seed'),
+    (grid.fixed('config.train.los', 'bce'), r'no such config field: train\.los; did you mean train\.loss\?'),
+    (grid.fixed('config.train', 'bce'), 'no such config field: train'),
+    (grid.fixed('train.loss', 'bce'), r"'train\.loss' is neither a field, config\.train\.loss, nor axis"),
+    (grid.fixed('config.train.epochs', 'ten'), "'config.train.epochs': 'ten'.*<class 'int'>"),
+    (grid.fixed('config.train.epochs', 0), 'config.train.epochs=0: at least 1'),
+    (grid.fixed('config.evaluate.vote', 'loudest'), "config.evaluate.vote='loudest': one of"),
+    (grid.fixed('config.mode', 'evaluate'), r'config\.mode cannot be swept'),
+    (grid.fixed('config.pool.file', 'a.yaml'), r'config\.pool\.file cannot be swept'),
+    (grid.sweep('config.pool.llms', [('a', 'b'), ('a+b',)]), 'two points of the same axis, variant and seed'),
     (
       [{'variant': 'two', 'config.pool.llms': ('a', 'b')}, {'variant': 'one', 'config.pool.llms': ('a+b',)}],
       r'would be in the same directory, pool\.llms=a\+b--seed=0',
@@ -96,7 +96,7 @@ def test_what_cannot_be_run_is_refused(base, spanned, message):
 def test_a_field_given_in_vain_is_refused(base):
   with pytest.raises(ValueError, match=r'config\.seed=3 would be used nowhere'):
     make(base, TRAINED, seed=3)
-  make(base, hyper.chainit([[{}], TRAINED]), **{'train.loss': 'bce'})
+  make(base, grid.chainit([[{}], TRAINED]), **{'train.loss': 'bce'})
 
 
 def _write_run(workdir: pathlib.Path, run: plan.Run, **settings) -> None:
@@ -219,7 +219,7 @@ def test_ready_made_ablations(module, tmp_path):
   argument = 'ablations,seeds=2'
   config = module.get_config(argument)
   assert config.to_dict() == module.get_config().to_dict()
-  sweep = plan.make(config.lock(), module.get_hyper(hyper, argument), {})
+  sweep = plan.make(config.lock(), module.get_hyper(grid, argument), {})
   assert list(dict.fromkeys(point.axis for point in sweep.points)) == ['', *ALL]
   by_axis = {axis: {p.variant: p.run for p in sweep.points if p.axis == axis and not p.seed} for axis in ALL}
   # All axes but leave-one-out name the experiment itself, which is then not run again.
@@ -238,19 +238,19 @@ def test_ready_made_ablations(module, tmp_path):
 def test_the_whole_pool_is_all_of_it_also_where_the_experiment_has_less():
   config = mini.get_config()
   config.pool.llms = ('smollm2-chat', 'smollm2-direct')
-  sweep = plan.make(config.lock(), mini.get_hyper(hyper, 'ablation=pool_size,seeds=1'), {})
+  sweep = plan.make(config.lock(), mini.get_hyper(grid, 'ablation=pool_size,seeds=1'), {})
   [whole] = [point for point in sweep.points if point.variant == 'all 8']
   assert sweep.runs[whole.run].config.pool.llms == ()
   assert whole.run not in sweep.base
 
 
 def test_ablations_one_by_one():
-  spanned = mini.get_hyper(hyper, 'ablation=loss,seeds=1')
+  spanned = mini.get_hyper(grid, 'ablation=loss,seeds=1')
   assert [point.get('variant') for point in spanned] == [None, 'bce', 'balanced_bce']
-  assert mini.get_hyper(hyper, 'ablation=size') == [{'config.seed': seed} for seed in range(3)]
-  assert not any('config.pool.llms' in point for point in gsm8k.get_hyper(hyper, 'sldata,ablations'))
+  assert mini.get_hyper(grid, 'ablation=size') == [{'config.seed': seed} for seed in range(3)]
+  assert not any('config.pool.llms' in point for point in gsm8k.get_hyper(grid, 'sldata,ablations'))
   for module in (jsonl, mmlu):
-    sweep = plan.make(module.get_config('ablations').lock(), module.get_hyper(hyper, 'ablations'), {})
+    sweep = plan.make(module.get_config('ablations').lock(), module.get_hyper(grid, 'ablations'), {})
     assert list(dict.fromkeys(point.axis for point in sweep.points)) == ['', *ALL[:-2]]
   for argument, message in {
     '': 'names no sweep: say :ablations',
@@ -259,4 +259,4 @@ def test_ablations_one_by_one():
     'ablations,seeds=0': r'config\.seed needs at least one value',
   }.items():
     with pytest.raises(ValueError, match=message):
-      mini.get_hyper(hyper, argument)
+      mini.get_hyper(grid, argument)

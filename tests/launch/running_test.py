@@ -8,15 +8,15 @@ import types
 
 import pytest
 
-from launch import running
+from selectllm.sweeps import backends
 
 ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture
 def job(tmp_path):
-  def make(name: str, script: str, after: str = '') -> running.Job:
-    return running.Job(name, 'trained', ['sh', '-c', script], tmp_path / name / 'log.txt', after)
+  def make(name: str, script: str, after: str = '') -> backends.Job:
+    return backends.Job(name, 'trained', ['sh', '-c', script], tmp_path / name / 'log.txt', after)
 
   return make
 
@@ -48,7 +48,7 @@ def test_crashed_jobs_are_tried_again_once_and_the_others_go_on(job, tmp_path, c
     job('third', 'echo tried; kill -9 $$', after='second'),
     job('good', 'echo tried', after='second'),
   ]
-  failed = running.run_all(jobs, running.Local(2), 2)
+  failed = backends.run_all(jobs, backends.Local(2), 2)
   assert failed == {
     'lost': 'ended with 3, 2 times',
     'heir': 'it needs the classifier of lost, which failed',
@@ -66,7 +66,7 @@ def test_jobs_wait_for_what_they_need_and_no_more_than_asked_for_run_at_once(job
   mark = f'echo $(date +%s%N) >>{tmp_path}/at-'
   jobs = [job(f'{n}', f'{mark}{n}; sleep 0.3; {mark}{n}') for n in range(4)]
   jobs.insert(0, job('last', f'{mark}last', after='3'))
-  assert not running.run_all(jobs, running.Local(2), 2)
+  assert not backends.run_all(jobs, backends.Local(2), 2)
   times = {path.name: [int(t) for t in path.read_text().split()] for path in tmp_path.glob('at-*')}
   assert times.pop('at-last')[0] > times['at-3'][1]
   for begin, _ in times.values():
@@ -76,7 +76,7 @@ def test_jobs_wait_for_what_they_need_and_no_more_than_asked_for_run_at_once(job
 def test_a_job_that_is_prepared_when_it_starts(job, tmp_path):
   first, second = job('first', f'echo made >{tmp_path}/file'), job('second', f'cat {tmp_path}/copy', after='first')
   second = second._replace(prepare=lambda: (tmp_path / 'file').rename(tmp_path / 'copy'))
-  assert not running.run_all([second, first], running.Local(1), 1)
+  assert not backends.run_all([second, first], backends.Local(1), 1)
   assert log(tmp_path, 'second') == ['made']
 
 
@@ -84,20 +84,20 @@ def test_a_job_that_is_prepared_when_it_starts(job, tmp_path):
 def test_runs_at_the_same_time_share_the_cores(job, tmp_path, at_once, monkeypatch):
   monkeypatch.delenv('NPROC', raising=False)
   monkeypatch.setattr(os, 'cpu_count', lambda: 6)
-  assert not running.run_all([job('one', 'echo threads=$NPROC')], running.Local(at_once), at_once)
+  assert not backends.run_all([job('one', 'echo threads=$NPROC')], backends.Local(at_once), at_once)
   assert log(tmp_path, 'one') == ['threads=' + ('3' if at_once > 1 else '')]
 
 
 # Two jobs, each of which starts a child that would outlive it and does not listen.
 SWEEP = """
 import pathlib, signal, sys
-from launch import running
+from selectllm.sweeps import backends
 folder = pathlib.Path(sys.argv[1])
 script = 'echo $$ >{0}/$$.pid; sleep 60 & echo $! >{0}/$!.pid; wait'.format(folder)
-jobs = [running.Job(n, 'trained', ['sh', '-c', script], folder / f'{n}.txt') for n in 'ab']
-running.run_all(jobs, BACKEND, 2)
+jobs = [backends.Job(n, 'trained', ['sh', '-c', script], folder / f'{n}.txt') for n in 'ab']
+backends.run_all(jobs, BACKEND, 2)
 """
-LOCAL, RAY = 'running.Local(2)', "running.Cluster('local', cpus=0.1, gpus=0)"
+LOCAL, RAY = 'backends.Local(2)', "backends.Cluster('local', cpus=0.1, gpus=0)"
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_killed_it_leaves_no_run_behind(tmp_path):
 def test_without_ray_the_message_says_what_to_install(monkeypatch):
   monkeypatch.setitem(sys.modules, 'ray', None)
   with pytest.raises(RuntimeError, match=r"--ray needs Ray: pip install -e '\.\[ray\]'"):
-    running.Cluster('auto', cpus=1, gpus=0)
+    backends.Cluster('auto', cpus=1, gpus=0)
 
 
 def test_runs_that_no_machine_has_room_for_are_refused(monkeypatch):
@@ -141,16 +141,16 @@ def test_runs_that_no_machine_has_room_for_are_refused(monkeypatch):
     init=lambda *_, **__: None, nodes=lambda: machines, remote=lambda **_: lambda function: function
   )
   monkeypatch.setitem(sys.modules, 'ray', ray)
-  running.Cluster('auto', cpus=4, gpus=1)
-  running.Cluster('auto', cpus=16, gpus=0)
+  backends.Cluster('auto', cpus=4, gpus=1)
+  backends.Cluster('auto', cpus=16, gpus=0)
   with pytest.raises(
     RuntimeError, match=r'--cpus_per_run=16 --gpus_per_run=1: no machine .* they have 4 cores and 1 GPUs'
   ):
-    running.Cluster('auto', cpus=16, gpus=1)
+    backends.Cluster('auto', cpus=16, gpus=1)
 
 
 def test_the_end_of_a_log(tmp_path):
   path = tmp_path / 'log.txt'
-  assert running.tail(path) == ''
+  assert backends.tail(path) == ''
   path.write_bytes(b''.join(b'line %d \xff\n' % i for i in range(30)))
-  assert running.tail(path, 2) == 'line 28 �\nline 29 �'
+  assert backends.tail(path, 2) == 'line 28 �\nline 29 �'

@@ -151,7 +151,7 @@ def test_on_a_ray_cluster_with_a_run_that_crashes(start, config_file, tmp_path):
 
 
 def _sweep(*arguments: object) -> subprocess.CompletedProcess:
-  command = [sys.executable, '-m', 'launch.sweep', *map(str, arguments)]
+  command = [sys.executable, '-m', 'selectllm.sweeps.main', *map(str, arguments)]
   return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 

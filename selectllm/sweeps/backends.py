@@ -204,7 +204,7 @@ def _clock(seconds: float) -> str:
   return f'{seconds:.0f} s' if seconds < 100 else f'{seconds / 60:.0f} min'
 
 
-class _Board:
+class _Progress:
   """What a sweep shows: a line for everything that ends, and on a terminal a bar."""
 
   def __init__(self, total: int):
@@ -223,7 +223,7 @@ class _Board:
     self._task = self._bar.add_task('', total=total, note='')
     self._total, self._ended = total, 0
 
-  def __enter__(self) -> '_Board':
+  def __enter__(self) -> '_Progress':
     self._bar.start()
     return self
 
@@ -290,7 +290,7 @@ def run_all(jobs: Sequence[Job], backend: Backend, at_once: int) -> dict[str, st
   def is_ready(job: Job) -> bool:
     return job.after not in unfinished
 
-  with _Board(len(jobs)) as board, signals() as interrupted:
+  with _Progress(len(jobs)) as board, signals() as interrupted:
     try:
       while waiting or running:
         if interrupted:

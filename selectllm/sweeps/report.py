@@ -7,11 +7,11 @@ from typing import Any
 
 import rich.console
 
-from launch import figures, gather, plan
 from selectllm.evaluate import replay
 from selectllm.modes import compare
 from selectllm.report import figures as report_figures
 from selectllm.report import report, tables
+from selectllm.sweeps import figures, plan, results
 
 _SIZED = ('max_conf', 'labelled_max_conf', 'weighted_max_conf', 'top_s', 'best_s', 'random')
 # Headline -> column.
@@ -21,7 +21,7 @@ _POLICY_AND_SIZE = 'policy and size'
 _AS_THEY_ARE = ('AUROC, validation', 'weighted F1', 'AUROC', 'ECE')
 
 
-def _cell(name: str, value: gather.Measured) -> str:
+def _cell(name: str, value: results.Measured) -> str:
   """Mean ± standard deviation: shares as percent, others as they are."""
   if value.mean is None:
     return '-'
@@ -30,11 +30,11 @@ def _cell(name: str, value: gather.Measured) -> str:
   return f'{scale * value.mean:.{digits}f}{spread}'
 
 
-def _name(row: gather.Row) -> str:
+def _name(row: results.Row) -> str:
   return f'{row.variant} (base)' if row.is_base and row.variant != plan.BASE else row.variant
 
 
-def measures_table(axis: gather.Axis) -> tables.Table:
+def measures_table(axis: results.Axis) -> tables.Table:
   """Every measure of every variant."""
   names = list(axis.rows[0].measures)
   header = [name if name in (*_AS_THEY_ARE, 'minutes') else f'{name} %' for name in names]
@@ -48,11 +48,11 @@ def _gain_cells(found: compare.Comparison | None, p: float) -> list[str]:
   return [tables.gain(found.delta, p), ' to '.join(f'{100 * bound:+.1f}' for bound in found.ci)]
 
 
-def gains_table(axis: gather.Axis) -> tables.Table:
+def gains_table(axis: results.Axis) -> tables.Table:
   """What every variant gains over the reference, in points, with intervals; ties are called ties."""
-  header = [text for name in gather.HEADLINES for text in (f'{name}, points', '95 % interval')]
+  header = [text for name in results.HEADLINES for text in (f'{name}, points', '95 % interval')]
   rows = [
-    [row.variant, *(cell for name in gather.HEADLINES for cell in _gain_cells(row.gains[name], row.p[name]))]
+    [row.variant, *(cell for name in results.HEADLINES for cell in _gain_cells(row.gains[name], row.p[name]))]
     for row in axis.rows
     if any(row.gains.values())
   ]
@@ -64,13 +64,13 @@ def policies_table(runs: Sequence[compare.Run]) -> tables.Table:
   count = max(len(run.results['dataset']['llms']) for run in runs)
   rows = []
   for size in (*range(1, count + 1), replay.CHOSEN):
-    cells = [gather.summary([gather.accuracy(run, name, size) for run in runs]) for name in _SIZED]
+    cells = [results.summary([results.accuracy(run, name, size) for run in runs]) for name in _SIZED]
     if any(cell.mean is not None for cell in cells):
       rows.append([_size(size), *(_cell('', cell) for cell in cells)])
   return tables.Table(['s', *(f'{name} %' for name in _SIZED)], rows)
 
 
-def choices_table(choices: Sequence[gather.Choice]) -> tables.Table:
+def choices_table(choices: Sequence[results.Choice]) -> tables.Table:
   """What every policy gains at every size over the first policy at the size chosen for it."""
   by_key = {(choice.policy, choice.size): (choice.gain, choice.p) for choice in choices}
   names = list(dict.fromkeys(choice.policy for choice in choices))
@@ -102,9 +102,9 @@ how much training itself varies.
 
 
 def markdown(
-  axes: list[gather.Axis],
+  axes: list[results.Axis],
   base: Sequence[compare.Run],
-  choices: Sequence[gather.Choice],
+  choices: Sequence[results.Choice],
   missing: dict[str, str],
   drawn: Sequence[str],
 ) -> str:
@@ -127,7 +127,7 @@ def markdown(
   return '\n'.join(sections)
 
 
-def _write_csv(path: pathlib.Path, axes: list[gather.Axis], choices: Sequence[gather.Choice]) -> None:
+def _write_csv(path: pathlib.Path, axes: list[results.Axis], choices: Sequence[results.Choice]) -> None:
   """One line for each variant and measure, policies and sizes among the variants; gains where there are some."""
   with path.open('w', newline='') as file:
     writer = csv.writer(file)
@@ -149,21 +149,21 @@ def _compared(found: compare.Comparison | None, p: float) -> list[Any]:
 
 
 def _measure_of(headline: str) -> str:
-  return f'{headline}, s chosen' if gather.HEADLINES[headline][1] == replay.CHOSEN else headline
+  return f'{headline}, s chosen' if results.HEADLINES[headline][1] == replay.CHOSEN else headline
 
 
 def _gain_as_json(found: compare.Comparison | None, p: float) -> dict[str, Any] | None:
   return None if found is None else {**found._asdict(), 'p_holm': p}
 
 
-def _choice_as_json(choice: gather.Choice) -> dict[str, Any]:
+def _choice_as_json(choice: results.Choice) -> dict[str, Any]:
   gain = _gain_as_json(choice.gain, choice.p)
   found = {**choice._asdict(), 'accuracy': choice.accuracy._asdict(), 'gain': gain}
   del found['p']
   return found
 
 
-def _as_json(axis: gather.Axis) -> dict[str, Any]:
+def _as_json(axis: results.Axis) -> dict[str, Any]:
   rows = []
   for row in axis.rows:
     gains = {name: _gain_as_json(found, row.p[name]) for name, found in row.gains.items()}
@@ -173,7 +173,7 @@ def _as_json(axis: gather.Axis) -> dict[str, Any]:
   return {'axis': axis.name, 'reference': axis.reference, 'variants': rows}
 
 
-def _console(axes: list[gather.Axis]) -> None:
+def _console(axes: list[results.Axis]) -> None:
   """Prints what of the tables fits a terminal."""
   console = rich.console.Console()
   for axis in filter(lambda axis: axis.rows, axes):
@@ -198,14 +198,14 @@ def write(sweep: plan.Plan, workdir: pathlib.Path, failed: dict[str, str]) -> di
     Why runs are missing in all of this, by name.
 
   Raises:
-    ValueError: when no run has finished, or runs cannot stand in one table, see `gather.load`.
+    ValueError: when no run has finished, or runs cannot stand in one table, see `results.load`.
   """
-  runs, missing = gather.load(sweep, workdir, failed)
+  runs, missing = results.load(sweep, workdir, failed)
   if not runs:
     raise ValueError(f'no run of this sweep has finished in {workdir}; there is nothing to gather')
-  axes = gather.collect(sweep, runs)
+  axes = results.collect(sweep, runs)
   base = {sweep.runs[name].config.seed: runs[name] for name in sweep.base if name in runs}
-  choices = gather.choices(base) if base else []
+  choices = results.choices(base) if base else []
   drawn = []
   for name, make in figures.FIGURES.items():
     if figure := make(axes):

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from launch import hyper
 from selectllm.infra import run_dir
 from selectllm.modes import experiment
+from selectllm.sweeps import grid
 
 # What the experiment itself is called on axes that do not name it.
 BASE = 'base'
@@ -74,7 +74,7 @@ class Plan(NamedTuple):
   base: list[str]
 
 
-def make(base: ml_collections.ConfigDict, spanned: hyper.Grid, given: dict[str, Any]) -> Plan:
+def make(base: ml_collections.ConfigDict, spanned: grid.Grid, given: dict[str, Any]) -> Plan:
   """Expands a grid around an experiment, and checks every point of it.
 
   Args:
@@ -106,7 +106,7 @@ def make(base: ml_collections.ConfigDict, spanned: hyper.Grid, given: dict[str, 
   return Plan(points, runs, [run.name for run in runs.values() if not _differing(base, run.config)])
 
 
-def _labels_and_overrides(point: hyper.Point) -> tuple[str, str, dict[str, Any]]:
+def _labels_and_overrides(point: grid.Point) -> tuple[str, str, dict[str, Any]]:
   """Axis, variant, and overrides by field; points without labels are named after what they override."""
   overrides = {name.removeprefix('config.'): value for name, value in point.items() if name.startswith('config.')}
   if strange := [name for name in point if name not in ('axis', 'variant') and not name.startswith('config.')]:
@@ -118,7 +118,7 @@ def _labels_and_overrides(point: hyper.Point) -> tuple[str, str, dict[str, Any]]
 
 
 def _overridden(
-  base: ml_collections.ConfigDict, overrides: dict[str, Any], point: hyper.Point
+  base: ml_collections.ConfigDict, overrides: dict[str, Any], point: grid.Point
 ) -> ml_collections.ConfigDict:
   fields = run_dir.flatten(base.to_dict())
   for name in overrides:

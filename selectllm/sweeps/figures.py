@@ -7,8 +7,8 @@ import matplotlib.figure
 import matplotlib.ticker
 import numpy as np
 
-from launch import gather
 from selectllm.report import figures, tables
+from selectllm.sweeps import results
 
 # Measure -> colour and style of its curve.
 _CURVES = {
@@ -20,15 +20,15 @@ _CURVES = {
 }
 
 
-def gains(axes: Sequence[gather.Axis]) -> matplotlib.figure.Figure | None:
+def gains(axes: Sequence[results.Axis]) -> matplotlib.figure.Figure | None:
   """What every variant gains over the experiment, with intervals, a panel for each headline."""
-  lines: list[tuple[str, gather.Row | None]] = []
+  lines: list[tuple[str, results.Row | None]] = []
   for axis in axes:
     if rows := [row for row in axis.rows if any(row.gains.values())]:
       lines += [(f'{axis.name}, against {axis.reference}', None), *((row.variant, row) for row in rows)]
   if not lines:
     return None
-  panels = [name for name in gather.HEADLINES if any(row and row.gains[name] for _, row in lines)]
+  panels = [name for name in results.HEADLINES if any(row and row.gains[name] for _, row in lines)]
   figure = matplotlib.figure.Figure(figsize=(3 + 2.8 * len(panels), 1.4 + 0.24 * len(lines)), layout='constrained')
   grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
   for panel, name in zip(grid, panels, strict=True):
@@ -43,13 +43,13 @@ def gains(axes: Sequence[gather.Axis]) -> matplotlib.figure.Figure | None:
   return figure
 
 
-def _gain(row: gather.Row, headline: str) -> figures.Gain | None:
+def _gain(row: results.Row, headline: str) -> figures.Gain | None:
   gain = row.gains[headline]
   return figures.Gain(gain.delta, gain.ci, row.p[headline] > tables.SIGNIFICANT) if gain else None
 
 
 def _curves(
-  title: str, rows: Sequence[gather.Row], x: Sequence[int], names: Sequence[str]
+  title: str, rows: Sequence[results.Row], x: Sequence[int], names: Sequence[str]
 ) -> tuple[matplotlib.figure.Figure, matplotlib.axes.Axes]:
   """Accuracies by name against a number, with a band of one standard deviation over the seeds."""
   figure = matplotlib.figure.Figure(figsize=(7.5, 4.4), layout='constrained')
@@ -74,11 +74,11 @@ def _curves(
   return figure, axes
 
 
-def _rows_of(axes: Sequence[gather.Axis], name: str) -> list[gather.Row]:
+def _rows_of(axes: Sequence[results.Axis], name: str) -> list[results.Row]:
   return [row for axis in axes if axis.name == name for row in axis.rows]
 
 
-def learning_curve(axes: Sequence[gather.Axis]) -> matplotlib.figure.Figure | None:
+def learning_curve(axes: Sequence[results.Axis]) -> matplotlib.figure.Figure | None:
   """Accuracy against the number of training queries."""
   rows = sorted(_rows_of(axes, 'train_share'), key=lambda row: row.queries)
   if len(rows) < 2:
@@ -92,7 +92,7 @@ def learning_curve(axes: Sequence[gather.Axis]) -> matplotlib.figure.Figure | No
   return figure
 
 
-def pool_size(axes: Sequence[gather.Axis]) -> matplotlib.figure.Figure | None:
+def pool_size(axes: Sequence[results.Axis]) -> matplotlib.figure.Figure | None:
   """Accuracy against the size of the pool, which grows from the best LLM to the worst."""
   rows = sorted(_rows_of(axes, 'pool_size'), key=lambda row: row.llms)
   if len(rows) < 2:
@@ -103,7 +103,7 @@ def pool_size(axes: Sequence[gather.Axis]) -> matplotlib.figure.Figure | None:
   return figure
 
 
-FIGURES: dict[str, Callable[[Sequence[gather.Axis]], matplotlib.figure.Figure | None]] = {
+FIGURES: dict[str, Callable[[Sequence[results.Axis]], matplotlib.figure.Figure | None]] = {
   'gains': gains,
   'learning_curve': learning_curve,
   'pool_size': pool_size,

@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from launch import plan
 from selectllm.data import splits
 from selectllm.evaluate import metrics, replay, statistics
 from selectllm.modes import compare
 from selectllm.report import tables
+from selectllm.sweeps import plan
 
 # What variants are compared by: a label -> method and size.
 HEADLINES: dict[str, compare.Key] = {
