@@ -34,7 +34,7 @@ def bucket(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.P
 
   from selectllm.infra import paths
   from selectllm.train import checkpoints
-  from tests import fake_store
+  from tests.helpers import fake_store
 
   monkeypatch.setattr(fake_store.Store, 'root', tmp_path)
   monkeypatch.setattr(paths, 'REACHED_BY', 'fsspec')

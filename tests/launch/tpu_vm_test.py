@@ -12,7 +12,7 @@ import time
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-FAKE = pathlib.Path(__file__).with_name('fake_gcloud.py')
+FAKE = pathlib.Path(__file__).parents[1] / 'helpers' / 'fake_gcloud.py'
 FLAGS = ['--name=pod', '--zone=us-west4-a', '--type=v5litepod-16']
 GS = ['--', '--workdir=gs://bucket/run']
 

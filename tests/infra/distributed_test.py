@@ -10,7 +10,7 @@ import pytest
 
 from selectllm.infra import distributed
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 def test_other_data_on_another_process_are_refused(monkeypatch):

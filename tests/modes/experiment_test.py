@@ -26,7 +26,7 @@ from selectllm.infra import run_dir
 from selectllm.modes import experiment
 from selectllm.train import checkpoints
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope='module', autouse=True)

@@ -4,14 +4,13 @@ import json
 import pathlib
 import time
 
-import asking
-import fault_server
 import numpy as np
 import pytest
 
 from configs import jsonl
 from selectllm.data import queries, records
 from selectllm.modes import experiment
+from tests.helpers import asking, fault_server
 
 
 def trained(path: pathlib.Path, tiny_encoder: pathlib.Path, workdir: pathlib.Path) -> tuple[dict, dict]:

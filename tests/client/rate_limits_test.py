@@ -1,11 +1,10 @@
 import asyncio
 
-import asking
-import fault_server
 import pytest
 
 from selectllm.client import rate_limits
 from selectllm.data import pool_file
+from tests.helpers import asking, fault_server
 
 DOWN = rate_limits.Failure('server_error', 'x', retry=True, alive=False)
 THROTTLED = rate_limits.Failure('rate_limited', 'x', retry=True, retry_after_s=0.01)

@@ -1,10 +1,10 @@
 import json
 
-import asking
 import pytest
 
 from selectllm.client import endpoints
 from selectllm.data import pool_file, queries
+from tests.helpers import asking
 
 QUERY = queries.Query('q', 'What is {this}?', fields={'subject': 'braces'})
 

@@ -9,8 +9,6 @@ import sys
 import time
 from typing import NamedTuple
 
-import asking
-import fault_server
 import ml_collections
 import numpy as np
 import pytest
@@ -21,6 +19,7 @@ from selectllm.data import records
 from selectllm.modes import answer, collect, experiment
 from selectllm.selection import policies
 from selectllm.serve import decider, selector
+from tests.helpers import asking, fault_server
 
 ROOT = pathlib.Path(__file__).parents[2]
 

@@ -15,12 +15,11 @@ import sys
 import time
 import traceback
 
-import asking
-import fault_server
 import pytest
 
 from selectllm.client import endpoints, rate_limits, runner, store
 from selectllm.data import pool_file, queries
+from tests.helpers import asking, fault_server
 
 
 def only(path: pathlib.Path) -> store.Response:

@@ -1,15 +1,14 @@
 """Answers queries in stages, as a rule that the tests script has it.
 
-As a command (`python tests/pool/staged.py JOURNAL URL`) it can be killed.
+As a command (`python tests/helpers/staged.py JOURNAL URL`) it can be killed.
 """
 
 import asyncio
 import pathlib
 import sys
 
-import asking
-
 from selectllm.client import dispatch, runner, store
+from tests.helpers import asking
 
 AT_ONCE = 4
 QUERIES = asking.some_queries(60)

@@ -9,14 +9,13 @@ import signal
 import subprocess
 import time
 
-import asking
-import fault_server
 import pytest
 
 from configs import common
 from selectllm.client import journal, store
 from selectllm.data import records
 from selectllm.modes import collect
+from tests.helpers import asking, fault_server
 
 
 @pytest.fixture

@@ -5,12 +5,10 @@ import subprocess
 import sys
 import time
 
-import asking
-import fault_server
 import pytest
-import staged
 
 from selectllm.client import dispatch, rate_limits, runner, store
+from tests.helpers import asking, fault_server, staged
 
 
 @pytest.fixture

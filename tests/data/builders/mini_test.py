@@ -18,7 +18,7 @@ from selectllm.data import grading, load, pool_file, records
 from selectllm.data.builders import mini
 from tools import mini_pool_questions, pack_mini_pool
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 
 
 @pytest.fixture(scope='module')

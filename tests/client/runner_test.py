@@ -1,12 +1,11 @@
 import asyncio
 import pathlib
 
-import asking
-import fault_server
 import pytest
 
 from selectllm.client import rate_limits, runner, store
 from selectllm.data import pool_file
+from tests.helpers import asking, fault_server
 
 
 @pytest.fixture

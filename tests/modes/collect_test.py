@@ -6,14 +6,13 @@ import re
 import subprocess
 import sys
 
-import asking
-import fault_server
 import pytest
 import yaml
 
 from configs import common
 from selectllm.data import grading, queries, records
 from selectllm.modes import collect
+from tests.helpers import asking, fault_server
 
 
 @pytest.fixture

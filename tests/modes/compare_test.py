@@ -14,7 +14,7 @@ from selectllm.evaluate import replay
 from selectllm.modes import compare, experiment
 from selectllm.report import comparison
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 LLMS = ('big', 'small')
 
 
