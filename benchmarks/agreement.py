@@ -1,8 +1,8 @@
 """What it costs to have no references: labels from the pool's own agreement against true ones, judged by the truth.
 
 On the queries of a finished run, both kinds of labels teach the same logistic regressions on the pretrained encoder's
-embeddings (`selectllm.selection.confidence.fit_probe`), as strong as suits validation; weighted_max_conf then selects and votes
-on the test queries, whose references are true.
+embeddings (`selectllm.selection.confidence.fit_probe`), as strong as suits validation; weighted_max_conf then selects
+and votes on the test queries, whose references are true.
 
   python -m benchmarks.agreement --run=runs/mmlu_pro --manual_dir=FOLDER
 """

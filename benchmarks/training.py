@@ -3,9 +3,9 @@
   python -m benchmarks.training --manual_dir=../shared/data --save       # needs the extra `benchmarks`
 
 Both fine-tune the same encoder on the same GSM8K queries for the same labels, in float32, with AdamW, clipping and
-dropout: ours as `selectllm.train.loop` does, with its batches, the Trainer on queries padded to 128 tokens. An epoch of ours
-and some steps of the Trainer's take turns; the first of each, which compile and warm up, do not count. The last column
-is the share of our time in which the next batch was waited for.
+dropout: ours as `selectllm.train.loop` does, with its batches, the Trainer on queries padded to 128 tokens. An epoch of
+ours and some steps of the Trainer's take turns; the first of each, which compile and warm up, do not count. The last
+column is the share of our time in which the next batch was waited for.
 """
 
 import argparse

@@ -109,7 +109,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.frontier = ml_collections.ConfigDict()
   config.frontier.contenders = FRONTIER  # what is compared past the paper's policies; empty: nothing
   config.frontier.currency = ''  # calls are paid in seconds, usd or calls; the first of these that is known by default
-  config.frontier.limits = LIMITS  # kept on development queries, held against the test; see selectllm/limits.py
+  config.frontier.limits = LIMITS  # kept on development queries, held against the test; see selectllm/selection/constraints.py
 
   config.collect = ml_collections.ConfigDict()
   config.collect.queries = ''  # a .jsonl file, or gsm8k:train, gsm8k:test, mmlu:test, mmlu:dev, mmlu:validation
@@ -126,7 +126,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.answer = ml_collections.ConfigDict()
   config.answer.run = ''  # the run directory of the classifier to select with, by a fixed policy
   config.answer.selector = ''  # or RUN/selector: calls are chosen stage after stage, as answers come in
-  config.answer.limit = 'none'  # what its calls must keep, such as seconds<=35%; see selectllm/limits.py
+  config.answer.limit = 'none'  # what its calls must keep, such as seconds<=35%; see selectllm/selection/constraints.py
   config.answer.queries = ''  # as for collect; references are optional
   config.answer.manual_dir = ''  # published queries are read from here, not downloaded
   config.answer.policy = 'weighted_max_conf'  # or max_conf, labelled_max_conf
@@ -143,7 +143,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.select.selector = ''  # a directory that a run saved, RUN/selector
   config.select.queries = ''  # as for collect; references are not needed
   config.select.manual_dir = ''  # published queries are read from here, not downloaded
-  config.select.limit = 'none'  # what the calls must keep, such as seconds<=35%; see selectllm/limits.py
+  config.select.limit = 'none'  # what the calls must keep, such as seconds<=35%; see selectllm/selection/constraints.py
 
   config.add_llm = ml_collections.ConfigDict()
   config.add_llm.run = ''  # the finished run that the LLM is added to; all other fields are the run's
@@ -156,7 +156,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.mesh = ml_collections.ConfigDict()
   config.mesh.data = -1  # devices that split the batch; -1: all that there are
   config.mesh.fsdp = 1  # devices that split parameters and optimiser too
-  config.mesh.distributed = False  # this is one process of a job of many; see selectllm/runtime.py
+  config.mesh.distributed = False  # this is one process of a job of many; see selectllm/infra/distributed.py
   return config
 
 

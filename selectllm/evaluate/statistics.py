@@ -1,8 +1,8 @@
 """How sure we may be: bootstrap and Wilson intervals, exact and sign-flip paired tests, Holm's correction.
 
-Shapes: N queries, M methods. Everything is computed in float64 on the host. An entry that is not valid is never read, so
-it may hold NaN. Work that would need N x resamples numbers is cut into blocks of queries, so memory does not grow with
-the resamples times N.
+Shapes: N queries, M methods. Everything is computed in float64 on the host. An entry that is not valid is never read,
+so it may hold NaN. Work that would need N x resamples numbers is cut into blocks of queries, so memory does not grow
+with the resamples times N.
 """
 
 import collections.abc

@@ -18,7 +18,7 @@ class Features(NamedTuple):
 
   Attributes:
     values: float32[N, D].
-    lengths: int32[N], how many tokens the queries had; it decides which train together, as it does for `tokenizer.Tokens`.
+    lengths: int32[N], how many tokens the queries had; it decides which train together, as for `tokenizer.Tokens`.
   """
 
   values: np.ndarray

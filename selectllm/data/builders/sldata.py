@@ -39,7 +39,7 @@ class Builder(base.PoolBuilder):
     )
 
   def read_records(self) -> collections.abc.Iterator[records.Record]:
-    """The training, validation and test queries, in the order of their files; see `sldata_files.read` for what is refused."""
+    """The training, validation and test queries, in the order of their files; `sldata_files.read` refuses some."""
     by_split = {split: self._read(split) for split in sldata_files.STEMS}
     all_rows = [row for rows in by_split.values() for row in rows]
     recorded = [self._record(row, number, split) for split, rows in by_split.items() for number, row in enumerate(rows)]
