@@ -55,8 +55,8 @@ def read(run: pathlib.Path, most: int) -> Data:
     table.queries, predicted.embeddings, predicted.confidences[0], data.labels, data.observed, split,
     seed=config.seed, questions=table.questions,
   )  # fmt: skip
-  currency = strategies.cost_unit_of(data, '')
-  queries = strategies.queries_of(table, development, predicted.embeddings, split, currency)
+  cost_unit = strategies.cost_unit_of(data, '')
+  queries = strategies.queries_of(table, development, predicted.embeddings, split, cost_unit)
   fold = development.fold
   develops = np.flatnonzero(fold >= 0)
   fitted = np.sort(np.random.default_rng(0).permutation(develops)[:most])
@@ -65,7 +65,7 @@ def read(run: pathlib.Path, most: int) -> Data:
 
 def reordered(queries: types.StrategyQueries, llms: list[int]) -> types.StrategyQueries:
   """The queries with some LLMs of the pool, in this order."""
-  per_llm = ('logits', 'answers', 'observed', 'labels', 'price')
+  per_llm = ('logits', 'answers', 'observed', 'labels', 'cost')
   columns = {name: getattr(queries, name)[:, llms] for name in per_llm}
   return queries._replace(**columns, expected=queries.expected[llms])
 

@@ -4,7 +4,7 @@
 
 The votes are GENERATED: nothing about LLMs follows from them. Each number of queries runs in a process of its own,
 which makes votes, confidences and embeddings in memory and then times `evaluate.evaluate`: what a report holds of
-policies and baselines at all sizes, with intervals and paired tests. Scoring, contenders, texts and files are left out.
+policies and baselines at all sizes, with intervals and paired tests. Scoring, strategies, texts and files are left out.
 """
 
 import argparse
@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> None:
     ratios.append(f'{GOAL_QUERIES:,} queries: {seconds:.0f} s; goal: under {GOAL_S:.0f} s on 2 cores: {met}')
   notes = [
     f'GENERATED votes of {options.llms} LLMs x {options.samples} samples; 70 % train, 10 % validation, 20 % test. All '
-    'policies and baselines at all sizes, intervals and paired tests; scoring, contenders, texts and files left out.'
+    'policies and baselines at all sizes, intervals and paired tests; scoring, strategies, texts and files left out.'
   ]
   results.publish('Evaluating large votes', table, ratios, save=options.save, packages=('jax', 'numpy'), notes=notes)
 

@@ -7,7 +7,7 @@ from ml_collections import config_dict
 
 POOLS = pathlib.Path(__file__).parent / 'pools'
 
-FRONTIER = (
+STRATEGIES = (
   'learned_vote', 'bayes_vote', 'adaptive', 'adaptive_stages', 'subset',
   'chain', 'frugal_cascade', 'knn_router', 'mf_router', 'clusters',
 )  # fmt: skip
@@ -106,10 +106,10 @@ def get_config() -> ml_collections.ConfigDict:
   config.evaluate.resamples = 2000  # of the bootstrap
   config.evaluate.near_duplicates = 0.8  # Jaccard similarity of questions across splits, from 0.5; 0: no search
 
-  config.frontier = ml_collections.ConfigDict()
-  config.frontier.contenders = FRONTIER  # what is compared past the paper's policies; empty: nothing
-  config.frontier.currency = ''  # calls are paid in seconds, usd or calls; the first of these that is known by default
-  config.frontier.limits = LIMITS  # kept on development queries, held against the test; see selectllm/selection/constraints.py
+  config.tradeoff = ml_collections.ConfigDict()
+  config.tradeoff.strategies = STRATEGIES  # what is compared past the paper's policies; empty: nothing
+  config.tradeoff.cost_unit = ''  # calls are paid in seconds, usd or calls; the first of these that is known by default
+  config.tradeoff.limits = LIMITS  # estimated by cross-validation, measured on test; selection/constraints.py
 
   config.collect = ml_collections.ConfigDict()
   config.collect.queries = ''  # a .jsonl file, or gsm8k:train, gsm8k:test, mmlu:test, mmlu:dev, mmlu:validation

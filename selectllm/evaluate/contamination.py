@@ -35,7 +35,8 @@ def find(
 
   Returns:
     JSON: for each of `near_duplicates.LEAKS` how many queries (of all folds) have their question, or nearly theirs
-    (None where this was not searched), in the other split; examples; and what methods reach on the test queries without any.
+    (None where this was not searched), in the other split; examples; and what methods reach on the test queries
+    without any.
   """
   questions = table.questions or table.queries
   found = near_duplicates.find(questions, split, near)

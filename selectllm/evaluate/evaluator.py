@@ -120,7 +120,7 @@ class _FoldEvaluation(NamedTuple):
   chosen_sizes: dict[str, int]
 
 
-def _trade_off(
+def _policy_tradeoff(
   rows: list[dict[str, Any]], best_single: replay.QueryMetrics | None
 ) -> dict[str, dict[str, float]] | None:
   """What each policy's sizes together buy, by sequential latency; None where latencies are unknown.
@@ -134,14 +134,17 @@ def _trade_off(
   longest = max(row['latency_sequential_s'] for row in rows)
   counted = best_single.valid
   reference = [float(values[counted].mean()) for values in (best_single.latency_sequential_s, best_single.correct)]
-  trade_off = {}
+  policy_tradeoff = {}
   for name in policies.POLICIES:
     of = [(row['latency_sequential_s'], row['accuracy']) for row in rows if row['name'] == name]
     # Areas compare over one range only: with more time than it takes, a policy stays as accurate as it is.
     of.append((longest, max(accuracy for _, accuracy in of)))
     latency, accuracy = np.array(of).T
-    trade_off[name] = {'aiq': metrics.aiq(latency, accuracy), 'save': metrics.cost_save(latency, accuracy, *reference)}
-  return trade_off
+    policy_tradeoff[name] = {
+      'aiq': metrics.aiq(latency, accuracy),
+      'save': metrics.cost_save(latency, accuracy, *reference),
+    }
+  return policy_tradeoff
 
 
 def _chosen_sizes(played: replay.MethodResults) -> dict[str, int]:
@@ -219,7 +222,7 @@ def evaluate(
     parts: One split, or all folds of a cross-validation: their test queries together are what is reported.
     embeddings: float32[N, D], unit vectors of the pretrained encoder, for nearest neighbours.
     config: `config.evaluate`.
-    further: Contenders of `selectllm.evaluate.strategies` at the setting chosen on development, on all test queries.
+    further: Strategies of `selectllm.evaluate.strategies` at the setting chosen on development, on all test queries.
 
   Returns:
     The results, see WORKSPACE.md, and the outcomes that they sum up.
@@ -254,7 +257,7 @@ def evaluate(
     references | {name: known([(name, size) for _, size in key]) for name in ('top_s', 'best_s')}
     for key in keys + chosen
   ]
-  # The number of LLMs that a contender calls differs from query to query.
+  # The number of LLMs that a strategy calls differs from query to query.
   sized += [references | dict.fromkeys(('top_s', 'best_s'))] * len(further)
   versus = _versus(played, sized, config.resamples)
   oracle_outcome = joined([('oracle', None)] * len(results))
@@ -303,7 +306,7 @@ def evaluate(
       {'accuracy': row['accuracy'], 'latency_s': row['latency_sequential_s']} for row in rows if row['name'] == 'oracle'
     ),
     'best_single': sorted(set(single)),
-    'trade_off': _trade_off(rows[: len(keys)], references['best_single']),
+    'policy_tradeoff': _policy_tradeoff(rows[: len(keys)], references['best_single']),
     'knn_neighbours': [result.known.neighbours for result in results],
     'methods': rows[: len(keys)],
     'chosen': [

@@ -183,7 +183,7 @@ def masked_mean(values: np.ndarray, valid: np.ndarray) -> np.ndarray:  # [M]
   return _ratio(np.asarray(values.sum(axis=0, where=valid, dtype=np.float64)), valid.sum(axis=0))
 
 
-# The frontier: what accuracy costs.
+# The tradeoff: what accuracy costs.
 
 
 def pareto(cost: np.ndarray, accuracy: np.ndarray) -> np.ndarray:  # [M]

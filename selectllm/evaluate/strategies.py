@@ -1,7 +1,7 @@
-"""The frontier of accuracy and price: everything that chooses calls past the paper's policies, on the same queries.
+"""The tradeoff of accuracy and price: everything that chooses calls past the paper's policies, on the same queries.
 
-Contenders are fitted on the development queries (train and validation) and play the test queries. What a setting of
-theirs is worth is *promised* by cross-fitting on the development queries: fitted on two thirds, played on the rest.
+Strategies are fitted on the development queries (train and validation) and play the test queries. What a setting of
+theirs is worth is *estimated* by cross-fitting on the development queries: fitted on two thirds, played on the rest.
 Settings are chosen by these promises alone; test labels are only counted.
 """
 
@@ -38,12 +38,12 @@ MeanMetrics = dict[str, float | None]
 
 
 class StrategyResult(NamedTuple):
-  """One contender on one split.
+  """One strategy on one split.
 
   Attributes:
     development: How its settings fared on development queries, cross-fitted: Outcome of arrays [D, M].
     test: How they fared on test queries: [T, M].
-    sure: float32[D, M], how likely each answer on development is right, as the contender says; NaN where it does not.
+    sure: float32[D, M], how likely each answer on development is right, as the strategy says; NaN where it does not.
     p_right: float32[T, M], the same on test, calibrated on development.
     expected: float32[T, M], what the calls that it made on test were expected to take.
   """
@@ -63,7 +63,7 @@ class Rules(NamedTuple):
     rules: By name, those of `RULES` that were played.
     calibrators: Of P(the answer is right), for each rule and each limit on single queries; one for each setting along
       the first dimension.
-    promised: For each rule, each limit on single queries, and setting what it is worth, see `mean_metrics_by_setting`.
+    estimated: For each rule, each limit on single queries, and setting what it is worth, see `mean_metrics_by_setting`.
     references: What the best single LLM and all LLMs are worth on development queries.
     expected: float32[K], the price of a call.
   """
@@ -71,7 +71,7 @@ class Rules(NamedTuple):
   weights: learned_vote.Weights
   rules: dict[str, adaptive.Rule]
   calibrators: dict[str, calibration.Calibrator]
-  promised: dict[str, list[MeanMetrics]]
+  estimated: dict[str, list[MeanMetrics]]
   references: dict[str, MeanMetrics]
   expected: np.ndarray
 
@@ -83,7 +83,7 @@ class FoldResult(NamedTuple):
     development: Its confidences.
     rows: int[D], the development queries.
     test: int[T].
-    contests: By contender.
+    contests: By strategy.
     rules: What a selector is made of.
     references: How the best single LLM and the plain vote of all fare on test, arrays [T, 2].
   """
@@ -97,23 +97,23 @@ class FoldResult(NamedTuple):
 
 
 def option_problems(options: ml_collections.ConfigDict) -> list[str]:
-  """What of `config.frontier` cannot be, in words."""
+  """What of `config.tradeoff` cannot be, in words."""
   found = []
-  if strange := [name for name in options.contenders if name not in STRATEGIES]:
-    found.append(f'frontier.contenders names {", ".join(strange)}; there are {", ".join(STRATEGIES)}')
-  if options.currency not in ('', *COST_UNITS):
-    found.append(f'frontier.currency={options.currency!r}: one of {", ".join(COST_UNITS)}, or empty')
+  if strange := [name for name in options.strategies if name not in STRATEGIES]:
+    found.append(f'tradeoff.strategies names {", ".join(strange)}; there are {", ".join(STRATEGIES)}')
+  if options.cost_unit not in ('', *COST_UNITS):
+    found.append(f'tradeoff.cost_unit={options.cost_unit!r}: one of {", ".join(COST_UNITS)}, or empty')
   for text in options.limits:
     try:
       constraints.parse(text)
     except ValueError as error:
-      found.append(f'frontier.limits: {error}')
+      found.append(f'tradeoff.limits: {error}')
   return found
 
 
-def timed_in(currency: str) -> bool:
+def timed_in(cost_unit: str) -> bool:
   """Whether calls are paid in time, so that calling at once saves some and a query may have too much of it."""
-  return currency == 'seconds'
+  return cost_unit == 'seconds'
 
 
 def cost_unit_of(data: dataset.Responses, wanted: str) -> str:
@@ -130,16 +130,16 @@ def cost_unit_of(data: dataset.Responses, wanted: str) -> str:
   if not wanted:
     return next(name for name in COST_UNITS if known[name])
   if not known[wanted]:
-    raise ValueError(f'config.frontier.currency={wanted!r}, but it is not known what every call took; take another')
+    raise ValueError(f'config.tradeoff.cost_unit={wanted!r}, but it is not known what every call took; take another')
   return wanted
 
 
 def queries_of(
-  table: dataset.Dataset, development: confidence.Development, embeddings: np.ndarray, split: np.ndarray, currency: str
+  table: dataset.Dataset, development: confidence.Development, embeddings: np.ndarray, split: np.ndarray, cost_unit: str
 ) -> types.StrategyQueries:
-  """All queries of a data set as contenders see them, with what only those to learn from may tell."""
+  """All queries of a data set as strategies see them, with what only those to learn from may tell."""
   data = table.votes
-  price = {'seconds': data.latency_s, 'usd': data.cost_usd, 'calls': np.ones_like(data.latency_s)}[currency]
+  price = {'seconds': data.latency_s, 'usd': data.cost_usd, 'calls': np.ones_like(data.latency_s)}[cost_unit]
   price = np.where(data.observed, price, np.nan).astype(np.float32)
   develops = (split == splits.TRAIN) | (split == splits.VALIDATION)
   with np.errstate(invalid='ignore'):
@@ -176,7 +176,7 @@ def _replay_strategies(
   limited: dict[str, float],
   seed: int,
 ) -> dict[str, types.Decisions]:
-  """Plays the named contenders, and the rule `adaptive` under each limit on single queries."""
+  """Plays the named strategies, and the rule `adaptive` under each limit on single queries."""
   weights, rules = fitted
   hidden = _hidden(asked)
   players: dict[str, Callable[[], types.Decisions]] = {
@@ -193,7 +193,7 @@ def _replay_strategies(
 
 
 def accounts(data: dataset.Responses, played: types.Decisions) -> replay.QueryMetrics:
-  """What was right and what it took, arrays [N, M], of what a contender did with N queries."""
+  """What was right and what it took, arrays [N, M], of what a strategy did with N queries."""
   called = played.mask & data.observed[:, None]
   valid = called.any(-1)
   stages = int(played.stage.max(initial=0)) + 1
@@ -247,7 +247,7 @@ def fit_and_replay(
   embeddings: np.ndarray,
   config: ml_collections.ConfigDict,
 ) -> FoldResult:
-  """Fits all contenders on the development queries of one split and plays them.
+  """Fits all strategies on the development queries of one split and plays them.
 
   Args:
     table: The data set; it has answers.
@@ -279,15 +279,15 @@ def fit_and_replay_from(
     development: Its confidences.
     embeddings: float32[N, D], unit vectors of the pretrained encoder.
     config: The whole config.
-    complete: Makes of development queries what contenders are fitted on; they always play what was recorded.
+    complete: Makes of development queries what strategies are fitted on; they always play what was recorded.
   """
-  data, options, seed = table.votes, config.frontier, config.seed
-  currency = cost_unit_of(data, options.currency)
-  queries = queries_of(table, development, embeddings, split, currency)
+  data, options, seed = table.votes, config.tradeoff, config.seed
+  cost_unit = cost_unit_of(data, options.cost_unit)
+  queries = queries_of(table, development, embeddings, split, cost_unit)
   rows, test = np.flatnonzero(development.fold >= 0), np.flatnonzero(split == splits.TEST)
-  timed = timed_in(currency) and 'adaptive_stages' in options.contenders
-  names = dict.fromkeys((*options.contenders, 'adaptive'))  # what a selector holds is always played
-  limited = _limited(options.limits) if timed_in(currency) else {}
+  timed = timed_in(cost_unit) and 'adaptive_stages' in options.strategies
+  names = dict.fromkeys((*options.strategies, 'adaptive'))  # what a selector holds is always played
+  limited = _limited(options.limits) if timed_in(cost_unit) else {}
   players = functools.partial(_replay_strategies, names=names, limited=limited, seed=seed)
   held_out: list[tuple[np.ndarray, dict[str, types.Decisions]]] = []
   for part in range(_CROSS):
@@ -353,7 +353,7 @@ def _strategy_result(
   on_test: types.Decisions,
   expected: np.ndarray,
 ) -> tuple[StrategyResult, list[calibration.Calibrator]]:
-  """Counts what a contender did, and calibrates how sure it is, setting by setting, on development queries."""
+  """Counts what a strategy did, and calibrates how sure it is, setting by setting, on development queries."""
   development, tested = accounts(data.rows(rows), on_development), accounts(data.rows(test), on_test)
   sure, p_right = on_development.p_right, np.full(on_test.p_right.shape, np.nan, np.float32)
   calibrators = []
@@ -375,38 +375,38 @@ def mean_metrics_by_setting(outcome: replay.QueryMetrics) -> list[MeanMetrics]:
   return [mean_metrics(outcome, setting) for setting in range(outcome.correct.shape[1])]
 
 
-def most_accurate(promised: list[MeanMetrics]) -> int:
+def most_accurate(estimated: list[MeanMetrics]) -> int:
   """The setting most accurate on development; of equals the cheapest."""
-  return int(np.argmax([worth['accuracy'] or 0.0 for worth in promised]))
+  return int(np.argmax([worth['accuracy'] or 0.0 for worth in estimated]))
 
 
 def choose(
-  promised: dict[str, list[MeanMetrics]], references: dict[str, MeanMetrics], limit: constraints.Constraint
+  estimated: dict[str, list[MeanMetrics]], references: dict[str, MeanMetrics], limit: constraints.Constraint
 ) -> tuple[str, int] | None:
   """The rule and the setting that keep a limit on development queries.
 
   Args:
-    promised: What each setting of each rule is worth.
+    estimated: What each setting of each rule is worth.
     references: What the best single LLM and all LLMs are worth.
     limit: To be kept.
 
   Returns:
     The most accurate, or for a target of accuracy the fastest; None where none keeps it. For a limit on single queries
-    the name is the limit's text: it is known only where it was among the run's `config.frontier.limits`.
+    the name is the limit's text: it is known only where it was among the run's `config.tradeoff.limits`.
   """
-  # A limit on single queries changes what is called, so it is played, and promised, by itself.
+  # A limit on single queries changes what is called, so it is played, and estimated, by itself.
   names = [limit.text] if limit.quantity == 'query_seconds' else RULES
   for_choice = constraints.parse('none') if limit.quantity == 'query_seconds' else limit
   found = {
     name: setting
     for name in names
-    if name in promised and (setting := constraints.choose(for_choice, promised[name], references)) is not None
+    if name in estimated and (setting := constraints.choose(for_choice, estimated[name], references)) is not None
   }
   if not found:
     return None
 
   def merit(name: str) -> tuple[float, float]:
-    worth = promised[name][found[name]]
+    worth = estimated[name][found[name]]
     accuracy, price = worth['accuracy'] or 0.0, constraints.cost(worth)
     return (-price, accuracy) if limit.quantity == 'accuracy' else (accuracy, -price)
 

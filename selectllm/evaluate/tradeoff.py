@@ -1,4 +1,4 @@
-"""What the contenders of `selectllm.evaluate.strategies` promised on development queries, and what the test gave."""
+"""What the strategies of `selectllm.evaluate.strategies` estimated on development queries, and what the test gave."""
 
 from typing import Any, NamedTuple
 
@@ -18,18 +18,18 @@ def _at(outcome: replay.QueryMetrics, setting: int) -> replay.QueryMetrics:
 
 
 class Chosen(NamedTuple):
-  """A contender at the setting chosen in each of P splits.
+  """A strategy at the setting chosen in each of P splits.
 
   Attributes:
-    contender: Its name.
+    strategy: Its name.
     settings: P of them.
-    promised: Means over the splits of what was promised.
+    estimated: Means over the splits of what was estimated.
     outcome: On all test queries.
   """
 
-  contender: str
+  strategy: str
   settings: list[int]
-  promised: strategies.MeanMetrics
+  estimated: strategies.MeanMetrics
   outcome: replay.QueryMetrics
 
 
@@ -50,7 +50,7 @@ def _mean_worth(worths: list[strategies.MeanMetrics]) -> strategies.MeanMetrics:
 
 
 def best(parts: list[strategies.FoldResult]) -> dict[str, Chosen]:
-  """Every contender at the setting that is most accurate on development queries."""
+  """Every strategy at the setting that is most accurate on development queries."""
   names = [name for name in parts[0].contests if name in strategies.STRATEGIES]
   return {
     name: _pick(
@@ -107,10 +107,16 @@ def _limit_row(
   others: dict[str, replay.QueryMetrics],
   resamples: int,
 ) -> dict[str, Any]:
-  """What was asked for, what was promised, and what the test gave."""
-  row: dict[str, Any] = {'limit': limit.text, 'contender': None, 'setting': None, 'promised': None, 'test': None}
+  """What was asked for, what was estimated, and what the test gave."""
+  row: dict[str, Any] = {
+    'constraint': limit.text,
+    'strategy': None,
+    'operating_points': None,
+    'estimated': None,
+    'measured': None,
+  }
   row |= {'target': None, 'met': None, 'within': None, 'versus': None}
-  choices = [strategies.choose(part.rules.promised, part.rules.references, limit) for part in parts]
+  choices = [strategies.choose(part.rules.estimated, part.rules.references, limit) for part in parts]
   if any(choice is None for choice in choices):
     return row
   played, settings = zip(*choices, strict=True)  # type: ignore[misc]
@@ -128,10 +134,10 @@ def _limit_row(
   unknown = limit.quantity != 'none' and (target is None or test.get(limit.quantity) is None)
   met, within = (None, None) if unknown else constraints.judge(limit, test, target)
   return row | {
-    'contender': ', '.join(sorted({'adaptive' if name == limit.text else name for name in played})),
-    'setting': list(settings),
-    'promised': _mean_worth([each.promised for each in picked]),
-    'test': test,
+    'strategy': ', '.join(sorted({'adaptive' if name == limit.text else name for name in played})),
+    'operating_points': list(settings),
+    'estimated': _mean_worth([each.estimated for each in picked]),
+    'measured': test,
     'target': target,
     'met': met,
     'within': within,
@@ -142,7 +148,7 @@ def _limit_row(
 def _p_right(parts: list[strategies.FoldResult], chosen: Chosen) -> dict[str, Any]:
   """How far P(the answer is right) can be trusted, and what leaving the least sure queries unanswered brings."""
   sure = np.concatenate(
-    [part.contests[chosen.contender].p_right[:, setting] for part, setting in zip(parts, chosen.settings, strict=True)]
+    [part.contests[chosen.strategy].p_right[:, setting] for part, setting in zip(parts, chosen.settings, strict=True)]
   )
   right, valid = chosen.outcome.correct[:, None], chosen.outcome.valid[:, None]
   judged = (right, sure[:, None], valid)
@@ -151,7 +157,7 @@ def _p_right(parts: list[strategies.FoldResult], chosen: Chosen) -> dict[str, An
   coverage = [[float(share), float(running[max(1, round(share * len(order))) - 1])] for share in _COVERAGE]
   answered = running[max(1, round(0.8 * len(order))) - 1]
   return {
-    'contender': chosen.contender,
+    'strategy': chosen.strategy,
     'ece': metrics.ece(*judged),
     'brier': metrics.brier(*judged),
     'reliability': {
@@ -190,7 +196,7 @@ def _batch(parts: list[strategies.FoldResult], resamples: int) -> list[dict[str,
   """What all test queries together reach under one budget, each getting the subset that is worth its price there."""
   rows = []
   for share in _BATCH_BUDGETS:
-    promised, tested = [], []
+    estimated, tested = [], []
     for part in parts:
       options = part.contests['subset']
       most = share * float(part.rules.expected.sum()) * len(part.test)
@@ -198,15 +204,15 @@ def _batch(parts: list[strategies.FoldResult], resamples: int) -> list[dict[str,
         break
       choice = batch_budget.assign(options.p_right, options.expected, most)
       place = np.arange(len(choice))
-      promised.append((options.p_right[place, choice].mean(), options.expected[place, choice].mean()))
+      estimated.append((options.p_right[place, choice].mean(), options.expected[place, choice].mean()))
       tested.append(replay.QueryMetrics(*(array[place, choice] for array in options.test)))
     else:
-      accuracy, price = np.mean(promised, 0)
+      accuracy, price = np.mean(estimated, 0)
       rows.append(
         {
           'budget': share,
-          'promised': {'accuracy': float(accuracy), 'price': float(price)},
-          'test': _measured([replay.concatenate(tested)], resamples)[0],
+          'estimated': {'accuracy': float(accuracy), 'cost': float(price)},
+          'measured': _measured([replay.concatenate(tested)], resamples)[0],
         }
       )
   return rows
@@ -218,7 +224,7 @@ def summarise(
   chosen: dict[str, Chosen],
   config: ml_collections.ConfigDict,
 ) -> dict[str, Any]:
-  """What the report says of the frontier, see WORKSPACE.md.
+  """What the report says of the tradeoff, see WORKSPACE.md.
 
   Args:
     table: The data set.
@@ -227,7 +233,7 @@ def summarise(
     config: The whole config.
   """
   resamples = config.evaluate.resamples
-  currency = strategies.cost_unit_of(table.votes, config.frontier.currency)
+  cost_unit = strategies.cost_unit_of(table.votes, config.tradeoff.cost_unit)
   together = replay.concatenate([part.references for part in parts])
   of_references = [_at(together, place) for place in range(len(constraints.REFERENCES))]
   references = dict(zip(constraints.REFERENCES, _measured(of_references, resamples), strict=True))
@@ -239,30 +245,30 @@ def summarise(
     picked = [_pick(parts, name, [setting] * len(parts)) for setting in range(count)]
     tests = _measured([each.outcome for each in picked], resamples)
     curves[name] = [
-      {'setting': setting, 'promised': each.promised, 'test': test}
+      {'operating_point': setting, 'estimated': each.estimated, 'measured': test}
       for setting, (each, test) in enumerate(zip(picked, tests, strict=True))
     ]
   rule = next((chosen[name] for name in strategies.RULES if name in chosen), None)
   return {
-    'currency': currency,
-    'price_is': table.latency_is if currency == 'seconds' else 'known',
+    'cost_unit': cost_unit,
+    'cost_is': table.latency_is if cost_unit == 'seconds' else 'known',
     'references': references,
     'curves': curves,
     'best': {
       name: {
-        'settings': each.settings,
-        'promised': each.promised,
-        'test': _measured([each.outcome], resamples)[0],
+        'operating_points': each.settings,
+        'estimated': each.estimated,
+        'measured': _measured([each.outcome], resamples)[0],
         'versus': _versus(each.outcome, others),
       }
       for name, each in chosen.items()
     },
-    'limits': [
+    'constraints': [
       _limit_row(parts, constraints.parse(text), references, everybody, resamples)
-      for text in config.frontier.limits
+      for text in config.tradeoff.limits
       if rule
     ],
     'p_right': _p_right(parts, rule) if rule else None,
     'confidences': _confidences(table, parts),
-    'batch': _batch(parts, resamples) if 'subset' in chosen else [],
+    'batch_budgets': _batch(parts, resamples) if 'subset' in chosen else [],
   }

@@ -158,7 +158,7 @@ def claim_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> No
   # Evaluation is done anew in seconds, so it may differ from the run's first one; so may what is added to a run.
   exempt: tuple[str, ...] = _FREE
   if config.mode in ('evaluate', 'add_llm'):
-    exempt = (*exempt, 'evaluate', 'frontier')
+    exempt = (*exempt, 'evaluate', 'tradeoff')
   _claim(workdir / 'config.json', json.loads(config.to_json_best_effort()), exempt, before=_BEFORE)
 
 

@@ -40,8 +40,8 @@ class Learned:
     accuracy_ci: Wilson's 95 % interval.
     log_loss: Of its confidence there, each query held out in turn.
     log_loss_constant: Of its accuracy as the confidence everywhere, held out likewise.
-    expected: What a call is expected to take, in the run's currency.
-    currency: See `strategies.COST_UNITS`.
+    expected: What a call is expected to take, in the run's cost_unit.
+    cost_unit: See `strategies.COST_UNITS`.
     promises: What the selector's promises are counted on.
   """
 
@@ -54,7 +54,7 @@ class Learned:
   log_loss: float
   log_loss_constant: float
   expected: float
-  currency: str
+  cost_unit: str
   promises: str
 
 
@@ -174,7 +174,7 @@ def join(
       its calls take.
   """
   joined = _checked(config, table, llm, given)
-  currency = strategies.cost_unit_of(table.votes, config.frontier.currency)
+  cost_unit = strategies.cost_unit_of(table.votes, config.tradeoff.cost_unit)
   asked = np.flatnonzero(joined.votes.observed[:, -1])
   labels = joined.votes.labels[asked, -1]
   data, split = table.votes, predicted.split[0]
@@ -191,7 +191,7 @@ def join(
   )
   complete = functools.partial(new_llm.impute, seed=config.seed)
   part = strategies.fit_and_replay_from(
-    joined, split, development, predicted.embeddings, _contending(config, currency), complete
+    joined, split, development, predicted.embeddings, _contending(config, cost_unit), complete
   )
   accuracy = float(labels.mean())
   learned = Learned(
@@ -204,7 +204,7 @@ def join(
     log_loss=_log_loss(column[asked], labels),
     log_loss_constant=_log_loss(_constant(labels, fold[asked]), labels),
     expected=float(part.rules.expected[-1]),
-    currency=currency,
+    cost_unit=cost_unit,
     promises=(
       f'counted on {len(part.rows):,} development queries, held out; {llm} takes part in the {len(asked):,} that it '
       'was asked, on all others it counts as one that cannot be called'
@@ -229,22 +229,26 @@ def _checked(config: ml_collections.ConfigDict, table: dataset.Dataset, llm: str
       f'{llm} is {"right" if labels.all() else "wrong"} on all {len(labels)} queries ({left_out}). Nothing can be '
       'learned about when such an LLM is right; give responses to more queries.'
     )
-  currency = strategies.cost_unit_of(table.votes, config.frontier.currency)
+  cost_unit = strategies.cost_unit_of(table.votes, config.tradeoff.cost_unit)
   try:
-    strategies.cost_unit_of(joined.votes, currency)
+    strategies.cost_unit_of(joined.votes, cost_unit)
   except ValueError as error:
     raise ValueError(
-      f'the run counts in {currency}, but what calls of {llm} take is not known: give latencies or tokens with its '
+      f'the run counts in {cost_unit}, but what calls of {llm} take is not known: give latencies or tokens with its '
       'responses, and its size or price in config.pool.file'
     ) from error
   return joined
 
 
-def _contending(config: ml_collections.ConfigDict, currency: str) -> ml_collections.ConfigDict:
-  """The config with those contenders alone that a selector holds."""
+def _contending(config: ml_collections.ConfigDict, cost_unit: str) -> ml_collections.ConfigDict:
+  """The config with those strategies alone that a selector holds."""
   config = config.copy_and_resolve_references().unlock()
-  rules = [name for name in config.frontier.contenders if name in strategies.RULES]
-  config.frontier = {'contenders': tuple({'adaptive': None} | dict.fromkeys(rules)), 'currency': currency, 'limits': ()}
+  rules = [name for name in config.tradeoff.strategies if name in strategies.RULES]
+  config.tradeoff = {
+    'strategies': tuple({'adaptive': None} | dict.fromkeys(rules)),
+    'cost_unit': cost_unit,
+    'limits': (),
+  }
   return config
 
 
@@ -269,6 +273,6 @@ def _print(learned: Learned, table: dataset.Dataset, directory: pathlib.Path) ->
     f'Accuracy {100 * learned.accuracy:.1f} % (95 %: {low:.1f} to {high:.1f}).\n'
     f'Log loss of its confidence, held out: {learned.log_loss:.3f}; of its accuracy alone: '
     f'{learned.log_loss_constant:.3f}.\n'
-    f'A call is expected to take {learned.expected:.3g} {units[learned.currency]}.\n'
+    f'A call is expected to take {learned.expected:.3g} {units[learned.cost_unit]}.\n'
     f'Promises of the selector are {learned.promises}.\nSaved: {directory}'
   )

@@ -84,7 +84,7 @@ def load_run(path: pathlib.Path) -> Run:
       f'the run in {path} has not finished: it has no report.json. The command that began it goes on with it.'
     )
   config, data, results = (_read(path / name) for name in ('config.json', 'data.json', 'report.json'))
-  fields = run_dir.flatten(config | {'evaluate': results['settings']})
+  fields = run_dir.flatten(config | {'evaluate': results['evaluate_config']})
   return Run(path.resolve().name, path, fields, run_dir.flatten(data), results, _read_outcomes(path))
 
 

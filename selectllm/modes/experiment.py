@@ -58,9 +58,9 @@ def load_table(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> data
   distributed.check_same('the data', identity)
   if distributed.is_first():
     run_dir.claim_data(workdir, identity)
-  if config.frontier.contenders and table.votes.has_answers:
+  if config.tradeoff.strategies and table.votes.has_answers:
     strategies.cost_unit_of(
-      table.votes, config.frontier.currency
+      table.votes, config.tradeoff.cost_unit
     )  # refuses, before anything is done, what is not known
   return pseudo_labels.label(table, _split(config, table)[0]) if config.dataset.labels == 'agreement' else table
 
@@ -172,7 +172,7 @@ def _report(
   chosen = tradeoff.best(contest) if contest else {}
   further = {name: each.outcome for name, each in chosen.items()}
   results, played = evaluator.evaluate(table, parts, predicted.embeddings, config.evaluate, further)
-  results['frontier'] = tradeoff.summarise(table, contest, chosen, config) if contest else None
+  results['tradeoff'] = tradeoff.summarise(table, contest, chosen, config) if contest else None
   if params is not None:
     latency_s = float(predicted.classifier_latency_s)
     selector.save(workdir / 'selector', config, table, contest[0], params, latency_s)
@@ -183,8 +183,8 @@ def _report(
   predictions.save(workdir / 'outcomes.npz', played)
   cases = error_analysis.gather(table, parts, results, played, config.evaluate)
   results['by_task'] = error_analysis.by_task(table, cases, results, played)
-  results['analysis'] = error_analysis.explain(table, cases, predicted.tokens)
-  results['overlap'] = contamination.find(
+  results['error_analysis'] = error_analysis.explain(table, cases, predicted.tokens)
+  results['contamination'] = contamination.find(
     table,
     predicted.split,
     results,
@@ -193,7 +193,7 @@ def _report(
     resamples=config.evaluate.resamples,
   )
   results['dataset'] |= {'truncated': int(predicted.truncated), 'labels': config.dataset.labels}
-  results['settings'] = config.evaluate.to_dict()  # they may change when a run is evaluated anew
+  results['evaluate_config'] = config.evaluate.to_dict()  # they may change when a run is evaluated anew
   results['timing'] = {
     **earlier,
     'classifier_latency_s': float(predicted.classifier_latency_s),
@@ -210,7 +210,7 @@ def _selector_params(
   config: ml_collections.ConfigDict, workdir: pathlib.Path, table: dataset.Dataset, predicted: predictions.Predictions
 ) -> Any | None:
   """The classifier of the selector that is saved with a run; None for a run that has no selector."""
-  if not config.frontier.contenders or not table.votes.has_answers or len(predicted.split) > 1:
+  if not config.tradeoff.strategies or not table.votes.has_answers or len(predicted.split) > 1:
     return None
   model = inference.make_model(config, len(table.llms))
   try:
@@ -225,10 +225,10 @@ def _contest(
   config: ml_collections.ConfigDict, workdir: pathlib.Path, table: dataset.Dataset, predicted: predictions.Predictions
 ) -> list[strategies.FoldResult]:
   """Everything that chooses calls past the paper's policies, split by split."""
-  if not config.frontier.contenders:
+  if not config.tradeoff.strategies:
     return []
   parts = []
-  progress = metric_writer.Progress('Contenders', len(predicted.split))
+  progress = metric_writer.Progress('Strategies', len(predicted.split))
   for split, confidences in zip(predicted.split, predicted.confidences, strict=True):
     parts.append(strategies.fit_and_replay(table, split, confidences, predicted.embeddings, config))
     progress.update(len(parts))
@@ -286,7 +286,7 @@ def check_options(config: ml_collections.ConfigDict) -> None:
     problems.append(
       f'dataset.folds={config.dataset.folds}: 0 with dataset.labels=agreement, which judges one split by its references'
     )
-  problems += strategies.option_problems(config.frontier)
+  problems += strategies.option_problems(config.tradeoff)
   if problems:
     raise ValueError('these options cannot be:\n' + '\n'.join(f'  config.{problem}' for problem in problems))
 

@@ -35,12 +35,12 @@ def select(config: ml_collections.ConfigDict, workdir: pathlib.Path | None) -> N
   console.print(table)
   if len(asked) > _SHOWN:
     console.print(f'... and {len(asked) - _SHOWN:,} more')
-  promised = chooser.promised
-  reach = f'On development queries this setting answered {100 * (promised["accuracy"] or 0):.1f} % right'
-  if promised['calls'] is not None:
-    reach += f' with {promised["calls"]:.2f} calls'
-  if promised['seconds'] is not None:
-    reach += f' that took {promised["seconds"]:.3g} s in sum ({chooser.latency_is})'
+  estimated = chooser.estimated
+  reach = f'On development queries this setting answered {100 * (estimated["accuracy"] or 0):.1f} % right'
+  if estimated['calls'] is not None:
+    reach += f' with {estimated["calls"]:.2f} calls'
+  if estimated['seconds'] is not None:
+    reach += f' that took {estimated["seconds"]:.3g} s in sum ({chooser.latency_is})'
   console.print(reach + '; further calls depend on what the first ones answer.', highlight=False)
   if workdir is None:
     return

@@ -59,7 +59,7 @@ def _annotate(axes: matplotlib.axes.Axes, labels: list[_Label]) -> None:
 
 
 def accuracy_and_latency(results: dict[str, Any]) -> matplotlib.figure.Figure:
-  """Accuracy against sequential latency: policies by size, single LLMs, and the frontier of them all."""
+  """Accuracy against sequential latency: policies by size, single LLMs, and the tradeoff of them all."""
   kind = results['dataset']['latency']
   across = 'calls' if kind == 'unknown' else 'latency_sequential_s'
   points = [
@@ -70,10 +70,10 @@ def accuracy_and_latency(results: dict[str, Any]) -> matplotlib.figure.Figure:
   figure = matplotlib.figure.Figure(figsize=(10, 5.6), layout='constrained')
   axes = figure.subplots()
   x, y = (np.array(column) for column in list(zip(*points, strict=True))[2:])
-  frontier = metrics.pareto(x, y)
-  order = np.lexsort((y[frontier], x[frontier]))
+  tradeoff = metrics.pareto(x, y)
+  order = np.lexsort((y[tradeoff], x[tradeoff]))
   axes.step(
-    x[frontier][order], y[frontier][order], where='post', color='#bbbbbb', linewidth=6, alpha=0.45, label='frontier'
+    x[tradeoff][order], y[tradeoff][order], where='post', color='#bbbbbb', linewidth=6, alpha=0.45, label='tradeoff'
   )
   for name, (colour, style) in _STYLES.items():
     if line := [point[2:] for point in points if point[0] == name]:
@@ -241,7 +241,7 @@ def _gap_panel(axes: matplotlib.axes.Axes, feature: dict[str, Any], policy: str)
 
 def oracle_gap(results: dict[str, Any]) -> matplotlib.figure.Figure | None:
   """The rate at which the oracle is right and the headline policy is not, by what the queries are like."""
-  found = results['analysis']
+  found = results['error_analysis']
   if not found['features']:
     return None
   small = [feature for feature in found['features'] if feature['name'] != 'category']

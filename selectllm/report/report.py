@@ -79,7 +79,7 @@ def _shift(llm: str, row: dict[str, Any]) -> str:
 def _leaked(results: dict[str, Any]) -> list[str]:
   """Warnings of questions that stand in two splits."""
   found: list[str] = []
-  of_test, overlap = False, results['overlap']
+  of_test, overlap = False, results['contamination']
   for row in overlap['leaks']:
     asked, before = f'of {row["queries"]:,} {row["of"]} queries', len(found)
     if row['exact']:
@@ -100,7 +100,7 @@ def _leaked(results: dict[str, Any]) -> list[str]:
 
 def _leaks(results: dict[str, Any]) -> list[str]:
   """The section on questions that stand in two splits."""
-  overlap = results['overlap']
+  overlap = results['contamination']
   near = overlap['near_duplicates']
   explained = ['Questions are the same when they are equal but for case and white space.']
   if near:
@@ -206,7 +206,7 @@ def _difference(feature: dict[str, Any]) -> str:
 
 def _gap(results: dict[str, Any]) -> list[str]:
   """The section on what the headline policy misses."""
-  found = results['analysis']
+  found = results['error_analysis']
   row = next(row for row in results['chosen'] if row['name'] == found['policy'])
   every = 'Every test query with confidences, answers and votes, to browse: [queries.html](queries.html).\n'
   if not found['features']:
@@ -225,7 +225,7 @@ def _gap(results: dict[str, Any]) -> list[str]:
 
 
 def _appendix(results: dict[str, Any]) -> list[str]:
-  if not results['analysis']['features']:
+  if not results['error_analysis']['features']:
     return []
   return [
     '## The gap to the oracle, by what the queries are like\n',
@@ -268,7 +268,7 @@ def markdown(results: dict[str, Any]) -> str:
     'Over fixed choices on the same queries (`top_s`, `best_s`: of the same size), with 95 % bootstrap intervals.\n',
     tables.gains_table(results).markdown(),
     '![Accuracy against latency](figures/accuracy_latency.png)\n',
-    *([tables.trade_off_table(results).markdown()] if results['trade_off'] else []),
+    *([tables.policy_tradeoff_table(results).markdown()] if results['policy_tradeoff'] else []),
     *tradeoff.section(results),
     '## The LLMs\n',
     'Accuracy with 95 % intervals in brackets.'

@@ -178,7 +178,7 @@ def leaks_table(results: dict[str, Any]) -> Table:
       share(row['exact'], row['queries']),
       share(row['near'], row['queries']),
     ]
-    for row in results['overlap']['leaks']
+    for row in results['contamination']['leaks']
   ]
   return Table(['queries of one split in another', 'queries', 'the same question', 'nearly the same'], rows)
 
@@ -186,7 +186,7 @@ def leaks_table(results: dict[str, Any]) -> Table:
 def leak_examples_table(results: dict[str, Any]) -> Table:
   """Pairs of queries that are alike, to look at."""
   rows = []
-  for pair in results['overlap']['examples']:
+  for pair in results['contamination']['examples']:
     # As code, so that no sign in them is taken for markup.
     texts = ['`' + text.replace('`', "'") + '`' for text in pair['texts']]
     cells = [f'{id_} ({split})' for id_, split in zip(pair['ids'], (pair['of'], pair['within']), strict=True)]
@@ -197,7 +197,7 @@ def leak_examples_table(results: dict[str, Any]) -> Table:
 def clean_table(results: dict[str, Any]) -> Table:
   """What methods reach on the test queries that neither train nor validation holds."""
   rows = []
-  for row in results['overlap']['methods']:
+  for row in results['contamination']['methods']:
     known = None not in (row['accuracy'], row['clean_accuracy'])
     change = f'{100 * (row["clean_accuracy"] - row["accuracy"]):+.1f}' if known else '-'
     clean = with_interval(row['clean_accuracy'], row['clean_ci'])
@@ -236,7 +236,7 @@ def by_task_table(results: dict[str, Any]) -> Table:
 
 def gap_table(results: dict[str, Any]) -> Table:
   """Where the oracle is right and the headline policy is not: every bin of every feature."""
-  found = results['analysis']
+  found = results['error_analysis']
   header = ['feature', 'bin', 'queries', 'oracle right %', f'{found["policy"]} right %', 'only the oracle %']
   cells = []
   for feature in found['features']:
@@ -253,10 +253,10 @@ def gap_table(results: dict[str, Any]) -> Table:
   return Table([*header, '95 % interval'], cells)
 
 
-def trade_off_table(results: dict[str, Any]) -> Table:
+def policy_tradeoff_table(results: dict[str, Any]) -> Table:
   """What all sizes of a policy buy together."""
   rows = [
-    [name, f'{100 * values["aiq"]:.1f}', percent(values['save'])] for name, values in results['trade_off'].items()
+    [name, f'{100 * values["aiq"]:.1f}', percent(values['save'])] for name, values in results['policy_tradeoff'].items()
   ]
   return Table(
     ['policy', 'mean accuracy over the latency range (AIQ) %', 'latency saved at best-single accuracy %'], rows

@@ -1,4 +1,4 @@
-"""The section of a report on choosing calls past the paper: promises and the test, the frontier, when to abstain."""
+"""The section of a report on choosing calls past the paper: promises and the test, the tradeoff, when to abstain."""
 
 import itertools
 import re
@@ -14,7 +14,7 @@ import numpy as np
 from selectllm.evaluate import metrics
 from selectllm.report import figures, tables
 
-# What each contender does; its settings trade accuracy for price.
+# What each strategy does; its settings trade accuracy for price.
 _EXPLAINED = {
   'adaptive': 'asks one LLM after the other, next the one worth most for its price given the answers so far, '
   'until none is worth its price',
@@ -35,14 +35,14 @@ class _Scale(NamedTuple):
   """What prices are counted in.
 
   Attributes:
-    currency: The field of what a setting is worth that holds its price.
+    cost_unit: The field of what a setting is worth that holds its price.
     unit: At the head of a column.
     words: In a sentence.
     text: Writes a price.
     of_all: The mean price of calling all LLMs on test.
   """
 
-  currency: str
+  cost_unit: str
   unit: str
   words: str
   text: Callable[[float | None], str]
@@ -50,14 +50,14 @@ class _Scale(NamedTuple):
 
 
 def _scale(results: dict[str, Any]) -> _Scale:
-  """The currency of the frontier."""
-  currency = results['frontier']['currency']
+  """The cost_unit of the tradeoff."""
+  cost_unit = results['tradeoff']['cost_unit']
   unit, words, text = {
     'seconds': ('seconds', f'summed {results["dataset"]["latency"]} seconds', tables.seconds),
     'usd': ('$ per 1,000', 'dollars', tables.dollars),
     'calls': ('calls', 'calls', tables.seconds),
-  }[currency]
-  return _Scale(currency, unit, words, text, results['frontier']['references']['all_llms'][currency])
+  }[cost_unit]
+  return _Scale(cost_unit, unit, words, text, results['tradeoff']['references']['all_llms'][cost_unit])
 
 
 def _accuracy(row: dict[str, Any]) -> str:
@@ -74,7 +74,7 @@ def _gain(row: dict[str, Any], other: str) -> str:
 
 def asked(row: dict[str, Any]) -> str:
   """What a limit asks for, in words."""
-  what, *bound = re.split('[<>]=', row['limit'])
+  what, *bound = re.split('[<>]=', row['constraint'])
   if what == 'none':
     return 'the most accurate, at any price'
   known = row['target'] is not None
@@ -100,48 +100,48 @@ def asked(row: dict[str, Any]) -> str:
 
 def kept(row: dict[str, Any]) -> str:
   """Whether the test kept a limit, in words."""
-  if row['test'] is None:
-    return 'no setting promised it'
-  if row['limit'] == 'none':
+  if row['measured'] is None:
+    return 'no operating point reached it in cross-validation'
+  if row['constraint'] == 'none':
     return '-'
   return 'met' if row['met'] else 'missed, within the interval' if row['within'] else 'missed'
 
 
 def _reached(row: dict[str, Any], key: str, other: dict[str, Any], name: str, scale: _Scale) -> str:
   """Whether the accuracy of a fixed choice was reached, and for what share of its price."""
-  test = row['test']
+  test = row['measured']
   if test is None:
-    return f'**No setting promised the accuracy of {name}** on the queries that settings are chosen on.'
-  share = f'{100 * test[scale.currency] / other[scale.currency]:.0f} % of its {scale.words}'
+    return f'**No operating point reached in cross-validation the accuracy of {name}** on the queries that settings are chosen on.'
+  share = f'{100 * test[scale.cost_unit] / other[scale.cost_unit]:.0f} % of its {scale.words}'
   versus = row['versus'][key]
   verdict = 'beaten' if versus['delta'] > 0 and versus['p'] <= tables.SIGNIFICANT else 'reached'
   if not row['met']:
     points = 100 * (row['target'] - test['accuracy'])
     verdict = f'missed by {points:.1f} points' + (', within the interval,' if row['within'] else '')
   return (
-    f'**{name[0].upper()}{name[1:]} is {verdict} at {share}**: {row["contender"]} answers {_accuracy(test)} % right, '
+    f'**{name[0].upper()}{name[1:]} is {verdict} at {share}**: {row["strategy"]} answers {_accuracy(test)} % right, '
     f'{name} {_accuracy(other)} %, {_gain(row, key)}.'
   )
 
 
 def _most_accurate(row: dict[str, Any], results: dict[str, Any]) -> str:
-  """What is had where no limit was set, against the vote of all LLMs and the rival that promised most."""
-  test, found, scale = row['test'], results['frontier'], _scale(results)
+  """What is had where no limit was set, against the vote of all LLMs and the rival that estimated most."""
+  test, found, scale = row['measured'], results['tradeoff'], _scale(results)
   others = {'all_llms': 'the vote of all LLMs'}
   if rivals := [name for name in _RIVALS if name in found['best']]:
-    rival = max(rivals, key=lambda name: found['best'][name]['promised']['accuracy'])
+    rival = max(rivals, key=lambda name: found['best'][name]['estimated']['accuracy'])
     others[rival] = f'the best rival, {rival}'
-  share = f'{100 * test[scale.currency] / scale.of_all:.0f} % of the {scale.words} of calling all'
+  share = f'{100 * test[scale.cost_unit] / scale.of_all:.0f} % of the {scale.words} of calling all'
   gains = ', '.join(f'{_gain(row, other)} points against {name}' for other, name in others.items())
   return (
-    f'**At any price, {row["contender"]} answers {tables.percent(test["accuracy"])} % right** '
+    f'**At any price, {row["strategy"]} answers {tables.percent(test["accuracy"])} % right** '
     f'({" to ".join(map(tables.percent, test["accuracy_ci"]))}) at {share}: {gains}.'
   )
 
 
-def _promises(limits: list[dict[str, Any]]) -> str:
+def _kept_constraints(limits: list[dict[str, Any]]) -> str:
   """How many limits the test kept, and which it did not."""
-  words = {row['limit']: kept(row) for row in limits if row['limit'] != 'none'}
+  words = {row['constraint']: kept(row) for row in limits if row['constraint'] != 'none'}
   broken = [f'`{limit}`: {word}' for limit, word in words.items() if word != 'met']
   count = f'{len(words) - len(broken)} of {len(words)}'
   return f'**The test kept {count} limits**' + (f' ({"; ".join(broken)}).' if broken else '.')
@@ -149,8 +149,8 @@ def _promises(limits: list[dict[str, Any]]) -> str:
 
 def lead(results: dict[str, Any]) -> list[str]:
   """What choosing calls buys, in plain words, one sentence each."""
-  found, lines = results['frontier'], []
-  limits = {row['limit']: row for row in found['limits']}
+  found, lines = results['tradeoff'], []
+  limits = {row['constraint']: row for row in found['constraints']}
   single = results['best_single']
   names = {
     'all_llms': f'the vote of all {len(results["dataset"]["llms"])} LLMs',
@@ -160,15 +160,15 @@ def lead(results: dict[str, Any]) -> list[str]:
   for key, name in names.items():
     if row := limits.get(f'accuracy>={key}'):
       lines.append(_reached(row, key, found['references'][key], name, _scale(results)))
-  if (row := limits.get('none')) and row['test'] is not None:
+  if (row := limits.get('none')) and row['measured'] is not None:
     lines.append(_most_accurate(row, results))
   if set(limits) - {'none'}:
-    lines.append(_promises(found['limits']))
+    lines.append(_kept_constraints(found['constraints']))
   if found['p_right']:
     rest = found['p_right']['abstain_20']
     lines.append(
       f'**Leaving the least sure 20 % unanswered raises accuracy by {100 * rest["gain"]:.1f} points**: '
-      f'{found["p_right"]["contender"]} answers {tables.percent(rest["accuracy"])} % of the rest right.'
+      f'{found["p_right"]["strategy"]} answers {tables.percent(rest["accuracy"])} % of the rest right.'
       if rest['gain'] > 0
       else '**Leaving the least sure 20 % unanswered raises no accuracy.**'
     )
@@ -180,27 +180,27 @@ def lead(results: dict[str, Any]) -> list[str]:
 
 def _header(scale: _Scale) -> list[str]:
   """The columns of `_cells`."""
-  columns = ['promised accuracy %', 'test accuracy % (95 % interval)', f'promised {scale.unit}']
+  columns = ['cross-validated accuracy %', 'test accuracy % (95 % interval)', f'cross-validated {scale.unit}']
   columns += [f'test {scale.unit} (95 % interval)', 'of calling all %']
   others = {'calls': 'calls', 'seconds': 'seconds, sequential', 'usd': '$ per 1,000'}
-  return [*columns, *(name for key, name in others.items() if key != scale.currency), 'seconds, parallel (p95)']
+  return [*columns, *(name for key, name in others.items() if key != scale.cost_unit), 'seconds, parallel (p95)']
 
 
 def _cells(row: dict[str, Any], scale: _Scale) -> list[str]:
-  """What a setting promised and what the test gave; dashes where there is none."""
-  promised, test = row['promised'], row['test']
+  """What a setting estimated and what the test gave; dashes where there is none."""
+  estimated, test = row['estimated'], row['measured']
   if test is None:
     return ['-'] * len(_header(scale))
-  price, bounds = scale.text(test[scale.currency]), ' to '.join(map(scale.text, test[f'{scale.currency}_ci']))
+  price, bounds = scale.text(test[scale.cost_unit]), ' to '.join(map(scale.text, test[f'{scale.cost_unit}_ci']))
   others = {'calls': tables.seconds, 'seconds': tables.seconds, 'usd': tables.dollars}
   parallel = f'{tables.seconds(test["parallel_seconds"])} ({tables.seconds(test["p95_seconds"])})'
   return [
-    tables.percent(promised['accuracy']),
+    tables.percent(estimated['accuracy']),
     _accuracy(test),
-    scale.text(promised[scale.currency]),
+    scale.text(estimated[scale.cost_unit]),
     f'{price} ({bounds})',
-    tables.percent(test[scale.currency] / scale.of_all),
-    *(text(test[key]) for key, text in others.items() if key != scale.currency),
+    tables.percent(test[scale.cost_unit] / scale.of_all),
+    *(text(test[key]) for key, text in others.items() if key != scale.cost_unit),
     '-' if test['p95_seconds'] is None else parallel,
   ]
 
@@ -217,44 +217,46 @@ def _settings(settings: list[int]) -> str:
 
 
 def limits_table(results: dict[str, Any]) -> tables.Table:
-  """What was asked for, what was chosen for it and promised, and what the test gave."""
+  """What was asked for, what was chosen for it and estimated, and what the test gave."""
   scale, rows = _scale(results), []
-  for number, row in enumerate(results['frontier']['limits'], 1):
-    chosen = ['-', '-'] if row['test'] is None else [row['contender'], _settings(row['setting'])]
-    rows.append([str(number), f'`{row["limit"]}`: {asked(row)}', kept(row), *chosen, *_cells(row, scale)])
-  return _known(['#', 'asked for', 'on test', 'chosen', 'setting', *_header(scale)], rows)
+  for number, row in enumerate(results['tradeoff']['constraints'], 1):
+    chosen = ['-', '-'] if row['measured'] is None else [row['strategy'], _settings(row['operating_points'])]
+    rows.append([str(number), f'`{row["constraint"]}`: {asked(row)}', kept(row), *chosen, *_cells(row, scale)])
+  return _known(['#', 'asked for', 'on test', 'chosen', 'operating point', *_header(scale)], rows)
 
 
 def best_table(results: dict[str, Any]) -> tables.Table:
-  """Every contender at the setting that promised most, the most promising first."""
-  found, scale = results['frontier'], _scale(results)
+  """Every strategy at the setting that estimated most, the most promising first."""
+  found, scale = results['tradeoff'], _scale(results)
   rows = [
-    [name, _settings(row['settings']), _gain(row, 'all_llms'), *_cells(row, scale)]
-    for name, row in sorted(found['best'].items(), key=lambda item: -item[1]['promised']['accuracy'])
+    [name, _settings(row['operating_points']), _gain(row, 'all_llms'), *_cells(row, scale)]
+    for name, row in sorted(found['best'].items(), key=lambda item: -item[1]['estimated']['accuracy'])
   ]
-  return _known(['contender', 'setting', 'vs all LLMs', *_header(scale)], rows)
+  return _known(['strategy', 'operating point', 'vs all LLMs', *_header(scale)], rows)
 
 
 def pareto(results: dict[str, Any]) -> list[dict[str, Any]]:
-  """The settings to choose from, cheapest first: none promised to be more accurate for as little.
+  """The settings to choose from, cheapest first: none estimated to be more accurate for as little.
 
   Returns:
-    Rows of the curves, with their `contender`.
+    Rows of the curves, with their `strategy`.
   """
-  found = results['frontier']
+  found = results['tradeoff']
   settings: dict[tuple[float, float], dict[str, Any]] = {}  # of equals the first
   for name, curve in found['curves'].items():
     for row in curve:
-      settings.setdefault((row['promised'][found['currency']], row['promised']['accuracy']), row | {'contender': name})
+      settings.setdefault(
+        (row['estimated'][found['cost_unit']], row['estimated']['accuracy']), row | {'strategy': name}
+      )
   best = metrics.pareto(*np.array(list(settings)).T)
   return [settings[key] for key, kept in sorted(zip(settings, best, strict=True)) if kept]
 
 
 def pareto_table(results: dict[str, Any]) -> tables.Table:
-  """The frontier that was promised, and what the test gave."""
+  """The tradeoff that was estimated, and what the test gave."""
   scale = _scale(results)
-  rows = [[row['contender'], str(row['setting']), *_cells(row, scale)] for row in pareto(results)]
-  return _known(['contender', 'setting', *_header(scale)], rows)
+  rows = [[row['strategy'], str(row['operating_point']), *_cells(row, scale)] for row in pareto(results)]
+  return _known(['strategy', 'operating point', *_header(scale)], rows)
 
 
 def confidences_table(results: dict[str, Any]) -> tables.Table:
@@ -263,7 +265,7 @@ def confidences_table(results: dict[str, Any]) -> tables.Table:
   pairs = [(key, when) for key in names for when in ('before', 'after')]
   rows = [
     [llm, row['kind'], *('-' if row[when][key] is None else f'{row[when][key]:.3f}' for key, when in pairs)]
-    for llm, row in results['frontier']['confidences'].items()
+    for llm, row in results['tradeoff']['confidences'].items()
   ]
   return tables.Table(['LLM', 'calibrated by', *(f'{names[key]} {when}' for key, when in pairs)], rows)
 
@@ -271,9 +273,9 @@ def confidences_table(results: dict[str, Any]) -> tables.Table:
 def batch_table(results: dict[str, Any]) -> tables.Table:
   """What a budget for all test queries together bought."""
   scale, rows = _scale(results), []
-  for row in results['frontier']['batch']:
-    promised = row['promised'] | {scale.currency: row['promised']['price']}
-    rows.append([tables.percent(row['budget']), *_cells(row | {'promised': promised}, scale)])
+  for row in results['tradeoff']['batch_budgets']:
+    estimated = row['estimated'] | {scale.cost_unit: row['estimated']['cost']}
+    rows.append([tables.percent(row['budget']), *_cells(row | {'estimated': estimated}, scale)])
   return _known(['budget, % of calling all', *_header(scale)], rows)
 
 
@@ -304,12 +306,12 @@ _OTHER = _Style('#999999', '.:', 1.1)
 
 
 def _draw_curves(axes: matplotlib.axes.Axes, results: dict[str, Any]) -> None:
-  """A line for each contender, the most accurate on test first in the legend; one band, as many hide each other."""
-  scale, curves = _scale(results), results['frontier']['curves']
-  for name in sorted(curves, key=lambda name: -max(row['test']['accuracy'] for row in curves[name])):
+  """A line for each strategy, the most accurate on test first in the legend; one band, as many hide each other."""
+  scale, curves = _scale(results), results['tradeoff']['curves']
+  for name in sorted(curves, key=lambda name: -max(row['measured']['accuracy'] for row in curves[name])):
     style = _STYLES.get(name, _OTHER)
-    tests = [row['test'] for row in curves[name]]
-    x = [100 * test[scale.currency] / scale.of_all for test in tests]
+    tests = [row['measured'] for row in curves[name]]
+    x = [100 * test[scale.cost_unit] / scale.of_all for test in tests]
     y, low, high = 100 * np.array([(test['accuracy'], *test['accuracy_ci']) for test in tests], float).T
     above = style.width + ('--' in style.line)
     axes.plot(x, y, style.line, color=style.colour, linewidth=style.width, markersize=5, label=name, zorder=above)
@@ -321,8 +323,8 @@ def _draw_fixed(axes: matplotlib.axes.Axes, results: dict[str, Any]) -> None:
   """The vote of all LLMs and the best single LLM, with 95 % intervals."""
   scale = _scale(results)
   for key, marker, size, colour in (('all_llms', '*', 14, '#c1121f'), ('best_single', 'D', 7, 'black')):
-    row = results['frontier']['references'][key]
-    x, y = 100 * row[scale.currency] / scale.of_all, 100 * row['accuracy']
+    row = results['tradeoff']['references'][key]
+    x, y = 100 * row[scale.cost_unit] / scale.of_all, 100 * row['accuracy']
     axes.vlines(x, *(100 * bound for bound in row['accuracy_ci']), color=colour, linewidth=1)
     axes.plot(x, y, marker, color=colour, markersize=size, linestyle='none', label=key, zorder=5)
 
@@ -330,17 +332,17 @@ def _draw_fixed(axes: matplotlib.axes.Axes, results: dict[str, Any]) -> None:
 def _crop(axes: matplotlib.axes.Axes, results: dict[str, Any]) -> None:
   """Leaves out what is far less accurate than the rest, which it would press together.
 
-  The fixed choices, what was chosen for limits and the best of each contender stay in sight, with their intervals.
+  The fixed choices, what was chosen for limits and the best of each strategy stay in sight, with their intervals.
   """
-  scale, found = _scale(results), results['frontier']
-  curves = [[row['test'] for row in curve] for curve in found['curves'].values()]
+  scale, found = _scale(results), results['tradeoff']
+  curves = [[row['measured'] for row in curve] for curve in found['curves'].values()]
   kept = [max(curve, key=lambda test: test['accuracy']) for curve in curves] + list(found['references'].values())
-  kept += [row['test'] for row in found['limits'] if row['test'] is not None]
+  kept += [row['measured'] for row in found['constraints'] if row['measured'] is not None]
   floor = min(test['accuracy_ci'][0] for test in kept) - 0.01
   shown = [test for test in itertools.chain(*curves, kept) if test['accuracy'] >= floor]
   bottom, top = max(100 * floor, axes.get_ylim()[0]), axes.dataLim.y1
   axes.set_ylim(bottom, top + 0.05 * (top - bottom))
-  axes.set_xlim(80 * min(test[scale.currency] for test in shown) / scale.of_all, 125)
+  axes.set_xlim(80 * min(test[scale.cost_unit] for test in shown) / scale.of_all, 125)
 
 
 def _draw_oracle(above: matplotlib.axes.Axes, axes: matplotlib.axes.Axes, oracle: float | None) -> None:
@@ -361,9 +363,9 @@ def _numbered(results: dict[str, Any]) -> dict[tuple[float, float], str]:
   """The points chosen for limits (% of the price of calling all, accuracy in %), with the limits' numbers."""
   scale = _scale(results)
   points: dict[tuple[float, float], str] = {}
-  for number, row in enumerate(results['frontier']['limits'], 1):
-    if row['test'] is not None:
-      point = 100 * row['test'][scale.currency] / scale.of_all, 100 * row['test']['accuracy']
+  for number, row in enumerate(results['tradeoff']['constraints'], 1):
+    if row['measured'] is not None:
+      point = 100 * row['measured'][scale.cost_unit] / scale.of_all, 100 * row['measured']['accuracy']
       points[point] = f'{points[point]}, {number}' if point in points else str(number)
   return points
 
@@ -398,8 +400,8 @@ def _write_numbers(axes: matplotlib.axes.Axes, points: dict[tuple[float, float],
 
 
 def adaptive(results: dict[str, Any]) -> matplotlib.figure.Figure | None:
-  """Accuracy against price of all contenders at all settings, with what was chosen for each limit."""
-  if not results.get('frontier'):
+  """Accuracy against price of all strategies at all settings, with what was chosen for each limit."""
+  if not results.get('tradeoff'):
     return None
   scale = _scale(results)
   figure = matplotlib.figure.Figure(figsize=(11, 7), layout='constrained')
@@ -417,9 +419,9 @@ def adaptive(results: dict[str, Any]) -> matplotlib.figure.Figure | None:
   figure.legend(*axes.get_legend_handles_labels(), fontsize=8, loc='outside right upper')
   glyph: dict[str, Any] = {'markeredgewidth': 0, 'color': 'black', 'linestyle': ''}
   limits = [
-    matplotlib.lines.Line2D([], [], marker=f'${n}$', markersize=3 + 3 * len(str(n)), label=row['limit'], **glyph)
-    for n, row in enumerate(results['frontier']['limits'], 1)
-    if row['test'] is not None
+    matplotlib.lines.Line2D([], [], marker=f'${n}$', markersize=3 + 3 * len(str(n)), label=row['constraint'], **glyph)
+    for n, row in enumerate(results['tradeoff']['constraints'], 1)
+    if row['measured'] is not None
   ]
   if limits:
     figure.legend(handles=limits, title='chosen for', fontsize=8, title_fontsize=8, loc='outside right lower')
@@ -432,10 +434,10 @@ def adaptive(results: dict[str, Any]) -> matplotlib.figure.Figure | None:
 
 def abstain(results: dict[str, Any]) -> matplotlib.figure.Figure | None:
   """Accuracy where the least sure queries stay unanswered, beside how far P(answer is right) can be believed."""
-  if not results.get('frontier') or not results['frontier']['p_right']:
+  if not results.get('tradeoff') or not results['tradeoff']['p_right']:
     return None
-  found = results['frontier']['p_right']
-  colour = _STYLES.get(found['contender'], _OTHER).colour
+  found = results['tradeoff']['p_right']
+  colour = _STYLES.get(found['strategy'], _OTHER).colour
   figure = matplotlib.figure.Figure(figsize=(10, 5), layout='constrained')
   grid = figure.add_gridspec(2, 2, height_ratios=(3, 1), width_ratios=(1.3, 1))
   left, top = figure.add_subplot(grid[:, 0]), figure.add_subplot(grid[0, 1])
@@ -450,7 +452,7 @@ def abstain(results: dict[str, Any]) -> matplotlib.figure.Figure | None:
   text = f'80 % answered: {rest:.1f} % right\n({gain:+.1f} points)'
   left.annotate(text, (80, rest - gain / 2), (-6, 0), textcoords='offset points', ha='right', va='center', fontsize=9)
   left.set(xlabel='queries answered, the surest first, %', ylabel='accuracy on these, %', xlim=(0, 100))
-  left.set_title(f'Leaving the least sure unanswered ({found["contender"]})', fontsize=10)
+  left.set_title(f'Leaving the least sure unanswered ({found["strategy"]})', fontsize=10)
   left.grid(alpha=0.25)
   bins = found['reliability']
   figures.reliability_panels(top, bottom, bins['mean_confidence'], bins['frequency'], bins['count'], colour)
@@ -467,7 +469,7 @@ FIGURES: dict[str, figures.Maker] = {'adaptive': adaptive, 'abstain': abstain}
 
 _EXPLANATION = """\
 Settings are tuned, and chosen for a limit, on development queries (train and validation) alone, with confidences that
-never saw their labels: what they gave there is *promised*; what the test gave stands beside it, with 95 % bootstrap
+never saw their labels (*cross-validated*); what the test gave stands beside it, with 95 % bootstrap
 intervals over queries. A limit is *missed, within the interval* when the interval on test still holds it. A gain
 inside the noise of a paired test is a *tie*. Settings are counted from 0, the cheapest. *Parallel* seconds: calls that
 need not wait for each other go out at once (mean, and the 95th percentile). The figure leaves out settings that are
@@ -477,40 +479,40 @@ far less accurate than all that was chosen. Prices are {price}.{own}
 
 def section(results: dict[str, Any]) -> list[str]:
   """The section of report.md, paragraph by paragraph; empty where nothing was tried."""
-  found = results.get('frontier')
+  found = results.get('tradeoff')
   if not found:
     return []
   scale = _scale(results)
-  price = 'dollars per 1,000 queries' if scale.currency == 'usd' else f'{scale.words} a query'
+  price = 'dollars per 1,000 queries' if scale.cost_unit == 'usd' else f'{scale.words} a query'
   own = f' The classifier takes {tables.seconds(results["timing"]["classifier_latency_s"])} s more.'
   sections = [
     '## Past the paper: whom to ask next, and when to stop\n',
     '\n'.join(f'- {line}' for line in lead(results)) + '\n',
-    '![Accuracy against price of all contenders](figures/adaptive.png)\n',
+    '![Accuracy against price of all strategies](figures/adaptive.png)\n',
   ]
-  if found['limits']:
-    sections += ['### Limits: promised and kept\n', limits_table(results).markdown()]
+  if found['constraints']:
+    sections += ['### Constraints: cross-validated and measured\n', limits_table(results).markdown()]
   sections += [
-    _EXPLANATION.format(price=price, own=own if scale.currency == 'seconds' else ''),
-    '### Every contender at its most accurate\n',
+    _EXPLANATION.format(price=price, own=own if scale.cost_unit == 'seconds' else ''),
+    '### Every strategy at its most accurate\n',
     '\n'.join(f'- **{name}** {_EXPLAINED[name]}.' for name in found['best'] if name in _EXPLAINED) + '\n',
     best_table(results).markdown(),
   ]
   settings, count = pareto(results), sum(map(len, found['curves'].values()))
   sections += [
-    '### The frontier\n',
-    f'{len(settings)} of {count} settings are worth choosing: no other promised as much for as little.\n',
+    '### The tradeoff\n',
+    f'{len(settings)} of {count} settings are worth choosing: in cross-validation no other was as accurate for as little.\n',
     pareto_table(results).markdown(),
   ]
   if found['p_right']:
     sections += [
       '### When to abstain\n',
-      f'How likely its answer is right, {found["p_right"]["contender"]} says with a calibration error (ECE) of '
+      f'How likely its answer is right, {found["p_right"]["strategy"]} says with a calibration error (ECE) of '
       f'{found["p_right"]["ece"]:.3f} and a Brier score of {found["p_right"]["brier"]:.3f} on test.\n',
       '![Accuracy by the share answered, and how far P(answer is right) can be believed](figures/abstain.png)\n',
     ]
   if found['confidences']:
     sections += ['### Confidences of single LLMs\n', confidences_table(results).markdown()]
-  if found['batch']:
+  if found['batch_budgets']:
     sections += ['### One budget for all test queries together\n', batch_table(results).markdown()]
   return sections

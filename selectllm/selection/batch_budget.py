@@ -1,6 +1,6 @@
 """A whole batch of queries under one budget: the assignment problem of OptLLM (Liu et al. 2024, arXiv 2405.15130).
 
-Every query gets one of M options, such as the settings of a contender, each with an estimated chance to be right and
+Every query gets one of M options, such as the settings of a strategy, each with an estimated chance to be right and
 an expected price. A price on the budget itself (the Lagrange multiplier) makes the queries independent: each takes the
 option worth most at that price. Bisection finds the lowest such price that keeps the budget; what it leaves of the
 budget then buys the upgrades that bring most for their price.

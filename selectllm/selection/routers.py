@@ -1,4 +1,4 @@
-"""Rivals: how others choose the LLMs to call, each as a contender.
+"""Rivals: how others choose the LLMs to call, each as a strategy.
 
 Settings mean the same whatever a rival was fitted on. Chains, cascades and clusters do what was most accurate within
 limits on the mean price, from the cheapest LLM's to none. Routers do what is best if a call's mean price must bring

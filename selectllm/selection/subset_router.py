@@ -1,4 +1,4 @@
-"""The contender `subset`: for each query, the LLMs whose vote was right on the most similar known queries.
+"""The strategy `subset`: for each query, the LLMs whose vote was right on the most similar known queries.
 
 Confidences say how good each LLM is, not whether two of them err together. Recorded answers do: on every known query
 the vote of each candidate subset is right or wrong, so that one matrix product estimates how good every subset's vote

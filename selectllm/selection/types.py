@@ -1,6 +1,6 @@
 """What all that chooses calls past the paper's policies shares: what it may know, and what it says whom it called.
 
-A contender is a function `(known, asked, seed) -> Played`: fitted on the queries `known`, it plays `asked` at each of
+A strategy is a function `(known, asked, seed) -> Played`: fitted on the queries `known`, it plays `asked` at each of
 its settings, from the cheapest to the dearest. It looks at an answer in `asked` only of an LLM that it calls.
 """
 
@@ -10,7 +10,7 @@ Array = Any  # of numpy on the host, of JAX on the device
 
 
 class StrategyQueries(NamedTuple):
-  """N queries as a contender sees them.
+  """N queries as a strategy sees them.
 
   Attributes:
     logits: float32[N, K], calibrated log-odds that each LLM is right; out of fold where labels are known.
@@ -40,12 +40,12 @@ class StrategyQueries(NamedTuple):
 
 
 class Decisions(NamedTuple):
-  """What a contender did with N queries at M settings.
+  """What a strategy did with N queries at M settings.
 
   Attributes:
     mask: bool[N, M, K], the LLMs called.
     answer: int16[N, M], the answer's id; -1 for none.
-    p_right: float32[N, M], how likely the answer is right; NaN where the contender does not say.
+    p_right: float32[N, M], how likely the answer is right; NaN where the strategy does not say.
     stage: int8[N, M, K], when each called LLM was called: LLMs of one stage at once, stage after stage; all 0 where all
       were called at once. Of LLMs not called, it means nothing.
   """
@@ -57,7 +57,7 @@ class Decisions(NamedTuple):
 
 
 class Strategy(Protocol):
-  """How a contender is called."""
+  """How a strategy is called."""
 
   def __call__(self, known: StrategyQueries, asked: StrategyQueries, *, seed: int) -> Decisions:
     """Fits on `known`, plays on `asked`."""

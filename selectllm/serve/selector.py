@@ -45,7 +45,7 @@ class Arrays(NamedTuple):
     rules: By name, at all settings.
     calibrators: By rule, and by limit on single queries, of P(the answer is right); one for each setting along the
       first dimension.
-    expected: float32[K], what a call is expected to take, in the selector's currency.
+    expected: float32[K], what a call is expected to take, in the selector's cost_unit.
     latency_s: float32[K], what it is expected to take in seconds; NaN where unknown.
     cost_usd: float32[K], in dollars; NaN where unknown.
   """
@@ -151,9 +151,9 @@ def save(
     'dataset': table.name,
     'llms': list(table.llms),
     'rules': list(rules.rules),
-    'currency': strategies.cost_unit_of(data, config.frontier.currency),
+    'cost_unit': strategies.cost_unit_of(data, config.tradeoff.cost_unit),
     'latency': table.latency_is,
-    'promised': rules.promised,
+    'estimated': rules.estimated,
     'references': rules.references,
     'classifier_latency_s': classifier_latency_s,
     'added': added,
@@ -195,7 +195,7 @@ def load(
       f'{directory} was made with ({facts["encoder_sha256"][:12]}...)'
     )
   with (directory / _ARRAYS).open('rb') as file, np.load(file) as stored:
-    template = _template(facts['rules'], list(facts['promised']))
+    template = _template(facts['rules'], list(facts['estimated']))
     named = {name: stored[name] for name in _names(template)}
   arrays = jax.tree.unflatten(jax.tree.structure(template), list(named.values()))
   model = inference.make_model(config, len(facts['llms']) - len(arrays.estimator.added))
@@ -217,7 +217,7 @@ class Selector:
     self.llms: tuple[str, ...] = tuple(facts['llms'])
     self.limit = limit
     self._facts, self._arrays, self._model, self._params = facts, arrays, model, params
-    chosen = strategies.choose(facts['promised'], facts['references'], limit)
+    chosen = strategies.choose(facts['estimated'], facts['references'], limit)
     if chosen is None:
       raise SelectorError(f'no setting keeps {limit.text!r} on the development queries; {self._reach()}')
     self._played, self.setting = chosen
@@ -231,12 +231,12 @@ class Selector:
     return self._facts['latency']
 
   @property
-  def promised(self) -> dict[str, float | None]:
+  def estimated(self) -> dict[str, float | None]:
     """What the setting was worth on development queries, held out."""
-    return self._facts['promised'][self._played][self.setting]
+    return self._facts['estimated'][self._played][self.setting]
 
   def _reach(self) -> str:
-    worth = [worth for promised in self._facts['promised'].values() for worth in promised]
+    worth = [worth for estimated in self._facts['estimated'].values() for worth in estimated]
     accuracies = [each['accuracy'] for each in worth if each['accuracy'] is not None]
     seconds = [each['seconds'] for each in worth if each['seconds'] is not None]
     reach = f'accuracy goes up to {max(accuracies):.3f}'

@@ -193,7 +193,7 @@ def is_done(run: Run, workdir: pathlib.Path) -> bool:
   except (OSError, ValueError):  # not there, or not all of it
     return False
   # The config of a run stays the one that it was trained with; the report says how it was evaluated.
-  return report.get('settings') == json.loads(json.dumps(run.config.evaluate.to_dict()))
+  return report.get('evaluate_config') == json.loads(json.dumps(run.config.evaluate.to_dict()))
 
 
 def check_directories(plan: Plan, workdir: pathlib.Path) -> None:

@@ -511,7 +511,7 @@ def test_unknown_latencies_and_costs_are_none_and_valid_json(results):
       assert row[field] is None
     assert row['cost_usd'] is None
     assert row['accuracy'] is not None
-  assert evaluated['trade_off'] is None
+  assert evaluated['policy_tradeoff'] is None
   assert evaluated['oracle']['latency_s'] is None
   assert evaluated['dataset']['latency'] == 'unknown'
   assert all(row['latency_s'] is None and row['cost_usd'] is None for row in evaluated['llms'].values())

@@ -373,7 +373,7 @@ def test_methods_that_differ_nowhere_or_share_no_query():
 
 
 def test_pareto_keeps_what_nothing_dominates():
-  #                 frontier, its twin, dearer, frontier, worse and cheaper: frontier, same cost but worse
+  #                 tradeoff, its twin, dearer, tradeoff, worse and cheaper: tradeoff, same cost but worse
   cost = np.array([2.0, 2.0, 3.0, 4.0, 1.0, 1.0])
   accuracy = np.array([0.6, 0.6, 0.6, 0.9, 0.5, 0.4])
   np.testing.assert_array_equal(metrics.pareto(cost, accuracy), [True, True, False, True, True, False])

@@ -1,4 +1,4 @@
-"""The frontier: what contenders promise on development queries, and what the test gives."""
+"""The tradeoff: what strategies promise on development queries, and what the test gives."""
 
 import json
 
@@ -39,10 +39,10 @@ def _table(count: int = 400, seed: int = 0) -> tuple[dataset.Dataset, np.ndarray
   return table, split, confidences, embeddings
 
 
-def _config(*contenders: str, limits: tuple[str, ...] = ('none',)) -> ml_collections.ConfigDict:
+def _config(*strategies: str, limits: tuple[str, ...] = ('none',)) -> ml_collections.ConfigDict:
   config = common.get_config()
-  config.frontier.contenders = contenders
-  config.frontier.limits = limits
+  config.tradeoff.strategies = strategies
+  config.tradeoff.limits = limits
   config.evaluate.resamples = 100
   return config
 
@@ -62,7 +62,7 @@ def test_test_labels_change_what_is_counted_and_nothing_that_is_done():
     np.testing.assert_array_equal(held.expected, after.contests[name].expected, err_msg=name)
     np.testing.assert_array_equal(held.development.correct, after.contests[name].development.correct, err_msg=name)
     assert not np.array_equal(held.test.correct, after.contests[name].test.correct), name
-  assert json.dumps(before.rules.promised) == json.dumps(after.rules.promised)
+  assert json.dumps(before.rules.estimated) == json.dumps(after.rules.estimated)
 
 
 def test_the_summary_holds_promises_against_the_test():
@@ -74,24 +74,24 @@ def test_the_summary_holds_promises_against_the_test():
   part = strategies.fit_and_replay(table, split, confidences, embeddings, config)
   chosen = tradeoff.best([part])
   results = json.loads(json.dumps(tradeoff.summarise(table, [part], chosen, config)))
-  assert results['currency'] == 'seconds'
+  assert results['cost_unit'] == 'seconds'
   assert set(results['curves']) == set(strategies.STRATEGIES)
-  rows = {row['limit']: row for row in results['limits']}
-  assert rows['none']['test']['accuracy'] > results['references']['all_llms']['accuracy'] - 0.1
-  assert rows['seconds<=60%']['promised']['seconds'] <= 0.6 * 13
-  assert rows['accuracy>=0.999']['setting'] is None
-  assert rows['query_seconds<=4']['test']['seconds'] <= 4
-  assert rows['query_seconds<=4']['test']['query_seconds'] <= 4
+  rows = {row['constraint']: row for row in results['constraints']}
+  assert rows['none']['measured']['accuracy'] > results['references']['all_llms']['accuracy'] - 0.1
+  assert rows['seconds<=60%']['estimated']['seconds'] <= 0.6 * 13
+  assert rows['accuracy>=0.999']['operating_points'] is None
+  assert rows['query_seconds<=4']['measured']['seconds'] <= 4
+  assert rows['query_seconds<=4']['measured']['query_seconds'] <= 4
   assert rows['query_seconds<=4']['met']
-  assert rows['p95_seconds<=13']['test']['p95_seconds_ci'][0] <= 13
-  low, high = rows['none']['test']['accuracy_ci']
-  assert low <= rows['none']['test']['accuracy'] <= high
+  assert rows['p95_seconds<=13']['measured']['p95_seconds_ci'][0] <= 13
+  low, high = rows['none']['measured']['accuracy_ci']
+  assert low <= rows['none']['measured']['accuracy'] <= high
   coverage = dict(map(tuple, results['p_right']['coverage']))
-  assert coverage[1.0] == pytest.approx(rows['none']['test']['accuracy'], abs=0.05)
+  assert coverage[1.0] == pytest.approx(rows['none']['measured']['accuracy'], abs=0.05)
   assert results['p_right']['abstain_20']['gain'] >= 0
   assert set(results['confidences']) == set(LLMS)
-  for row in results['batch']:
-    assert row['promised']['price'] <= row['budget'] * 13 + 1e-4
+  for row in results['batch_budgets']:
+    assert row['estimated']['cost'] <= row['budget'] * 13 + 1e-4
 
 
 def test_accounts_add_stages_and_take_the_slowest_of_each():
@@ -114,15 +114,15 @@ def test_calls_are_paid_in_what_is_known():
   unknown = data._replace(latency_s=data.latency_s * np.nan)
   assert strategies.cost_unit_of(unknown, '') == 'calls'
   assert strategies.cost_unit_of(unknown._replace(cost_usd=data.latency_s), '') == 'usd'
-  with pytest.raises(ValueError, match=r"config\.frontier\.currency='usd'"):
+  with pytest.raises(ValueError, match=r"config\.tradeoff\.cost_unit='usd'"):
     strategies.cost_unit_of(data, 'usd')
 
 
 def test_options_that_cannot_be_are_named():
-  options = common.get_config().frontier
+  options = common.get_config().tradeoff
   assert strategies.option_problems(options) == []
-  options.contenders = ('adaptive', 'guess')
-  options.currency = 'euros'
+  options.strategies = ('adaptive', 'guess')
+  options.cost_unit = 'euros'
   options.limits = ('seconds<20',)
   found = '\n'.join(strategies.option_problems(options))
   assert 'guess' in found
@@ -136,15 +136,17 @@ def test_two_splits_are_counted_together():
   parts = [strategies.fit_and_replay(table, each, confidences, embeddings, config) for each in (split, split)]
   results = tradeoff.summarise(table, parts, tradeoff.best(parts), config)
   alone = tradeoff.summarise(table, parts[:1], tradeoff.best(parts[:1]), config)
-  assert len(results['limits'][0]['setting']) == 2
-  assert results['limits'][0]['test']['accuracy'] == pytest.approx(alone['limits'][0]['test']['accuracy'])
+  assert len(results['constraints'][0]['operating_points']) == 2
+  assert results['constraints'][0]['measured']['accuracy'] == pytest.approx(
+    alone['constraints'][0]['measured']['accuracy']
+  )
   assert isinstance(parts[0].contests['adaptive'].test, replay.QueryMetrics)
 
 
 def test_what_a_selector_holds_is_played_whoever_contends():
   table, split, confidences, embeddings = _table()
   part = strategies.fit_and_replay(table, split, confidences, embeddings, _config('learned_vote'))
-  assert list(part.rules.rules) == list(part.rules.promised) == ['adaptive']
+  assert list(part.rules.rules) == list(part.rules.estimated) == ['adaptive']
 
 
 def test_limits_that_nothing_can_keep_or_judge_are_said_not_raised():
@@ -153,8 +155,10 @@ def test_limits_that_nothing_can_keep_or_judge_are_said_not_raised():
   unknown = table.votes.latency_s.copy()
   unknown[np.flatnonzero(split == splits.TEST)[0]] = np.nan
   table = table._replace(votes=table.votes._replace(latency_s=unknown))
-  config.frontier.currency = ''
+  config.tradeoff.cost_unit = ''
   parts = [strategies.fit_and_replay(table, split, confidences, embeddings, config)]
-  rows = {row['limit']: row for row in tradeoff.summarise(table, parts, tradeoff.best(parts), config)['limits']}
-  assert rows['query_seconds<=0.5']['setting'] is None
+  rows = {
+    row['constraint']: row for row in tradeoff.summarise(table, parts, tradeoff.best(parts), config)['constraints']
+  }
+  assert rows['query_seconds<=0.5']['operating_points'] is None
   assert rows['seconds<=100%']['met'] is None

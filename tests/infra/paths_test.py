@@ -24,7 +24,7 @@ def config(tiny_encoder, responses_file, tmp_path_factory, monkeypatch) -> ml_co
       'evaluate.random_draws': 2,
       'evaluate.resamples': 50,
       'evaluate.knn_neighbours': (5,),
-      'frontier.contenders': (),
+      'tradeoff.strategies': (),
     }
   )
   return config.lock()

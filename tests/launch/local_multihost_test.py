@@ -75,7 +75,7 @@ OVERRIDES = {
   'evaluate.random_draws': 3,
   'evaluate.resamples': 100,
   'evaluate.knn_neighbours': (5,),
-  'frontier.contenders': (),
+  'tradeoff.strategies': (),
 }
 
 

@@ -30,8 +30,8 @@ def config(tiny_encoder: pathlib.Path, responses_file: pathlib.Path) -> ml_colle
       'evaluate.random_draws': 2,
       'evaluate.resamples': 50,
       'evaluate.knn_neighbours': (5,),
-      'frontier.contenders': ('adaptive',),
-      'frontier.limits': (),
+      'tradeoff.strategies': ('adaptive',),
+      'tradeoff.limits': (),
     }
   )
   return config.lock()
@@ -110,14 +110,14 @@ def test_the_selector_of_the_run_gets_one_llm_more(run, records, added):
     1,
   )
   assert learned['accuracy_ci'][0] < learned['accuracy'] < learned['accuracy_ci'][1]
-  assert (learned['currency'], learned['expected']) == ('seconds', pytest.approx(3.0))
+  assert (learned['cost_unit'], learned['expected']) == ('seconds', pytest.approx(3.0))
   old, new = selectllm.load(run / 'selector'), selectllm.load(added)
   queries = [record['query'] for record in records[:20]]
   available = np.ones(4, bool)
   scored = new.score(queries, available)
   assert np.array_equal(scored.logits[:, :3], old.score(queries, available[:3]).logits)
   assert 0.75 < scored.confidences[:, 3].mean() < 0.98
-  assert new.promised['accuracy'] > old.promised['accuracy']
+  assert new.estimated['accuracy'] > old.estimated['accuracy']
   assert any('careful' in choice.llms for choice in new.select(queries))
 
 

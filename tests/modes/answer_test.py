@@ -34,8 +34,8 @@ def trained(tiny_encoder, responses_file, tmp_path_factory) -> pathlib.Path:
   config.mesh.data = 1
   config.train.update({'epochs': 3, 'batch_size': 16, 'learning_rate': 3e-3, 'head_learning_rate': 1e-2})
   config.evaluate.update({'random_draws': 2, 'resamples': 100, 'knn_neighbours': (5,)})
-  config.frontier.contenders = ('adaptive',)
-  config.frontier.limits = ()
+  config.tradeoff.strategies = ('adaptive',)
+  config.tradeoff.limits = ()
   experiment.run(config, workdir)
   return workdir
 

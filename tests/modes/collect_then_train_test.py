@@ -20,7 +20,7 @@ def trained(path: pathlib.Path, tiny_encoder: pathlib.Path, workdir: pathlib.Pat
   config.mesh.data = 1
   config.train.update({'epochs': 1, 'batch_size': 16})
   config.evaluate.update({'random_draws': 2, 'resamples': 100, 'knn_neighbours': (5,)})
-  config.frontier.contenders = ()
+  config.tradeoff.strategies = ()
   experiment.run(config, workdir)
   with np.load(workdir / 'predictions.npz') as arrays:
     predictions = {name: array for name, array in arrays.items() if not name.endswith('latency_s')}  # measured

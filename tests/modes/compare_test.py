@@ -42,7 +42,7 @@ def write_run(
     'best_single': list(best_single),
     'chosen': chosen,
     'selected': {row['name']: [] for row in chosen if row['name'].endswith('max_conf')},
-    'settings': config.evaluate.to_dict(),
+    'evaluate_config': config.evaluate.to_dict(),
   }  # fmt: skip
   data = {'name': 'jsonl_pool', 'identity': identity, 'llms': {llm: {'price': None} for llm in llms}}
   for name, content in {'config': config.to_dict(), 'data': data, 'report': results}.items():
@@ -185,7 +185,7 @@ def test_an_evaluation_made_anew_is_told_by_its_own_settings(tmp_path):
   a = write_run(tmp_path / 'a', ids(0, 1), methods([1, 0]))
   b = write_run(tmp_path / 'b', ids(0, 1), methods([1, 0]))
   report = json.loads((b / 'report.json').read_text())
-  report['settings']['vote'] = 'samples'  # config.json says what the run was made with at first
+  report['evaluate_config']['vote'] = 'samples'  # config.json says what the run was made with at first
   (b / 'report.json').write_text(json.dumps(report))
   assert compared_runs(a, b)['differences'] == {'evaluate.vote': ['majority', 'samples']}
 
@@ -316,7 +316,7 @@ def test_real_runs(tiny_encoder, responses_file, tmp_path, monkeypatch):
   shrunk = {
     'dataset.path': str(responses_file), 'encoder.name': str(tiny_encoder), 'mesh.data': 1, 'train.epochs': 1,
     'train.learning_rate': 3e-3, 'evaluate.random_draws': 2, 'evaluate.resamples': 100,
-    'evaluate.knn_neighbours': (5, 20), 'frontier.contenders': (),
+    'evaluate.knn_neighbours': (5, 20), 'tradeoff.strategies': (),
   }  # fmt: skip
   changed = {'frozen': {'encoder.freeze': True}, 'learned': {}}
   for name, fields in changed.items():

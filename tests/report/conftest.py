@@ -58,9 +58,9 @@ def _evaluate(llms: int, kind: str) -> Results:
   cases = error_analysis.gather(table, [part] * folds, results, played, CONFIG)
   return results | {
     'dataset': results['dataset'] | {'truncated': 0, 'labels': 'reference'},
-    'overlap': contamination.find(table, np.stack([SPLIT] * folds), results, played, near=0.8, resamples=20),
+    'contamination': contamination.find(table, np.stack([SPLIT] * folds), results, played, near=0.8, resamples=20),
     'by_task': error_analysis.by_task(table, cases, results, played),
-    'analysis': error_analysis.explain(table, cases, tokens=np.arange(len(SPLIT), dtype=np.int32)),
+    'error_analysis': error_analysis.explain(table, cases, tokens=np.arange(len(SPLIT), dtype=np.int32)),
     'timing': {'classifier_latency_s': 0.25},
   }
 

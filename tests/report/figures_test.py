@@ -49,11 +49,11 @@ def test_policies_and_llms_stand_at_their_latency_and_accuracy(results_of):
 
 def test_no_method_lies_above_the_frontier(results_of):
   results = results_of(10)
-  frontier = _lines(results)['frontier']
-  assert (np.diff(frontier, axis=0) >= 0).all()
+  tradeoff = _lines(results)['tradeoff']
+  assert (np.diff(tradeoff, axis=0) >= 0).all()
   for row in results['methods']:
     if row['name'] != 'oracle':
-      reached = frontier[frontier[:, 0] <= row['latency_sequential_s']]
+      reached = tradeoff[tradeoff[:, 0] <= row['latency_sequential_s']]
       assert 100 * row['accuracy'] <= reached[:, 1].max() + 1e-9
 
 
@@ -146,7 +146,7 @@ def _with_categories(results, count, sizes):
 def test_many_categories_fit_a_page(results_of, tmp_path):
   for name in ('by_category', 'oracle_gap'):
     results = _with_categories(results_of(32, 'tasks'), 60, [3])
-    category = next(feature for feature in results['analysis']['features'] if feature['name'] == 'category')
+    category = next(feature for feature in results['error_analysis']['features'] if feature['name'] == 'category')
     category['bins'] = [category['bins'][0] | {'bin': row['task']} for row in results['by_task']]
     figures.save(figures.FIGURES[name](results), tmp_path / 'figure.png')
     height, width, _ = matplotlib.image.imread(tmp_path / 'figure.png').shape
@@ -174,12 +174,12 @@ def test_an_unseen_llm_has_no_accuracy_in_a_category(results_of):
 
 def test_the_gap_has_a_panel_for_each_feature(results_of):
   results = results_of(3, 'tasks')
-  features = results['analysis']['features']
+  features = results['error_analysis']['features']
   axes = figures.oracle_gap(results).axes
   assert [panel.get_title().split(' (')[0] for panel in axes] == [
     tables.FEATURES[feature['name']].split(' (')[0] for feature in features
   ]
   heights = [bar.get_height() for bar in axes[-1].patches]
   np.testing.assert_allclose(heights, [100 * row['lost'] for row in features[-1]['bins']])
-  nothing = results | {'analysis': results['analysis'] | {'features': []}}
+  nothing = results | {'error_analysis': results['error_analysis'] | {'features': []}}
   assert figures.oracle_gap(nothing) is None

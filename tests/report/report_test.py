@@ -122,11 +122,11 @@ def test_the_classic_contaminations_are_named(results_of, llm, accuracy, words):
 def _with_leaks(results: dict[str, Any], exact: int, near: int | None, clean: int = 780) -> dict[str, Any]:
   """The results, where 1,000 test queries have so many duplicates in train, and other splits none."""
   results = copy.deepcopy(results)
-  results['overlap'] |= {'tested': 1000, 'clean': clean}
-  for row in results['overlap']['leaks']:
+  results['contamination'] |= {'tested': 1000, 'clean': clean}
+  for row in results['contamination']['leaks']:
     counts = {'exact': exact, 'near': near} if (row['of'], row['within']) == ('test', 'train') else {}
     row.update({'queries': 1000, 'exact': 0, 'near': 0 if near is not None else None} | counts)
-  results['overlap']['methods'][0].update({'accuracy': 0.655, 'clean_accuracy': 0.612})
+  results['contamination']['methods'][0].update({'accuracy': 0.655, 'clean_accuracy': 0.612})
   return results
 
 
@@ -169,11 +169,11 @@ def test_the_section_on_leaks_holds_counts_examples_and_what_remains(results_of)
 
 def test_what_was_not_searched_is_said(results_of):
   results = copy.deepcopy(results_of())
-  results['overlap'] |= {'distinct': 3_000_000, 'searched': 1_000_000, 'crowded': 12}
+  results['contamination'] |= {'distinct': 3_000_000, 'searched': 1_000_000, 'crowded': 12}
   text = report.markdown(results)
   assert 'Only a random sample of 1,000,000 of 3,000,000 different questions' in text
   assert '12 questions have so many like them that not all were compared' in text
-  results['overlap'] |= {'near_duplicates': 0, 'searched': 0, 'crowded': 0}
+  results['contamination'] |= {'near_duplicates': 0, 'searched': 0, 'crowded': 0}
   text = report.markdown(results)
   assert 'random sample' not in text
   assert 'nearly the same when' not in text
@@ -181,7 +181,7 @@ def test_what_was_not_searched_is_said(results_of):
 
 def test_without_duplicates_the_section_is_its_table(results_of):
   results = copy.deepcopy(results_of())
-  results['overlap'] |= {'clean': 8, 'examples': []}
+  results['contamination'] |= {'clean': 8, 'examples': []}
   section = report.markdown(results).split('## Leaks between splits')[1].split('\n## ')[0]
   assert section.count('| --- |') == 1
   assert 'What remains' not in section
@@ -296,7 +296,7 @@ def test_whether_selection_follows_strength_is_counted(results_of, followers):
 
 def _gap_line(results, **changes):
   results = copy.deepcopy(results)
-  feature = next(feature for feature in results['analysis']['features'] if feature['name'] == 'llms_right')
+  feature = next(feature for feature in results['error_analysis']['features'] if feature['name'] == 'llms_right')
   feature |= changes
   return _line(report.markdown(results).splitlines(), '- **LLMs that are right**')
 

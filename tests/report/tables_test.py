@@ -153,13 +153,13 @@ def test_leaks_have_counts_and_shares(results_of):
     ['validation in train', '8', '0 (0.0 %)', '0 (0.0 %)'],
   ]
   results = copy.deepcopy(results_of())
-  results['overlap']['leaks'][0]['near'] = None
+  results['contamination']['leaks'][0]['near'] = None
   assert tables.leaks_table(results).rows[0][-1] == '-'
 
 
 def test_pairs_that_are_alike_are_shown_as_they_are(results_of):
   results = copy.deepcopy(results_of())
-  results['overlap']['examples'][1]['texts'] = ['a | b *c* `d`', '<e>']
+  results['contamination']['examples'][1]['texts'] = ['a | b *c* `d`', '<e>']
   exact, near = tables.leak_examples_table(results).rows
   assert exact[0] == '1.00'
   assert near[1:] == ["question 21 (test): `a | b *c* 'd'`", 'question 1 (train): `<e>`']
@@ -167,7 +167,7 @@ def test_pairs_that_are_alike_are_shown_as_they_are(results_of):
 
 def test_accuracies_without_duplicates_stand_beside_those_with(results_of):
   results = copy.deepcopy(results_of())
-  rows = results['overlap']['methods']
+  rows = results['contamination']['methods']
   rows[0].update({'accuracy': 0.75, 'clean_accuracy': 0.5, 'clean_ci': [0.25, 0.625]})
   rows[1].update({'clean_accuracy': None, 'clean_ci': [None, None]})
   table = tables.clean_table(results)

@@ -12,10 +12,10 @@ Results = dict[str, Any]
 ALL_SECONDS, ALL_USD = 8.0, 0.004
 
 
-def _worth(accuracy: float, share: float, currency: str) -> Results:
+def _worth(accuracy: float, share: float, cost_unit: str) -> Results:
   """What a setting gives at a share of the price of calling all three LLMs; seconds are unknown where calls count."""
-  seconds = None if currency == 'calls' else share * ALL_SECONDS
-  usd = share * ALL_USD if currency == 'usd' else None
+  seconds = None if cost_unit == 'calls' else share * ALL_SECONDS
+  usd = share * ALL_USD if cost_unit == 'usd' else None
   return {
     'accuracy': accuracy,
     'seconds': seconds,
@@ -26,16 +26,20 @@ def _worth(accuracy: float, share: float, currency: str) -> Results:
   }
 
 
-def _tested(accuracy: float, share: float, currency: str) -> Results:
-  worth = _worth(accuracy, share, currency)
+def _tested(accuracy: float, share: float, cost_unit: str) -> Results:
+  worth = _worth(accuracy, share, cost_unit)
   bounds = {f'{key}_ci': [value and 0.9 * value, value and 1.1 * value] for key, value in worth.items()}
   return worth | bounds | {'accuracy_ci': [accuracy - 0.05, accuracy + 0.05]}
 
 
-def _curve(currency: str, *points: tuple[float, float]) -> list[Results]:
-  """Settings that promised a point more than the test gave."""
+def _curve(cost_unit: str, *points: tuple[float, float]) -> list[Results]:
+  """Settings that estimated a point more than the test gave."""
   return [
-    {'setting': place, 'promised': _worth(a + 0.01, share, currency), 'test': _tested(a, share, currency)}
+    {
+      'operating_point': place,
+      'estimated': _worth(a + 0.01, share, cost_unit),
+      'measured': _tested(a, share, cost_unit),
+    }
     for place, (a, share) in enumerate(points)
   ]
 
@@ -45,29 +49,29 @@ def _versus(accuracy: float, p: float = 0.2) -> Results:
   return {name: {'delta': accuracy - other, 'p': p} for name, other in others.items()}
 
 
-def _frontier(currency: str = 'seconds') -> Results:
-  """Two contenders and a rival, and limits of which three chose the same setting."""
+def _frontier(cost_unit: str = 'seconds') -> Results:
+  """Two strategies and a rival, and limits of which three chose the same setting."""
   curves = {
-    'adaptive': _curve(currency, (0.5, 0.1), (0.75, 0.25), (0.8, 0.5)),
-    'learned_vote': _curve(currency, (0.45, 0.2), (0.85, 1.0)),
-    'chain': _curve(currency, (0.4, 0.2), (0.7, 0.5)),
+    'adaptive': _curve(cost_unit, (0.5, 0.1), (0.75, 0.25), (0.8, 0.5)),
+    'learned_vote': _curve(cost_unit, (0.45, 0.2), (0.85, 1.0)),
+    'chain': _curve(cost_unit, (0.4, 0.2), (0.7, 0.5)),
   }
 
   def limit(text: str, place: int | None, target: float | None, met: bool = True, within: bool = True) -> Results:
     if place is None:
-      return {'limit': text} | dict.fromkeys(
-        ('contender', 'setting', 'promised', 'test', 'target', 'met', 'within', 'versus')
+      return {'constraint': text} | dict.fromkeys(
+        ('strategy', 'operating_points', 'estimated', 'measured', 'target', 'met', 'within', 'versus')
       )
-    found = {'limit': text, 'contender': 'adaptive', 'target': target, 'met': met, 'within': within}
+    found = {'constraint': text, 'strategy': 'adaptive', 'target': target, 'met': met, 'within': within}
     row = curves['adaptive'][place]
-    return row | found | {'setting': [place], 'versus': _versus(row['test']['accuracy'])}
+    return row | found | {'operating_points': [place], 'versus': _versus(row['measured']['accuracy'])}
 
   return {
-    'currency': currency,
-    'price_is': 'estimated',
-    'references': {'all_llms': _tested(0.81, 1.0, currency), 'best_single': _tested(0.7, 0.5, currency)},
+    'cost_unit': cost_unit,
+    'cost_is': 'estimated',
+    'references': {'all_llms': _tested(0.81, 1.0, cost_unit), 'best_single': _tested(0.7, 0.5, cost_unit)},
     'curves': curves,
-    'limits': [
+    'constraints': [
       limit('accuracy>=best_single', 1, 0.7),
       limit('accuracy>=all_llms', 2, 0.81, met=False),
       limit('seconds<=35%', 1, 2.8),
@@ -76,11 +80,12 @@ def _frontier(currency: str = 'seconds') -> Results:
       limit('none', 2, None),
     ],
     'best': {
-      name: curve[-1] | {'settings': [curve[-1]['setting']] * 2, 'versus': _versus(curve[-1]['test']['accuracy'])}
+      name: curve[-1]
+      | {'operating_points': [curve[-1]['operating_point']] * 2, 'versus': _versus(curve[-1]['measured']['accuracy'])}
       for name, curve in curves.items()
     },
     'p_right': {
-      'contender': 'adaptive',
+      'strategy': 'adaptive',
       'ece': 0.0213,
       'brier': 0.1234,
       'reliability': {'mean_confidence': [None, 0.45, 0.9], 'frequency': [None, 0.5, 0.875], 'count': [0, 4, 8]},
@@ -91,11 +96,11 @@ def _frontier(currency: str = 'seconds') -> Results:
       'a|b': {'kind': 'platt', 'before': {'ece': 0.1, 'brier': 0.25}, 'after': {'ece': 0.02, 'brier': 0.2}},
       'unseen': {'kind': 'temperature', 'before': {'ece': None, 'brier': None}, 'after': {'ece': None, 'brier': None}},
     },
-    'batch': [
+    'batch_budgets': [
       {
         'budget': 0.25,
-        'promised': {'accuracy': 0.74, 'price': curves['adaptive'][1]['test'][currency]},
-        'test': curves['adaptive'][1]['test'],
+        'estimated': {'accuracy': 0.74, 'cost': curves['adaptive'][1]['measured'][cost_unit]},
+        'measured': curves['adaptive'][1]['measured'],
       }
     ],
   }
@@ -103,11 +108,11 @@ def _frontier(currency: str = 'seconds') -> Results:
 
 @pytest.fixture
 def made(results_of):
-  """Makes results with a frontier in a currency."""
+  """Makes results with a tradeoff in a cost_unit."""
 
-  def results(currency: str = 'seconds', **changes: Any) -> Results:
-    kind = 'priced' if currency == 'usd' else 'estimated'
-    return copy.deepcopy(results_of(kind=kind)) | {'frontier': _frontier(currency) | changes}
+  def results(cost_unit: str = 'seconds', **changes: Any) -> Results:
+    kind = 'priced' if cost_unit == 'usd' else 'estimated'
+    return copy.deepcopy(results_of(kind=kind)) | {'tradeoff': _frontier(cost_unit) | changes}
 
   return results
 
@@ -120,7 +125,7 @@ def _column(table: tables.Table, name: str) -> list[str]:
   return [row[place] for row in table.rows]
 
 
-@pytest.mark.parametrize('absent', [{}, {'frontier': None}])
+@pytest.mark.parametrize('absent', [{}, {'tradeoff': None}])
 def test_without_a_frontier_there_is_nothing(results_of, absent, tmp_path):
   results = results_of() | absent
   assert tradeoff.section(results) == []
@@ -129,18 +134,18 @@ def test_without_a_frontier_there_is_nothing(results_of, absent, tmp_path):
   assert not list((tmp_path / 'figures').iterdir())
 
 
-@pytest.mark.parametrize('currency', CURRENCIES)
-def test_the_section_is_whole_in_every_currency(made, currency):
-  text = '\n'.join(tradeoff.section(made(currency)))
+@pytest.mark.parametrize('cost_unit', CURRENCIES)
+def test_the_section_is_whole_in_every_currency(made, cost_unit):
+  text = '\n'.join(tradeoff.section(made(cost_unit)))
   assert '{' not in text
   assert not re.search(r'\bnan\b|\bNone\b', text)
   for table in re.findall(r'(?:^\|.*\n)+', text, re.MULTILINE):
     assert len({len(re.findall(r'(?<!\\)\|', line)) for line in table.splitlines()}) == 1
-  assert ('of its summed estimated seconds' in text) == (currency == 'seconds')
-  assert ('of its dollars' in text) == (currency == 'usd')
-  assert ('of its calls' in text) == (currency == 'calls')
-  assert ('$ per 1,000' in text) == (currency == 'usd')
-  assert ('The classifier takes 0.250 s more.' in text) == (currency == 'seconds')
+  assert ('of its summed estimated seconds' in text) == (cost_unit == 'seconds')
+  assert ('of its dollars' in text) == (cost_unit == 'usd')
+  assert ('of its calls' in text) == (cost_unit == 'calls')
+  assert ('$ per 1,000' in text) == (cost_unit == 'usd')
+  assert ('The classifier takes 0.250 s more.' in text) == (cost_unit == 'seconds')
 
 
 def test_the_report_holds_section_and_figures(made, tmp_path, capsys):
@@ -169,7 +174,7 @@ def test_what_was_reached_is_said_with_its_share_of_the_price(made):
   for words in (
     '`accuracy>=all_llms`: missed, within the interval',
     '`p95_seconds<=1.5`: missed;',
-    '`accuracy>=0.99`: no setting promised it',
+    '`accuracy>=0.99`: no operating point reached it in cross-validation',
   ):
     assert words in promises
   assert 'raises accuracy by 10.0 points' in rest
@@ -186,21 +191,21 @@ def test_latencies_are_called_what_they_are(made):
 
 def test_a_clear_miss_a_clear_gain_and_no_promise_are_not_called_ties(made):
   results = made()
-  first, second, *_ = results['frontier']['limits']
-  first |= {'test': first['test'] | {'accuracy': 0.9}, 'versus': _versus(0.9, p=0.001)}
-  second |= {'within': False, 'test': second['test'] | {'accuracy': 0.7}, 'versus': _versus(0.7, p=0.001)}
+  first, second, *_ = results['tradeoff']['constraints']
+  first |= {'measured': first['measured'] | {'accuracy': 0.9}, 'versus': _versus(0.9, p=0.001)}
+  second |= {'within': False, 'measured': second['measured'] | {'accuracy': 0.7}, 'versus': _versus(0.7, p=0.001)}
   vote, single, *_ = tradeoff.lead(results)
   assert 'is missed by 11.0 points at 50 %' in vote
   assert 'is beaten at 50 %' in single
   assert 'tie' not in vote + single
-  second |= {'promised': None, 'test': None, 'setting': None, 'contender': None}
-  assert 'No setting promised the accuracy of the vote of all 3 LLMs' in tradeoff.lead(results)[0]
+  second |= {'estimated': None, 'measured': None, 'operating_points': None, 'strategy': None}
+  assert 'No operating point reached in cross-validation the accuracy of the vote of all 3 LLMs' in tradeoff.lead(results)[0]
   assert tradeoff.asked(second | {'target': None}) == 'as accurate as the vote of all LLMs'
 
 
 def test_abstaining_in_vain_is_said(made):
   results = made()
-  results['frontier']['p_right']['abstain_20'] = {'accuracy': 0.79, 'gain': -0.01}
+  results['tradeoff']['p_right']['abstain_20'] = {'accuracy': 0.79, 'gain': -0.01}
   assert 'raises no accuracy' in tradeoff.lead(results)[-1]
 
 
@@ -220,14 +225,14 @@ def test_abstaining_in_vain_is_said(made):
   ],
 )
 def test_limits_are_told_in_words(limit, target, words):
-  assert tradeoff.asked({'limit': limit, 'target': target}) == words
+  assert tradeoff.asked({'constraint': limit, 'target': target}) == words
 
 
 def test_limits_stand_beside_what_was_promised_and_what_came(made):
   table = tradeoff.limits_table(made())
   assert _column(table, '#') == ['1', '2', '3', '4', '5', '6']
   assert _column(table, 'on test') == [
-    'met', 'missed, within the interval', 'met', 'missed', 'no setting promised it', '-'
+    'met', 'missed, within the interval', 'met', 'missed', 'no operating point reached it in cross-validation', '-'
   ]  # fmt: skip
   assert table.rows[0][3:5] == ['adaptive', '1']
   assert table.rows[0][5:] == [
@@ -238,8 +243,8 @@ def test_limits_stand_beside_what_was_promised_and_what_came(made):
 
 def test_folds_that_chose_different_settings_show_them_all(made):
   results = made()
-  results['frontier']['limits'][0]['setting'] = [2, 1, 2]
-  assert _column(tradeoff.limits_table(results), 'setting')[0] == '1, 2'
+  results['tradeoff']['constraints'][0]['operating_points'] = [2, 1, 2]
+  assert _column(tradeoff.limits_table(results), 'operating point')[0] == '1, 2'
   assert '**The best single LLM is' in '\n'.join(tradeoff.lead(results | {'best_single': ['single:a', 'single:b']}))
 
 
@@ -252,21 +257,25 @@ def test_in_dollars_seconds_stand_beside_them(made):
 
 def test_contenders_are_compared_from_the_most_promising(made):
   table = tradeoff.best_table(made())
-  assert _column(table, 'contender') == ['learned_vote', 'adaptive', 'chain']
+  assert _column(table, 'strategy') == ['learned_vote', 'adaptive', 'chain']
   assert _column(table, 'vs all LLMs') == ['+4.0 (tie)', '-1.0 (tie)', '-11.0 (tie)']
 
 
 def test_the_frontier_is_of_promises_not_of_the_test(made):
   results = made()
-  assert [(row['contender'], row['setting']) for row in tradeoff.pareto(results)] == [
+  assert [(row['strategy'], row['operating_point']) for row in tradeoff.pareto(results)] == [
     ('adaptive', 0), ('adaptive', 1), ('adaptive', 2), ('learned_vote', 1)
   ]  # fmt: skip
-  results['frontier']['curves']['chain'][0]['promised']['accuracy'] = 0.6
-  results['frontier']['curves']['adaptive'][2]['test']['accuracy'] = 0.1
+  results['tradeoff']['curves']['chain'][0]['estimated']['accuracy'] = 0.6
+  results['tradeoff']['curves']['adaptive'][2]['measured']['accuracy'] = 0.1
   found = tradeoff.pareto(results)
-  assert [(row['contender'], row['setting']) for row in found][1:4] == [('chain', 0), ('adaptive', 1), ('adaptive', 2)]
+  assert [(row['strategy'], row['operating_point']) for row in found][1:4] == [
+    ('chain', 0),
+    ('adaptive', 1),
+    ('adaptive', 2),
+  ]
   assert len(tradeoff.pareto_table(results).rows) == len(found)
-  results['frontier']['curves']['newest'] = results['frontier']['curves']['adaptive']
+  results['tradeoff']['curves']['newest'] = results['tradeoff']['curves']['adaptive']
   assert tradeoff.pareto(results) == found
   assert '5 of 10 settings are worth choosing' in '\n'.join(tradeoff.section(results))
 
@@ -287,9 +296,9 @@ def test_confidences_and_batches_have_their_tables(made):
   ]
   table = tradeoff.batch_table(results)
   assert _column(table, 'budget, % of calling all') == ['25.0']
-  assert _column(table, 'promised seconds') == ['2.00']
+  assert _column(table, 'cross-validated seconds') == ['2.00']
   assert _column(table, 'test accuracy % (95 % interval)') == ['75.0 (70.0 to 80.0)']
-  results['frontier'] |= {'p_right': None, 'confidences': {}, 'batch': [], 'limits': []}
+  results['tradeoff'] |= {'p_right': None, 'confidences': {}, 'batch_budgets': [], 'constraints': []}
   text = '\n'.join(tradeoff.section(results))
   for heading in ('abstain', 'Confidences', 'One budget', 'Limits'):
     assert f'### {heading}' not in text
@@ -298,17 +307,17 @@ def test_confidences_and_batches_have_their_tables(made):
 
 @pytest.mark.filterwarnings('error')
 def test_without_limits_no_point_is_numbered(made):
-  results = made(limits=[_frontier()['limits'][4]])
+  results = made(constraints=[_frontier()['constraints'][4]])
   figure = tradeoff.adaptive(results)
   assert not figure.axes[1].texts
   assert len(figure.legends) == 1
 
 
 @pytest.mark.filterwarnings('error')
-@pytest.mark.parametrize('currency', CURRENCIES)
-def test_figures_are_drawn_without_a_warning(made, currency, tmp_path):
+@pytest.mark.parametrize('cost_unit', CURRENCIES)
+def test_figures_are_drawn_without_a_warning(made, cost_unit, tmp_path):
   for name in ('one', 'two'):
-    figures.draw(made(currency), tmp_path / name, tradeoff.FIGURES)
+    figures.draw(made(cost_unit), tmp_path / name, tradeoff.FIGURES)
   for path in (tmp_path / 'one').iterdir():
     height, width, _ = matplotlib.image.imread(path).shape
     assert 400 < height < 1600
@@ -316,9 +325,9 @@ def test_figures_are_drawn_without_a_warning(made, currency, tmp_path):
     assert path.read_bytes() == (tmp_path / 'two' / path.name).read_bytes()
 
 
-@pytest.mark.parametrize('currency', CURRENCIES)
-def test_contenders_stand_at_their_share_and_accuracy(made, currency):
-  results = made(currency, curves=_frontier(currency)['curves'] | {'newest': _frontier(currency)['curves']['chain']})
+@pytest.mark.parametrize('cost_unit', CURRENCIES)
+def test_contenders_stand_at_their_share_and_accuracy(made, cost_unit):
+  results = made(cost_unit, curves=_frontier(cost_unit)['curves'] | {'newest': _frontier(cost_unit)['curves']['chain']})
   _, axes = tradeoff.adaptive(results).axes
   lines = {line.get_label(): line for line in axes.get_lines()}
   np.testing.assert_allclose(lines['adaptive'].get_xydata(), [(10, 50), (25, 75), (50, 80)])
@@ -333,7 +342,7 @@ def test_the_figure_is_of_what_is_near_the_fixed_choices_and_the_chosen_settings
   assert axes.get_ylim()[0] == pytest.approx(64)  # a point below the interval of the best single LLM
   assert 10 < axes.get_xlim()[0] < 25  # the cheapest setting above it takes 25 %
   results = made()
-  results['frontier']['limits'][0]['test'] = results['frontier']['curves']['adaptive'][0]['test']
+  results['tradeoff']['constraints'][0]['measured'] = results['tradeoff']['curves']['adaptive'][0]['measured']
   figure = tradeoff.adaptive(results)
   assert figure.axes[1].get_ylim()[0] < 45
   assert figure.axes[1].get_xlim()[0] < 10
@@ -343,7 +352,7 @@ def test_the_legend_is_in_the_order_of_the_curves(made):
   figure = tradeoff.adaptive(made())
   names, limits = ([text.get_text() for text in legend.get_texts()] for legend in figure.legends)
   assert names[:3] == ['learned_vote', 'adaptive', 'chain']
-  assert limits == [row['limit'] for row in _frontier()['limits'] if row['test']]
+  assert limits == [row['constraint'] for row in _frontier()['constraints'] if row['measured']]
 
 
 def test_chosen_points_carry_the_numbers_of_their_limits_and_cover_none(made):

@@ -216,7 +216,7 @@ def test_a_run_learns_from_agreement_and_evaluates_to_the_same_again(tmp_path, c
   config.dataset.path = str(
     responses_file if known else without_references(tmp_path / 'responses.jsonl', responses_file)
   )
-  config.frontier.contenders = ('adaptive',)
+  config.tradeoff.strategies = ('adaptive',)
   reports = []
   for mode in ('train_and_evaluate', 'evaluate'):
     config.mode = mode

@@ -25,7 +25,7 @@ from selectllm.train import loop
 def run(
   tiny_encoder: pathlib.Path, responses_file: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
 ) -> pathlib.Path:
-  """A finished run with a selector, and no contenders but those that it holds."""
+  """A finished run with a selector, and no strategies but those that it holds."""
   workdir = tmp_path_factory.mktemp('run')
   config = jsonl.get_config()
   config.update_from_flattened_dict(
@@ -37,7 +37,7 @@ def run(
       'train.batch_size': 16,
       'evaluate.random_draws': 2,
       'evaluate.resamples': 50,
-      'frontier.contenders': ('adaptive', 'adaptive_stages'),
+      'tradeoff.strategies': ('adaptive', 'adaptive_stages'),
     }
   )
   with pytest.MonkeyPatch.context() as patch:

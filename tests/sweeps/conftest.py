@@ -42,7 +42,7 @@ def config_file(
     'evaluate.random_draws': 2,
     'evaluate.resamples': 50,
     'evaluate.knn_neighbours': (5, 20),
-    'frontier.contenders': (),
+    'tradeoff.strategies': (),
   }
 
   def write(grid: str) -> pathlib.Path:

@@ -77,7 +77,7 @@ def test_killed_in_the_middle_it_goes_on_with_what_is_left(start, environment, c
     shared = workdir / f'{other}--seed=1'
     assert (shared / 'predictions.npz').read_bytes() == (workdir / 'seed=1' / 'predictions.npz').read_bytes()
   threshold = _results(workdir / 'evaluate.threshold=0.9--seed=1')
-  assert threshold['settings']['threshold'] == 0.9
+  assert threshold['evaluate_config']['threshold'] == 0.9
   assert threshold['classifier']['auroc'] == _results(workdir / 'seed=1')['classifier']['auroc']
   assert threshold['classifier']['confusion'] != _results(workdir / 'seed=1')['classifier']['confusion']
   _check_gathered(workdir, out)

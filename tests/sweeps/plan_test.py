@@ -106,7 +106,7 @@ def _write_run(workdir: pathlib.Path, run: plan.Run, **settings) -> None:
   (directory / 'outcomes.npz').touch()
   (directory / 'config.json').write_text(run.config.to_json_best_effort())
   settings = {**json.loads(run.config.evaluate.to_json()), **settings}
-  (directory / 'report.json').write_text(json.dumps({'settings': settings}))
+  (directory / 'report.json').write_text(json.dumps({'evaluate_config': settings}))
 
 
 def test_a_run_is_done_when_its_report_is_all_there_and_its_own(base, tmp_path):

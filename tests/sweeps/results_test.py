@@ -141,7 +141,7 @@ def write_runs(sweep: plan.Plan, runs: dict[str, compare.Run]) -> None:
     (run.path / 'config.json').write_text(config.to_json_best_effort())
     (run.path / 'data.json').write_text('{}')
     np.savez(run.path / 'outcomes.npz', **run.outcomes._asdict())
-    results = {**run.results, 'settings': json.loads(config.evaluate.to_json())}
+    results = {**run.results, 'evaluate_config': json.loads(config.evaluate.to_json())}
     (run.path / 'report.json').write_text(json.dumps(results))
 
 
