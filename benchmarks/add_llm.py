@@ -49,18 +49,18 @@ class Data(NamedTuple):
 def read(run: pathlib.Path, most: int) -> Data:
   """The data of a finished run without folds; votes are fitted on so many development queries at most."""
   config = ml_collections.ConfigDict(json.loads((run / 'config.json').read_text()))
-  table, predicted = experiment.load_table(config, run), predictions.read_predictions(run / 'predictions.npz')
-  data, split = table.votes, predicted.split[0]
+  data, predicted = experiment.load_table(config, run), predictions.read_predictions(run / 'predictions.npz')
+  responses, split = data.responses, predicted.split[0]
   development = confidence.develop(
-    table.queries, predicted.embeddings, predicted.confidences[0], data.labels, data.observed, split,
-    seed=config.seed, questions=table.questions,
+    data.queries, predicted.embeddings, predicted.confidences[0], responses.labels, responses.observed, split,
+    seed=config.seed, questions=data.questions,
   )  # fmt: skip
-  cost_unit = strategies.cost_unit_of(data, '')
-  queries = strategies.queries_of(table, development, predicted.embeddings, split, cost_unit)
+  cost_unit = strategies.cost_unit_of(responses, '')
+  queries = strategies.queries_of(data, development, predicted.embeddings, split, cost_unit)
   fold = development.fold
   develops = np.flatnonzero(fold >= 0)
   fitted = np.sort(np.random.default_rng(0).permutation(develops)[:most])
-  return Data(queries, develops, fitted, np.flatnonzero(split == splits.TEST), fold, table.llms)
+  return Data(queries, develops, fitted, np.flatnonzero(split == splits.TEST), fold, data.llms)
 
 
 def reordered(queries: types.StrategyQueries, llms: list[int]) -> types.StrategyQueries:

@@ -24,25 +24,29 @@ SIZES = (1, 3)
 RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0)
 
 
-def confidences(data: dataset.Responses, embeddings: np.ndarray, split: np.ndarray) -> np.ndarray:
+def confidences(responses: dataset.Responses, embeddings: np.ndarray, split: np.ndarray) -> np.ndarray:
   """Confidences of all queries, float32[N, K], learned from the labels on train."""
   inputs = np.append(embeddings, np.ones((len(embeddings), 1)), 1).astype(np.float32)
   train, validation = split == splits.TRAIN, split == splits.VALIDATION
 
   def loss(logits: np.ndarray) -> float:
-    losses = np.logaddexp(0, logits) - data.labels * logits
-    return float(losses[validation][data.observed[validation]].mean())
+    losses = np.logaddexp(0, logits) - responses.labels * logits
+    return float(losses[validation][responses.observed[validation]].mean())
 
-  fitted = [inputs @ confidence.fit_probe(inputs[train], data.labels[train], data.observed[train], r) for r in RIDGES]
+  fitted = [
+    inputs @ confidence.fit_probe(inputs[train], responses.labels[train], responses.observed[train], r) for r in RIDGES
+  ]
   return 1 / (1 + np.exp(-min(fitted, key=loss)))
 
 
-def correct(chances: np.ndarray, data: dataset.Responses, split: np.ndarray) -> np.ndarray:
+def correct(chances: np.ndarray, responses: dataset.Responses, split: np.ndarray) -> np.ndarray:
   """Whether weighted_max_conf is right on the test queries at `SIZES`, float32[T, M]."""
-  rows, latency_s = np.flatnonzero(split == splits.TEST), baselines.expected_latency_s(data, split)
+  rows, latency_s = np.flatnonzero(split == splits.TEST), baselines.expected_latency_s(responses, split)
   selecting = policies.PolicyOptions(latency_s, np.array(SIZES, np.int32), 0.5)
-  picked = policies.select_all(chances[rows].astype(np.float32), data.observed[rows], selecting)['weighted_max_conf']
-  return np.asarray(replay.replay(data.rows(rows), picked.mask, picked.weight, latency_s, over='majority').correct)
+  picked = policies.select_all(chances[rows].astype(np.float32), responses.observed[rows], selecting)[
+    'weighted_max_conf'
+  ]
+  return np.asarray(replay.replay(responses.rows(rows), picked.mask, picked.weight, latency_s, over='majority').correct)
 
 
 def main() -> None:
@@ -53,15 +57,15 @@ def main() -> None:
   options = parser.parse_args()
   config = ml_collections.ConfigDict(json.loads((options.run / 'config.json').read_text()))
   config.dataset.manual_dir = options.manual_dir or config.dataset.manual_dir
-  table, _ = load.load(config, config.dataset.name)
+  data, _ = load.load(config, config.dataset.name)
   predicted = predictions.read_predictions(options.run / 'predictions.npz')
-  if not np.array_equal(predicted.query_ids, table.query_ids):
+  if not np.array_equal(predicted.query_ids, data.query_ids):
     parser.error(f'{options.run} was made of other data than there are now')
-  data, right = table.votes, {'references': [], 'agreement': []}
+  responses, right = data.responses, {'references': [], 'agreement': []}
   for split in predicted.split:
-    taught = {'references': data, 'agreement': pseudo_labels.label(table, split).votes}
+    taught = {'references': responses, 'agreement': pseudo_labels.label(data, split).responses}
     for name, labelled in taught.items():
-      right[name].append(correct(confidences(labelled, predicted.embeddings, split), data, split))
+      right[name].append(correct(confidences(labelled, predicted.embeddings, split), responses, split))
   joined = {name: np.concatenate(parts) for name, parts in right.items()}
   valid = np.ones(len(joined['agreement']), bool)
   cells = []
@@ -72,8 +76,8 @@ def main() -> None:
   console = rich.console.Console(width=120)
   header = ['s', 'taught by references %', 'taught by agreement %', 'difference']
   console.print(tables.Table(header, cells).rich(f'weighted_max_conf on {len(valid):,} test queries'))
-  known = data.reference >= 0
-  agreed = pseudo_labels.pseudo_reference(data) == data.reference
+  known = responses.reference >= 0
+  agreed = pseudo_labels.pseudo_reference(responses) == responses.reference
   console.print(
     f'The weighted vote of all LLMs is right on {tables.percent(float(agreed[known].mean()))} % of all queries.'
   )

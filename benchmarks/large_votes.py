@@ -69,7 +69,7 @@ def generate(queries: int, llms: int, samples: int) -> tuple[dataset.Dataset, np
     tasks=('',),
     query_ids=[str(query) for query in range(queries)],
     queries=[''] * queries,
-    votes=data,
+    responses=data,
     latency_is='estimated',
   )
   parts = np.array([splits.TRAIN, splits.VALIDATION, splits.TEST], np.int8)
@@ -85,7 +85,7 @@ def measure(queries: int, llms: int, samples: int) -> dict[str, float]:
   """Seconds of the evaluation, the process's peak memory in GB, and how much of it the input takes."""
   table, split, confidences, embeddings = generate(queries, llms, samples)
   config: ml_collections.ConfigDict = common.get_config().evaluate
-  arrays = (*table.votes, split, confidences, embeddings)
+  arrays = (*table.responses, split, confidences, embeddings)
   wall, processor = time.perf_counter(), time.process_time()
   results_ = evaluator.evaluate(table, [evaluator.FoldPredictions(split, confidences)], embeddings, config).results
   return {

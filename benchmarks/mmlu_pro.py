@@ -47,39 +47,39 @@ def embed(config: ml_collections.ConfigDict, texts: list[str], max_length: int, 
     return inference.unit(inference.cached_embeddings(config, model, model.tokenize(texts)))
 
 
-def log_loss(confidences: np.ndarray, data: dataset.Responses, rows: np.ndarray) -> float:
+def log_loss(confidences: np.ndarray, responses: dataset.Responses, rows: np.ndarray) -> float:
   """Mean over the observed (query, LLM) pairs of some queries."""
   likely = np.clip(confidences[rows], 1e-6, 1 - 1e-6)
-  losses = -np.where(data.labels[rows] > 0.5, np.log(likely), np.log1p(-likely))
-  return float(losses[data.observed[rows]].mean())
+  losses = -np.where(responses.labels[rows] > 0.5, np.log(likely), np.log1p(-likely))
+  return float(losses[responses.observed[rows]].mean())
 
 
-def regression(name: str, features: np.ndarray, data: dataset.Responses, split: np.ndarray) -> Rival:
+def regression(name: str, features: np.ndarray, responses: dataset.Responses, split: np.ndarray) -> Rival:
   """Logistic regressions on train, as strong as suits validation."""
   train_rows, validation = (np.flatnonzero(split == part) for part in (splits.TRAIN, splits.VALIDATION))
 
   def fitted(strength: float) -> np.ndarray:
-    confidences = np.zeros(data.labels.shape)
-    for column in range(data.labels.shape[1]):
-      rows = train_rows[data.observed[train_rows, column]]
+    confidences = np.zeros(responses.labels.shape)
+    for column in range(responses.labels.shape[1]):
+      rows = train_rows[responses.observed[train_rows, column]]
       model = linear_model.LogisticRegression(C=strength, max_iter=2000)
-      model.fit(features[rows], data.labels[rows, column])
+      model.fit(features[rows], responses.labels[rows, column])
       confidences[:, column] = model.predict_proba(features)[:, 1]
     return confidences
 
-  losses = {strength: log_loss(fitted(strength), data, validation) for strength in STRENGTHS}
+  losses = {strength: log_loss(fitted(strength), responses, validation) for strength in STRENGTHS}
   strength = min(losses, key=lambda value: losses[value])
   return Rival(f'{name}, C={strength:g}', fitted(strength), np.nan)
 
 
-def correct(confidences: np.ndarray, data: dataset.Responses, split: np.ndarray, rows: np.ndarray) -> np.ndarray:
+def correct(confidences: np.ndarray, responses: dataset.Responses, split: np.ndarray, rows: np.ndarray) -> np.ndarray:
   """Whether weighted_max_conf is right on the queries `rows` at `SIZES`, float32[len(rows), M]."""
-  latency_s = baselines.expected_latency_s(data, split)
+  latency_s = baselines.expected_latency_s(responses, split)
   selecting = policies.PolicyOptions(latency_s, np.array(SIZES, np.int32), 0.5)
-  picked = policies.select_all(confidences[rows].astype(np.float32), data.observed[rows], selecting)[
+  picked = policies.select_all(confidences[rows].astype(np.float32), responses.observed[rows], selecting)[
     'weighted_max_conf'
   ]
-  played = replay.replay(data.rows(rows), picked.mask, picked.weight, latency_s, over='majority')
+  played = replay.replay(responses.rows(rows), picked.mask, picked.weight, latency_s, over='majority')
   return np.asarray(played.correct)
 
 
@@ -89,34 +89,34 @@ def main() -> None:
   parser.add_argument('--run', required=True, type=pathlib.Path, help='run directory of configs/mmlu_pro.py')
   run = parser.parse_args().run
   config = ml_collections.ConfigDict(json.loads((run / 'config.json').read_text()))
-  table, _ = load.load(config, config.dataset.name)
+  data, _ = load.load(config, config.dataset.name)
   predicted = predictions.read_predictions(run / 'predictions.npz')
-  if not np.array_equal(predicted.query_ids, table.query_ids):
+  if not np.array_equal(predicted.query_ids, data.query_ids):
     parser.error(f'{run} was made of other data than there are now')
   if len(predicted.split) > 1:
     parser.error(f'{run} has {len(predicted.split)} folds; this benchmark takes a run with one split')
-  data, split = table.votes, predicted.split[0]
+  responses, split = data.responses, predicted.split[0]
   seconds = json.loads((run / 'report.json').read_text())['timing'].get('train_and_score_s', np.nan)
 
-  category = np.eye(len(table.tasks))[data.task]
-  texts = {'question': (list(table.questions), QUESTION_TOKENS)}
+  category = np.eye(len(data.tasks))[responses.task]
+  texts = {'question': (list(data.questions), QUESTION_TOKENS)}
   if config.dataset.query_includes_options:
-    texts['question and options'] = (table.queries, config.encoder.max_length)
+    texts['question and options'] = (data.queries, config.encoder.max_length)
   rivals = [Rival('selectllm, fine-tuned', predicted.confidences[0], seconds)]
   for name, (queries, max_length) in texts.items():
     begun = time.monotonic()
-    features = np.concatenate([embed(config, queries, max_length, len(table.llms)), category], axis=1)
-    rival = regression(f'regression, {name} + category', features, data, split)
+    features = np.concatenate([embed(config, queries, max_length, len(data.llms)), category], axis=1)
+    rival = regression(f'regression, {name} + category', features, responses, split)
     rivals.append(rival._replace(seconds=time.monotonic() - begun))
 
   console = rich.console.Console(width=200)
   for which, part in (('validation', splits.VALIDATION), ('test', splits.TEST)):
     rows = np.flatnonzero(split == part)
-    right = [correct(rival.confidences, data, split, rows) for rival in rivals]
+    right = [correct(rival.confidences, responses, split, rows) for rival in rivals]
     everywhere = np.ones(len(rows), bool)
     cells = []
     for rival, ours in zip(rivals, right, strict=True):
-      line = [rival.name, f'{rival.seconds:.0f} s', f'{log_loss(rival.confidences, data, rows):.4f}']
+      line = [rival.name, f'{rival.seconds:.0f} s', f'{log_loss(rival.confidences, responses, rows):.4f}']
       for column in range(len(SIZES)):
         text = tables.percent(float(ours[:, column].mean()))
         if rival is not rivals[0]:

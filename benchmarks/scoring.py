@@ -182,9 +182,9 @@ def main() -> None:
       config.dataset.manual_dir = str(options.manual_dir / config.dataset.name.removesuffix('_pool'))
       config.encoder.max_length, config.encoder.pooling = LENGTH, pooling
       config.encoder.name = str(encoder or pretrained.find(config.encoder.name))
-      table, _ = load.load(config)
-      chosen = np.random.default_rng(0).permutation(len(table.queries))[:count]
-      queries = [table.queries[i] for i in chosen]
+      data, _ = load.load(config)
+      chosen = np.random.default_rng(0).permutation(len(data.queries))[:count]
+      queries = [data.queries[i] for i in chosen]
       seconds = measure(contestants(config, queries), options.repeats)
       used = int(tokenizer.Tokenizer(pathlib.Path(config.encoder.name), LENGTH)(queries).lengths.sum())
       rate, ceiling = (
@@ -202,9 +202,9 @@ def main() -> None:
         ratio = seconds[contestant] / seconds['selectllm']
         verdict = 'met' if ratio >= goal else 'MISSED'
         ratios.append(f'{name}: {ratio:.2f}x {contestant}; goal {goal}x: {verdict}')
-  table = tables.Table(['encoder, queries', 'contestant', 'seconds', 'queries/s', 'times ours'], cells)
+  data = tables.Table(['encoder, queries', 'contestant', 'seconds', 'queries/s', 'times ours'], cells)
   packages = ('jax', 'torch', 'transformers', 'onnxruntime')
-  results.publish('Scoring', table, ratios, save=options.save, packages=packages, notes=notes)
+  results.publish('Scoring', data, ratios, save=options.save, packages=packages, notes=notes)
 
 
 if __name__ == '__main__':

@@ -123,9 +123,9 @@ def tasks(options: argparse.Namespace, folder: pathlib.Path) -> dict[str, Task]:
   """The encoders, each with as many queries as it can train on within a minute or two."""
   config = gsm8k.get_config()
   config.dataset.manual_dir = str(options.manual_dir / 'gsm8k')
-  table, _ = load.load(config)
-  chosen = np.random.default_rng(0).permutation(len(table.queries))[: options.queries]
-  queries, labels = [table.queries[i] for i in chosen], table.votes.labels[chosen]
+  data, _ = load.load(config)
+  chosen = np.random.default_rng(0).permutation(len(data.queries))[: options.queries]
+  queries, labels = [data.queries[i] for i in chosen], data.responses.labels[chosen]
   few = options.queries // 8
   return {
     'MiniLM, batches of 32': Task(pretrained.find(config.encoder.name), queries, labels, 32),

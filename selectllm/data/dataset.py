@@ -47,15 +47,15 @@ class Dataset(NamedTuple):
   Attributes:
     name: The data set's name, for titles.
     llms: K names, the order of all arrays.
-    tasks: Names that `votes.task` points to.
+    tasks: Names that `responses.task` points to.
     query_ids: N ids.
     queries: N texts.
-    votes: The arrays.
+    responses: The arrays.
     latency_is: `measured`, `published`, `estimated` or `unknown`: the weakest kind among all calls.
     sizes_assumed: LLMs whose size, from which latencies are estimated, is itself assumed.
     in_place_of: The data set that was asked for and could not be had; empty when this is the one.
     questions: N texts whose hashes decide the splits; the queries themselves unless they say otherwise.
-    answers: For each query the answers that the ids of `votes.answers` and `votes.reference` stand for.
+    answers: For each query the answers that the ids of `responses.answers` and `responses.reference` stand for.
     published_split: int8[N], the split that each query was published in; -1 for none.
     notes: What a reader of any result must know about the data.
   """
@@ -65,7 +65,7 @@ class Dataset(NamedTuple):
   tasks: tuple[str, ...]
   query_ids: list[str]
   queries: list[str]
-  votes: Responses
+  responses: Responses
   latency_is: str
   sizes_assumed: tuple[str, ...] = ()
   in_place_of: str = ''
@@ -160,7 +160,7 @@ def weakest(kinds: collections.abc.Collection[str]) -> str:
 
 
 def join(
-  table: Dataset,
+  data: Dataset,
   llm: str,
   given: collections.abc.Mapping[int, collections.abc.Sequence[records.Sample]],
   *,
@@ -170,7 +170,7 @@ def join(
   """The table with one LLM more, the last one, that was asked some of the queries.
 
   Args:
-    table: N queries, with answers.
+    data: N queries, with answers.
     llm: The LLM's name.
     given: Row -> its samples, none of which failed.
     pool: Facts that latencies and costs follow from.
@@ -178,13 +178,13 @@ def join(
   """
   facts = pool.facts(llm) if pool else pool_file.LLM(llm)
   grader = _Grader(extractor and ((facts.endpoint and facts.endpoint.extractor) or extractor))
-  size, _, samples = table.votes.answers.shape
+  size, _, samples = data.responses.answers.shape
   most = max(samples, *map(len, given.values()))
-  answers = np.full((size, len(table.llms) + 1, most), voting.NO_ANSWER, np.int16)
-  answers[:, :-1, :samples] = table.votes.answers
+  answers = np.full((size, len(data.llms) + 1, most), voting.NO_ANSWER, np.int16)
+  answers[:, :-1, :samples] = data.responses.answers
   observed = np.zeros(size, bool)
   latency_s, cost_usd = np.full((2, size), np.nan, np.float32)
-  texts, kinds = list(table.answers), {table.latency_is}
+  texts, kinds = list(data.answers), {data.latency_is}
   for row, observations in given.items():
     observed[row] = True
     latency_s[row], kind = _call_latency_s(list(observations), facts)
@@ -197,17 +197,17 @@ def join(
         answers[row, -1, place] = ids.setdefault(answer, len(ids))
     texts[row] = tuple(ids)
   own = np.asarray(voting.majorities(answers))[:, -1]
-  observed &= table.votes.reference != voting.NO_ANSWER
-  right = (own == table.votes.reference) & observed & (own != voting.NO_ANSWER)
+  observed &= data.responses.reference != voting.NO_ANSWER
+  right = (own == data.responses.reference) & observed & (own != voting.NO_ANSWER)
   columns = {'labels': right.astype(np.float32), 'observed': observed, 'latency_s': latency_s, 'cost_usd': cost_usd}
-  old = table.votes
+  old = data.responses
   votes = old._replace(
     answers=answers,
     **{name: np.concatenate([getattr(old, name), column[:, None]], 1) for name, column in columns.items()},
   )
-  assumed = (*table.sizes_assumed, llm) if facts.parameters_assumed else table.sizes_assumed
-  return table._replace(
-    llms=(*table.llms, llm), votes=votes, latency_is=weakest(kinds), sizes_assumed=assumed, answers=texts
+  assumed = (*data.sizes_assumed, llm) if facts.parameters_assumed else data.sizes_assumed
+  return data._replace(
+    llms=(*data.llms, llm), responses=votes, latency_is=weakest(kinds), sizes_assumed=assumed, answers=texts
   )
 
 
@@ -305,7 +305,7 @@ def build(
     tasks=tuple(tasks),
     query_ids=query_ids,
     queries=queries,
-    votes=votes,
+    responses=votes,
     latency_is=weakest(kinds),
     sizes_assumed=assumed,
     questions=questions,

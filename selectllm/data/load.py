@@ -105,7 +105,7 @@ def load(config: ml_collections.ConfigDict, begun_with: str = '') -> tuple[datas
   # Title, extractor and pool file belong to the data set that was asked for.
   asked_for = builder.name == options.name
   pool = pool_file.read_pool(config.pool.file) if config.pool.file and asked_for else None
-  table = dataset.build(
+  data = dataset.build(
     (records.from_example(source[i]) for i in range(len(source))),
     name=(options.title or builder.name) if asked_for else FALLBACKS[builder.name],
     size=len(source),
@@ -116,7 +116,7 @@ def load(config: ml_collections.ConfigDict, begun_with: str = '') -> tuple[datas
     extractor=options.extractor if asked_for else '',
     unlabelled=options.labels == 'agreement',
   )
-  facts = {llm: _facts(pool.facts(llm), bool(options.extractor)) if pool else {} for llm in table.llms}
+  facts = {llm: _facts(pool.facts(llm), bool(options.extractor)) if pool else {} for llm in data.llms}
   identity = {'name': builder.name, 'identity': builder.builder_config.name, 'llms': facts}
   notes = tuple(builder.info.metadata.get('notes', ()))
-  return table._replace(notes=notes, in_place_of='' if asked_for else options.title or options.name), identity
+  return data._replace(notes=notes, in_place_of='' if asked_for else options.title or options.name), identity

@@ -15,7 +15,7 @@ _FIXED = ('knn_top1', 'all_llms')
 
 
 def find(
-  table: dataset.Dataset,
+  data: dataset.Dataset,
   split: np.ndarray,
   results: dict[str, Any],
   played: replay.Outcomes,
@@ -26,7 +26,7 @@ def find(
   """What a report says about leaks between splits.
 
   Args:
-    table: The data set of N queries.
+    data: The data set of N queries.
     split: int8[F, N], one split or all folds, whose test queries are those of `played`, fold by fold.
     results: From `evaluate.evaluate`.
     played: Likewise.
@@ -38,7 +38,7 @@ def find(
     (None where this was not searched), in the other split; examples; and what methods reach on the test queries
     without any.
   """
-  questions = table.questions or table.queries
+  questions = data.questions or data.queries
   found = near_duplicates.find(questions, split, near)
   test_leaks = [leak for leak, (of, _) in enumerate(near_duplicates.LEAKS) if of == splits.TEST]
   touched = (found.exact | found.near)[..., test_leaks].any(-1)  # [F, N]
@@ -61,7 +61,7 @@ def find(
       }
       for leak, (of, within) in enumerate(near_duplicates.LEAKS)
     ],
-    'examples': [_example(table.query_ids, questions, pairs[place]) for place in shown],
+    'examples': [_example(data.query_ids, questions, pairs[place]) for place in shown],
     'tested': len(clean),
     'clean': int(clean.sum()),
     'methods': _without(results['best_single'], played, clean, resamples),

@@ -82,7 +82,7 @@ def _elect(confidences, answers, observed, selecting, policy, over):
 
 
 def gather(
-  table: dataset.Dataset,
+  data: dataset.Dataset,
   parts: list[evaluator.FoldPredictions],
   results: dict[str, Any],
   played: replay.Outcomes,
@@ -91,7 +91,7 @@ def gather(
   """Gathers the headline policy's cases of all folds, in the order of `played`.
 
   Args:
-    table: The data set.
+    data: The data set.
     parts: As for `evaluator.evaluate`.
     results: What it returned.
     played: Likewise.
@@ -99,13 +99,15 @@ def gather(
   """
   policy = next(iter(results['selected']))
   chosen = next(row['sizes'] for row in results['chosen'] if row['name'] == policy)
-  ballots = table.votes.answers.shape[1] * (table.votes.answers.shape[2] if config.vote == 'samples' else 1)
+  ballots = data.responses.answers.shape[1] * (data.responses.answers.shape[2] if config.vote == 'samples' else 1)
   gathered = []
   for part, size in zip(parts, chosen, strict=True):
     rows = np.flatnonzero(part.split == splits.TEST)
-    asked, confidences = table.votes.rows(rows), part.confidences[rows]
+    asked, confidences = data.responses.rows(rows), part.confidences[rows]
     sizes = np.array([1, size], np.int32)
-    selecting = policies.PolicyOptions(baselines.expected_latency_s(table.votes, part.split), sizes, config.threshold)
+    selecting = policies.PolicyOptions(
+      baselines.expected_latency_s(data.responses, part.split), sizes, config.threshold
+    )
     step = functools.partial(_elect, selecting=selecting, policy=policy, over=config.vote)
     arrays = (confidences, asked.answers, asked.observed)
     gathered.append((rows, confidences, *batching.apply(step, arrays, rows=batching.rows_of(ballots))))
@@ -124,14 +126,14 @@ def _share(values: np.ndarray) -> tuple[float, list[float]]:
   return mean, list(statistics.wilson_ci(mean, len(values)))
 
 
-def _categories(table: dataset.Dataset, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
+def _categories(data: dataset.Dataset, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
   """Names of the categories of some queries in alphabetical order, and which of them each query is of, int[T]."""
-  task = table.votes.task[rows]
-  counts = np.bincount(task, minlength=len(table.tasks))
+  task = data.responses.task[rows]
+  counts = np.bincount(task, minlength=len(data.tasks))
   largest = np.argsort(-counts, kind='stable')[:MOST_CATEGORIES]
-  kept = sorted((' '.join(table.tasks[place].split()) or '(none)', place) for place in largest if counts[place])
+  kept = sorted((' '.join(data.tasks[place].split()) or '(none)', place) for place in largest if counts[place])
   names = [name for name, _ in kept]
-  index = np.full(len(table.tasks), len(kept))
+  index = np.full(len(data.tasks), len(kept))
   index[[place for _, place in kept]] = np.arange(len(kept))
   if others := int(np.sum(counts > 0)) - len(kept):
     names.append(f'({others} smaller ones)')
@@ -139,12 +141,12 @@ def _categories(table: dataset.Dataset, rows: np.ndarray) -> tuple[list[str], np
 
 
 def by_task(
-  table: dataset.Dataset, cases: Cases, results: dict[str, Any], played: replay.Outcomes
+  data: dataset.Dataset, cases: Cases, results: dict[str, Any], played: replay.Outcomes
 ) -> list[dict[str, Any]]:
   """How the headline methods fare, and whom the headline policy calls, category by category.
 
   Args:
-    table: The data set.
+    data: The data set.
     cases: From `gather`.
     results: From `evaluator.evaluate`.
     played: Likewise.
@@ -156,10 +158,10 @@ def by_task(
   """
   wanted = [(name, replay.CHOSEN) for name in results['selected']]
   wanted += [(name, 1) for name in results['best_single']]
-  wanted += [('all_llms', len(table.llms)), ('oracle', replay.NO_SIZE)]
+  wanted += [('all_llms', len(data.llms)), ('oracle', replay.NO_SIZE)]
   columns = {name: column for name, size in wanted if (column := played.column(name, size)) is not None}
-  names, index = _categories(table, cases.rows)
-  labels, observed = table.votes.labels[cases.rows], table.votes.observed[cases.rows]
+  names, index = _categories(data, cases.rows)
+  labels, observed = data.responses.labels[cases.rows], data.responses.observed[cases.rows]
   rows: list[dict[str, Any]] = []
   for place, task in enumerate(names if len(names) > 1 else []):
     of = (index == place) & cases.valid
@@ -170,7 +172,7 @@ def by_task(
       if (counted := of & played.valid[:, column]).any():
         accuracy, interval = _share(played.correct[counted, column])
         methods[name] = {'accuracy': accuracy, 'accuracy_ci': interval}
-    for column, llm in enumerate(table.llms):
+    for column, llm in enumerate(data.llms):
       seen = of & observed[:, column]
       llms[llm] = {
         'accuracy': float(labels[seen, column].mean()) if seen.any() else None,
@@ -250,7 +252,7 @@ def _feature(
   return {'name': name, 'hindsight': name in HINDSIGHT, 'correlation': correlation, 'p': p, 'bins': bins}
 
 
-def explain(table: dataset.Dataset, cases: Cases, tokens: np.ndarray) -> dict[str, Any]:
+def explain(data: dataset.Dataset, cases: Cases, tokens: np.ndarray) -> dict[str, Any]:
   """On which queries the oracle is right and the headline policy is not, by what can be said of the queries.
 
   Whether the rate differs between a feature's bins is tested by Kruskal and Wallis (1952; of right and wrong it is the
@@ -258,7 +260,7 @@ def explain(table: dataset.Dataset, cases: Cases, tokens: np.ndarray) -> dict[st
   feature and the gap. Intervals are Wilson's.
 
   Args:
-    table: The data set.
+    data: The data set.
     cases: From `gather`.
     tokens: int[N], of all queries.
 
@@ -270,16 +272,16 @@ def explain(table: dataset.Dataset, cases: Cases, tokens: np.ndarray) -> dict[st
   found: dict[str, Any] = {'policy': cases.policy, 'sizes': cases.sizes, 'queries': len(cases.rows)}
   if not len(cases.rows):
     return found | {'lost': None, 'lost_ci': [None, None], 'features': []}
-  asked = table.votes.rows(cases.rows)
-  values = text_features.of([table.queries[row] for row in cases.rows])
+  asked = data.responses.rows(cases.rows)
+  values = text_features.of([data.queries[row] for row in cases.rows])
   values = {'words': values.pop('words'), 'tokens': tokens[cases.rows].astype(float), **values}
-  if table.votes.has_answers:
+  if data.responses.has_answers:
     values['agreement'] = agreement(np.asarray(voting.majorities(asked.answers)), asked.observed)
   values['llms_right'] = np.sum(asked.observed & (asked.labels >= 0.5), axis=1).astype(float)
   binned: list[tuple[str, list[str], np.ndarray, np.ndarray | None]] = [
     (name, *quantile_bins(of), of) for name, of in values.items()
   ]
-  binned.append(('category', *_categories(table, cases.rows), None))
+  binned.append(('category', *_categories(data, cases.rows), None))
   kept = [_feature(*feature, cases) for feature in binned if len(feature[1]) > 1]
   known = statistics.holm(np.array([np.nan if feature['p'] is None else feature['p'] for feature in kept]))
   for feature, p in zip(kept, known.tolist(), strict=True):
@@ -294,10 +296,10 @@ def _votes_cast(answers: np.ndarray, own: int, over: str) -> collections.Counter
   return collections.Counter(answer for answer in cast if answer != voting.NO_ANSWER)
 
 
-def _listed(table: dataset.Dataset, case: Cases, own: np.ndarray, over: str) -> dict[str, Any]:
+def _listed(data: dataset.Dataset, case: Cases, own: np.ndarray, over: str) -> dict[str, Any]:
   """One query of the page: `case` holds its fields without the first dimension, `own` int[K] the majority answers."""
-  row, asked = int(case.rows), table.votes.rows(case.rows)
-  texts = {voting.NO_ANSWER: None} | dict(enumerate(table.answers[row] if table.votes.has_answers else ()))
+  row, asked = int(case.rows), data.responses.rows(case.rows)
+  texts = {voting.NO_ANSWER: None} | dict(enumerate(data.answers[row] if data.responses.has_answers else ()))
   tally: dict[int, float] = collections.defaultdict(float)
   llms = []
   for column, seen in enumerate(asked.observed):
@@ -315,8 +317,8 @@ def _listed(table: dataset.Dataset, case: Cases, own: np.ndarray, over: str) -> 
       }
     )
   return {
-    'id': table.query_ids[row],
-    'query': table.queries[row],
+    'id': data.query_ids[row],
+    'query': data.queries[row],
     'task': int(asked.task),
     'reference': texts[int(asked.reference)],
     'llms': llms,
@@ -327,11 +329,11 @@ def _listed(table: dataset.Dataset, case: Cases, own: np.ndarray, over: str) -> 
   }
 
 
-def listing(table: dataset.Dataset, cases: Cases, over: str) -> dict[str, Any]:
+def listing(data: dataset.Dataset, cases: Cases, over: str) -> dict[str, Any]:
   """The test queries, query by query, for the page that lists them; a random sample where they are too many.
 
   Args:
-    table: The data set.
+    data: The data set.
     cases: From `gather`.
     over: See `voting.vote`.
 
@@ -342,14 +344,14 @@ def listing(table: dataset.Dataset, cases: Cases, over: str) -> dict[str, Any]:
   if tested > MOST_LISTED:
     cases = cases.kept(np.sort(np.random.default_rng(0).choice(tested, MOST_LISTED, replace=False)))
   majorities = np.full(cases.called.shape, voting.NO_ANSWER)
-  if table.votes.has_answers:
-    majorities = np.asarray(voting.majorities(table.votes.answers[cases.rows]))
+  if data.responses.has_answers:
+    majorities = np.asarray(voting.majorities(data.responses.answers[cases.rows]))
   return {
     'policy': cases.policy,
     'sizes': cases.sizes,
-    'llms': list(table.llms),
-    'tasks': [task or '(none)' for task in table.tasks],
-    'votes': table.votes.has_answers,
+    'llms': list(data.llms),
+    'tasks': [task or '(none)' for task in data.tasks],
+    'votes': data.responses.has_answers,
     'tested': tested,
-    'queries': [_listed(table, cases.kept(place), own.tolist(), over) for place, own in enumerate(majorities)],
+    'queries': [_listed(data, cases.kept(place), own.tolist(), over) for place, own in enumerate(majorities)],
   }

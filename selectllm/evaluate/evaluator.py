@@ -161,14 +161,14 @@ def _chosen_sizes(played: replay.MethodResults) -> dict[str, int]:
 
 
 def _evaluate_fold(
-  table: dataset.Dataset, part: FoldPredictions, embeddings: np.ndarray, config: Any
+  data: dataset.Dataset, part: FoldPredictions, embeddings: np.ndarray, config: Any
 ) -> _FoldEvaluation:
-  known = baselines.fit_baselines(table.votes, part.split, embeddings, config)
+  known = baselines.fit_baselines(data.responses, part.split, embeddings, config)
   validation, test = (np.flatnonzero(part.split == which) for which in (splits.VALIDATION, splits.TEST))
   # On validation first, so that all that is kept of it are the sizes.
-  sizes = _chosen_sizes(replay.replay_methods(table.votes, validation, part.confidences, known, table.llms, config))
+  sizes = _chosen_sizes(replay.replay_methods(data.responses, validation, part.confidences, known, data.llms, config))
   return _FoldEvaluation(
-    test, known, replay.replay_methods(table.votes, test, part.confidences, known, table.llms, config), sizes
+    test, known, replay.replay_methods(data.responses, test, part.confidences, known, data.llms, config), sizes
   )
 
 
@@ -177,24 +177,24 @@ def _accuracy_bounds(interval: np.ndarray, accuracy: float | None, count: int) -
   return list(statistics.wilson_ci(accuracy, count)) if accuracy in (0, 1) else _bounds(interval)
 
 
-def _llm_rows(table: dataset.Dataset, parts: list[FoldPredictions], resamples: int) -> dict[str, dict[str, Any]]:
+def _llm_rows(data: dataset.Dataset, parts: list[FoldPredictions], resamples: int) -> dict[str, dict[str, Any]]:
   """Each LLM's accuracy by split, with 95 % intervals, and what a call of it takes.
 
   With folds a query counts once in each split that it is in in any fold: counted once for each fold it would be
   resampled as if it were several queries, and the intervals would be too narrow.
   """
-  data = table.votes
+  responses = data.responses
   members = {
     name: np.any([part.split == which for part in parts], axis=0) for which, name in enumerate(splits.NAMES)
-  } | {'all': np.ones(len(data.labels), bool)}
+  } | {'all': np.ones(len(responses.labels), bool)}
   intervals = {
-    name: statistics.bootstrap_ci(data.labels[member], data.observed[member], resamples=resamples)
+    name: statistics.bootstrap_ci(responses.labels[member], responses.observed[member], resamples=resamples)
     for name, member in members.items()
   }
   rows = {}
-  for column, llm in enumerate(table.llms):
-    observed = data.observed[:, column]
-    accuracy = {name: _mean(data.labels[:, column], observed & member) for name, member in members.items()}
+  for column, llm in enumerate(data.llms):
+    observed = responses.observed[:, column]
+    accuracy = {name: _mean(responses.labels[:, column], observed & member) for name, member in members.items()}
     rows[llm] = {
       'accuracy': accuracy,
       'accuracy_ci': {
@@ -202,14 +202,14 @@ def _llm_rows(table: dataset.Dataset, parts: list[FoldPredictions], resamples: i
         for name, member in members.items()
       },
       'missing': int((~observed).sum()),
-      'latency_s': _mean(data.latency_s[:, column], observed),
-      'cost_usd': _mean(data.cost_usd[:, column], observed),
+      'latency_s': _mean(responses.latency_s[:, column], observed),
+      'cost_usd': _mean(responses.cost_usd[:, column], observed),
     }
   return rows
 
 
 def evaluate(
-  table: dataset.Dataset,
+  data: dataset.Dataset,
   parts: list[FoldPredictions],
   embeddings: np.ndarray,
   config: ml_collections.ConfigDict,
@@ -218,7 +218,7 @@ def evaluate(
   """Everything a report says but its timing.
 
   Args:
-    table: The data set.
+    data: The data set.
     parts: One split, or all folds of a cross-validation: their test queries together are what is reported.
     embeddings: float32[N, D], unit vectors of the pretrained encoder, for nearest neighbours.
     config: `config.evaluate`.
@@ -227,8 +227,8 @@ def evaluate(
   Returns:
     The results, see WORKSPACE.md, and the outcomes that they sum up.
   """
-  results = [_evaluate_fold(table, part, embeddings, config) for part in parts]
-  data, test = table.votes, np.concatenate([result.test for result in results])
+  results = [_evaluate_fold(data, part, embeddings, config) for part in parts]
+  responses, test = data.responses, np.concatenate([result.test for result in results])
 
   def joined(keys: list[replay.MethodKey]) -> replay.QueryMetrics:
     """The outcomes of a method, given by its key in each fold."""
@@ -238,10 +238,10 @@ def evaluate(
     """The same; None where there is no such method."""
     return joined(keys) if set(keys) <= set(results[0].played.keys) else None
 
-  single = [f'single:{table.llms[result.known.best_single]}' for result in results]
+  single = [f'single:{data.llms[result.known.best_single]}' for result in results]
   references = {
     'best_single': joined([(name, 1) for name in single]),
-    'all_llms': known([('all_llms', len(table.llms))] * len(results)),
+    'all_llms': known([('all_llms', len(data.llms))] * len(results)),
   }
   # All methods at all sizes; then those with a size again, at the size that was most accurate on validation.
   keys = [[key] * len(results) for key in results[0].played.keys]
@@ -263,9 +263,9 @@ def evaluate(
   oracle_outcome = joined([('oracle', None)] * len(results))
   rows = [_row(*each, oracle_outcome) for each in zip(named, played, intervals, versus, strict=True)]
   confidences = np.concatenate([part.confidences[result.test] for part, result in zip(parts, results, strict=True)])
-  judged = (data.labels[test], confidences, data.observed[test])
+  judged = (responses.labels[test], confidences, responses.observed[test])
   kept = replay.Outcomes(
-    query_ids=np.array(table.query_ids)[test],
+    query_ids=np.array(data.query_ids)[test],
     names=np.array([name for name, _ in named]),
     sizes=np.array(
       [replay.NO_SIZE if size is None else size for _, size in named[: len(keys)]]
@@ -277,30 +277,30 @@ def evaluate(
   )
   results_json = {
     'dataset': {
-      'name': table.name,
-      'llms': list(table.llms),
-      'tasks': list(table.tasks),
+      'name': data.name,
+      'llms': list(data.llms),
+      'tasks': list(data.tasks),
       'responses': 'recorded',
-      'latency': table.latency_is,
-      'sizes_assumed': list(table.sizes_assumed),
-      'in_place_of': table.in_place_of,
-      'notes': list(table.notes),
+      'latency': data.latency_is,
+      'sizes_assumed': list(data.sizes_assumed),
+      'in_place_of': data.in_place_of,
+      'notes': list(data.notes),
       'folds': len(parts) if len(parts) > 1 else 0,
-      'queries': len(table.queries),
+      'queries': len(data.queries),
       'queries_per_split': {
         name: int(np.mean([np.sum(part.split == which) for part in parts])) if name != 'test' else len(test)
         for which, name in enumerate(splits.NAMES)
       },
       'unused': int(np.mean([np.sum(part.split == splits.UNUSED) for part in parts])),
     },
-    'llms': _llm_rows(table, parts, config.resamples),
+    'llms': _llm_rows(data, parts, config.resamples),
     'classifier': {
       **metrics.classifier_report(*judged),
       'reliability': {
         name: [None if np.isnan(v) else float(v) for v in column]
         for name, column in metrics.reliability(*judged)._asdict().items()
       },
-      'confusion': dict(zip(table.llms, metrics.confusion(*judged, threshold=config.threshold).tolist(), strict=True)),
+      'confusion': dict(zip(data.llms, metrics.confusion(*judged, threshold=config.threshold).tolist(), strict=True)),
     },
     'oracle': next(
       {'accuracy': row['accuracy'], 'latency_s': row['latency_sequential_s']} for row in rows if row['name'] == 'oracle'

@@ -70,12 +70,12 @@ def concatenate(parts: list[QueryMetrics], axis: int = 0) -> QueryMetrics:
 
 @functools.partial(jax.jit, static_argnames='over')
 def replay(
-  data: dataset.Responses, mask: jax.Array, weight: jax.Array | None, latency_s: jax.Array, *, over: str
+  responses: dataset.Responses, mask: jax.Array, weight: jax.Array | None, latency_s: jax.Array, *, over: str
 ) -> QueryMetrics:
   """Calls the selected LLMs, lets them vote and keeps the accounts.
 
   Args:
-    data: N queries.
+    responses: N queries.
     mask: bool[N, M, K], M selections for each query; LLMs missing for a query are not called.
     weight: float32[N, M, K], what their votes count; None where each counts 1.
     latency_s: float32[K], expected; breaks ties in the vote.
@@ -104,7 +104,14 @@ def replay(
 
   selections = jax.vmap(one, in_axes=(0, 0, None, None, None, None, None, None))
   return jax.vmap(selections)(
-    mask, weight, data.answers, data.reference, data.labels, data.observed, data.latency_s, data.cost_usd
+    mask,
+    weight,
+    responses.answers,
+    responses.reference,
+    responses.labels,
+    responses.observed,
+    responses.latency_s,
+    responses.cost_usd,
   )
 
 
@@ -166,7 +173,7 @@ def _replay_block(
 
 
 def replay_methods(
-  data: dataset.Responses,
+  responses: dataset.Responses,
   rows: np.ndarray,
   confidences: np.ndarray,
   known: baselines.FittedBaselines,
@@ -176,7 +183,7 @@ def replay_methods(
   """Plays every method on the queries `rows`, int[T], block by block.
 
   Args:
-    data: All N queries.
+    responses: All N queries.
     rows: Those to play on.
     confidences: float32[N, K].
     known: From `baselines.fit_baselines`.
@@ -186,16 +193,16 @@ def replay_methods(
   Returns:
     Policies and baselines at all sizes, then the LLMs alone, then the oracle.
   """
-  ballots = len(llms) * (data.answers.shape[2] if config.vote == 'samples' else 1)
+  ballots = len(llms) * (responses.answers.shape[2] if config.vote == 'samples' else 1)
   cuts, size = batching.split(len(rows), batching.rows_of(ballots))
   draws = [np.random.default_rng(draw) for draw in range(config.random_draws)]
   keys: list[MethodKey] = []
   parts: list[QueryMetrics] = []
-  selected = {name: np.zeros((len(baselines.sizes_of(data)), len(llms)), np.int64) for name in policies.POLICIES}
+  selected = {name: np.zeros((len(baselines.sizes_of(responses)), len(llms)), np.int64) for name in policies.POLICIES}
   for cut in cuts:
     at, queries = batching.fill(rows[cut], size), cut.stop - cut.start
-    asked = data.rows(at)
-    if config.vote == 'majority' and data.has_answers:  # counted once for all methods
+    asked = responses.rows(at)
+    if config.vote == 'majority' and responses.has_answers:  # counted once for all methods
       asked = asked._replace(answers=np.asarray(voting.majorities(asked.answers))[..., None])
     played = list(_replay_block(asked, confidences[at], known.knn[at], known, draws, llms, config))
     keys = [(name, size if size is None else int(size)) for name, sizes, _, _ in played for size in sizes]

@@ -116,15 +116,15 @@ def timed_in(cost_unit: str) -> bool:
   return cost_unit == 'seconds'
 
 
-def cost_unit_of(data: dataset.Responses, wanted: str) -> str:
+def cost_unit_of(responses: dataset.Responses, wanted: str) -> str:
   """What calls are paid in: as asked, or seconds where all are known, else dollars, else the number of calls.
 
   Raises:
     ValueError: when what is asked for is not known of all calls.
   """
   known = {
-    'seconds': not np.isnan(data.latency_s[data.observed]).any(),
-    'usd': not np.isnan(data.cost_usd[data.observed]).any(),
+    'seconds': not np.isnan(responses.latency_s[responses.observed]).any(),
+    'usd': not np.isnan(responses.cost_usd[responses.observed]).any(),
     'calls': True,
   }
   if not wanted:
@@ -135,17 +135,19 @@ def cost_unit_of(data: dataset.Responses, wanted: str) -> str:
 
 
 def queries_of(
-  table: dataset.Dataset, development: confidence.Development, embeddings: np.ndarray, split: np.ndarray, cost_unit: str
+  data: dataset.Dataset, development: confidence.Development, embeddings: np.ndarray, split: np.ndarray, cost_unit: str
 ) -> types.StrategyQueries:
   """All queries of a data set as strategies see them, with what only those to learn from may tell."""
-  data = table.votes
-  price = {'seconds': data.latency_s, 'usd': data.cost_usd, 'calls': np.ones_like(data.latency_s)}[cost_unit]
-  price = np.where(data.observed, price, np.nan).astype(np.float32)
+  responses = data.responses
+  price = {'seconds': responses.latency_s, 'usd': responses.cost_usd, 'calls': np.ones_like(responses.latency_s)}[
+    cost_unit
+  ]
+  price = np.where(responses.observed, price, np.nan).astype(np.float32)
   develops = (split == splits.TRAIN) | (split == splits.VALIDATION)
   with np.errstate(invalid='ignore'):
-    expected = np.nansum(price[develops], 0) / np.sum(data.observed[develops], 0)
+    expected = np.nansum(price[develops], 0) / np.sum(responses.observed[develops], 0)
   return types.StrategyQueries(
-    development.logits, embeddings, data.answers, data.observed, data.reference, data.labels, price,
+    development.logits, embeddings, responses.answers, responses.observed, responses.reference, responses.labels, price,
     np.nan_to_num(expected, nan=float(np.nanmax(expected))).astype(np.float32),
   )  # fmt: skip
 
@@ -192,9 +194,9 @@ def _replay_strategies(
   return played
 
 
-def accounts(data: dataset.Responses, played: types.Decisions) -> replay.QueryMetrics:
+def accounts(responses: dataset.Responses, played: types.Decisions) -> replay.QueryMetrics:
   """What was right and what it took, arrays [N, M], of what a strategy did with N queries."""
-  called = played.mask & data.observed[:, None]
+  called = played.mask & responses.observed[:, None]
   valid = called.any(-1)
   stages = int(played.stage.max(initial=0)) + 1
 
@@ -202,15 +204,15 @@ def accounts(data: dataset.Responses, played: types.Decisions) -> replay.QueryMe
     return np.sum(np.where(called, values[:, None], 0), -1)
 
   slowest = sum(
-    np.max(np.where(called & (played.stage == stage), data.latency_s[:, None], 0), -1) for stage in range(stages)
+    np.max(np.where(called & (played.stage == stage), responses.latency_s[:, None], 0), -1) for stage in range(stages)
   )
   return replay.QueryMetrics(
-    correct=((played.answer == data.reference[:, None]) & valid).astype(np.float32),
+    correct=((played.answer == responses.reference[:, None]) & valid).astype(np.float32),
     valid=valid,
     calls=called.sum(-1).astype(np.float32),
     latency_parallel_s=np.asarray(slowest, np.float32),
-    latency_sequential_s=total(data.latency_s).astype(np.float32),
-    cost_usd=total(data.cost_usd).astype(np.float32),
+    latency_sequential_s=total(responses.latency_s).astype(np.float32),
+    cost_usd=total(responses.cost_usd).astype(np.float32),
   )
 
 
@@ -232,16 +234,16 @@ def mean_metrics(outcome: replay.QueryMetrics, setting: int) -> MeanMetrics:
   }
 
 
-def _references(data: dataset.Responses, best: int, latency_s: np.ndarray, over: str) -> replay.QueryMetrics:
+def _references(responses: dataset.Responses, best: int, latency_s: np.ndarray, over: str) -> replay.QueryMetrics:
   """How the single LLM `best` and the plain vote of all fare, arrays [N, 2]."""
-  count = data.observed.shape[1]
+  count = responses.observed.shape[1]
   mask = np.stack([np.arange(count) == best, np.ones(count, bool)])
-  mask = np.broadcast_to(mask, (len(data.labels), 2, count))
-  return replay.QueryMetrics(*map(np.asarray, replay.replay(data, mask, None, latency_s, over=over)))
+  mask = np.broadcast_to(mask, (len(responses.labels), 2, count))
+  return replay.QueryMetrics(*map(np.asarray, replay.replay(responses, mask, None, latency_s, over=over)))
 
 
 def fit_and_replay(
-  table: dataset.Dataset,
+  data: dataset.Dataset,
   split: np.ndarray,
   confidences: np.ndarray,
   embeddings: np.ndarray,
@@ -250,21 +252,28 @@ def fit_and_replay(
   """Fits all strategies on the development queries of one split and plays them.
 
   Args:
-    table: The data set; it has answers.
+    data: The data set; it has answers.
     split: int8[N].
     confidences: float32[N, K], the classifier's, on validation and test.
     embeddings: float32[N, D], unit vectors of the pretrained encoder.
     config: The whole config.
   """
-  data, seed = table.votes, config.seed
+  responses, seed = data.responses, config.seed
   development = confidence.develop(
-    table.queries, embeddings, confidences, data.labels, data.observed, split, seed=seed, questions=table.questions
+    data.queries,
+    embeddings,
+    confidences,
+    responses.labels,
+    responses.observed,
+    split,
+    seed=seed,
+    questions=data.questions,
   )
-  return fit_and_replay_from(table, split, development, embeddings, config)
+  return fit_and_replay_from(data, split, development, embeddings, config)
 
 
 def fit_and_replay_from(
-  table: dataset.Dataset,
+  data: dataset.Dataset,
   split: np.ndarray,
   development: confidence.Development,
   embeddings: np.ndarray,
@@ -274,16 +283,16 @@ def fit_and_replay_from(
   """`fit_and_replay`, from confidences that are there already.
 
   Args:
-    table: The data set; it has answers.
+    data: The data set; it has answers.
     split: int8[N].
     development: Its confidences.
     embeddings: float32[N, D], unit vectors of the pretrained encoder.
     config: The whole config.
     complete: Makes of development queries what strategies are fitted on; they always play what was recorded.
   """
-  data, options, seed = table.votes, config.tradeoff, config.seed
-  cost_unit = cost_unit_of(data, options.cost_unit)
-  queries = queries_of(table, development, embeddings, split, cost_unit)
+  responses, options, seed = data.responses, config.tradeoff, config.seed
+  cost_unit = cost_unit_of(responses, options.cost_unit)
+  queries = queries_of(data, development, embeddings, split, cost_unit)
   rows, test = np.flatnonzero(development.fold >= 0), np.flatnonzero(split == splits.TEST)
   timed = timed_in(cost_unit) and 'adaptive_stages' in options.strategies
   names = dict.fromkeys((*options.strategies, 'adaptive'))  # what a selector holds is always played
@@ -301,13 +310,15 @@ def fit_and_replay_from(
   contests, calibrators = {}, {}
   for name, played in on_test.items():
     on_development = _join([_settings(each[name], played.answer.shape[1]) for _, each in held_out], order)
-    contests[name], calibrators[name] = _strategy_result(data, rows, on_development, test, played, queries.expected)
-  recorded = data.rows(rows)
+    contests[name], calibrators[name] = _strategy_result(
+      responses, rows, on_development, test, played, queries.expected
+    )
+  recorded = responses.rows(rows)
   best = int(baselines.by_accuracy(recorded.labels, recorded.observed, queries.expected)[0])
-  latency_s, over = baselines.expected_latency_s(data, split), config.evaluate.vote
+  latency_s, over = baselines.expected_latency_s(responses, split), config.evaluate.vote
   references = {
     where: _references(of, best, latency_s, over)
-    for where, of in (('development', recorded), ('test', data.rows(test)))
+    for where, of in (('development', recorded), ('test', responses.rows(test)))
   }
   return FoldResult(
     development,
@@ -346,7 +357,7 @@ def _join(parts: list[types.Decisions], order: np.ndarray) -> types.Decisions:
 
 
 def _strategy_result(
-  data: dataset.Responses,
+  responses: dataset.Responses,
   rows: np.ndarray,
   on_development: types.Decisions,
   test: np.ndarray,
@@ -354,7 +365,7 @@ def _strategy_result(
   expected: np.ndarray,
 ) -> tuple[StrategyResult, list[calibration.Calibrator]]:
   """Counts what a strategy did, and calibrates how sure it is, setting by setting, on development queries."""
-  development, tested = accounts(data.rows(rows), on_development), accounts(data.rows(test), on_test)
+  development, tested = accounts(responses.rows(rows), on_development), accounts(responses.rows(test), on_test)
   sure, p_right = on_development.p_right, np.full(on_test.p_right.shape, np.nan, np.float32)
   calibrators = []
   if not np.isnan(sure).any():

@@ -169,17 +169,17 @@ def _p_right(parts: list[strategies.FoldResult], chosen: Chosen) -> dict[str, An
   }
 
 
-def _confidences(table: dataset.Dataset, parts: list[strategies.FoldResult]) -> dict[str, Any]:
+def _confidences(data: dataset.Dataset, parts: list[strategies.FoldResult]) -> dict[str, Any]:
   """ECE and Brier score of each LLM's confidences on test, before and after calibration."""
   labels, observed = (
-    np.concatenate([array[part.test] for part in parts]) for array in (table.votes.labels, table.votes.observed)
+    np.concatenate([array[part.test] for part in parts]) for array in (data.responses.labels, data.responses.observed)
   )
   before, after = (
     1 / (1 + np.exp(-np.concatenate([getattr(part.development, name)[part.test] for part in parts])))
     for name in ('blended', 'logits')
   )
   rows = {}
-  for column, llm in enumerate(table.llms):
+  for column, llm in enumerate(data.llms):
     one = slice(column, column + 1)
     kinds = sorted({calibration.KINDS[part.development.estimator.calibrators.kinds[column]] for part in parts})
     rows[llm] = {'kind': ', '.join(kinds)} | {
@@ -219,7 +219,7 @@ def _batch(parts: list[strategies.FoldResult], resamples: int) -> list[dict[str,
 
 
 def summarise(
-  table: dataset.Dataset,
+  data: dataset.Dataset,
   parts: list[strategies.FoldResult],
   chosen: dict[str, Chosen],
   config: ml_collections.ConfigDict,
@@ -227,13 +227,13 @@ def summarise(
   """What the report says of the tradeoff, see WORKSPACE.md.
 
   Args:
-    table: The data set.
+    data: The data set.
     parts: From `hold`, one for each split.
     chosen: From `best`.
     config: The whole config.
   """
   resamples = config.evaluate.resamples
-  cost_unit = strategies.cost_unit_of(table.votes, config.tradeoff.cost_unit)
+  cost_unit = strategies.cost_unit_of(data.responses, config.tradeoff.cost_unit)
   together = replay.concatenate([part.references for part in parts])
   of_references = [_at(together, place) for place in range(len(constraints.REFERENCES))]
   references = dict(zip(constraints.REFERENCES, _measured(of_references, resamples), strict=True))
@@ -251,7 +251,7 @@ def summarise(
   rule = next((chosen[name] for name in strategies.RULES if name in chosen), None)
   return {
     'cost_unit': cost_unit,
-    'cost_is': table.latency_is if cost_unit == 'seconds' else 'known',
+    'cost_is': data.latency_is if cost_unit == 'seconds' else 'known',
     'references': references,
     'curves': curves,
     'best': {
@@ -269,6 +269,6 @@ def summarise(
       if rule
     ],
     'p_right': _p_right(parts, rule) if rule else None,
-    'confidences': _confidences(table, parts),
+    'confidences': _confidences(data, parts),
     'batch_budgets': _batch(parts, resamples) if 'subset' in chosen else [],
   }

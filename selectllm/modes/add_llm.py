@@ -91,14 +91,14 @@ def add_llm(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     raise ValueError(f'config.add_llm.run={options.run!r} cross-validated: it has a classifier for each fold')
   if not pathlib.Path(options.responses).is_file():
     raise FileNotFoundError(f'config.add_llm.responses={options.responses!r} is no file')
-  table, split = experiment.load_table(config, run), predicted.split[0]
-  if not table.votes.has_answers:
+  data, split = experiment.load_table(config, run), predicted.split[0]
+  if not data.responses.has_answers:
     raise ValueError(f'config.add_llm.run={options.run!r} is on scores, with which nothing can be voted for')
   recorded = list(records.read_jsonl(options.responses))
-  llm = _name(options.llm, recorded, table.llms, options.responses)
-  given = _match(recorded, llm, table, split)
-  part, joined, learned = join(config, table, predicted, llm, given)
-  model = inference.make_model(config, len(table.llms))
+  llm = _name(options.llm, recorded, data.llms, options.responses)
+  given = _match(recorded, llm, data, split)
+  part, joined, learned = join(config, data, predicted, llm, given)
+  model = inference.make_model(config, len(data.llms))
   with sharding.use(model.mesh):
     params = loop.load_best(config, model, run)[1]
   workdir.mkdir(parents=True, exist_ok=True)
@@ -122,12 +122,11 @@ def _name(wanted: str, recorded: list[records.Record], known: tuple[str, ...], p
   return wanted or fresh[0]
 
 
-def _match(recorded: list[records.Record], llm: str, table: dataset.Dataset, split: np.ndarray) -> _Given:
+def _match(recorded: list[records.Record], llm: str, data: dataset.Dataset, split: np.ndarray) -> _Given:
   """Finds the queries of the run that an LLM answered, by their ids or else by their texts."""
-  by_id = {query_id: row for row, query_id in enumerate(table.query_ids)}
+  by_id = {query_id: row for row, query_id in enumerate(data.query_ids)}
   texts = [
-    {splits.normalise(text) for text in both}
-    for both in zip(table.queries, table.questions or table.queries, strict=True)
+    {splits.normalise(text) for text in both} for both in zip(data.queries, data.questions or data.queries, strict=True)
   ]
   by_text = {text: row for row, both in reversed(list(enumerate(texts))) for text in both}
   samples: dict[int, list[records.Sample]] = {}
@@ -140,7 +139,7 @@ def _match(recorded: list[records.Record], llm: str, table: dataset.Dataset, spl
     row = by_id.get(record.query_id)
     if row is not None and not asked & texts[row]:
       raise ValueError(
-        f'query {record.query_id!r} reads {record.query!r:.80} in the responses, but {table.queries[row]!r:.80} in the '
+        f'query {record.query_id!r} reads {record.query!r:.80} in the responses, but {data.queries[row]!r:.80} in the '
         'run; are the ids those of other data?'
       )
     if row is None:
@@ -155,13 +154,13 @@ def _match(recorded: list[records.Record], llm: str, table: dataset.Dataset, spl
 
 
 def join(
-  config: ml_collections.ConfigDict, table: dataset.Dataset, predicted: predictions.Predictions, llm: str, given: _Given
+  config: ml_collections.ConfigDict, data: dataset.Dataset, predicted: predictions.Predictions, llm: str, given: _Given
 ) -> tuple[strategies.FoldResult, dataset.Dataset, Learned]:
   """Learns an LLM's confidence, and fits vote and rules with it.
 
   Args:
     config: The run's.
-    table: Its data set.
+    data: Its data set.
     predicted: Its predictions.
     llm: The LLM's name.
     given: Its responses.
@@ -173,17 +172,17 @@ def join(
     ValueError: for too few responses, for an LLM that is always right or always wrong, or when it is not known what
       its calls take.
   """
-  joined = _checked(config, table, llm, given)
-  cost_unit = strategies.cost_unit_of(table.votes, config.tradeoff.cost_unit)
-  asked = np.flatnonzero(joined.votes.observed[:, -1])
-  labels = joined.votes.labels[asked, -1]
-  data, split = table.votes, predicted.split[0]
+  joined = _checked(config, data, llm, given)
+  cost_unit = strategies.cost_unit_of(data.responses, config.tradeoff.cost_unit)
+  asked = np.flatnonzero(joined.responses.observed[:, -1])
+  labels = joined.responses.labels[asked, -1]
+  responses, split = data.responses, predicted.split[0]
   development = confidence.develop(
-    table.queries, predicted.embeddings, predicted.confidences[0], data.labels, data.observed, split,
-    seed=config.seed, questions=table.questions,
+    data.queries, predicted.embeddings, predicted.confidences[0], responses.labels, responses.observed, split,
+    seed=config.seed, questions=data.questions,
   )  # fmt: skip
   fold = development.fold
-  fitted, column = new_llm.learn(development.logits, joined.votes.labels[:, -1], asked, fold)
+  fitted, column = new_llm.learn(development.logits, joined.responses.labels[:, -1], asked, fold)
   added = np.append(fitted.weights, fitted.bias)[None]
   development = development._replace(
     estimator=development.estimator._replace(added=added),
@@ -213,25 +212,25 @@ def join(
   return part, joined, learned
 
 
-def _checked(config: ml_collections.ConfigDict, table: dataset.Dataset, llm: str, given: _Given) -> dataset.Dataset:
+def _checked(config: ml_collections.ConfigDict, data: dataset.Dataset, llm: str, given: _Given) -> dataset.Dataset:
   """The table with the LLM; refuses one that nothing can be learned of."""
   left_out = (
     f'{given.on_test} to test queries of the run and {given.on_others} to queries that it does not use left out'
   )
   if len(given.samples) < FEWEST:
     raise ValueError(f'{len(given.samples)} responses of {llm} are too few, {left_out}; give at least {FEWEST}')
-  pool = pool_file.read_pool(config.pool.file) if config.pool.file and not table.in_place_of else None
-  extractor = '' if table.in_place_of else config.dataset.extractor
-  joined = dataset.join(table, llm, given.samples, pool=pool, extractor=extractor)
-  labels = joined.votes.labels[joined.votes.observed[:, -1], -1]
+  pool = pool_file.read_pool(config.pool.file) if config.pool.file and not data.in_place_of else None
+  extractor = '' if data.in_place_of else config.dataset.extractor
+  joined = dataset.join(data, llm, given.samples, pool=pool, extractor=extractor)
+  labels = joined.responses.labels[joined.responses.observed[:, -1], -1]
   if labels.all() or not labels.any():
     raise ValueError(
       f'{llm} is {"right" if labels.all() else "wrong"} on all {len(labels)} queries ({left_out}). Nothing can be '
       'learned about when such an LLM is right; give responses to more queries.'
     )
-  cost_unit = strategies.cost_unit_of(table.votes, config.tradeoff.cost_unit)
+  cost_unit = strategies.cost_unit_of(data.responses, config.tradeoff.cost_unit)
   try:
-    strategies.cost_unit_of(joined.votes, cost_unit)
+    strategies.cost_unit_of(joined.responses, cost_unit)
   except ValueError as error:
     raise ValueError(
       f'the run counts in {cost_unit}, but what calls of {llm} take is not known: give latencies or tokens with its '
@@ -262,10 +261,10 @@ def _constant(labels: np.ndarray, fold: np.ndarray) -> np.ndarray:
   return scipy.special.logit(shares)
 
 
-def _print(learned: Learned, table: dataset.Dataset, directory: pathlib.Path) -> None:
+def _print(learned: Learned, data: dataset.Dataset, directory: pathlib.Path) -> None:
   """What was learned, in words."""
   low, high = (100 * bound for bound in learned.accuracy_ci)
-  units: dict[str, Any] = {'seconds': f's ({table.latency_is})', 'usd': 'USD', 'calls': 'call'}
+  units: dict[str, Any] = {'seconds': f's ({data.latency_is})', 'usd': 'USD', 'calls': 'call'}
   console = rich.console.Console(highlight=False)
   console.print(
     f'{learned.llm}: learned from {learned.responses:,} responses; left out are {learned.on_test:,} to test queries of '

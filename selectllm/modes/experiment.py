@@ -30,21 +30,21 @@ _TIMED = 20
 
 def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   """Trains (or goes on training), scores all queries and writes the report; with folds, once for each fold."""
-  table = load_table(config, workdir)
+  data = load_table(config, workdir)
   begun = time.monotonic()
-  predicted = _predict(config, workdir, table, loop.fit)
-  _report(config, workdir, table, predicted, {'train_and_score_s': time.monotonic() - begun})
+  predicted = _predict(config, workdir, data, loop.fit)
+  _report(config, workdir, data, predicted, {'train_and_score_s': time.monotonic() - begun})
 
 
 def evaluate_only(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   """Writes a run's report again: from predictions.npz in seconds, else from its best checkpoint."""
-  table = load_table(config, workdir)
+  data = load_table(config, workdir)
   path = workdir / 'predictions.npz'
   if distributed.first_says(path.exists()):
     predicted = predictions.read_predictions(path)
   else:
-    predicted = _predict(config, workdir, table, lambda *args: loop.load_best(config, args[1], args[-1]))
-  _report(config, workdir, table, predicted, {})
+    predicted = _predict(config, workdir, data, lambda *args: loop.load_best(config, args[1], args[-1]))
+  _report(config, workdir, data, predicted, {})
 
 
 def load_table(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dataset.Dataset:
@@ -54,43 +54,43 @@ def load_table(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> data
     rundir.RunDirError: when the run directory began with other data.
     ValueError: when the processes of a job found other data.
   """
-  table, identity = load.load(config, run_dir.begun_with(workdir))
+  data, identity = load.load(config, run_dir.begun_with(workdir))
   distributed.check_same('the data', identity)
   if distributed.is_first():
     run_dir.claim_data(workdir, identity)
-  if config.tradeoff.strategies and table.votes.has_answers:
+  if config.tradeoff.strategies and data.responses.has_answers:
     strategies.cost_unit_of(
-      table.votes, config.tradeoff.cost_unit
+      data.responses, config.tradeoff.cost_unit
     )  # refuses, before anything is done, what is not known
-  return pseudo_labels.label(table, _split(config, table)[0]) if config.dataset.labels == 'agreement' else table
+  return pseudo_labels.label(data, _split(config, data)[0]) if config.dataset.labels == 'agreement' else data
 
 
-def _split(config: ml_collections.ConfigDict, table: dataset.Dataset) -> np.ndarray:
+def _split(config: ml_collections.ConfigDict, data: dataset.Dataset) -> np.ndarray:
   """One split, or one for each fold, int8[F, N]; refuses those of which a part is empty."""
   options = config.dataset
   shares = {'validation': options.validation_share, 'test': options.test_share}
   if options.split == 'published':
-    folds = [splits.published(table.published_split, table.query_ids)]
+    folds = [splits.published(data.published_split, data.query_ids)]
   else:
     folds = [
-      splits.assign(table.questions, seed=options.split_seed, folds=options.folds, fold=fold, **shares)
+      splits.assign(data.questions, seed=options.split_seed, folds=options.folds, fold=fold, **shares)
       for fold in range(max(1, options.folds))
     ]
   folds = [
-    splits.thin_train(part, table.questions, share=options.train_share, seed=options.split_seed) for part in folds
+    splits.thin_train(part, data.questions, share=options.train_share, seed=options.split_seed) for part in folds
   ]
   for part in folds:
     for which, name in enumerate(splits.NAMES):
       if not (part == which).any():
-        raise ValueError(f'the {name} split is empty: none of the {len(table.queries):,} queries falls into it')
+        raise ValueError(f'the {name} split is empty: none of the {len(data.queries):,} queries falls into it')
   return np.stack(folds)
 
 
-def _check_labels(table: dataset.Dataset, train_rows: np.ndarray) -> None:
+def _check_labels(data: dataset.Dataset, train_rows: np.ndarray) -> None:
   """Refuses an LLM from which nothing can be learned."""
   problems = []
-  for column, llm in enumerate(table.llms):
-    labels = table.votes.labels[train_rows, column][table.votes.observed[train_rows, column]]
+  for column, llm in enumerate(data.llms):
+    labels = data.responses.labels[train_rows, column][data.responses.observed[train_rows, column]]
     if not len(labels):
       problems.append(f'{llm} has no response')
     elif labels.min() == labels.max():
@@ -102,49 +102,49 @@ def _check_labels(table: dataset.Dataset, train_rows: np.ndarray) -> None:
     )
 
 
-def _selecting(config: ml_collections.ConfigDict, table: dataset.Dataset, split: np.ndarray) -> policies.PolicyOptions:
-  latency_s = baselines.expected_latency_s(table.votes, split)
-  return policies.PolicyOptions(latency_s, baselines.sizes_of(table.votes), config.evaluate.threshold)
+def _selecting(config: ml_collections.ConfigDict, data: dataset.Dataset, split: np.ndarray) -> policies.PolicyOptions:
+  latency_s = baselines.expected_latency_s(data.responses, split)
+  return policies.PolicyOptions(latency_s, baselines.sizes_of(data.responses), config.evaluate.threshold)
 
 
 def _predict(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path, table: dataset.Dataset, get_params: GetParams
+  config: ml_collections.ConfigDict, workdir: pathlib.Path, data: dataset.Dataset, get_params: GetParams
 ) -> predictions.Predictions:
   """Scores all queries with the classifier of each split, and keeps what the report is made of."""
-  split, batch_size = _split(config, table), config.evaluate.batch_size
+  split, batch_size = _split(config, data), config.evaluate.batch_size
   for part in split:
-    _check_labels(table, part == splits.TRAIN)
-  model = inference.make_model(config, len(table.llms))
-  tokens = model.tokenize(table.queries)
+    _check_labels(data, part == splits.TRAIN)
+  model = inference.make_model(config, len(data.llms))
+  tokens = model.tokenize(data.queries)
   if tokens.truncated:
     _LOG.warning(
       '%d of %d queries are longer than %d tokens; their ends were cut off',
-      tokens.truncated, len(table.queries), model.tokenize.max_length,
+      tokens.truncated, len(data.queries), model.tokenize.max_length,
     )  # fmt: skip
   with sharding.use(model.mesh):
     confidences = []
     for fold, part in enumerate(split):
       directory = workdir / f'fold_{fold}' if len(split) > 1 else workdir
       directory.mkdir(exist_ok=True)
-      step, params = get_params(config, model, tokens, table.votes, part, directory)
+      step, params = get_params(config, model, tokens, data.responses, part, directory)
       # What it says of queries that it was trained on tells nothing, and is not worth the time.
       rows = np.flatnonzero((part == splits.VALIDATION) | (part == splits.TEST))
       _LOG.info('Scoring %d queries with the classifier of step %d', len(rows), step)
-      scores = inference.score_queries(model, params, tokens, rows, table.votes.observed[rows], batch_size=batch_size)
-      confidences.append(np.full(table.votes.labels.shape, np.nan, np.float32))
+      scores = inference.score_queries(
+        model, params, tokens, rows, data.responses.observed[rows], batch_size=batch_size
+      )
+      confidences.append(np.full(data.responses.labels.shape, np.nan, np.float32))
       confidences[-1][rows] = scores.confidences
-    one_latency_s = inference.time_one_query(
-      model, params, table.queries[:_TIMED], _selecting(config, table, split[-1])
-    )
+    one_latency_s = inference.time_one_query(model, params, data.queries[:_TIMED], _selecting(config, data, split[-1]))
     predicted = predictions.Predictions(
-      query_ids=np.array(table.query_ids),
-      llms=np.array(table.llms),
+      query_ids=np.array(data.query_ids),
+      llms=np.array(data.llms),
       split=split,
       confidences=np.stack(confidences),
-      labels=table.votes.labels,
-      observed=table.votes.observed,
+      labels=data.responses.labels,
+      observed=data.responses.observed,
       embeddings=inference.unit(inference.cached_embeddings(config, model, tokens)),
-      latency_s=np.stack([baselines.expected_latency_s(table.votes, part) for part in split]),
+      latency_s=np.stack([baselines.expected_latency_s(data.responses, part) for part in split]),
       tokens=tokens.lengths,
       truncated=np.array(tokens.truncated),
       classifier_latency_s=np.array(one_latency_s),
@@ -157,35 +157,35 @@ def _predict(
 def _report(
   config: ml_collections.ConfigDict,
   workdir: pathlib.Path,
-  table: dataset.Dataset,
+  data: dataset.Dataset,
   predicted: predictions.Predictions,
   timing: dict[str, Any],
 ) -> None:
   """Evaluates what was predicted, and writes it down: the first process does, with parameters that all give."""
   distributed.end_at_sigterm()  # there is nothing left to save
-  params = _selector_params(config, workdir, table, predicted)
+  params = _selector_params(config, workdir, data, predicted)
   if not distributed.is_first():
     return
   begun = time.monotonic()
   parts = [evaluator.FoldPredictions(*of) for of in zip(predicted.split, predicted.confidences, strict=True)]
-  contest = _contest(config, workdir, table, predicted) if table.votes.has_answers else []
+  contest = _contest(config, workdir, data, predicted) if data.responses.has_answers else []
   chosen = tradeoff.best(contest) if contest else {}
   further = {name: each.outcome for name, each in chosen.items()}
-  results, played = evaluator.evaluate(table, parts, predicted.embeddings, config.evaluate, further)
-  results['tradeoff'] = tradeoff.summarise(table, contest, chosen, config) if contest else None
+  results, played = evaluator.evaluate(data, parts, predicted.embeddings, config.evaluate, further)
+  results['tradeoff'] = tradeoff.summarise(data, contest, chosen, config) if contest else None
   if params is not None:
     latency_s = float(predicted.classifier_latency_s)
-    selector.save(workdir / 'selector', config, table, contest[0], params, latency_s)
+    selector.save(workdir / 'selector', config, data, contest[0], params, latency_s)
   report_file = workdir / 'report.json'
   earlier = json.loads(report_file.read_text())['timing'] if report_file.exists() else {}
   # Where there is a report, all that lies beside it is of the same evaluation, also after a kill in between.
   report_file.unlink(missing_ok=True)
   predictions.save(workdir / 'outcomes.npz', played)
-  cases = error_analysis.gather(table, parts, results, played, config.evaluate)
-  results['by_task'] = error_analysis.by_task(table, cases, results, played)
-  results['error_analysis'] = error_analysis.explain(table, cases, predicted.tokens)
+  cases = error_analysis.gather(data, parts, results, played, config.evaluate)
+  results['by_task'] = error_analysis.by_task(data, cases, results, played)
+  results['error_analysis'] = error_analysis.explain(data, cases, predicted.tokens)
   results['contamination'] = contamination.find(
-    table,
+    data,
     predicted.split,
     results,
     played,
@@ -201,18 +201,18 @@ def _report(
     'evaluate_s': time.monotonic() - begun,
   }
   browser.write(
-    workdir / 'queries.html', report.title(results), error_analysis.listing(table, cases, config.evaluate.vote)
+    workdir / 'queries.html', report.title(results), error_analysis.listing(data, cases, config.evaluate.vote)
   )
   report.write(workdir, results)
 
 
 def _selector_params(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path, table: dataset.Dataset, predicted: predictions.Predictions
+  config: ml_collections.ConfigDict, workdir: pathlib.Path, data: dataset.Dataset, predicted: predictions.Predictions
 ) -> Any | None:
   """The classifier of the selector that is saved with a run; None for a run that has no selector."""
-  if not config.tradeoff.strategies or not table.votes.has_answers or len(predicted.split) > 1:
+  if not config.tradeoff.strategies or not data.responses.has_answers or len(predicted.split) > 1:
     return None
-  model = inference.make_model(config, len(table.llms))
+  model = inference.make_model(config, len(data.llms))
   try:
     with sharding.use(model.mesh):
       return distributed.on_host(loop.load_best(config, model, workdir)[1])
@@ -222,7 +222,7 @@ def _selector_params(
 
 
 def _contest(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path, table: dataset.Dataset, predicted: predictions.Predictions
+  config: ml_collections.ConfigDict, workdir: pathlib.Path, data: dataset.Dataset, predicted: predictions.Predictions
 ) -> list[strategies.FoldResult]:
   """Everything that chooses calls past the paper's policies, split by split."""
   if not config.tradeoff.strategies:
@@ -230,7 +230,7 @@ def _contest(
   parts = []
   progress = metric_writer.Progress('Strategies', len(predicted.split))
   for split, confidences in zip(predicted.split, predicted.confidences, strict=True):
-    parts.append(strategies.fit_and_replay(table, split, confidences, predicted.embeddings, config))
+    parts.append(strategies.fit_and_replay(data, split, confidences, predicted.embeddings, config))
     progress.update(len(parts))
   progress.close()
   return parts

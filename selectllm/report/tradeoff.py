@@ -111,7 +111,7 @@ def _reached(row: dict[str, Any], key: str, other: dict[str, Any], name: str, sc
   """Whether the accuracy of a fixed choice was reached, and for what share of its price."""
   test = row['measured']
   if test is None:
-    return f'**No operating point reached in cross-validation the accuracy of {name}** on the queries that settings are chosen on.'
+    return f'**No operating point reached in cross-validation the accuracy of {name}.**'
   share = f'{100 * test[scale.cost_unit] / other[scale.cost_unit]:.0f} % of its {scale.words}'
   versus = row['versus'][key]
   verdict = 'beaten' if versus['delta'] > 0 and versus['p'] <= tables.SIGNIFICANT else 'reached'
@@ -501,7 +501,7 @@ def section(results: dict[str, Any]) -> list[str]:
   settings, count = pareto(results), sum(map(len, found['curves'].values()))
   sections += [
     '### The tradeoff\n',
-    f'{len(settings)} of {count} settings are worth choosing: in cross-validation no other was as accurate for as little.\n',
+    f'{len(settings)} of {count} settings are worth choosing: no other was as accurate for as little.\n',
     pareto_table(results).markdown(),
   ]
   if found['p_right']:

@@ -170,35 +170,35 @@ class FittedBaselines(NamedTuple):
   neighbours: int
 
 
-def sizes_of(data: dataset.Responses) -> np.ndarray:
+def sizes_of(responses: dataset.Responses) -> np.ndarray:
   """The subset sizes to evaluate: 1..K, or 1 alone where there are scores and no votes."""
-  return np.arange(1, (data.labels.shape[1] if data.has_answers else 1) + 1, dtype=np.int32)
+  return np.arange(1, (responses.labels.shape[1] if responses.has_answers else 1) + 1, dtype=np.int32)
 
 
-def expected_latency_s(data: dataset.Responses, split: np.ndarray) -> np.ndarray:
+def expected_latency_s(responses: dataset.Responses, split: np.ndarray) -> np.ndarray:
   """Each LLM's mean latency on train, float32[K]; where it is unknown, as slow as any, so that it wins no tie."""
-  latency_s, observed = (array[split == splits.TRAIN] for array in (data.latency_s, data.observed))
+  latency_s, observed = (array[split == splits.TRAIN] for array in (responses.latency_s, responses.observed))
   mean = mean_by_llm(latency_s, observed & ~np.isnan(latency_s))
   slowest = np.max(mean, where=~np.isnan(mean), initial=0)
   return np.where(np.isnan(mean), slowest, mean).astype(np.float32)
 
 
 def fit_baselines(
-  data: dataset.Responses, split: np.ndarray, embeddings: np.ndarray, config: ml_collections.ConfigDict
+  responses: dataset.Responses, split: np.ndarray, embeddings: np.ndarray, config: ml_collections.ConfigDict
 ) -> FittedBaselines:
   """Fits the baselines on train and validation; best subsets and neighbours on `subsample` of their queries.
 
   Args:
-    data: All N queries.
+    responses: All N queries.
     split: int8[N].
     embeddings: float32[N, D], unit vectors of the pretrained encoder.
     config: `config.evaluate`.
   """
   train, validation = split == splits.TRAIN, split == splits.VALIDATION
-  latency_s = expected_latency_s(data, split)
+  latency_s = expected_latency_s(responses, split)
   learned, best = train | validation, None
-  if data.has_answers:
-    of = data.rows(subsample(np.flatnonzero(learned)))
+  if responses.has_answers:
+    of = responses.rows(subsample(np.flatnonzero(learned)))
     best = best_subsets(of.answers, of.reference, of.observed, latency_s, over=config.vote)
   # Nothing asks for the neighbours of other queries.
   asked = np.flatnonzero(validation | (split == splits.TEST))
@@ -206,23 +206,23 @@ def fit_baselines(
   nearest_rows = nearest(embeddings[asked], embeddings[bank], neighbours=max(config.knn_neighbours))
 
   def knn(neighbours: int, of: np.ndarray) -> np.ndarray:
-    return knn_scores(nearest_rows[of, :neighbours], data.labels[bank], data.observed[bank])
+    return knn_scores(nearest_rows[of, :neighbours], responses.labels[bank], responses.observed[bank])
 
   tuned_on = validation[asked]
 
   def validation_accuracy(neighbours: int) -> float:
-    scores = np.where(data.observed[validation], knn(neighbours, tuned_on), -np.inf)
+    scores = np.where(responses.observed[validation], knn(neighbours, tuned_on), -np.inf)
     chosen = scores.argmax(-1)[:, None]
-    return float(np.take_along_axis(data.labels[validation], chosen, 1).mean())
+    return float(np.take_along_axis(responses.labels[validation], chosen, 1).mean())
 
   # The first of equals, from many neighbours to few: the smoother one.
   neighbours = max(sorted(config.knn_neighbours, reverse=True), key=validation_accuracy)
-  scores = np.zeros(data.labels.shape, np.float32)
+  scores = np.zeros(responses.labels.shape, np.float32)
   scores[asked] = knn(neighbours, np.ones(len(asked), bool))
   return FittedBaselines(
     latency_s=latency_s,
-    top=by_accuracy(data.labels[train], data.observed[train], latency_s),
-    best_single=int(by_accuracy(data.labels[learned], data.observed[learned], latency_s)[0]),
+    top=by_accuracy(responses.labels[train], responses.observed[train], latency_s),
+    best_single=int(by_accuracy(responses.labels[learned], responses.observed[learned], latency_s)[0]),
     best=best,
     knn=scores,
     neighbours=neighbours,

@@ -75,12 +75,12 @@ def _weigh(own: jax.Array, observed: jax.Array) -> jax.Array:
   return jax.lax.scan(again, jnp.ones(own.shape[1]), length=_ROUNDS)[0]
 
 
-def _own(data: dataset.Responses) -> jax.Array:
+def _own(responses: dataset.Responses) -> jax.Array:
   """Majority answers, int32[N, K]."""
-  return jnp.where(data.observed, voting.majorities(data.answers), voting.NO_ANSWER)
+  return jnp.where(responses.observed, voting.majorities(responses.answers), voting.NO_ANSWER)
 
 
-def pseudo_reference(data: dataset.Responses) -> np.ndarray:
+def pseudo_reference(responses: dataset.Responses) -> np.ndarray:
   """The answer that all LLMs elect together, each weighted by how far the others bear it out.
 
   Dawid and Skene's estimate (1979) with one parameter for each LLM, from hard votes. It begins with the plain vote of
@@ -90,20 +90,20 @@ def pseudo_reference(data: dataset.Responses) -> np.ndarray:
   answers to choose from, LLMs that are seldom right would vote against themselves.
 
   Args:
-    data: N queries with answers; neither references nor labels are looked at.
+    responses: N queries with answers; neither references nor labels are looked at.
 
   Returns:
     int16[N], ids as in `data.answers`; `voting.NO_ANSWER` where no LLM has an answer.
   """
-  own = _own(data)
-  return np.asarray(jax.jit(jax.vmap(_elect, in_axes=(0, None)))(own, _weigh(own, data.observed)), np.int16)
+  own = _own(responses)
+  return np.asarray(jax.jit(jax.vmap(_elect, in_axes=(0, None)))(own, _weigh(own, responses.observed)), np.int16)
 
 
-def relabel(table: dataset.Dataset, rows: np.ndarray) -> dataset.Dataset:
+def relabel(data: dataset.Dataset, rows: np.ndarray) -> dataset.Dataset:
   """Puts the pool's agreement in the place of references and labels.
 
   Args:
-    table: N queries.
+    data: N queries.
     rows: bool[N], where; also all that the agreement's weights are made from.
 
   Returns:
@@ -113,38 +113,40 @@ def relabel(table: dataset.Dataset, rows: np.ndarray) -> dataset.Dataset:
   Raises:
     ValueError: for scores, which cannot agree.
   """
-  data = table.votes
-  if not data.has_answers:
+  responses = data.responses
+  if not responses.has_answers:
     raise ValueError(
-      f'config.dataset.labels=agreement, but {table.name} holds scores, and only answers can agree; scores are labels '
+      f'config.dataset.labels=agreement, but {data.name} holds scores, and only answers can agree; scores are labels '
       'themselves: --config.dataset.labels=reference'
     )
-  reference = data.reference.copy()
-  reference[rows] = pseudo_reference(data.rows(rows))
+  reference = responses.reference.copy()
+  reference[rows] = pseudo_reference(responses.rows(rows))
   known = (reference != voting.NO_ANSWER)[:, None]
-  labels = (np.asarray(voting.majorities(data.answers)) == reference[:, None]) & known
-  return table._replace(
-    votes=data._replace(reference=reference, labels=labels.astype(np.float32), observed=data.observed & known)
+  labels = (np.asarray(voting.majorities(responses.answers)) == reference[:, None]) & known
+  return data._replace(
+    responses=responses._replace(
+      reference=reference, labels=labels.astype(np.float32), observed=responses.observed & known
+    )
   )
 
 
-def _to_learn_from(data: dataset.Responses, rows: np.ndarray) -> dataset.Responses:
+def _to_learn_from(responses: dataset.Responses, rows: np.ndarray) -> dataset.Responses:
   """Labels the queries `rows`, bool[N], by whether the vote of the *other* LLMs bears an LLM out; 0.5 is a tie.
 
   What an LLM's own vote decides says nothing about it. Where no other LLM has an answer, it counts as unobserved.
   """
-  labels, observed = data.labels.copy(), data.observed.copy()
-  own = _own(data.rows(rows))
+  labels, observed = responses.labels.copy(), responses.observed.copy()
+  own = _own(responses.rows(rows))
   counts = jax.jit(_counts)(own, observed[rows], _weigh(own, observed[rows]))
   labels[rows], observed[rows] = np.asarray(counts.agreed), np.asarray(counts.asked) > 0
-  return data._replace(labels=labels, observed=observed)
+  return responses._replace(labels=labels, observed=observed)
 
 
-def label(table: dataset.Dataset, split: np.ndarray) -> dataset.Dataset:
+def label(data: dataset.Dataset, split: np.ndarray) -> dataset.Dataset:
   """Labels train and validation by the pool's agreement, and test by the references; if it has none, likewise.
 
   Args:
-    table: N queries.
+    data: N queries.
     split: int8[N], see `splits.assign`.
 
   Returns:
@@ -154,13 +156,13 @@ def label(table: dataset.Dataset, split: np.ndarray) -> dataset.Dataset:
   Raises:
     ValueError: for scores.
   """
-  truth = table.votes.reference != voting.NO_ANSWER
+  truth = data.responses.reference != voting.NO_ANSWER
   test, learned = split == splits.TEST, np.isin(split, (splits.TRAIN, splits.VALIDATION))
   judged = bool((test & truth).any())
-  labelled = relabel(table, learned if judged else learned | test)
-  labelled = labelled._replace(votes=_to_learn_from(labelled.votes, learned))
+  labelled = relabel(data, learned if judged else learned | test)
+  labelled = labelled._replace(responses=_to_learn_from(labelled.responses, learned))
   known = learned & truth
-  right = labelled.votes.reference[known] == table.votes.reference[known]
+  right = labelled.responses.reference[known] == data.responses.reference[known]
   note = (
     f"On {learned.sum():,} train and validation queries the pool's own weighted vote stands in for the reference "
     '(config.dataset.labels=agreement)'

@@ -106,7 +106,7 @@ def _encoder_sha256(config: ml_collections.ConfigDict) -> str:
 def save(
   directory: pathlib.Path,
   config: ml_collections.ConfigDict,
-  table: dataset.Dataset,
+  data: dataset.Dataset,
   part: strategies.FoldResult,
   params: Any,
   classifier_latency_s: float,
@@ -117,7 +117,7 @@ def save(
   Args:
     directory: `selector/` of a run directory.
     config: The run's.
-    table: Its data set.
+    data: Its data set.
     part: Its one split.
     params: Of the classifier.
     classifier_latency_s: Seconds from one query's text to its confidences.
@@ -127,12 +127,12 @@ def save(
   partial = directory if paths.is_remote(directory) else directory.with_name(directory.name + '.part')
   paths.remove(partial)
   partial.mkdir(parents=True)
-  data, develops = table.votes, part.rows
+  responses, develops = data.responses, part.rows
   with np.errstate(invalid='ignore'):
-    seen = data.observed[develops]
+    seen = responses.observed[develops]
     latency_s, cost_usd = (
       (np.where(seen, values[develops], 0).sum(0) / seen.sum(0)).astype(np.float32)
-      for values in (data.latency_s, data.cost_usd)
+      for values in (responses.latency_s, responses.cost_usd)
     )
   rules = part.rules
   arrays = Arrays(
@@ -148,11 +148,11 @@ def save(
     checkpointer.save(checkpoints.address(partial / _CLASSIFIER), params)
   facts = {
     'format': _FORMAT,
-    'dataset': table.name,
-    'llms': list(table.llms),
+    'dataset': data.name,
+    'llms': list(data.llms),
     'rules': list(rules.rules),
-    'cost_unit': strategies.cost_unit_of(data, config.tradeoff.cost_unit),
-    'latency': table.latency_is,
+    'cost_unit': strategies.cost_unit_of(responses, config.tradeoff.cost_unit),
+    'latency': data.latency_is,
     'estimated': rules.estimated,
     'references': rules.references,
     'classifier_latency_s': classifier_latency_s,

@@ -90,9 +90,11 @@ def make_train_step(
   return step
 
 
-def _validation_loss(confidences: np.ndarray, data: dataset.Responses, rows: np.ndarray, weight: np.ndarray) -> float:
+def _validation_loss(
+  confidences: np.ndarray, responses: dataset.Responses, rows: np.ndarray, weight: np.ndarray
+) -> float:
   likely = np.clip(confidences.astype(np.float64), 1e-7, 1 - 1e-7)
-  losses = -(data.labels[rows] * np.log(likely) + (1 - data.labels[rows]) * np.log1p(-likely))
+  losses = -(responses.labels[rows] * np.log(likely) + (1 - responses.labels[rows]) * np.log1p(-likely))
   return float(np.sum(losses * weight[rows]) / np.sum(weight[rows]))
 
 
@@ -228,7 +230,7 @@ def fit(
   config: ml_collections.ConfigDict,
   model: inference.Model,
   tokens: tokenizer.Tokens,
-  data: dataset.Responses,
+  responses: dataset.Responses,
   split: np.ndarray,
   workdir: pathlib.Path,
 ) -> tuple[int, nnx.State]:
@@ -238,7 +240,7 @@ def fit(
     config: The whole config.
     model: From `inference.make_model`.
     tokens: N tokenized queries.
-    data: Their votes.
+    responses: Their votes.
     split: int8[N], see `splits.assign`; test queries are not looked at.
     workdir: Takes checkpoints, metrics.jsonl and TensorBoard events.
 
@@ -255,7 +257,7 @@ def fit(
   if options.batch_size % model.mesh.size:
     raise ValueError(f'config.train.batch_size={options.batch_size} does not divide over {model.mesh.size} devices')
   train, validation = (np.flatnonzero(split == part) for part in (splits.TRAIN, splits.VALIDATION))
-  weight = loss_weight(data.labels, data.observed, train, options.loss)
+  weight = loss_weight(responses.labels, responses.observed, train, options.loss)
   trained = _what_is_trained(config, model)
   inputs: tokenizer.Tokens | input_pipeline.Features = tokens
   if config.encoder.freeze:
@@ -263,7 +265,7 @@ def fit(
   source = input_pipeline.TrainingBatches(
     inputs,
     train,
-    data.labels,
+    responses.labels,
     weight,
     batch_size=options.batch_size,
     epochs=options.epochs,
@@ -288,7 +290,7 @@ def fit(
     trace = _ProfileTrace(workdir / 'profile', start, steps, per_epoch, wanted=wanted)
     must_stop = exits.enter_context(distributed.asked_to_stop())
     step_fn = jit_train_step(trained, optimizer, abstract, config.seed)
-    validate = _scorer(trained, inputs, validation, data.observed[validation], config.evaluate.batch_size)
+    validate = _scorer(trained, inputs, validation, responses.observed[validation], config.evaluate.batch_size)
     for step in range(start + 1, steps + 1):
       trace.before(step)
       with account.clock.on('input'):
@@ -306,7 +308,7 @@ def fit(
         loss = None
         if epoch_ends:
           with account.clock.on('evaluation'):
-            loss = _validation_loss(validate(state.params), data, validation, weight)
+            loss = _validation_loss(validate(state.params), responses, validation, weight)
           account.validated(step, loss)
         with account.clock.on('checkpoint'):
           checkpoints.save(manager, step, state, loss)

@@ -64,11 +64,11 @@ def test_labels_against_a_reference(seed):
   recorded = random_records(seed)
   table = build(recorded, llms=LLMS)
   expected = [[expected_label(record, llm) for llm in LLMS] for record in recorded]
-  np.testing.assert_array_equal(table.votes.labels, np.array(expected, np.float32))
-  assert 0.1 < table.votes.labels.mean() < 0.9
+  np.testing.assert_array_equal(table.responses.labels, np.array(expected, np.float32))
+  assert 0.1 < table.responses.labels.mean() < 0.9
   heard = [[any(s.error is None for s in r.responses.get(llm, [])) for llm in LLMS] for r in recorded]
-  np.testing.assert_array_equal(table.votes.observed, heard)
-  assert 0.05 < 1 - table.votes.observed.mean() < 0.5
+  np.testing.assert_array_equal(table.responses.observed, heard)
+  assert 0.05 < 1 - table.responses.observed.mean() < 0.5
 
 
 @pytest.mark.parametrize(
@@ -88,20 +88,20 @@ def test_labels_against_a_reference(seed):
 )
 def test_majority_and_ties(given, right):
   table = build([answered(a=given, b=['9'])])
-  assert table.votes.labels.tolist() == [[right, 0]]
-  assert table.votes.observed.all()
+  assert table.responses.labels.tolist() == [[right, 0]]
+  assert table.responses.observed.all()
 
 
 def test_shapes_and_types():
   table = build([answered(a=['4', None], b=['5']), answered(b=['7', '4', '7'])])
-  assert table.votes.answers.tolist() == [[[0, -1, -1], [1, -1, -1]], [[-1, -1, -1], [0, 1, 0]]]
-  assert table.votes.reference.tolist() == [0, 1]
+  assert table.responses.answers.tolist() == [[[0, -1, -1], [1, -1, -1]], [[-1, -1, -1], [0, 1, 0]]]
+  assert table.responses.reference.tolist() == [0, 1]
   kinds = {'answers': 'int16', 'reference': 'int16', 'labels': 'float32', 'observed': 'bool', 'latency_s': 'float32'}
   kinds |= {'cost_usd': 'float32', 'task': 'int16'}
-  assert {name: str(array.dtype) for name, array in table.votes._asdict().items()} == kinds
-  assert table.votes.has_answers
-  assert table.votes.rows(np.array([False, True])).reference.tolist() == [1]
-  assert table.votes.rows(np.array([1, 0, 0])).labels.tolist() == [[0, 0], [1, 0], [1, 0]]
+  assert {name: str(array.dtype) for name, array in table.responses._asdict().items()} == kinds
+  assert table.responses.has_answers
+  assert table.responses.rows(np.array([False, True])).reference.tolist() == [1]
+  assert table.responses.rows(np.array([1, 0, 0])).labels.tolist() == [[0, 0], [1, 0], [1, 0]]
 
 
 def test_ids_tell_nothing_about_the_reference():
@@ -110,10 +110,10 @@ def test_ids_tell_nothing_about_the_reference():
   known = build(recorded, llms=LLMS)
   for reference in ('nobody said this', '7.0'):
     other = build([Record(r.query_id, r.query, r.task, reference, r.responses) for r in recorded], llms=LLMS)
-    np.testing.assert_array_equal(other.votes.answers, known.votes.answers)
+    np.testing.assert_array_equal(other.responses.answers, known.responses.answers)
   # Among answered queries, the right one is no special id: wrong answers are as often the first.
-  told = (known.votes.answers[:, 0, 0] == 0) & known.votes.observed[:, 0]
-  assert 0.1 < (known.votes.reference[told] == 0).mean() < 0.6
+  told = (known.responses.answers[:, 0, 0] == 0) & known.responses.observed[:, 0]
+  assert 0.1 < (known.responses.reference[told] == 0).mean() < 0.6
 
 
 @pytest.mark.parametrize('order', list(itertools.permutations(LLMS))[1::5])
@@ -122,10 +122,10 @@ def test_the_order_of_llms_changes_no_label(order):
   table, shuffled = build(recorded, llms=LLMS), build(recorded, llms=order)
   columns = [LLMS.index(llm) for llm in order]
   assert shuffled.llms == order
-  np.testing.assert_array_equal(shuffled.votes.labels, table.votes.labels[:, columns])
-  np.testing.assert_array_equal(shuffled.votes.observed, table.votes.observed[:, columns])
-  same = shuffled.votes.answers == shuffled.votes.reference[:, None, None]
-  np.testing.assert_array_equal(same, (table.votes.answers == table.votes.reference[:, None, None])[:, columns])
+  np.testing.assert_array_equal(shuffled.responses.labels, table.responses.labels[:, columns])
+  np.testing.assert_array_equal(shuffled.responses.observed, table.responses.observed[:, columns])
+  same = shuffled.responses.answers == shuffled.responses.reference[:, None, None]
+  np.testing.assert_array_equal(same, (table.responses.answers == table.responses.reference[:, None, None])[:, columns])
 
 
 def test_the_names_of_answers_change_no_label():
@@ -138,7 +138,7 @@ def test_the_names_of_answers_change_no_label():
     )
     for r in recorded
   ]  # fmt: skip
-  np.testing.assert_array_equal(build(renamed, llms=LLMS).votes.labels, build(recorded, llms=LLMS).votes.labels)
+  np.testing.assert_array_equal(build(renamed, llms=LLMS).responses.labels, build(recorded, llms=LLMS).responses.labels)
 
 
 def timed(*samples, **others):
@@ -152,8 +152,8 @@ def test_latency_is_the_slowest_samples():
     Sample(error='timeout', latency_s=60.0, latency_is='measured'),  # was no observation
   )
   table = build([slow])
-  assert table.votes.latency_s[0, 0] == 3.5
-  assert np.isnan(table.votes.latency_s[0, 1])
+  assert table.responses.latency_s[0, 0] == 3.5
+  assert np.isnan(table.responses.latency_s[0, 1])
   assert table.latency_is == 'unknown'
 
 
@@ -163,15 +163,15 @@ def test_latency_is_estimated_where_it_was_not_recorded():
   )
   spoke = Sample(answer='4', completion_tokens=100)
   table = build([timed(spoke, Sample(completion_tokens=300), b=[spoke])], pool=pool)
-  np.testing.assert_allclose(table.votes.latency_s, [[7 * 300 / 1000, 50]], rtol=1e-6)
+  np.testing.assert_allclose(table.responses.latency_s, [[7 * 300 / 1000, 50]], rtol=1e-6)
   assert table.latency_is == 'estimated'
   # What was recorded counts, and where neither is known nothing is.
   recorded = Sample(completion_tokens=100, latency_s=0.0, latency_is='measured')
   table = build([timed(recorded, b=[spoke, Sample(answer='4')])], pool=pool)
-  assert table.votes.latency_s[0, 0] == 0
-  assert np.isnan(table.votes.latency_s[0, 1])
+  assert table.responses.latency_s[0, 0] == 0
+  assert np.isnan(table.responses.latency_s[0, 1])
   assert table.latency_is == 'unknown'
-  assert np.isnan(build([timed(spoke)]).votes.latency_s).all()  # no pool file: no speed
+  assert np.isnan(build([timed(spoke)]).responses.latency_s).all()  # no pool file: no speed
 
 
 def test_published_latency_counts_where_neither_latency_nor_length_is_known():
@@ -179,7 +179,7 @@ def test_published_latency_counts_where_neither_latency_nor_length_is_known():
   silent, spoke = Sample(answer='4'), Sample(answer='4', completion_tokens=100)
   measured = Sample(answer='4', latency_s=1.0, latency_is='measured')
   table = build([timed(silent, silent, b=[measured]), timed(spoke, b=[silent])], pool=pool)
-  np.testing.assert_allclose(table.votes.latency_s, [[4.5, 1.0], [0.7, 4.5]])
+  np.testing.assert_allclose(table.responses.latency_s, [[4.5, 1.0], [0.7, 4.5]])
   assert table.latency_is == 'estimated'
   assert build([timed(silent, b=[measured])], pool=pool).latency_is == 'published'
   nobody = pool_file.Pool({'a': pool_file.LLM('a', published_latency_s=4.5)})
@@ -221,23 +221,23 @@ def test_cost_sums_over_samples_and_over_samples_drawn():
   table = build([timed(one, one, failed, b=[one])], pool=pool)
   # The prompt is paid once a response, each drawn sample's tokens are.
   expected = [[2 * (1000 * 2 + 500 * 10) / 1e6, (1000 * 2 + 100 * 500 * 10) / 1e6]]
-  np.testing.assert_allclose(table.votes.cost_usd, expected, rtol=1e-6)
+  np.testing.assert_allclose(table.responses.cost_usd, expected, rtol=1e-6)
 
 
 def test_cost_is_unknown_without_price_or_tokens():
   priced = pool_file.LLM('a', price=pool_file.Price(2.0, 10.0, '2025-01-31'))
   known, unknown = Sample(answer='4', prompt_tokens=1, completion_tokens=1), Sample(answer='4', prompt_tokens=1)
   for pool in (None, pool_file.Pool({}), pool_file.Pool({'a': pool_file.LLM('a', parameters_b=1)})):
-    assert np.isnan(build([timed(known, b=[known])], pool=pool).votes.cost_usd).all()
+    assert np.isnan(build([timed(known, b=[known])], pool=pool).responses.cost_usd).all()
   pool = pool_file.Pool({'a': priced})
-  assert np.isnan(build([timed(known, unknown)], pool=pool).votes.cost_usd).all()
-  assert np.isfinite(build([timed(known)], pool=pool).votes.cost_usd).tolist() == [[True, False]]
+  assert np.isnan(build([timed(known, unknown)], pool=pool).responses.cost_usd).all()
+  assert np.isfinite(build([timed(known)], pool=pool).responses.cost_usd).tolist() == [[True, False]]
 
 
 def test_tasks():
   recorded = [Record(name, name, task, '4', answered(a=['4'], b=['5']).responses) for name, task in ('1x', '2y', '3x')]
   table = build(recorded)
-  assert [table.tasks[i] for i in table.votes.task] == ['x', 'y', 'x']
+  assert [table.tasks[i] for i in table.responses.task] == ['x', 'y', 'x']
   assert table.query_ids == table.queries == ['1', '2', '3']
 
 
@@ -249,27 +249,29 @@ def test_texts_are_graded_again():
   }
   record = Record('q', 'x', 't', '1,000', samples)
   recorded, again = build([record]), build([record], extractor='number-v1')
-  assert recorded.votes.labels.tolist() == [[0, 0, 0]]
-  assert again.votes.labels.tolist() == [[1, 0, 0]]
-  assert again.votes.answers.tolist() == [[[0, 0], [-1, -1], [-1, -1]]]
-  assert again.votes.observed.tolist() == [[True, True, False]]
+  assert recorded.responses.labels.tolist() == [[0, 0, 0]]
+  assert again.responses.labels.tolist() == [[1, 0, 0]]
+  assert again.responses.answers.tolist() == [[[0, 0], [-1, -1], [-1, -1]]]
+  assert again.responses.observed.tolist() == [[True, True, False]]
   letters = Record('q', 'x', 't', 'C', {'a': [Sample('Answer: (C)')], 'b': [Sample('B.')]})
-  assert build([letters], extractor='option_letter-v1').votes.labels.tolist() == [[1, 0]]
+  assert build([letters], extractor='option_letter-v1').responses.labels.tolist() == [[1, 0]]
 
 
 def test_an_llm_with_an_extractor_of_its_own_is_graded_again_by_it():
   record = Record('q', 'x', 't', '7', {'a': [Sample('3 + 4 = 8')], 'b': [Sample('3 + 4 = 8')]})
   endpoint = pool_file.Endpoint('http://127.0.0.1/v1', 'chat', 'm', extractor='calculation-v1')
   pool = pool_file.Pool({'a': pool_file.LLM('a', endpoint=endpoint)})
-  assert build([record], pool=pool, extractor='number-v1').votes.labels.tolist() == [[1, 0]]
+  assert build([record], pool=pool, extractor='number-v1').responses.labels.tolist() == [[1, 0]]
 
 
 def test_a_response_without_its_text_is_graded_by_its_answer():
   samples = {'a': [Sample(answer='1000.0')], 'b': [Sample('The answer is 1,000.')], 'c': [Sample(answer='no idea')]}
   for extractor in ('number-v1', 'program_output-v1'):
     table = build([Record('q', 'x', 't', '1,000', samples)], extractor=extractor)
-    assert table.votes.labels[0, [0, 2]].tolist() == [1, 0]
-  assert build([Record('q', 'x', 't', '1,000', samples)], extractor='number-v1').votes.labels.tolist() == [[1, 1, 0]]
+    assert table.responses.labels[0, [0, 2]].tolist() == [1, 0]
+  assert build([Record('q', 'x', 't', '1,000', samples)], extractor='number-v1').responses.labels.tolist() == [
+    [1, 1, 0]
+  ]
 
 
 def test_a_reference_without_an_answer():
@@ -281,7 +283,7 @@ def test_a_reference_without_an_answer():
 @pytest.mark.parametrize('extractor', ['', 'number-v1'])
 def test_a_query_without_a_reference(extractor):
   recorded = [answered(None, a=['4'], b=[None]), answered('5', a=['4'], b=['5'])]
-  data = build(recorded, extractor=extractor, unlabelled=True).votes
+  data = build(recorded, extractor=extractor, unlabelled=True).responses
   assert data.answers[0].tolist() == [[0], [-1]]
   assert data.reference.tolist() == [-1, 1]
   assert data.labels.tolist() == [[0, 0], [0, 1]]  # who says nothing is not right because nothing is known
@@ -322,7 +324,7 @@ def test_no_answers_at_all():
     build([silent, silent])
   for words in ('--config.dataset.extractor=', 'number-v1', 'option_letter-v1', 'program_output-v1'):
     assert words in str(error.value)
-  assert build([silent], extractor='number-v1').votes.labels.tolist() == [[1, 0]]
+  assert build([silent], extractor='number-v1').responses.labels.tolist() == [[1, 0]]
 
 
 def scored(name, **scores):
@@ -331,13 +333,13 @@ def scored(name, **scores):
 
 def test_scores_only():
   table = build([scored('1', b=0.25, a=1.0), scored('2', a=0.0)])
-  assert table.votes.labels.tolist() == [[1, 0.25], [0, 0]]
-  assert table.votes.observed.tolist() == [[True, True], [True, False]]
-  assert table.votes.answers.shape == (2, 2, 0)
-  assert not table.votes.has_answers
-  assert table.votes.reference.tolist() == [-1, -1]
-  assert np.isnan(table.votes.latency_s).all()
-  assert np.isnan(table.votes.cost_usd).all()
+  assert table.responses.labels.tolist() == [[1, 0.25], [0, 0]]
+  assert table.responses.observed.tolist() == [[True, True], [True, False]]
+  assert table.responses.answers.shape == (2, 2, 0)
+  assert not table.responses.has_answers
+  assert table.responses.reference.tolist() == [-1, -1]
+  assert np.isnan(table.responses.latency_s).all()
+  assert np.isnan(table.responses.cost_usd).all()
   assert table.latency_is == 'unknown'
 
 
@@ -381,17 +383,17 @@ def test_an_llm_that_joins_later_is_as_if_it_had_been_there(extractor):
     row: observed for row, r in enumerate(recorded) if (observed := [s for s in r.responses['b'] if s.error is None])
   }
   before = build(most, llms=LLMS[:-1], pool=pool, extractor=extractor)
-  kept = before.votes.answers.copy()
+  kept = before.responses.answers.copy()
   joined = dataset.join(before, 'b', given, pool=pool, extractor=extractor)
-  assert np.array_equal(before.votes.answers, kept)
+  assert np.array_equal(before.responses.answers, kept)
   assert (joined.llms, joined.latency_is, joined.sizes_assumed) == (whole.llms, whole.latency_is, whole.sizes_assumed)
   for name in ('labels', 'observed', 'latency_s', 'cost_usd', 'task'):
-    assert np.array_equal(getattr(joined.votes, name), getattr(whole.votes, name), equal_nan=True), name
+    assert np.array_equal(getattr(joined.responses, name), getattr(whole.responses, name), equal_nan=True), name
 
   def texts(table: dataset.Dataset) -> list[list[list[str]]]:
     return [
       [[names[place] if place >= 0 else '' for place in llm] for llm in query]
-      for names, query in zip(table.answers, table.votes.answers, strict=True)
+      for names, query in zip(table.answers, table.responses.answers, strict=True)
     ]
 
   assert texts(joined) == texts(whole)

@@ -98,4 +98,4 @@ def test_runs_that_start_together_prepare_once(config, monkeypatch):
   with concurrent.futures.ThreadPoolExecutor(4) as threads:
     tables = list(threads.map(load.load, [config] * 4))
   assert len(reads) == 1
-  assert all(table.votes.labels.tolist() == [[1, 0]] for table, _ in tables)
+  assert all(table.responses.labels.tolist() == [[1, 0]] for table, _ in tables)

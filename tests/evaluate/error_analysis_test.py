@@ -240,7 +240,7 @@ def test_queries_are_listed_with_answers_and_votes():
   observed[6, 1] = False
   table = _table(observed=observed)
   cases, _, _ = _gathered(table)
-  listed = error_analysis.listing(table, cases._replace(called=table.votes.observed[cases.rows]), 'majority')
+  listed = error_analysis.listing(table, cases._replace(called=table.responses.observed[cases.rows]), 'majority')
   assert (listed['tested'], listed['llms'], listed['tasks'], listed['votes']) == (
     6,
     ['x', 'y'],
@@ -264,7 +264,7 @@ def test_queries_are_listed_with_answers_and_votes():
 def test_samples_are_counted_one_by_one_where_they_vote():
   table = _table()
   sampled = np.stack([ANSWERS, np.zeros_like(ANSWERS), np.zeros_like(ANSWERS)], -1)
-  table = table._replace(votes=table.votes._replace(answers=sampled))
+  table = table._replace(responses=table.responses._replace(answers=sampled))
   cases, _, _ = _gathered(table, over='samples')
   over = {over: error_analysis.listing(table, cases, over)['queries'][1] for over in ('majority', 'samples')}
   assert over['samples']['llms'][0]['answers'] == [['7', 2], ['8', 1]]

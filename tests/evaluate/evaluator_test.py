@@ -35,7 +35,7 @@ def _table(answers, reference, latency_s, cost_usd, observed, latency_is: str = 
     tasks=('sums',),
     query_ids=[f'q{n}' for n in range(queries)],
     queries=[f'query {n}' for n in range(queries)],
-    votes=dataset.Responses(
+    responses=dataset.Responses(
       answers=answers,
       reference=np.asarray(reference, np.int16),
       labels=labels,
@@ -49,9 +49,9 @@ def _table(answers, reference, latency_s, cost_usd, observed, latency_is: str = 
 
 
 def _selections(table: dataset.Dataset) -> dict[str, policies.Selection]:
-  latency_s = baselines.expected_latency_s(table.votes, SPLIT)
-  selecting = policies.PolicyOptions(latency_s, baselines.sizes_of(table.votes), 0.5)
-  return jax.device_get(policies.select_all(_confidences(), table.votes.observed, selecting))
+  latency_s = baselines.expected_latency_s(table.responses, SPLIT)
+  selecting = policies.PolicyOptions(latency_s, baselines.sizes_of(table.responses), 0.5)
+  return jax.device_get(policies.select_all(_confidences(), table.responses.observed, selecting))
 
 
 def _rows(results: dict[str, Any]) -> dict[tuple[str, int | None], dict[str, Any]]:
@@ -205,7 +205,7 @@ def _random_table(seed: int = 0, missing: float = 0.15) -> dataset.Dataset:
 
 
 def _with(table: dataset.Dataset, **arrays: np.ndarray) -> dataset.Dataset:
-  return table._replace(votes=table.votes._replace(**arrays))
+  return table._replace(responses=table.responses._replace(**arrays))
 
 
 def _evaluate(table: dataset.Dataset, split: np.ndarray = SPLIT, **changes: Any) -> dict[str, Any]:
@@ -289,12 +289,12 @@ def test_an_llm_alone_is_as_accurate_as_its_labels_say(vote):
   evaluated = _evaluate(table, vote=vote)
   test = SPLIT == splits.TEST
   for column, llm in enumerate(table.llms):
-    seen = test & table.votes.observed[:, column]
-    expected = table.votes.labels[seen, column].mean()
+    seen = test & table.responses.observed[:, column]
+    expected = table.responses.labels[seen, column].mean()
     assert _rows(evaluated)[f'single:{llm}', 1]['accuracy'] == pytest.approx(expected)
     assert evaluated['llms'][llm]['accuracy']['test'] == pytest.approx(expected)
-  right = (table.votes.labels * table.votes.observed).max(1)
-  assert evaluated['oracle']['accuracy'] == pytest.approx(right[test & table.votes.observed.any(1)].mean())
+  right = (table.responses.labels * table.responses.observed).max(1)
+  assert evaluated['oracle']['accuracy'] == pytest.approx(right[test & table.responses.observed.any(1)].mean())
 
 
 def test_two_evaluations_are_equal(results):
@@ -336,15 +336,15 @@ def test_random_subsets_average_over_their_draws():
   table = _random_table(missing=0)
   row = _rows(_evaluate(table, random_draws=300))['random', 1]
   test = SPLIT == splits.TEST
-  assert row['accuracy'] == pytest.approx(table.votes.labels[test].mean(), abs=0.05)
-  assert row['latency_sequential_s'] == pytest.approx(table.votes.latency_s[test].mean(), rel=0.05)
+  assert row['accuracy'] == pytest.approx(table.responses.labels[test].mean(), abs=0.05)
+  assert row['latency_sequential_s'] == pytest.approx(table.responses.latency_s[test].mean(), rel=0.05)
   assert row['calls'] == 1
 
 
 @pytest.mark.parametrize('seed', range(3))
 def test_nearest_neighbours_are_tuned_on_validation_and_ask_the_best_llm_there_is(seed):
   table = _random_table(seed)
-  data, train = table.votes, SPLIT == splits.TRAIN
+  data, train = table.responses, SPLIT == splits.TRAIN
   accuracy = {}
   for neighbours in (1, 3, 9):
     near = baselines.nearest(_embeddings(), _embeddings()[train], neighbours=neighbours)
@@ -362,7 +362,7 @@ def test_nearest_neighbours_are_tuned_on_validation_and_ask_the_best_llm_there_i
 
 def _adverse(table: dataset.Dataset, which: int, rng: np.random.Generator) -> dataset.Dataset:
   """The same queries, where all answers, labels, latencies, prices and missing LLMs of one split are others."""
-  data, rows = table.votes, which == SPLIT
+  data, rows = table.responses, which == SPLIT
   changed = {name: array.copy() for name, array in data._asdict().items()}
   changed['answers'][rows] = np.where(rng.random(changed['answers'][rows].shape) < 0.5, 3, 4)
   changed['answers'][rows, 0] = 0  # the weakest LLM is now always right, and alone
@@ -371,11 +371,11 @@ def _adverse(table: dataset.Dataset, which: int, rng: np.random.Generator) -> da
   changed['latency_s'][rows] = rng.uniform(100, 200, changed['latency_s'][rows].shape)
   changed['cost_usd'][rows] = 7
   changed['observed'][rows] = True
-  return table._replace(votes=dataset.Responses(**changed))
+  return table._replace(responses=dataset.Responses(**changed))
 
 
 def _fit(table: dataset.Dataset) -> baselines.FittedBaselines:
-  return baselines.fit_baselines(table.votes, SPLIT, _embeddings(), _config())
+  return baselines.fit_baselines(table.responses, SPLIT, _embeddings(), _config())
 
 
 def _same(one: baselines.FittedBaselines, other: baselines.FittedBaselines) -> dict[str, bool]:
@@ -415,11 +415,11 @@ def test_queries_that_are_unused_change_nothing():
   split[:4] = splits.UNUSED
   table = _random_table()
   other = table
-  for name, array in _adverse(table, splits.TRAIN, np.random.default_rng(0)).votes._asdict().items():
-    mixed = getattr(table.votes, name).copy()
+  for name, array in _adverse(table, splits.TRAIN, np.random.default_rng(0)).responses._asdict().items():
+    mixed = getattr(table.responses, name).copy()
     mixed[:4] = array[:4]
     other = _with(other, **{name: mixed})
-  one, two = (baselines.fit_baselines(t.votes, split, _embeddings(), _config()) for t in (table, other))
+  one, two = (baselines.fit_baselines(t.responses, split, _embeddings(), _config()) for t in (table, other))
   assert all(_same(one, two).values())
   here, there = (_evaluate(t, split) for t in (table, other))
   assert here['methods'] == there['methods']
@@ -430,7 +430,7 @@ def test_queries_that_are_unused_change_nothing():
 
 def test_shuffled_test_references_leave_what_is_fitted_bit_identical():
   table = _random_table()
-  reference = table.votes.reference.copy()
+  reference = table.responses.reference.copy()
   test = np.flatnonzero(SPLIT == splits.TEST)
   reference[test] = np.random.default_rng(0).integers(0, 3, len(test))
   other = _with(table, reference=reference)
@@ -463,8 +463,8 @@ def test_a_policy_selects_the_next_llm_where_its_first_is_missing():
 
 def test_what_a_missing_call_would_have_answered_or_taken_changes_nothing(results):
   table = _random_table()
-  gone = ~table.votes.observed
-  filled = {name: getattr(table.votes, name).copy() for name in ('answers', 'labels', 'latency_s', 'cost_usd')}
+  gone = ~table.responses.observed
+  filled = {name: getattr(table.responses, name).copy() for name in ('answers', 'labels', 'latency_s', 'cost_usd')}
   for array, value in zip(filled.values(), (0, 1, 1e6, 1e6), strict=True):
     array[gone] = value
   assert _evaluate(_with(table, **filled)) == results
@@ -479,7 +479,7 @@ def test_queries_that_nobody_answered_are_not_counted():
   counted = np.flatnonzero(SPLIT == splits.TEST)
   counted = counted[~np.isin(counted, (40, 41))]
   for column, llm in enumerate('abcd'):
-    expected = table.votes.labels[counted, column].mean()
+    expected = table.responses.labels[counted, column].mean()
     assert _rows(evaluated)[f'single:{llm}', 1]['accuracy'] == pytest.approx(expected)
   assert evaluated['llms']['a']['missing'] == 4
 
@@ -519,7 +519,7 @@ def test_unknown_latencies_and_costs_are_none_and_valid_json(results):
 
 def test_an_llm_of_unknown_latency_makes_only_those_who_call_it_unknown():
   table = _random_table(missing=0)
-  latency_s = table.votes.latency_s.copy()
+  latency_s = table.responses.latency_s.copy()
   latency_s[:, 1] = np.nan
   rows = _rows(_evaluate(_with(table, latency_s=latency_s)))
   assert rows['single:b', 1]['latency_sequential_s'] is None
@@ -534,16 +534,16 @@ def test_expected_latency_is_the_mean_over_known_calls_of_train():
   latency_s[:2] = [[3, 2, np.nan, 4], [5, 2, np.nan, 4]]
   observed = np.ones((QUERIES, LLMS), bool)
   observed[1, 0] = False
-  data = table.votes._replace(latency_s=latency_s, observed=observed)
+  data = table.responses._replace(latency_s=latency_s, observed=observed)
   np.testing.assert_allclose(baselines.expected_latency_s(data, SPLIT), [(20 + 3) / 21, 2, 3, 4], rtol=1e-6)
 
 
 def test_an_llm_of_unknown_latency_is_not_taken_for_the_fastest():
   table = _random_table(missing=0)
   latency_s = np.tile(np.float32([1, 2, np.nan, 4]), (QUERIES, 1))
-  expected = baselines.expected_latency_s(table.votes._replace(latency_s=latency_s), SPLIT)
+  expected = baselines.expected_latency_s(table.responses._replace(latency_s=latency_s), SPLIT)
   assert expected.tolist() == [1, 2, 4, 4]
-  unknown = table.votes._replace(latency_s=np.full_like(latency_s, np.nan))
+  unknown = table.responses._replace(latency_s=np.full_like(latency_s, np.nan))
   assert baselines.expected_latency_s(unknown, SPLIT).tolist() == [0, 0, 0, 0]
 
 
@@ -563,7 +563,7 @@ def _scores_table() -> dataset.Dataset:
     table,
     answers=np.zeros((QUERIES, LLMS, 0), np.int16),
     reference=np.full(QUERIES, voting.NO_ANSWER, np.int16),
-    labels=np.where(table.votes.observed, rng.random((QUERIES, LLMS)), 0).astype(np.float32),
+    labels=np.where(table.responses.observed, rng.random((QUERIES, LLMS)), 0).astype(np.float32),
     latency_s=nothing,
     cost_usd=nothing,
   )._replace(latency_is='unknown')
@@ -580,7 +580,7 @@ def test_scores_alone_know_no_votes(scored):
 
 
 def test_scores_are_averaged_over_the_called_llms(scored):
-  data, test = _scores_table().votes, np.flatnonzero(SPLIT == splits.TEST)
+  data, test = _scores_table().responses, np.flatnonzero(SPLIT == splits.TEST)
   best = np.where(data.observed, _confidences(), -1).argmax(1)
   rows = _rows(scored)
   assert rows['max_conf', 1]['accuracy'] == pytest.approx(data.labels[test, best[test]].mean())
@@ -611,12 +611,12 @@ def test_every_query_of_the_folds_is_counted_once(folded):
   assert together['dataset']['folds'] == 3
   assert together['dataset']['queries_per_split'] == {'train': 22, 'validation': 14, 'test': 42}
   for column, llm in enumerate(table.llms):
-    seen = table.votes.observed[:42, column]
+    seen = table.responses.observed[:42, column]
     row = _rows(together)[f'single:{llm}', 1]
     assert row['queries'] == seen.sum()
-    assert row['accuracy'] == pytest.approx(table.votes.labels[:42, column][seen].mean())
+    assert row['accuracy'] == pytest.approx(table.responses.labels[:42, column][seen].mean())
     assert np.sum(together['classifier']['confusion'][llm]) == seen.sum()
-  assert _rows(together)['all_llms', LLMS]['queries'] == table.votes.observed[:42].any(1).sum()
+  assert _rows(together)['all_llms', LLMS]['queries'] == table.responses.observed[:42].any(1).sum()
 
 
 def test_folds_do_not_make_more_queries_of_what_trains_in_each():
@@ -631,7 +631,7 @@ def test_folds_do_not_make_more_queries_of_what_trains_in_each():
 
 def test_an_llms_accuracy_is_over_the_queries_that_are_in_a_split_in_any_fold(folded):
   together, _, table = folded
-  data = table.votes
+  data = table.responses
   row = together['llms']['b']
   for part, queries in {'test': slice(42), 'train': slice(None), 'all': slice(None)}.items():
     observed = data.observed[queries, 1]

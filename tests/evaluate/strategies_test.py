@@ -52,12 +52,12 @@ def test_test_labels_change_what_is_counted_and_nothing_that_is_done():
   config = _config('learned_vote', 'adaptive', 'subset', 'chain', 'knn_router')
   before = strategies.fit_and_replay(table, split, confidences, embeddings, config)
   test = split == splits.TEST
-  data = table.votes
+  data = table.responses
   swapped = data._replace(
     labels=np.where(test[:, None], 1 - data.labels, data.labels),
     reference=np.where(test, (data.reference + 1) % 6, data.reference).astype(np.int16),
   )
-  after = strategies.fit_and_replay(table._replace(votes=swapped), split, confidences, embeddings, config)
+  after = strategies.fit_and_replay(table._replace(responses=swapped), split, confidences, embeddings, config)
   for name, held in before.contests.items():
     np.testing.assert_array_equal(held.expected, after.contests[name].expected, err_msg=name)
     np.testing.assert_array_equal(held.development.correct, after.contests[name].development.correct, err_msg=name)
@@ -99,8 +99,8 @@ def test_accounts_add_stages_and_take_the_slowest_of_each():
   mask = np.array([[[True, True, False]], [[True, False, True]], [[False] * 3], [[True, True, True]]])
   stage = np.array([[[0, 0, 0]], [[0, 0, 1]], [[0, 0, 0]], [[1, 0, 0]]], np.int8)
   answer = np.full((4, 1), -1, np.int16)
-  answer[0] = table.votes.reference[0]
-  outcome = strategies.accounts(table.votes, types.Decisions(mask, answer, np.ones((4, 1)), stage))
+  answer[0] = table.responses.reference[0]
+  outcome = strategies.accounts(table.responses, types.Decisions(mask, answer, np.ones((4, 1)), stage))
   np.testing.assert_array_equal(outcome.latency_parallel_s[:, 0], [2, 11, 0, 11])
   np.testing.assert_array_equal(outcome.latency_sequential_s[:, 0], [3, 11, 0, 13])
   np.testing.assert_array_equal(outcome.valid[:, 0], [True, True, False, True])
@@ -109,7 +109,7 @@ def test_accounts_add_stages_and_take_the_slowest_of_each():
 
 
 def test_calls_are_paid_in_what_is_known():
-  data = _table()[0].votes
+  data = _table()[0].responses
   assert strategies.cost_unit_of(data, '') == 'seconds'
   unknown = data._replace(latency_s=data.latency_s * np.nan)
   assert strategies.cost_unit_of(unknown, '') == 'calls'
@@ -152,9 +152,9 @@ def test_what_a_selector_holds_is_played_whoever_contends():
 def test_limits_that_nothing_can_keep_or_judge_are_said_not_raised():
   table, split, confidences, embeddings = _table()
   config = _config('adaptive', limits=('query_seconds<=0.5', 'seconds<=100%'))
-  unknown = table.votes.latency_s.copy()
+  unknown = table.responses.latency_s.copy()
   unknown[np.flatnonzero(split == splits.TEST)[0]] = np.nan
-  table = table._replace(votes=table.votes._replace(latency_s=unknown))
+  table = table._replace(responses=table.responses._replace(latency_s=unknown))
   config.tradeoff.cost_unit = ''
   parts = [strategies.fit_and_replay(table, split, confidences, embeddings, config)]
   rows = {

@@ -199,7 +199,9 @@ def test_a_clear_miss_a_clear_gain_and_no_promise_are_not_called_ties(made):
   assert 'is beaten at 50 %' in single
   assert 'tie' not in vote + single
   second |= {'estimated': None, 'measured': None, 'operating_points': None, 'strategy': None}
-  assert 'No operating point reached in cross-validation the accuracy of the vote of all 3 LLMs' in tradeoff.lead(results)[0]
+  assert (
+    'No operating point reached in cross-validation the accuracy of the vote of all 3 LLMs' in tradeoff.lead(results)[0]
+  )
   assert tradeoff.asked(second | {'target': None}) == 'as accurate as the vote of all LLMs'
 
 

@@ -46,7 +46,7 @@ def plain(answers):
 
 def test_the_better_llms_weigh_more_though_nobody_says_who_is_better():
   reference, answers = pool([0.95, 0.9, 0.3, 0.3, 0.3, 0.3], wrong_answers=2)
-  agreed = pseudo_labels.pseudo_reference(table_of(answers).votes)
+  agreed = pseudo_labels.pseudo_reference(table_of(answers).responses)
   assert agreed.dtype == np.int16
   assert np.mean(agreed == reference) > np.mean(plain(answers) == reference) + 0.03
   assert np.mean(agreed == reference) > 0.9
@@ -56,13 +56,13 @@ def test_the_better_llms_weigh_more_though_nobody_says_who_is_better():
 @pytest.mark.parametrize('wrong_answers', [4, 9])
 def test_llms_that_are_mostly_wrong_do_not_vote_against_themselves(right, wrong_answers):
   reference, answers = pool([right] * 7, wrong_answers=wrong_answers)
-  agreed = pseudo_labels.pseudo_reference(table_of(answers).votes)
+  agreed = pseudo_labels.pseudo_reference(table_of(answers).responses)
   assert np.mean(agreed == reference) > np.mean(plain(answers) == reference) - 0.02
 
 
 def test_an_llm_is_held_against_the_others_not_against_itself():
   # The loner answers alone everywhere, the two others always agree: however heavy, its own vote proves nothing.
-  agreed = pseudo_labels.pseudo_reference(table_of([[0, 1, 1]] * 50).votes)
+  agreed = pseudo_labels.pseudo_reference(table_of([[0, 1, 1]] * 50).responses)
   assert agreed.tolist() == [1] * 50
 
 
@@ -70,8 +70,8 @@ def test_the_order_of_the_llms_changes_nothing_but_ties():
   _, answers = pool([0.8, 0.7, 0.6, 0.5, 0.4], wrong_answers=50)
   order = np.array([3, 0, 4, 2, 1])
   np.testing.assert_array_equal(
-    pseudo_labels.pseudo_reference(table_of(answers).votes),
-    pseudo_labels.pseudo_reference(table_of(answers[:, order]).votes),
+    pseudo_labels.pseudo_reference(table_of(answers).responses),
+    pseudo_labels.pseudo_reference(table_of(answers[:, order]).responses),
   )
 
 
@@ -79,21 +79,21 @@ def test_samples_count_by_their_majority_and_missing_llms_do_not_vote():
   two, one = [2, 2, 1], [1, NONE, NONE]
   answers = [[two, one, two], [[NONE] * 3] * 3, [one, two, two]]
   observed = np.array([[True, True, True], [True, True, True], [True, False, False]])
-  assert pseudo_labels.pseudo_reference(table_of(answers, observed=observed).votes).tolist() == [2, NONE, 1]
+  assert pseudo_labels.pseudo_reference(table_of(answers, observed=observed).responses).tolist() == [2, NONE, 1]
 
 
 def test_relabel_touches_the_rows_alone():
   reference, answers = pool([0.9, 0.8, 0.7], queries=60)
   table = table_of(answers, reference)
-  before = [array.copy() for array in table.votes]
+  before = [array.copy() for array in table.responses]
   rows = np.arange(60) < 40
-  data = pseudo_labels.relabel(table, rows).votes
-  np.testing.assert_array_equal(data.reference[:40], pseudo_labels.pseudo_reference(table.votes.rows(rows)))
+  data = pseudo_labels.relabel(table, rows).responses
+  np.testing.assert_array_equal(data.reference[:40], pseudo_labels.pseudo_reference(table.responses.rows(rows)))
   np.testing.assert_array_equal(data.reference[40:], reference[40:])
   np.testing.assert_array_equal(data.labels, answers == data.reference[:, None])
   assert data.labels.dtype == np.float32
   assert data.observed.all()
-  for array, kept in zip(table.votes, before, strict=True):
+  for array, kept in zip(table.responses, before, strict=True):
     np.testing.assert_array_equal(array, kept)
 
 
@@ -101,13 +101,13 @@ def test_answers_outside_the_rows_weigh_nothing():
   _, answers = pool([0.9, 0.8, 0.7, 0.2], queries=60)
   rows = np.arange(60) < 40
   other = np.where(rows[:, None], answers, answers[:, ::-1])
-  agreed = [pseudo_labels.relabel(table_of(a, np.zeros(60)), rows).votes.reference[rows] for a in (answers, other)]
+  agreed = [pseudo_labels.relabel(table_of(a, np.zeros(60)), rows).responses.reference[rows] for a in (answers, other)]
   np.testing.assert_array_equal(*agreed)
 
 
 def test_where_nobody_answers_nobody_is_observed():
   table = table_of([[0, 0, NONE], [NONE] * 3, [0, 1, 1]], reference=[0, 0, 0])
-  data = pseudo_labels.relabel(table, np.ones(3, bool)).votes
+  data = pseudo_labels.relabel(table, np.ones(3, bool)).responses
   assert data.reference.tolist() == [0, NONE, 1]
   assert data.labels.tolist() == [[1, 1, 0], [0, 0, 0], [0, 1, 1]]
   assert data.observed.any(axis=1).tolist() == [True, False, True]
@@ -126,7 +126,7 @@ def test_an_llm_is_taught_by_the_vote_of_the_others():
   usual = [[0, 0, 0, 1], [0, 0, 1, 0], [0, 1, 0, 0]] * 10
   answers = np.array([[0, 1, 2, 3], [0, NONE, NONE, NONE], [0, 1, 1, 1], *usual])
   split = np.repeat([splits.TRAIN, splits.VALIDATION, splits.TEST], 11)
-  data = pseudo_labels.label(table_of(answers), split).votes
+  data = pseudo_labels.label(table_of(answers), split).responses
   assert data.reference[:3].tolist() == [0, 0, 1]
   assert data.labels[:3].tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [0, 1, 1, 1]]
   assert data.observed[:3].tolist() == [[True] * 4, [False, True, True, True], [True] * 4]
@@ -138,10 +138,10 @@ def test_test_queries_are_judged_by_their_references():
   reference, answers = pool([0.9, 0.8, 0.7], queries=60)
   table = pseudo_labels.label(table_of(answers, reference), SPLIT)
   learned, test = SPLIT <= splits.VALIDATION, SPLIT == splits.TEST
-  np.testing.assert_array_equal(table.votes.reference[~learned], reference[~learned])
-  agreed = table.votes.reference[learned]
-  np.testing.assert_array_equal(agreed, pseudo_labels.pseudo_reference(table_of(answers[learned]).votes))
-  assert table.votes.observed[test].all()
+  np.testing.assert_array_equal(table.responses.reference[~learned], reference[~learned])
+  agreed = table.responses.reference[learned]
+  np.testing.assert_array_equal(agreed, pseudo_labels.pseudo_reference(table_of(answers[learned]).responses))
+  assert table.responses.observed[test].all()
   assert table.name == 'toy'
   (note,) = table.notes
   assert f'it is right on {np.mean(agreed == reference[learned]):.1%} of the 40 whose reference is known' in note
@@ -152,8 +152,8 @@ def test_test_queries_without_a_reference_are_not_counted_where_others_have_one(
   reference, answers = pool([0.9, 0.8, 0.7], queries=60)
   reference[SPLIT != splits.TEST] = reference[40] = NONE
   table = pseudo_labels.label(table_of(answers, reference), SPLIT)
-  np.testing.assert_array_equal(table.votes.observed.all(axis=1), (SPLIT != splits.UNUSED) & (np.arange(60) != 40))
-  np.testing.assert_array_equal(table.votes.reference[41:55], reference[41:55])
+  np.testing.assert_array_equal(table.responses.observed.all(axis=1), (SPLIT != splits.UNUSED) & (np.arange(60) != 40))
+  np.testing.assert_array_equal(table.responses.reference[41:55], reference[41:55])
   assert 'whose reference is known' not in table.notes[0]
   assert table.notes[0].endswith('; the 1 without are not counted.')
 
@@ -163,9 +163,9 @@ def test_without_any_reference_test_is_judged_by_agreement_and_that_is_said_firs
   table = pseudo_labels.label(table_of(answers)._replace(notes=('Old.',)), SPLIT)
   used = SPLIT != splits.UNUSED
   np.testing.assert_array_equal(
-    table.votes.reference[used], pseudo_labels.pseudo_reference(table_of(answers[used]).votes)
+    table.responses.reference[used], pseudo_labels.pseudo_reference(table_of(answers[used]).responses)
   )
-  assert table.votes.labels[SPLIT == splits.TEST].any()
+  assert table.responses.labels[SPLIT == splits.TEST].any()
   assert table.name == "toy, judged by the pool's own vote"
   assert table.notes[0].startswith('NO REFERENCES: every accuracy in this report, also on test, is agreement')
   assert table.notes[1] == 'Old.'
@@ -203,7 +203,7 @@ def config(tmp_path, monkeypatch, tiny_encoder):
 
 def test_data_without_references_are_refused_unless_agreement_is_asked_for(tmp_path, config, responses_file):
   config.dataset.path = str(without_references(tmp_path / 'r.jsonl', responses_file, kept=(0, 1)))
-  reference = load.load(config)[0].votes.reference
+  reference = load.load(config)[0].responses.reference
   assert (reference[:2] != NONE).all()
   assert (reference[2:] == NONE).all()
   config.dataset.labels = 'reference'  # also where the data are prepared already
@@ -226,7 +226,7 @@ def test_a_run_learns_from_agreement_and_evaluates_to_the_same_again(tmp_path, c
   report = (tmp_path / 'run' / 'report.md').read_text()
   table, _ = load.load(config)
   predicted = predictions.read_predictions(tmp_path / 'run' / 'predictions.npz')
-  expected = pseudo_labels.label(table, predicted.split[0]).votes
+  expected = pseudo_labels.label(table, predicted.split[0]).responses
   np.testing.assert_array_equal(predicted.labels, expected.labels)
   np.testing.assert_array_equal(predicted.observed, expected.observed)
   assert reports[0]['dataset']['labels'] == 'agreement'

@@ -79,10 +79,10 @@ def _disagreements(recorded: list[records.Record], labels: list[dict[str, int]])
   """A note on the labels that our pipeline makes of the answers, where they are not those that were published."""
   present = list(dict.fromkeys(llm for record in recorded for llm in record.responses))
   samples = max((len(given) for record in recorded for given in record.responses.values()), default=0)
-  table = dataset.build(recorded, name=Builder.name, size=len(recorded), present=present, samples=samples)
+  data = dataset.build(recorded, name=Builder.name, size=len(recorded), present=present, samples=samples)
   parts = []
-  for column, llm in enumerate(table.llms):
+  for column, llm in enumerate(data.llms):
     known = [(row, published[llm]) for row, published in enumerate(labels) if llm in published]
-    if differing := sum(table.votes.labels[row, column] != label for row, label in known):
+    if differing := sum(data.responses.labels[row, column] != label for row, label in known):
       parts.append(f'{differing:,} of {len(known):,} for {llm}')
   return [f'Labels recomputed from the answers differ from the published ones in {", ".join(parts)}.'] if parts else []

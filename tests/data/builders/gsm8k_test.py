@@ -65,17 +65,17 @@ def test_all_queries_in_order(table):
   assert len(set(table.queries)) == 1319
   assert table.queries[0].startswith('Janet’s ducks lay 16 eggs per day.')
   assert table.latency_is == 'estimated'
-  assert table.votes.answers.shape == (1319, 10, 1)
+  assert table.responses.answers.shape == (1319, 10, 1)
 
 
 def test_accuracies_are_the_published_ones(table):
-  ours = dict(zip(table.llms, 100 * table.votes.labels.mean(axis=0), strict=True))
+  ours = dict(zip(table.llms, 100 * table.responses.labels.mean(axis=0), strict=True))
   assert {llm: ours[llm] for llm in ACCURACY if abs(ours[llm] - ACCURACY[llm]) > 0.5} == {}
-  assert 100 * table.votes.labels.any(axis=1).mean() == pytest.approx(97.7, abs=0.5)
+  assert 100 * table.responses.labels.any(axis=1).mean() == pytest.approx(97.7, abs=0.5)
 
 
 def test_missing_rows_are_missing_and_failed_programs_are_wrong(table):
-  votes = table.votes
+  votes = table.responses
   missing = dict(zip(table.llms, (~votes.observed).sum(axis=0).tolist(), strict=True))
   assert {llm: count for llm, count in missing.items() if count} == MISSING
   assert not votes.labels[~votes.observed].any()
@@ -95,10 +95,10 @@ def test_programs_as_they_were_published(table, published):
   column = table.llms.index('codex-pot-fewshot')
   rows = map(json.loads, (published / gsm8k.CODEX_FEWSHOT.path).read_text(encoding='utf-8').splitlines())
   by_question = {row['question']: row for row in rows if 'question' in row}
-  answers, latency_s = table.votes.answers[:, column, 0], table.votes.latency_s[:, column]
+  answers, latency_s = table.responses.answers[:, column, 0], table.responses.latency_s[:, column]
   for query, question in enumerate(table.queries):
     if question not in by_question:
-      assert not table.votes.observed[query, column]
+      assert not table.responses.observed[query, column]
       continue
     program, printed = by_question[question]['generated'], by_question[question]['executed']
     program = program if isinstance(program, str) else program[0]
@@ -110,7 +110,7 @@ def test_programs_as_they_were_published(table, published):
 
 
 def test_latencies_follow_from_lengths_and_sizes(table):
-  votes, column = table.votes, table.llms.index
+  votes, column = table.responses, table.llms.index
   assert (votes.latency_s[votes.observed] > 0).all()
   assert np.isnan(votes.cost_usd).all()  # no price is known
   # Answers of like length, by LLMs of 175 and of 6 billion parameters.
@@ -130,8 +130,8 @@ def test_a_mirror_gives_the_same_table(table, published, serve, fresh_cache):
   base_url = serve(functools.partial(Handler, directory=str(published)))
   mirrored, _ = load.load(make_config(base_url=base_url))
   assert sorted(requests) == sorted(f'/{source.path}' for source in gsm8k.SOURCES)
-  assert mirrored._replace(votes=None, published_split=None) == table._replace(votes=None, published_split=None)
-  for name, ours, theirs in zip(table.votes._fields, table.votes, mirrored.votes, strict=True):
+  assert mirrored._replace(responses=None, published_split=None) == table._replace(responses=None, published_split=None)
+  for name, ours, theirs in zip(table.responses._fields, table.responses, mirrored.responses, strict=True):
     np.testing.assert_array_equal(theirs, ours, err_msg=name)
   load.load(make_config(base_url=base_url))
   assert len(requests) == len(gsm8k.SOURCES)
@@ -139,7 +139,7 @@ def test_a_mirror_gives_the_same_table(table, published, serve, fresh_cache):
 
 def test_what_is_prepared_needs_no_source(table, dead_url):
   again, _ = load.load(make_config(base_url=dead_url))
-  np.testing.assert_array_equal(again.votes.labels, table.votes.labels)
+  np.testing.assert_array_equal(again.responses.labels, table.responses.labels)
 
 
 def test_a_damaged_copy_is_an_error_although_the_data_are_prepared(table, published, tmp_path):
@@ -226,4 +226,4 @@ def test_some_of_the_llms_graded_again(table, published, cache):
   some, _ = load.load(config)
   assert some.llms == ('tora-70b', 'gpt-4-1106')
   # What was graded by this extractor before is graded alike.
-  np.testing.assert_array_equal(some.votes.labels[:, 1], table.votes.labels[:, table.llms.index('gpt-4-1106')])
+  np.testing.assert_array_equal(some.responses.labels[:, 1], table.responses.labels[:, table.llms.index('gpt-4-1106')])

@@ -37,22 +37,22 @@ def test_own_responses(folder):
   assert table.query_ids == ['x', 'w']
   assert table.queries == ['what is x?', 'what is w?']
   assert table.llms == ('a', 'b')
-  assert table.votes.labels.tolist() == [[1, 0], [0, 0]]
+  assert table.responses.labels.tolist() == [[1, 0], [0, 0]]
 
 
 def test_a_changed_file_is_read_anew(folder):
   path = write(folder / 'r.jsonl', line('x'))
   before = path.stat()
-  assert load_table(path).votes.labels.tolist() == [[1, 0]]
+  assert load_table(path).responses.labels.tolist() == [[1, 0]]
   # Neither its size nor its time tells that it changed.
   path.write_text(path.read_text().replace('"answer": "1"', '"answer": "2"'))
   os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
   assert path.stat().st_size == before.st_size
-  assert load_table(path).votes.labels.tolist() == [[0, 0]]
+  assert load_table(path).responses.labels.tolist() == [[0, 0]]
   write(path, line('x'), line('y'))
   assert load_table(path).query_ids == ['x', 'y']
   write(path, line('x'))
-  assert load_table(path).votes.labels.tolist() == [[1, 0]]
+  assert load_table(path).responses.labels.tolist() == [[1, 0]]
 
 
 def test_an_unchanged_file_is_prepared_once(folder, monkeypatch):
@@ -118,7 +118,7 @@ def test_missing_wrong_and_silent_through_the_stored_form(folder):
     line('z') | {'responses': {'b': [{'answer': '2'}, {'answer': None}]}},
     line('w') | {'responses': {'a': [], 'b': [{}]}},
   ]
-  votes = load_table(write(folder / 'r.jsonl', *lines)).votes
+  votes = load_table(write(folder / 'r.jsonl', *lines)).responses
   assert votes.observed.tolist() == [[True, False], [True, True], [False, True], [False, True]]
   assert votes.labels.tolist() == [[1, 0], [0, 1], [0, 0], [0, 0]]
   assert (votes.answers >= 0).sum(axis=2).tolist() == [[1, 0], [0, 1], [0, 1], [0, 0]]
@@ -130,9 +130,9 @@ def test_own_scores(folder):
     {'query_id': 'y', 'query': 'y', 'scores': {'b': 0.5}},
   ]
   table = load_table(write(folder / 'r.jsonl', *lines))
-  assert not table.votes.has_answers
-  assert table.votes.labels.tolist() == [[1, 0.25], [0, 0.5]]
-  assert table.votes.observed.tolist() == [[True, True], [False, True]]
+  assert not table.responses.has_answers
+  assert table.responses.labels.tolist() == [[1, 0.25], [0, 0.5]]
+  assert table.responses.observed.tolist() == [[True, True], [False, True]]
   assert table.latency_is == 'unknown'
 
 
@@ -164,8 +164,8 @@ def test_workers_of_beam_build_the_same(folder, monkeypatch, small_parts, mode):
   table = load_table(one, two, beam=BEAM.format(mode))
   assert table.query_ids == alone.query_ids == [f'q{number}' for number in range(40)]
   assert (table.queries, table.llms, table.answers) == (alone.queries, ('a', 'b', 'late'), alone.answers)
-  for name, array in alone.votes._asdict().items():
-    np.testing.assert_array_equal(getattr(table.votes, name), array)
+  for name, array in alone.responses._asdict().items():
+    np.testing.assert_array_equal(getattr(table.responses, name), array)
   files = [sorted(p.name for p in (folder / name).rglob('*array_record*')) for name in ('cache', 'other')]
   assert files[0] == files[1]
 

@@ -104,14 +104,14 @@ def test_as_a_table(tmp_path, monkeypatch, recorded, pool):
   assert table.latency_is == 'measured'
   assert table.llms == tuple(pool.llms)
   assert table.tasks == tuple(mini_pool_questions.FAMILIES)
-  assert table.votes.observed.all()
+  assert table.responses.observed.all()
   assert identity['name'] == 'mini_pool'
   elected = collections.Counter()
   for record in recorded:
     for name, (one, other) in record.responses.items():
       # Of two answers that differ the first has the vote; one without an answer has none.
       elected[name] += (one.answer or other.answer) == record.reference
-  labels = dict(zip(table.llms, table.votes.labels.sum(0), strict=True))
+  labels = dict(zip(table.llms, table.responses.labels.sum(0), strict=True))
   assert labels == {name: elected[name] for name in table.llms}
 
 

@@ -74,11 +74,11 @@ def test_both_forms_of_files_become_a_table(manual_dir):
   assert table.query_ids == [f'mmlu_pro/{n}' for n in range(1, 7)]
   assert table.queries[0] == 'What is 1 + 1?'
   assert sorted(table.tasks) == ['law', 'math']
-  np.testing.assert_array_equal(table.votes.labels, [[1, 1], [0, 1]] * 3)
-  assert table.votes.observed.all()
+  np.testing.assert_array_equal(table.responses.labels, [[1, 1], [0, 1]] * 3)
+  assert table.responses.observed.all()
   assert table.latency_is == 'estimated'
   tokens = round(len('Let us see. The answer is (A).') / 4)
-  np.testing.assert_allclose(table.votes.latency_s[0], [tokens * 6e-3, tokens * 7.2e-3], rtol=1e-6)
+  np.testing.assert_allclose(table.responses.latency_s[0], [tokens * 6e-3, tokens * 7.2e-3], rtol=1e-6)
 
 
 def test_the_query_may_hold_the_options_and_keeps_its_split(manual_dir):
@@ -134,7 +134,7 @@ def test_a_file_about_other_questions(manual_dir):
 def test_texts_that_are_no_unicode(manual_dir):
   write(manual_dir, MAKER, [row(1, 'A', generated_text='cut \ud83d The answer is (A).', cot=float('nan'))])
   table, _ = load.load(make_config(manual_dir))
-  assert table.votes.labels[0, 0] == 1
+  assert table.responses.labels[0, 0] == 1
 
 
 def test_a_download_that_is_no_file_of_theirs_is_tried_again(manual_dir, serve):
@@ -213,14 +213,14 @@ def test_published_responses_are_as_right_as_published(published):
   assert published.llms == tuple(mmlu_pro.CHECKED)
   assert len(published.query_ids) == mmlu_pro.QUESTIONS
   assert len(published.tasks) == 14
-  accuracy = 100 * np.sum(published.votes.labels, 0) / published.votes.observed.sum(0)
+  accuracy = 100 * np.sum(published.responses.labels, 0) / published.responses.observed.sum(0)
   for llm, percent in zip(published.llms, accuracy, strict=True):
     assert abs(percent - (PUBLISHED | FILLED_IN)[llm]) < 0.6, llm
-  assert 77.5 < 100 * published.votes.labels.max(1).mean() < 78.5
+  assert 77.5 < 100 * published.responses.labels.max(1).mean() < 78.5
 
 
 def test_deviating_questions_of_the_published_files_are_missing(published):
-  missing = dict(zip(published.llms, (~published.votes.observed).sum(0).tolist(), strict=True))
+  missing = dict(zip(published.llms, (~published.responses.observed).sum(0).tolist(), strict=True))
   assert missing == dict.fromkeys(PUBLISHED, 0) | {'Meta-Llama-3_1-8B-Instruct': 14, 'mathstral-7B': 13}
   assert any(note.startswith('14 questions differ') for note in published.notes)
   assert len(set(published.questions)) < mmlu_pro.QUESTIONS - 300

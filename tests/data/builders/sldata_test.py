@@ -97,17 +97,17 @@ def test_gsm8k(tmp_path):
   assert table.query_ids == ['gsm8k/train/0', 'gsm8k/train/1', 'gsm8k/validation/0', 'gsm8k/test/0']
   # The validation file's rows say `train`, the test file holds all rows.
   assert table.published_split.tolist() == [splits.TRAIN, splits.TRAIN, splits.VALIDATION, splits.TEST]
-  assert table.votes.labels.tolist() == [[1, 0], [0, 1], [1, 1], [0, 0]]
+  assert table.responses.labels.tolist() == [[1, 0], [0, 1], [1, 1], [0, 0]]
   assert table.tasks == ('gsm8k',)
   assert table.answers[0] == ('18', '17')  # 18.0 and 18 are the same answer
-  assert (table.votes.answers[0, 0] >= 0).tolist() == [True, True, False]
+  assert (table.responses.answers[0, 0] >= 0).tolist() == [True, True, False]
   assert table.notes == ()
 
 
 def test_latencies_are_the_published_ones(tmp_path):
   table = load_table(gsm8k_folder(tmp_path / 'sl'))
   assert table.latency_is == 'published'
-  assert table.votes.latency_s.tolist() == [[pytest.approx(0.7), pytest.approx(7.1)]] * 4
+  assert table.responses.latency_s.tolist() == [[pytest.approx(0.7), pytest.approx(7.1)]] * 4
   assert load_table(tmp_path / 'sl', split='hash').latency_is == 'published'
   config = gsm8k.get_config('sldata')
   config.pool.file = ''
@@ -132,9 +132,9 @@ def test_mmlu(tmp_path):
   table = load_table(mmlu_folder(tmp_path / 'sl'), mmlu.get_config())
   assert table.tasks == ('law', 'physics')
   assert table.published_split.tolist() == [splits.TRAIN, splits.TRAIN, splits.VALIDATION, splits.TEST]
-  assert table.votes.labels.tolist() == [[1, 0], [0, 1], [1, 1], [1, 0]]
+  assert table.responses.labels.tolist() == [[1, 0], [0, 1], [1, 1], [1, 0]]
   assert table.questions[0] == 'Who?'  # without the options, which decide no split
-  assert table.votes.latency_s[0].tolist() == [1, 3]
+  assert table.responses.latency_s[0].tolist() == [1, 3]
 
 
 def test_the_bottom_files_add_llms_and_change_nothing_else(tmp_path):
@@ -149,7 +149,7 @@ def test_the_bottom_files_add_llms_and_change_nothing_else(tmp_path):
   table = load_table(folder, mmlu.get_config())
   assert table.llms == ('gemma-7b-it', 'gemma-7b', 'mystery-3b_LM')  # an unknown LLM keeps its name
   assert table.queries[0] == 'Who? (A) x (B) y'
-  assert table.votes.labels.tolist() == [[1, 0, 1], [0, 1, 1], [1, 1, 1], [1, 0, 1]]
+  assert table.responses.labels.tolist() == [[1, 0, 1], [0, 1, 1], [1, 1, 1], [1, 0, 1]]
   assert table.notes == ()
 
 
@@ -159,7 +159,7 @@ def test_what_the_bottom_files_say_otherwise_is_noted(tmp_path):
   folder = mmlu_folder(tmp_path / 'sl', {'train': [*other, stranger]})
   table = load_table(folder, mmlu.get_config())
   assert table.queries == load_table(mmlu_folder(tmp_path / 'top'), mmlu.get_config()).queries
-  assert table.votes.labels.tolist() == [[1, 0], [0, 1], [1, 1], [1, 0]]
+  assert table.responses.labels.tolist() == [[1, 0], [0, 1], [1, 1], [1, 0]]
   assert table.notes == (
     '2 rows of train_all_bot.csv are not in train_all_top.csv; they were left out.',
     '1 lists of answers differ between train_all_top.csv and train_all_bot.csv; the former were used.',
@@ -170,7 +170,7 @@ def test_rows_that_agree_in_everything_are_joined_in_their_order(tmp_path):
   twice = [letters('Who?', 'train', gemma_it=B), letters('Who?', 'train', gemma_it=D)]
   more = [letters('Who?', 'train', gemma=D), letters('Who?', 'train', gemma=B)]
   table = load_table(mmlu_folder(tmp_path / 'sl', {'train': more}, train=twice), mmlu.get_config())
-  assert table.votes.labels[:2].tolist() == [[1, 0], [0, 1]]
+  assert table.responses.labels[:2].tolist() == [[1, 0], [0, 1]]
 
 
 def test_a_question_in_several_rows_is_kept_and_noted(tmp_path):
@@ -197,8 +197,8 @@ def test_labels_are_made_anew_and_disagreements_said(tmp_path, caplog):
   ]
   with caplog.at_level(logging.WARNING):
     table = load_table(gsm8k_folder(tmp_path / 'sl', train=rows))
-  assert table.votes.labels[:3].tolist() == [[1, 1], [1, 0], [0, 0]]
-  assert table.votes.observed.all()
+  assert table.responses.labels[:3].tolist() == [[1, 1], [1, 0], [0, 0]]
+  assert table.responses.observed.all()
   note = (
     'Labels recomputed from the answers differ from the published ones in 1 of 5 for gemma-7b, 2 of 5 for gemma-7b-it.'
   )
@@ -211,20 +211,20 @@ def test_answers_that_are_no_numbers_are_wrong_but_vote(tmp_path):
   odd = (['eighteen', 'eighteen', 18.0, float('inf'), -18, '$18', '1e400'], 0)
   table = load_table(gsm8k_folder(tmp_path / 'sl', train=[row('?', gemma_it=odd, gemma=RIGHT), *GSM8K['train']]))
   assert table.answers[0] == ('eighteen', '18', 'inf', '-18', '1e400')
-  assert table.votes.labels[0].tolist() == [0, 1]
+  assert table.responses.labels[0].tolist() == [0, 1]
 
 
 def test_an_llm_that_was_not_asked_is_missing(tmp_path):
   rows = [row('?', gemma_it=('', ''), gemma=RIGHT), row('!', gemma_it=('[]', 0), gemma=RIGHT), *GSM8K['train']]
   table = load_table(gsm8k_folder(tmp_path / 'sl', train=rows))
-  assert table.votes.observed[:3].tolist() == [[False, True], [False, True], [True, True]]
+  assert table.responses.observed[:3].tolist() == [[False, True], [False, True], [True, True]]
   assert table.notes == ()
 
 
 def test_another_file_is_another_identity(tmp_path):
-  assert load_table(gsm8k_folder(tmp_path / 'sl')).votes.labels[0].tolist() == [1, 0]
+  assert load_table(gsm8k_folder(tmp_path / 'sl')).responses.labels[0].tolist() == [1, 0]
   gsm8k_folder(tmp_path / 'sl', train=[row('How many eggs?', '17', gemma_it=RIGHT, gemma=WRONG), GSM8K['train'][1]])
-  assert load_table(tmp_path / 'sl').votes.labels[0].tolist() == [0, 1]
+  assert load_table(tmp_path / 'sl').responses.labels[0].tolist() == [0, 1]
 
 
 @pytest.mark.parametrize(
