@@ -1,0 +1,526 @@
+"""The content of report.json: typed, written and read in one place, with a JSON schema.
+
+Accuracies and shares lie in [0, 1], latencies are in seconds, costs in dollars a query; None is what is not known.
+Intervals are 95 % intervals. Every other module takes and gives these types: report.json itself is for other programs.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+import msgspec
+
+# Of report.json; raised when a field is renamed, removed or means something else.
+SCHEMA_VERSION = 2
+
+Interval = tuple[float | None, float | None]
+
+
+class ResultsError(ValueError):
+  """A report.json that another version wrote, or that is damaged."""
+
+
+class _Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+  """A JSON object with fixed fields."""
+
+
+class QueriesPerSplit(_Struct):
+  """Numbers of queries; with folds the mean of train and validation, and all test queries."""
+
+  train: int
+  validation: int
+  test: int
+
+
+class DatasetSummary(_Struct):
+  """The data set and the split.
+
+  Attributes:
+    name: For titles.
+    llms: The K LLMs of the pool, in the order of all arrays.
+    tasks: Categories of the queries.
+    responses: `recorded`.
+    latency: `measured`, `published`, `estimated` or `unknown`: the weakest kind among all calls.
+    sizes_assumed: LLMs whose size, from which latencies are estimated, is itself assumed.
+    in_place_of: The data set that was asked for and could not be had; empty when this is the one.
+    notes: What a reader of any result must know about the data.
+    folds: 0 for one split.
+    queries: In all splits.
+    unused: Training queries that were left out.
+    truncated: Queries that were longer than the encoder reads.
+    labels: `reference` or `agreement`: who says which responses are right.
+  """
+
+  name: str
+  llms: list[str]
+  tasks: list[str]
+  responses: str
+  latency: str
+  sizes_assumed: list[str]
+  in_place_of: str
+  notes: list[str]
+  folds: int
+  queries: int
+  queries_per_split: QueriesPerSplit
+  unused: int
+  truncated: int
+  labels: str
+
+
+class LLMSummary(_Struct):
+  """One LLM alone.
+
+  Attributes:
+    accuracy: By split: train, validation, test, all.
+    accuracy_ci: Likewise.
+    missing: Queries without a response of it.
+    latency_s: Mean of a call.
+    cost_usd: Mean of a call.
+  """
+
+  accuracy: dict[str, float | None]
+  accuracy_ci: dict[str, Interval]
+  missing: int
+  latency_s: float | None
+  cost_usd: float | None
+
+
+class Reliability(_Struct):
+  """A reliability diagram of B bins; None in an empty bin."""
+
+  mean_confidence: list[float | None]
+  frequency: list[float | None]
+  count: list[float]
+
+
+class ClassifierQuality(_Struct):
+  """How good the confidences are, over all (query, LLM) pairs of test.
+
+  Attributes:
+    confusion: LLM -> counts [label][prediction].
+  """
+
+  weighted_f1: float | None
+  macro_f1: float | None
+  auroc: float | None
+  brier: float | None
+  ece: float | None
+  reliability: Reliability
+  confusion: dict[str, list[list[int]]]
+
+
+class OracleSummary(_Struct):
+  """The fastest right LLM of every query."""
+
+  accuracy: float | None
+  latency_s: float | None
+
+
+class Comparison(_Struct):
+  """A gain over another method on the same queries: its mean, interval and the p-value of a paired test."""
+
+  delta: float
+  p: float
+  ci: Interval
+
+
+class MethodResult(_Struct):
+  """A policy or baseline at one subset size; see `replay.QueryMetrics` for the quantities.
+
+  Attributes:
+    size: None where a size means nothing, and in `Results.chosen`.
+    queries: How many were counted.
+    versus: Gains over best_single, all_llms, top_s and best_s; None where there is no such method.
+    sizes: In `Results.chosen`: the size chosen on validation, one for each fold; none for strategies.
+  """
+
+  name: str
+  size: int | None
+  queries: int
+  accuracy: float | None
+  accuracy_ci: Interval
+  calls: float | None
+  latency_parallel_s: float | None
+  latency_parallel_p50_s: float | None
+  latency_parallel_p95_s: float | None
+  latency_sequential_s: float | None
+  cost_usd: float | None
+  gap_to_oracle: float | None
+  versus: dict[str, Comparison | None]
+  sizes: list[int] | None = None
+
+
+class PolicyTradeoff(_Struct):
+  """What a policy's sizes buy together: AIQ (RouterBench, arXiv 2403.12031) and the largest saving at no loss."""
+
+  aiq: float
+  save: float
+
+
+class Estimate(_Struct):
+  """Means over queries at one operating point; seconds are summed over calls, parallel_seconds wait for the slowest."""
+
+  accuracy: float | None
+  seconds: float | None
+  usd: float | None
+  calls: float | None
+  parallel_seconds: float | None
+  p95_seconds: float | None
+
+
+class Measurement(Estimate):
+  """The same, measured on test, with intervals of what is known.
+
+  Attributes:
+    query_seconds: The most that the calls of any query were expected to take, under a constraint on it.
+  """
+
+  accuracy_ci: Interval | None = None
+  seconds_ci: Interval | None = None
+  usd_ci: Interval | None = None
+  calls_ci: Interval | None = None
+  p95_seconds_ci: Interval | None = None
+  query_seconds: float | None = None
+
+
+class PairedGain(_Struct):
+  """A gain over another method on the same queries, and the p-value of a paired test."""
+
+  delta: float
+  p: float
+
+
+class OperatingPoint(_Struct):
+  """One operating point of a strategy: cross-validated on train and validation, measured on test."""
+
+  operating_point: int
+  estimated: Estimate
+  measured: Measurement
+
+
+class StrategySummary(_Struct):
+  """A strategy at the operating points that are most accurate in cross-validation, one for each fold."""
+
+  operating_points: list[int]
+  estimated: Estimate
+  measured: Measurement
+  versus: dict[str, PairedGain]
+
+
+class ConstraintResult(_Struct):
+  """What a constraint led to; nothing where no operating point keeps it in cross-validation.
+
+  Attributes:
+    constraint: As stated, such as `seconds<=35%`.
+    target: The number that it comes to on test.
+    met: Whether the measured number keeps it.
+    within: Whether anything in its interval does.
+  """
+
+  constraint: str
+  strategy: str | None
+  operating_points: list[int] | None
+  estimated: Estimate | None
+  measured: Measurement | None
+  target: float | None
+  met: bool | None
+  within: bool | None
+  versus: dict[str, PairedGain] | None
+
+
+class Abstention(_Struct):
+  """Accuracy where the least sure 20 % of the queries stay unanswered, and the gain."""
+
+  accuracy: float
+  gain: float
+
+
+class AnswerProbability(_Struct):
+  """How far P(the answer is right) can be trusted.
+
+  Attributes:
+    coverage: Pairs: the share of queries that are answered, the surest first, and the accuracy on them.
+  """
+
+  strategy: str
+  ece: float | None
+  brier: float | None
+  reliability: Reliability
+  coverage: list[tuple[float, float]]
+  abstain_20: Abstention
+
+
+class CalibrationQuality(_Struct):
+  """Expected calibration error and Brier score."""
+
+  ece: float | None
+  brier: float | None
+
+
+class ConfidenceCalibration(_Struct):
+  """An LLM's confidences before and after calibration of this kind (or kinds, with folds)."""
+
+  kind: str
+  before: CalibrationQuality
+  after: CalibrationQuality
+
+
+class BudgetEstimate(_Struct):
+  """Expected accuracy and cost a query."""
+
+  accuracy: float
+  cost: float
+
+
+class BatchBudget(_Struct):
+  """All test queries under one budget, a share of calling all LLMs."""
+
+  budget: float
+  estimated: BudgetEstimate
+  measured: Measurement
+
+
+class Tradeoff(_Struct):
+  """Strategies that choose calls by accuracy and cost.
+
+  Attributes:
+    cost_unit: `seconds`, `usd` or `calls`.
+    cost_is: How costs are known: a kind of latency, or `known`.
+    references: best_single and all_llms.
+    curves: Strategy -> its operating points, cheapest first.
+    best: Strategy -> its most accurate operating point.
+    constraints: In the order of `config.tradeoff.limits`.
+    p_right: Of the first rule.
+    confidences: By LLM.
+    batch_budgets: Of the strategy `subset`.
+  """
+
+  cost_unit: str
+  cost_is: str
+  references: dict[str, Measurement]
+  curves: dict[str, list[OperatingPoint]]
+  best: dict[str, StrategySummary]
+  constraints: list[ConstraintResult]
+  p_right: AnswerProbability | None
+  confidences: dict[str, ConfidenceCalibration]
+  batch_budgets: list[BatchBudget]
+
+
+class TaskMethod(_Struct):
+  """A method's accuracy on one category, with Wilson's interval."""
+
+  accuracy: float
+  accuracy_ci: Interval
+
+
+class TaskLLM(_Struct):
+  """An LLM on one category: its accuracy, and the shares of queries where it is the first choice and is called."""
+
+  accuracy: float | None
+  first: float
+  called: float
+
+
+class TaskResult(_Struct):
+  """One category of queries."""
+
+  task: str
+  queries: int
+  methods: dict[str, TaskMethod]
+  llms: dict[str, TaskLLM]
+
+
+class FeatureBin(_Struct):
+  """Queries with a feature in one range; `lost` is how often the oracle is right and the policy is not."""
+
+  bin: str
+  queries: int
+  accuracy: float
+  oracle: float
+  lost: float
+  lost_ci: Interval
+
+
+class FeatureResult(_Struct):
+  """How the gap to the oracle varies with one feature of the queries.
+
+  Attributes:
+    hindsight: Whether it is known only once all LLMs have answered.
+    correlation: Spearman's, with the gap.
+    p: Kruskal and Wallis, after Holm.
+  """
+
+  name: str
+  hindsight: bool
+  correlation: float | None
+  p: float | None
+  bins: list[FeatureBin]
+
+
+class ErrorAnalysis(_Struct):
+  """Where the oracle is right and the headline policy is not."""
+
+  policy: str
+  sizes: list[int]
+  queries: int
+  lost: float | None
+  lost_ci: Interval
+  features: list[FeatureResult]
+
+
+class DuplicateCount(_Struct):
+  """Queries of one split whose question stands in another, exactly or nearly; None where that was not searched."""
+
+  of: str
+  within: str
+  queries: int
+  exact: int
+  near: int | None
+
+
+class DuplicateExample(_Struct):
+  """Two questions that are nearly the same, and their Jaccard similarity."""
+
+  of: str
+  within: str
+  ids: tuple[str, str]
+  texts: tuple[str, str]
+  similarity: float
+
+
+class CleanAccuracy(_Struct):
+  """A method's accuracy on all test queries, and on those without a duplicate in train or validation."""
+
+  name: str
+  accuracy: float | None
+  clean_accuracy: float | None
+  clean_ci: Interval
+
+
+class Contamination(_Struct):
+  """Questions that stand in two splits.
+
+  Attributes:
+    near_duplicates: Jaccard similarity from which questions are nearly the same; 0 for no search.
+    distinct: Different questions.
+    searched: How many of these were searched.
+    crowded: Questions with so many like them that not all were compared.
+    leaks: Counts by pair of splits.
+    tested: Test queries.
+    clean: Test queries without any duplicate.
+  """
+
+  near_duplicates: float
+  distinct: int
+  searched: int
+  crowded: int
+  leaks: list[DuplicateCount]
+  examples: list[DuplicateExample]
+  tested: int
+  clean: int
+  methods: list[CleanAccuracy]
+
+
+class EvaluateConfig(_Struct):
+  """The fields of `config.evaluate` that made this report."""
+
+  batch_size: int
+  knn_neighbours: list[int]
+  near_duplicates: float
+  random_draws: int
+  resamples: int
+  threshold: float
+  vote: str
+
+
+class Timing(_Struct):
+  """Everything measured about ourselves, in seconds: it differs from run to run.
+
+  Attributes:
+    classifier_latency_s: From one query's text to its selection.
+    train_and_score_s: Training and scoring; None where a report was written again before any was.
+    evaluate_s: Evaluation.
+  """
+
+  classifier_latency_s: float
+  evaluate_s: float
+  train_and_score_s: float | None = None
+
+
+class Results(_Struct):
+  """The content of report.json.
+
+  Attributes:
+    schema_version: `SCHEMA_VERSION`.
+    best_single: `single:<llm>`: the LLM most accurate on train and validation, of each fold.
+    policy_tradeoff: By policy; None where latencies are unknown.
+    knn_neighbours: Tuned on validation, one for each fold.
+    methods: Policies and baselines at every size, the single LLMs, the oracle.
+    chosen: Those with sizes at the size chosen on validation, then strategies at their most accurate operating point.
+    selected: Policy -> share of queries for which it selects each LLM, [size][llm].
+    tradeoff: None without strategies.
+    by_task: Nothing where all queries are of one category.
+  """
+
+  schema_version: int
+  dataset: DatasetSummary
+  llms: dict[str, LLMSummary]
+  classifier: ClassifierQuality
+  oracle: OracleSummary
+  best_single: list[str]
+  policy_tradeoff: dict[str, PolicyTradeoff] | None
+  knn_neighbours: list[int]
+  methods: list[MethodResult]
+  chosen: list[MethodResult]
+  selected: dict[str, list[list[float]]]
+  tradeoff: Tradeoff | None
+  by_task: list[TaskResult]
+  error_analysis: ErrorAnalysis
+  contamination: Contamination
+  evaluate_config: EvaluateConfig
+  timing: Timing
+
+
+def to_json(results: Results) -> str:
+  """Writes results as JSON.
+
+  Raises:
+    ValueError: for a number that is not finite: what is not known is None.
+  """
+  return json.dumps(msgspec.to_builtins(results), indent=1, allow_nan=False) + '\n'
+
+
+def from_builtins(content: dict[str, Any]) -> Results:
+  """Makes results of decoded JSON.
+
+  Raises:
+    msgspec.ValidationError: names the field that is absent, unknown or of another type.
+  """
+  return msgspec.convert(content, Results)
+
+
+def load(path: pathlib.Path) -> Results:
+  """Reads a report.json.
+
+  Raises:
+    ResultsError: when another version wrote it, or it is damaged; says what to do.
+  """
+  try:
+    content = json.loads(path.read_text())
+  except json.JSONDecodeError as error:
+    raise ResultsError(f'{path} is not JSON ({error}); write it again with --config.mode=evaluate') from error
+  version = content.get('schema_version') if isinstance(content, dict) else None
+  if version != SCHEMA_VERSION:
+    raise ResultsError(
+      f'{path} was written by another version (schema {version or 1}, this one reads {SCHEMA_VERSION}); make the run '
+      'anew, or read it with the version that wrote it'
+    )
+  try:
+    return from_builtins(content)
+  except msgspec.ValidationError as error:
+    raise ResultsError(f'{path}: {error}; write it again with --config.mode=evaluate') from error
+
+
+def schema() -> dict[str, Any]:
+  """Returns the JSON schema (2020-12) of report.json."""
+  return msgspec.json.schema(Results)
