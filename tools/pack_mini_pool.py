@@ -134,9 +134,7 @@ def main() -> None:
     raise SystemExit(f'{options.servers} has {packages}, and should have {_PACKAGES}')
   finished = datetime.date.fromtimestamp(pathlib.Path(options.responses).stat().st_mtime)
   text = card(entries, finished.isoformat(), ', '.join(packages))
-  partial = mini.RECORDING.with_name('part.jsonl.xz')
-  records.write_jsonl(partial, entries)
-  partial.replace(mini.RECORDING)
+  records.write_jsonl(mini.RECORDING, entries)
   CARD.write_text(text, encoding='utf-8')
   size = mini.RECORDING.stat().st_size
   print(f'{mini.RECORDING}: {len(entries):,} queries, {size:,} bytes; {CARD}')

@@ -9,7 +9,6 @@ import collections
 import collections.abc
 import dataclasses
 import hashlib
-import os
 import pathlib
 import types
 from typing import Any
@@ -254,7 +253,6 @@ def export(
       offsets.setdefault(entry['query_id'], []).append(offset)
     elif entry['kind'] == 'query':
       asked[entry['query_id']] = offset
-  partial = target.with_name(target.name + '.part')
   with open(path, 'rb') as file:
 
     def recorded() -> collections.abc.Iterator[records.Record]:
@@ -263,8 +261,7 @@ def export(
           recorded = [Response(**_entry_at(file, offset)) for offset in offsets[query_id]]
           yield _record(_entry_at(file, at), recorded, extract, own)
 
-    records.write_jsonl(partial, recorded())
-  os.replace(partial, target)
+    records.write_jsonl(target, recorded())
   return sum(query_id in offsets for query_id in asked)
 
 

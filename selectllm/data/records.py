@@ -15,6 +15,7 @@ from typing import IO, Any, Literal, NamedTuple
 import orjson
 
 from selectllm.data import splits
+from selectllm.infra import paths
 
 # Part of the identity of what is prepared from records: another form, another identity.
 FORM = 'record-v3'
@@ -265,15 +266,16 @@ def read_part(part: Part) -> collections.abc.Iterator[tuple[str, Record]]:
     yield where, from_json(value, where)
 
 
-def _open(path: str | pathlib.Path, mode: Literal['rb', 'wb']) -> IO[bytes]:
-  return lzma.open(path, mode) if str(path).endswith('.xz') else open(path, mode)
+def _open(path: str | pathlib.Path, mode: Literal['rb', 'wb'], *, like: str | pathlib.Path) -> IO[bytes]:
+  """Opens a file, compressed if the name `like` ends in `.xz`."""
+  return lzma.open(path, mode) if str(like).endswith('.xz') else open(path, mode)
 
 
 def _read_lines(part: Part) -> collections.abc.Iterator[tuple[str, Any]]:
   """Yields (file:line, decoded object) for every line that is not blank."""
   left = part.size
   try:
-    with _open(part.path, 'rb') as lines:
+    with _open(part.path, 'rb', like=part.path) as lines:
       lines.seek(part.start)
       for number, line in enumerate(lines, start=part.number):
         if not left:
@@ -291,8 +293,8 @@ def _read_lines(part: Part) -> collections.abc.Iterator[tuple[str, Any]]:
 
 
 def write_jsonl(path: str | pathlib.Path, records: collections.abc.Iterable[Record]) -> None:
-  """Writes records as JSONL, one line each; compressed where the path ends in `.xz`."""
-  with _open(path, 'wb') as file:
+  """Writes records as JSONL, one line each, compressed where the path ends in `.xz`; the file appears when complete."""
+  with paths.atomic_write(pathlib.Path(path)) as partial, _open(partial, 'wb', like=path) as file:
     for record in records:
       file.write(orjson.dumps(to_json(record), option=orjson.OPT_APPEND_NEWLINE))
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from selectllm.evaluate import replay
+from selectllm.infra import paths
 
 
 class Predictions(NamedTuple):
@@ -57,8 +58,6 @@ def read_predictions(path: pathlib.Path) -> Predictions:
 
 
 def save(path: pathlib.Path, arrays: Predictions | replay.Outcomes) -> None:
-  """Writes arrays, renamed when complete, so that no half-written file is ever taken for a run's."""
-  partial = path.with_suffix('.part.npz')
-  with partial.open('wb') as file:
+  """Writes arrays; no half-written file is ever taken for a run's."""
+  with paths.atomic_write(path) as partial, partial.open('wb') as file:
     np.savez_compressed(file, **arrays._asdict())
-  partial.replace(path)

@@ -36,10 +36,8 @@ class MetricWriter:
     if paths.is_remote(workdir):  # where nothing can be appended: files grow here, and are sent now and then
       workdir = pathlib.Path(self._exits.enter_context(tempfile.TemporaryDirectory()))
     self._workdir, path = workdir, workdir / 'metrics.jsonl'
-    # Renamed when complete, so that a run killed here keeps its past.
-    partial = path.with_suffix('.part')
-    partial.write_bytes(b''.join(line + b'\n' for line in kept))
-    partial.replace(path)
+    with paths.atomic_write(path) as partial:  # a run killed here keeps its past
+      partial.write_bytes(b''.join(line + b'\n' for line in kept))
     self._file = path.open('ab')
     self._board = tensorboardX.SummaryWriter(str(workdir / 'tensorboard'), purge_step=resumed_step + 1)
 

@@ -4,12 +4,15 @@ Objects are written whole, take no appending and no locks, and have no folders. 
 what `pathlib` and `etils.epath` share; Orbax finds its own way to the store.
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import os
 import pathlib
+import secrets
 import shutil
 import typing
+from collections.abc import Iterator
 
 _STORE = 'gs://'
 REACHED_BY = 'gcsfs'
@@ -41,6 +44,21 @@ def remove(directory: pathlib.Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
   elif directory.exists():
     directory.rmtree()  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def atomic_write(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Gives a path beside `path` to write a file to; when that is complete, it takes the place of `path`.
+
+  Readers find the old file or the new one, never half of it, also after a kill. Several processes on several hosts may
+  write the same file: each writes its own, and the last one stays.
+  """
+  partial = path.with_name(f'{path.name}.{secrets.token_hex(4)}.part')
+  try:
+    yield partial
+    partial.replace(path)
+  finally:
+    partial.unlink(missing_ok=True)
 
 
 def cache_dir() -> pathlib.Path:

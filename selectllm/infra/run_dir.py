@@ -96,10 +96,8 @@ def _claim(
   """
   content = json.loads(json.dumps(content))
   if not path.exists():
-    # Renamed when complete, so that a run killed here leaves nothing that the next one stumbles over.
-    partial = path.with_suffix('.part')
-    partial.write_text(json.dumps(content, indent=2, sort_keys=True) + '\n')
-    partial.replace(path)
+    with paths.atomic_write(path) as partial:
+      partial.write_text(json.dumps(content, indent=2, sort_keys=True) + '\n')
     return
   there, here = ((before or {}) | flatten(one) for one in (read(path), content))
   changed = [

@@ -3,7 +3,6 @@
 import collections.abc
 import dataclasses
 import hashlib
-import os
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -53,9 +52,8 @@ def cached_embeddings(config: ml_collections.ConfigDict, model: 'Model', tokens:
     return np.load(path)
   embeddings = embed(model, tokens, batch_size=config.evaluate.batch_size)
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_suffix(f'.{jax.process_index()}.{os.getpid()}.npy')
-  np.save(partial, embeddings)
-  partial.replace(path)
+  with paths.atomic_write(path) as partial, partial.open('wb') as file:
+    np.save(file, embeddings)
   return embeddings
 
 

@@ -10,7 +10,6 @@ import collections.abc
 import dataclasses
 import math
 import operator
-import os
 import pathlib
 import sys
 from typing import Any
@@ -23,7 +22,7 @@ import uvloop
 
 from selectllm.client import dispatch, rate_limits, runner, store
 from selectllm.data import grading, pool_file, queries
-from selectllm.infra import metric_writer
+from selectllm.infra import metric_writer, paths
 from selectllm.modes import collect
 from selectllm.report import answers
 from selectllm.selection import voting
@@ -282,6 +281,5 @@ def _account(called: dispatch.Called, calls: dict[str, dict[str, Any]]) -> dict[
 
 
 def _write_lines(path: pathlib.Path, lines: list[dict[str, Any]]) -> None:
-  partial = path.with_name(path.name + '.part')
-  partial.write_bytes(b''.join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines))
-  os.replace(partial, path)
+  with paths.atomic_write(path) as partial:
+    partial.write_bytes(b''.join(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines))

@@ -8,6 +8,7 @@ import rich.console
 import rich.table
 
 from selectllm.data import queries
+from selectllm.infra import paths
 from selectllm.serve import selector
 
 # As many are shown; with a workdir all are written.
@@ -46,10 +47,8 @@ def select(config: ml_collections.ConfigDict, workdir: pathlib.Path | None) -> N
     return
   workdir.mkdir(parents=True, exist_ok=True)
   path = workdir / 'selections.jsonl'
-  partial = path.with_suffix('.part')
-  with partial.open('w') as lines:
+  with paths.atomic_write(path) as partial, partial.open('w') as lines:
     for query, choice in zip(asked, choices, strict=True):
       line = {'query_id': query.query_id, 'query': choice.query, 'call': choice.llms, 'confidences': choice.confidences}
       lines.write(json.dumps(line, ensure_ascii=False) + '\n')
-  partial.replace(path)
   console.print(f'Written: {path}')

@@ -6,6 +6,7 @@ from typing import Any
 
 import rich.console
 
+from selectllm.infra import paths
 from selectllm.report import figures, tables, tradeoff
 
 # Accuracies of one LLM that differ by more between splits (in points) hint at data that it has seen.
@@ -300,10 +301,9 @@ def write(workdir: pathlib.Path, results: dict[str, Any]) -> None:
   """
   (workdir / 'report.md').write_text(markdown(results), encoding='utf-8')
   figures.draw(results, workdir / 'figures', figures.FIGURES | tradeoff.FIGURES)
-  # Last, and renamed when complete: a run whose report.json is there has finished.
-  partial = workdir / 'report.part'
-  partial.write_text(json.dumps(results, indent=1, allow_nan=False) + '\n')
-  partial.replace(workdir / 'report.json')
+  # Last: a run whose report.json is there has finished.
+  with paths.atomic_write(workdir / 'report.json') as partial:
+    partial.write_text(json.dumps(results, indent=1, allow_nan=False) + '\n')
   console = rich.console.Console()
   console.print(tables.console_table(results).rich(title(results)))
   for line in warnings(results):

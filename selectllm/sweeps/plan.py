@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
-from selectllm.infra import run_dir
+from selectllm.infra import paths, run_dir
 from selectllm.modes import experiment
 from selectllm.sweeps import grid
 
@@ -261,19 +261,15 @@ def share_classifier(trained: pathlib.Path, directory: pathlib.Path) -> None:
     return
   directory.mkdir(parents=True, exist_ok=True)
   for name in SHARED:
-    partial = directory / f'{name}.part'
-    partial.unlink(missing_ok=True)
-    try:
-      os.link(trained / name, partial)
-    except OSError:  # another file system, or one without links
-      shutil.copyfile(trained / name, partial)
-    partial.replace(directory / name)
-    partial.unlink(missing_ok=True)  # one name of a file renamed to another name of it stays
+    with paths.atomic_write(directory / name) as partial:
+      try:
+        os.link(trained / name, partial)
+      except OSError:  # another file system, or one without links
+        shutil.copyfile(trained / name, partial)
 
 
 def save(plan: Plan, workdir: pathlib.Path, **found: Any) -> None:
   """Writes which point is in which directory, and what was found, sweep.json."""
   points = [{**point._asdict(), 'overrides': plan.runs[point.run].overrides} for point in plan.points]
-  partial = workdir / 'sweep.part'
-  partial.write_text(json.dumps({'points': points, **found}, indent=1, allow_nan=False) + '\n')
-  partial.replace(workdir / 'sweep.json')
+  with paths.atomic_write(workdir / 'sweep.json') as partial:
+    partial.write_text(json.dumps({'points': points, **found}, indent=1, allow_nan=False) + '\n')

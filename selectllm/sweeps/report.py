@@ -8,6 +8,7 @@ from typing import Any
 import rich.console
 
 from selectllm.evaluate import replay
+from selectllm.infra import paths
 from selectllm.modes import compare
 from selectllm.report import figures as report_figures
 from selectllm.report import report, tables
@@ -211,11 +212,10 @@ def write(sweep: plan.Plan, workdir: pathlib.Path, failed: dict[str, str]) -> di
     if figure := make(axes):
       report_figures.save(figure, workdir / f'{name}.png')
       drawn.append(name)
-  partial = workdir / 'sweep.part'
-  partial.write_text(markdown(axes, list(base.values()), choices, missing, drawn), encoding='utf-8')
-  partial.replace(workdir / 'sweep.md')
-  _write_csv(partial, axes, choices)
-  partial.replace(workdir / 'sweep.csv')
+  with paths.atomic_write(workdir / 'sweep.md') as partial:
+    partial.write_text(markdown(axes, list(base.values()), choices, missing, drawn), encoding='utf-8')
+  with paths.atomic_write(workdir / 'sweep.csv') as partial:
+    _write_csv(partial, axes, choices)
   found = {'axes': [_as_json(axis) for axis in axes], 'policies_and_sizes': [_choice_as_json(each) for each in choices]}
   plan.save(sweep, workdir, **found, missing=missing)
   _console(axes)

@@ -66,3 +66,32 @@ def test_what_cannot_be_in_a_bucket_is_refused(config, bucket, monkeypatch):
   with pytest.raises(ValueError, match='reached by no_such_package'):
     paths.place('gs://bucket/run')
   assert paths.place('runs/here') == pathlib.Path('runs/here')
+
+
+@pytest.mark.parametrize('place', ['disk', 'bucket'])
+def test_a_file_is_complete_or_as_it_was(place, bucket, tmp_path):
+  path = paths.place('gs://bucket/file.json') if place == 'bucket' else tmp_path / 'file.json'
+  for content in ('one', 'other'):
+    with paths.atomic_write(path) as partial:
+      partial.write_text(content)
+      if content == 'other':
+        assert path.read_text() == 'one'
+    assert path.read_text() == content
+
+  def fail():
+    with paths.atomic_write(path) as partial:
+      partial.write_text('half')
+      raise OSError('the disk is full')
+
+  with pytest.raises(OSError, match='the disk is full'):
+    fail()
+  assert path.read_text() == 'other'
+  assert [each.name for each in path.parent.iterdir() if each.is_file()] == ['file.json']
+
+
+def test_two_may_write_one_file_at_once(tmp_path):
+  path = tmp_path / 'file.json'
+  with paths.atomic_write(path) as one, paths.atomic_write(path) as other:
+    one.write_text('one')
+    other.write_text('other')
+  assert path.read_text() == 'one'

@@ -202,8 +202,9 @@ def test_sharing_goes_on_where_it_was_interrupted(tmp_path):
     (trained / name).write_text(name)
   other.mkdir()
   (other / 'config.json').hardlink_to(trained / 'config.json')  # killed after the first
-  (other / 'data.json.part').write_text('half')
+  (other / 'data.json.1f00.part').write_text('half')
   plan.share_classifier(trained, other)
+  (other / 'data.json.1f00.part').unlink()
   assert {path.name: path.read_text() for path in other.iterdir()} == {name: name for name in plan.SHARED}
   # What is there stays.
   (trained / 'predictions.npz').unlink()

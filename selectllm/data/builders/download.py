@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import pathlib
 
 import requests
@@ -81,9 +80,8 @@ def remember(source: Source, path: pathlib.Path, cache_dir: pathlib.Path) -> Non
   known = seen(source, path)
   note = _note(source, cache_dir)
   note.parent.mkdir(parents=True, exist_ok=True)
-  partial = note.with_name(f'{note.name}.{os.getpid()}.part')
-  partial.write_text(json.dumps({'size': known.size, 'sha256': known.sha256}) + '\n')
-  partial.replace(note)
+  with paths.atomic_write(note) as partial:
+    partial.write_text(json.dumps({'size': known.size, 'sha256': known.sha256}) + '\n')
   _LOG.warning(
     '%s: no digest of this file was known beforehand. It has %s bytes and SHA-256 %s, to which it is held as '
     'long as %s is there.',
@@ -103,12 +101,11 @@ def _problem(path: pathlib.Path, source: Source) -> str | None:
 
 
 def _download(url: str, path: pathlib.Path, source: Source, progress: rich.progress.Progress) -> None:
-  partial = path.with_name(f'{path.name}.{os.getpid()}.part')
   path.parent.mkdir(parents=True, exist_ok=True)
   bar = progress.add_task(source.path.rsplit('/', 1)[-1], total=source.size or None)
   # Not compressed on the way: then the length that is announced is the file's.
   request = requests.get(url, stream=True, timeout=_TIMEOUT_S, headers={'Accept-Encoding': 'identity'})
-  try:
+  with paths.atomic_write(path) as partial:
     with request as response, open(partial, 'wb') as file:
       response.raise_for_status()
       size = source.size or int(response.headers.get('Content-Length', 0))
@@ -122,9 +119,6 @@ def _download(url: str, path: pathlib.Path, source: Source, progress: rich.progr
       raise SourceError(f'{url} broke off: {got:,} of {size:,} bytes came. Nothing of it was kept.')
     if problem := _problem(partial, source):
       raise SourceError(f'{url} is not the published file: {problem}. Nothing of it was kept.')
-    partial.replace(path)
-  finally:
-    partial.unlink(missing_ok=True)
 
 
 def _is_wrong_address(error: requests.RequestException, base_url: str) -> bool:
