@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from selectllm.data import dataset, near_duplicates, splits
-from selectllm.evaluate import metrics, replay, statistics
+from selectllm.evaluate import metrics, outcomes, statistics
 
 _EXAMPLES = 10
 _EXCERPT = 120  # characters
@@ -18,7 +18,7 @@ def find(
   data: dataset.Dataset,
   split: np.ndarray,
   results: dict[str, Any],
-  played: replay.Outcomes,
+  played: outcomes.Outcomes,
   *,
   near: float,
   resamples: int,
@@ -69,10 +69,10 @@ def find(
 
 
 def _without(
-  best_single: list[str], played: replay.Outcomes, clean: np.ndarray, resamples: int
+  best_single: list[str], played: outcomes.Outcomes, clean: np.ndarray, resamples: int
 ) -> list[dict[str, Any]]:
   """Accuracies on all test queries, and on the bool[T] clean ones with a 95 % interval."""
-  chosen = (played.sizes == replay.CHOSEN) & (played.names != 'random')
+  chosen = (played.sizes == outcomes.CHOSEN) & (played.names != 'random')
   fixed = np.isin(played.names, [*_FIXED, *best_single])
   kept = np.concatenate([np.flatnonzero(chosen), np.flatnonzero(fixed)])
   correct, valid = played.correct[:, kept], played.valid[:, kept]

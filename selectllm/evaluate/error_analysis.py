@@ -15,7 +15,7 @@ import numpy as np
 import scipy.stats
 
 from selectllm.data import dataset, splits, text_features
-from selectllm.evaluate import evaluator, replay, statistics
+from selectllm.evaluate import evaluator, outcomes, statistics
 from selectllm.infra import batching
 from selectllm.selection import baselines, policies, voting
 
@@ -85,7 +85,7 @@ def gather(
   data: dataset.Dataset,
   parts: list[evaluator.FoldPredictions],
   results: dict[str, Any],
-  played: replay.Outcomes,
+  played: outcomes.Outcomes,
   config: ml_collections.ConfigDict,
 ) -> Cases:
   """Gathers the headline policy's cases of all folds, in the order of `played`.
@@ -111,7 +111,7 @@ def gather(
     step = functools.partial(_elect, selecting=selecting, policy=policy, over=config.vote)
     arrays = (confidences, asked.answers, asked.observed)
     gathered.append((rows, confidences, *batching.apply(step, arrays, rows=batching.rows_of(ballots))))
-  ours, oracle = played.column(policy, replay.CHOSEN), played.column('oracle', replay.NO_SIZE)
+  ours, oracle = played.column(policy, outcomes.CHOSEN), played.column('oracle', outcomes.NO_SIZE)
   return Cases(
     policy,
     chosen,
@@ -141,7 +141,7 @@ def _categories(data: dataset.Dataset, rows: np.ndarray) -> tuple[list[str], np.
 
 
 def by_task(
-  data: dataset.Dataset, cases: Cases, results: dict[str, Any], played: replay.Outcomes
+  data: dataset.Dataset, cases: Cases, results: dict[str, Any], played: outcomes.Outcomes
 ) -> list[dict[str, Any]]:
   """How the headline methods fare, and whom the headline policy calls, category by category.
 
@@ -156,9 +156,9 @@ def by_task(
     LLM its `accuracy`, the share of queries for which it is the `first` choice, and for which it is `called`. Nothing
     where all queries are of one category.
   """
-  wanted = [(name, replay.CHOSEN) for name in results['selected']]
+  wanted = [(name, outcomes.CHOSEN) for name in results['selected']]
   wanted += [(name, 1) for name in results['best_single']]
-  wanted += [('all_llms', len(data.llms)), ('oracle', replay.NO_SIZE)]
+  wanted += [('all_llms', len(data.llms)), ('oracle', outcomes.NO_SIZE)]
   columns = {name: column for name, size in wanted if (column := played.column(name, size)) is not None}
   names, index = _categories(data, cases.rows)
   labels, observed = data.responses.labels[cases.rows], data.responses.observed[cases.rows]

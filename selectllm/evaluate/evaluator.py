@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from selectllm.data import dataset, splits
-from selectllm.evaluate import metrics, replay, statistics
+from selectllm.evaluate import metrics, outcomes, replay, statistics
 from selectllm.selection import baselines, policies
 
 REFERENCES = ('best_single', 'all_llms', 'top_s', 'best_s')
@@ -34,7 +34,7 @@ class Evaluation(NamedTuple):
   """What `evaluate` returns: the content of report.json but its timing, and that of outcomes.npz."""
 
   results: dict[str, Any]
-  played: replay.Outcomes
+  played: outcomes.Outcomes
 
 
 def _mean(values: np.ndarray, valid: np.ndarray) -> float | None:
@@ -264,12 +264,12 @@ def evaluate(
   rows = [_row(*each, oracle_outcome) for each in zip(named, played, intervals, versus, strict=True)]
   confidences = np.concatenate([part.confidences[result.test] for part, result in zip(parts, results, strict=True)])
   judged = (responses.labels[test], confidences, responses.observed[test])
-  kept = replay.Outcomes(
+  kept = outcomes.Outcomes(
     query_ids=np.array(data.query_ids)[test],
     names=np.array([name for name, _ in named]),
     sizes=np.array(
-      [replay.NO_SIZE if size is None else size for _, size in named[: len(keys)]]
-      + [replay.CHOSEN] * len(named[len(keys) :]),
+      [outcomes.NO_SIZE if size is None else size for _, size in named[: len(keys)]]
+      + [outcomes.CHOSEN] * len(named[len(keys) :]),
       np.int16,
     ),
     correct=correct,

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from selectllm.evaluate import replay
+from selectllm.evaluate import outcomes
 from selectllm.infra import paths
 
 
@@ -57,7 +57,7 @@ def read_predictions(path: pathlib.Path) -> Predictions:
   return Predictions(**fields)
 
 
-def save(path: pathlib.Path, arrays: Predictions | replay.Outcomes) -> None:
+def save(path: pathlib.Path, arrays: Predictions | outcomes.Outcomes) -> None:
   """Writes arrays; no half-written file is ever taken for a run's."""
   with paths.atomic_write(path) as partial, partial.open('wb') as file:
     np.savez_compressed(file, **arrays._asdict())

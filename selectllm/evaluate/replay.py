@@ -1,4 +1,4 @@
-"""How every method fared on every test query (outcomes.npz): what paired comparisons between runs need."""
+"""Replays every method on recorded responses: how it fared, and what it called, query by query."""
 
 import functools
 from collections.abc import Iterator
@@ -12,32 +12,6 @@ import numpy as np
 from selectllm.data import dataset
 from selectllm.infra import batching
 from selectllm.selection import baselines, policies, voting
-
-NO_SIZE, CHOSEN = -1, 0
-
-
-class Outcomes(NamedTuple):
-  """How M methods fared on T test queries.
-
-  Attributes:
-    query_ids: str[T].
-    names: str[M], methods.
-    sizes: int16[M], their subset sizes; `NO_SIZE` where size means nothing, `CHOSEN` for the one chosen on validation.
-    correct: float32[T, M], see `playing.Outcome.correct`.
-    valid: bool[T, M].
-  """
-
-  query_ids: np.ndarray
-  names: np.ndarray
-  sizes: np.ndarray
-  correct: np.ndarray
-  valid: np.ndarray
-
-  def column(self, name: str, size: int) -> int | None:
-    """Where a method of that size stands; None where there is none."""
-    found = np.flatnonzero((self.names == name) & (self.sizes == size))
-    return int(found[0]) if len(found) else None
-
 
 # What names a method: a name and a size, None where size means nothing.
 MethodKey = tuple[str, int | None]

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from selectllm.evaluate import metrics, replay, statistics
+from selectllm.evaluate import metrics, outcomes, statistics
 from selectllm.infra import run_dir
 from selectllm.report import comparison, report, tables
 
-# A method as `replay.Outcomes` names its columns: name and size.
+# A method as `outcomes.Outcomes` names its columns: name and size.
 Key = tuple[str, int]
 
 
@@ -36,7 +36,7 @@ class Run(NamedTuple):
   config: dict[str, Any]
   data: dict[str, Any]
   results: dict[str, Any]
-  outcomes: replay.Outcomes
+  outcomes: outcomes.Outcomes
 
 
 class Aligned(NamedTuple):
@@ -95,14 +95,14 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
     raise ValueError(f'{path} is no JSON ({error})') from error
 
 
-def _read_outcomes(run: pathlib.Path) -> replay.Outcomes:
+def _read_outcomes(run: pathlib.Path) -> outcomes.Outcomes:
   path = run / 'outcomes.npz'
   anew = f'The config of the run with --config.mode=evaluate --workdir={run} writes it anew.'
   if not path.is_file():
     raise FileNotFoundError(f'the run in {run} has no outcomes.npz, which older versions did not write. {anew}')
   try:
     with np.load(path) as arrays:
-      return replay.Outcomes(**arrays)
+      return outcomes.Outcomes(**arrays)
   except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
     raise ValueError(f'{path} cannot be read ({error}). {anew}') from error
 
@@ -116,12 +116,12 @@ def load_runs(paths: Sequence[pathlib.Path]) -> list[Run]:
   return [load_run(path)._replace(name='/'.join(each[-depth:])) for path, each in zip(paths, parts, strict=True)]
 
 
-def shared_queries(played: Sequence[replay.Outcomes]) -> np.ndarray:
+def shared_queries(played: Sequence[outcomes.Outcomes]) -> np.ndarray:
   """The ids of the queries that all runs tested, str[Q], sorted."""
   return functools.reduce(np.intersect1d, (each.query_ids for each in played))
 
 
-def align(played: Sequence[replay.Outcomes], keys: Sequence[Key | None]) -> Aligned:
+def align(played: Sequence[outcomes.Outcomes], keys: Sequence[Key | None]) -> Aligned:
   """Brings the shared queries of R runs into one order.
 
   Args:
@@ -243,11 +243,11 @@ def _policies(runs: Sequence[Run]) -> dict[str, None]:
 
 def _methods(runs: Sequence[Run]) -> dict[str, list[Key | None]]:
   """What is compared: a label -> where each run has it, None where it has it not."""
-  wanted = {name: (name, replay.CHOSEN) for name in _policies(runs)}
+  wanted = {name: (name, outcomes.CHOSEN) for name in _policies(runs)}
   wanted |= {f'weighted_max_conf, s={size}': ('weighted_max_conf', size) for size in (1, 3)}
-  wanted |= {'knn_top1': ('knn_top1', 1), 'best_s': ('best_s', replay.CHOSEN), 'all_llms': ('all_llms', 0)}
+  wanted |= {'knn_top1': ('knn_top1', 1), 'best_s': ('best_s', outcomes.CHOSEN), 'all_llms': ('all_llms', 0)}
   wanted |= {name: (name, 1) for name in sorted({name for run in runs for name in run.results['best_single']})}
-  wanted['oracle'] = ('oracle', replay.NO_SIZE)
+  wanted['oracle'] = ('oracle', outcomes.NO_SIZE)
   methods = {}
   for label, (name, size) in wanted.items():
     keys = [(name, len(run.results['dataset']['llms']) if name == 'all_llms' else size) for run in runs]
@@ -258,7 +258,7 @@ def _methods(runs: Sequence[Run]) -> dict[str, list[Key | None]]:
 
 
 def _columns(
-  played: Sequence[replay.Outcomes], methods: Sequence[Sequence[Key | None]]
+  played: Sequence[outcomes.Outcomes], methods: Sequence[Sequence[Key | None]]
 ) -> tuple[np.ndarray, np.ndarray]:
   """What every method (M) scored in every run (R), float32[Q, M R], and whether it counts, bool[Q, M R]."""
   correct, valid = [], []
@@ -291,7 +291,7 @@ def _row(
     chosen = {row['name']: sorted(set(row['sizes'])) for row in run.results['chosen']}
     cells.append(
       {
-        'sizes': chosen[key[0]] if key[1] == replay.CHOSEN else [key[1]] if key[1] != replay.NO_SIZE else [],
+        'sizes': chosen[key[0]] if key[1] == outcomes.CHOSEN else [key[1]] if key[1] != outcomes.NO_SIZE else [],
         'accuracy': float(accuracy),
         'accuracy_ci': intervals[place].tolist(),
         'gain': gain and {'delta': gain.delta, 'ci': list(gain.ci), 'p': gain.p, 'p_holm': float(adjusted[place])},

@@ -7,7 +7,7 @@ from typing import Any
 
 import rich.console
 
-from selectllm.evaluate import replay
+from selectllm.evaluate import outcomes
 from selectllm.infra import paths
 from selectllm.modes import compare
 from selectllm.report import figures as report_figures
@@ -64,7 +64,7 @@ def policies_table(runs: Sequence[compare.Run]) -> tables.Table:
   """Accuracy of policies and fixed choices by subset size, over the seeds of the experiment itself."""
   count = max(len(run.results['dataset']['llms']) for run in runs)
   rows = []
-  for size in (*range(1, count + 1), replay.CHOSEN):
+  for size in (*range(1, count + 1), outcomes.CHOSEN):
     cells = [results.summary([results.accuracy(run, name, size) for run in runs]) for name in _SIZED]
     if any(cell.mean is not None for cell in cells):
       rows.append([_size(size), *(_cell('', cell) for cell in cells)])
@@ -76,7 +76,7 @@ def choices_table(choices: Sequence[results.Choice]) -> tables.Table:
   by_key = {(choice.policy, choice.size): (choice.gain, choice.p) for choice in choices}
   names = list(dict.fromkeys(choice.policy for choice in choices))
   rows = []
-  for size in sorted({choice.size for choice in choices}, key=lambda size: (size == replay.CHOSEN, size)):
+  for size in sorted({choice.size for choice in choices}, key=lambda size: (size == outcomes.CHOSEN, size)):
     found = [by_key.get((name, size), (None, 1.0)) for name in names]
     rows.append([_size(size), *(cell for gain, p in found for cell in _gain_cells(gain, p))])
   header = [text for name in names for text in (f'{name}, points', '95 % interval')]
@@ -84,7 +84,7 @@ def choices_table(choices: Sequence[results.Choice]) -> tables.Table:
 
 
 def _size(size: int) -> str:
-  return 'chosen' if size == replay.CHOSEN else str(size)
+  return 'chosen' if size == outcomes.CHOSEN else str(size)
 
 
 _EXPLANATION = """\
@@ -150,7 +150,7 @@ def _compared(found: compare.Comparison | None, p: float) -> list[Any]:
 
 
 def _measure_of(headline: str) -> str:
-  return f'{headline}, s chosen' if results.HEADLINES[headline][1] == replay.CHOSEN else headline
+  return f'{headline}, s chosen' if results.HEADLINES[headline][1] == outcomes.CHOSEN else headline
 
 
 def _gain_as_json(found: compare.Comparison | None, p: float) -> dict[str, Any] | None:

@@ -7,15 +7,15 @@ from typing import NamedTuple
 import numpy as np
 
 from selectllm.data import splits
-from selectllm.evaluate import metrics, replay, statistics
+from selectllm.evaluate import metrics, outcomes, statistics
 from selectllm.modes import compare
 from selectllm.report import tables
 from selectllm.sweeps import plan
 
 # What variants are compared by: a label -> method and size.
 HEADLINES: dict[str, compare.Key] = {
-  'weighted_max_conf': ('weighted_max_conf', replay.CHOSEN),
-  'labelled_max_conf': ('labelled_max_conf', replay.CHOSEN),  # the one that the threshold changes
+  'weighted_max_conf': ('weighted_max_conf', outcomes.CHOSEN),
+  'labelled_max_conf': ('labelled_max_conf', outcomes.CHOSEN),  # the one that the threshold changes
   'top-1': ('max_conf', 1),
   's=3': ('weighted_max_conf', 3),
 }
@@ -71,7 +71,7 @@ class Choice(NamedTuple):
 
   Attributes:
     policy: Its name.
-    size: Of its subsets; `replay.CHOSEN` for the one chosen on validation.
+    size: Of its subsets; `outcomes.CHOSEN` for the one chosen on validation.
     seeds: How many have it.
     accuracy: On test.
     gain: Over the first policy at its chosen size; None for this one itself, and where nothing compares.
@@ -118,7 +118,7 @@ def measures(run: compare.Run) -> dict[str, float | None]:
   results, count = run.results, len(run.results['dataset']['llms'])
   singles, timing = results['best_single'], results['timing']
   return {
-    **{f'{name}, s chosen': accuracy(run, name, replay.CHOSEN) for name in tables.policies(results)},
+    **{f'{name}, s chosen': accuracy(run, name, outcomes.CHOSEN) for name in tables.policies(results)},
     'top-1': accuracy(run, *HEADLINES['top-1']),
     's=3': accuracy(run, *HEADLINES['s=3']),
     'best single': accuracy(run, singles[0], 1) if len(singles) == 1 else None,
@@ -189,7 +189,7 @@ def choices(base: dict[int, compare.Run]) -> list[Choice]:
     base: The runs of the experiment itself, by seed; at least one.
   """
   results = next(iter(base.values())).results
-  names, sizes = tables.policies(results), (replay.CHOSEN, *range(1, len(results['dataset']['llms']) + 1))
+  names, sizes = tables.policies(results), (outcomes.CHOSEN, *range(1, len(results['dataset']['llms']) + 1))
   keys = [(name, size) for name in names for size in sizes]
   found = []
   for key in keys:

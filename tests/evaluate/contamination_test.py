@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from selectllm.data import dataset, splits
-from selectllm.evaluate import contamination, replay
+from selectllm.evaluate import contamination, outcomes
 
 LONG = 'Every other week a gardener plants seven rows of carrots. How many rows are there after half a year of work?'
 # The last four test: word for word in train, nearly in train, nearly in validation, nowhere.
@@ -21,13 +21,13 @@ def _table(questions: list[str]) -> dataset.Dataset:
   )
 
 
-def _played(split: np.ndarray) -> replay.Outcomes:
+def _played(split: np.ndarray) -> outcomes.Outcomes:
   """The policy remembers and guesses: right wherever it met the question, and else on no query."""
   tested = int((split == splits.TEST).sum())
-  return replay.Outcomes(
+  return outcomes.Outcomes(
     query_ids=np.arange(tested).astype(str),
     names=np.array(['max_conf', 'all_llms', 'single:a', 'single:b', 'max_conf', 'random']),
-    sizes=np.array([1, 2, 1, 1, replay.CHOSEN, replay.CHOSEN], np.int16),
+    sizes=np.array([1, 2, 1, 1, outcomes.CHOSEN, outcomes.CHOSEN], np.int16),
     correct=np.stack(
       [np.arange(tested) < 3, *[np.arange(tested) % 2 == 1] * 3, np.arange(tested) < 3, np.ones(tested)], 1
     ),

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from selectllm.data import dataset
-from selectllm.evaluate import error_analysis, evaluator, metrics, replay, statistics
+from selectllm.evaluate import error_analysis, evaluator, metrics, outcomes, statistics
 
 # Two LLMs; queries 0 to 3 train, 4 and 5 validate, 6 to 11 test. Ids: 0 is right.
 SPLIT = np.array([0] * 4 + [1] * 2 + [2] * 6, np.int8)
@@ -71,7 +71,7 @@ def test_the_cases_are_those_of_the_headline_policy():
   assert cases.right.tolist() == [1, 0, 1, 0, 0, 1]
   assert cases.oracle.tolist() == [1, 1, 1, 0, 1, 1]
   assert cases.lost.tolist() == [0, 1, 0, 0, 1, 0]
-  np.testing.assert_array_equal(cases.elected == 0, played.correct[:, played.column(cases.policy, replay.CHOSEN)])
+  np.testing.assert_array_equal(cases.elected == 0, played.correct[:, played.column(cases.policy, outcomes.CHOSEN)])
 
 
 def test_folds_follow_each_other():

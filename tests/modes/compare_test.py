@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from configs import common, jsonl
-from selectllm.evaluate import replay
+from selectllm.evaluate import outcomes
 from selectllm.modes import compare, experiment
 from selectllm.report import comparison
 
@@ -33,7 +33,7 @@ def write_run(
   path.mkdir(parents=True)
   config = common.get_config()
   config.update_from_flattened_dict({name.replace('__', '.'): value for name, value in fields.items()})
-  chosen = [{'name': name, 'sizes': [2]} for name, size in correct if size == replay.CHOSEN]
+  chosen = [{'name': name, 'sizes': [2]} for name, size in correct if size == outcomes.CHOSEN]
   results = {
     'dataset': {
       'name': 'Sums', 'llms': list(llms), 'queries_per_split': {'test': len(queries)}, 'folds': 0, 'queries': 99,
@@ -49,7 +49,7 @@ def write_run(
     (path / f'{name}.json').write_text(json.dumps(content))
   values = np.array(list(correct.values()), np.float32).T
   valid = ~np.isin(queries, missing)
-  played = replay.Outcomes(
+  played = outcomes.Outcomes(
     np.array(queries),
     np.array([name for name, _ in correct]),
     np.array([size for _, size in correct], np.int16),
@@ -68,8 +68,8 @@ def methods(policy: list[float]) -> dict[tuple[str, int], list[float]]:
     ('all_llms', 2): wrong,
     ('single:big', 1): wrong,
     ('single:small', 1): wrong,
-    ('oracle', replay.NO_SIZE): right,
-    ('max_conf', replay.CHOSEN): policy,
+    ('oracle', outcomes.NO_SIZE): right,
+    ('max_conf', outcomes.CHOSEN): policy,
   }
 
 
@@ -118,7 +118,9 @@ def test_gains_are_over_the_shared_queries_whatever_their_order(tmp_path):
 def test_alignment_pairs_each_query_with_itself():
   keys = [('max_conf', 1), ('top_s', 3)]
   played = [
-    replay.Outcomes(np.array(queries), np.array([name]), np.int16([size]), np.float32([values]).T, np.array([counts]).T)
+    outcomes.Outcomes(
+      np.array(queries), np.array([name]), np.int16([size]), np.float32([values]).T, np.array([counts]).T
+    )
     for (name, size), queries, values, counts in zip(
       keys, (['c', 'a', 'b'], ['b', 'd', 'c']), ([0.3, 0.1, 0.2], [20, 40, 30]), ([1, 1, 0], [1, 1, 1]), strict=True
     )

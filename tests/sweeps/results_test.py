@@ -7,7 +7,7 @@ import pytest
 
 from configs import mini
 from selectllm.data import splits
-from selectllm.evaluate import replay
+from selectllm.evaluate import outcomes
 from selectllm.modes import compare
 from selectllm.sweeps import figures, grid, plan, report, results
 
@@ -21,12 +21,12 @@ def make_run(path: pathlib.Path, config, accuracy: float, *, missing: int = 0) -
   # Runs are right on about the same queries, as variants of one classifier are.
   ease = np.random.default_rng(7).random(QUERIES)[:, None]
   random = np.random.default_rng(config.seed + 1)
-  methods = [(name, size) for name in POLICIES for size in (*range(1, len(llms) + 1), replay.CHOSEN)]
+  methods = [(name, size) for name in POLICIES for size in (*range(1, len(llms) + 1), outcomes.CHOSEN)]
   methods += [('all_llms', len(llms)), (f'single:{llms[0]}', 1)]
   correct = ease + random.normal(0, 0.05, (QUERIES, len(methods))) < accuracy
   valid = np.ones(correct.shape, bool)
   valid[:missing] = False
-  played = replay.Outcomes(
+  played = outcomes.Outcomes(
     np.array([f'q{n}' for n in range(QUERIES)]),
     np.array([name for name, _ in methods]),
     np.array([size for _, size in methods], np.int16),
@@ -189,7 +189,7 @@ def test_policies_and_sizes_are_compared_with_the_first_policy(tmp_path):
   for run in runs.values():
     run.outcomes.correct[:40, run.outcomes.column('max_conf', 2)] = 0
   first, *others = results.choices(runs)
-  assert (first.policy, first.size, first.seeds, first.gain) == ('weighted_max_conf', replay.CHOSEN, 2, None)
+  assert (first.policy, first.size, first.seeds, first.gain) == ('weighted_max_conf', outcomes.CHOSEN, 2, None)
   assert {(choice.policy, choice.size) for choice in others} == {
     (policy, size) for policy in POLICIES for size in range(9)
   } - {(first.policy, first.size)}
