@@ -96,21 +96,6 @@ class FoldResult(NamedTuple):
   references: replay.QueryMetrics
 
 
-def option_problems(options: ml_collections.ConfigDict) -> list[str]:
-  """What of `config.tradeoff` cannot be, in words."""
-  found = []
-  if strange := [name for name in options.strategies if name not in STRATEGIES]:
-    found.append(f'tradeoff.strategies names {", ".join(strange)}; there are {", ".join(STRATEGIES)}')
-  if options.cost_unit not in ('', *COST_UNITS):
-    found.append(f'tradeoff.cost_unit={options.cost_unit!r}: one of {", ".join(COST_UNITS)}, or empty')
-  for text in options.limits:
-    try:
-      constraints.parse(text)
-    except ValueError as error:
-      found.append(f'tradeoff.limits: {error}')
-  return found
-
-
 def timed_in(cost_unit: str) -> bool:
   """Whether calls are paid in time, so that calling at once saves some and a query may have too much of it."""
   return cost_unit == 'seconds'

@@ -12,14 +12,15 @@ import ml_collections
 import numpy as np
 from flax import nnx
 
+from selectllm import config as config_lib
 from selectllm.data import dataset, load, splits
 from selectllm.evaluate import contamination, error_analysis, evaluator, predictions, strategies, tradeoff
 from selectllm.infra import distributed, metric_writer, paths, run_dir
-from selectllm.models import classifier, inference, sharding
+from selectllm.models import inference, sharding
 from selectllm.report import browser, report
-from selectllm.selection import baselines, policies, pseudo_labels, voting
+from selectllm.selection import baselines, policies, pseudo_labels
 from selectllm.serve import selector
-from selectllm.train import checkpoints, loop, optimizers
+from selectllm.train import checkpoints, loop
 
 _LOG = logging.getLogger(__name__)
 
@@ -236,61 +237,6 @@ def _contest(
   return parts
 
 
-_AT_LEAST = {
-  'encoder.max_length': 8,
-  'train.epochs': 1,
-  'train.batch_size': 1,
-  'train.log_every_steps': 1,
-  'train.checkpoint_every_steps': 0,
-  'evaluate.batch_size': 1,
-  'evaluate.random_draws': 1,
-  'evaluate.resamples': 1,
-}
-_SHARES = ('encoder.dropout', 'train.warmup_share', 'evaluate.threshold')
-_CHOICES = {
-  'encoder.pooling': classifier.POOLINGS,
-  'encoder.dtype': tuple(inference.DTYPES),
-  'train.schedule': optimizers.SCHEDULES,
-  'train.loss': loop.LOSSES,
-  'evaluate.vote': voting.VOTES,
-  'dataset.split': splits.KINDS,
-  'dataset.labels': pseudo_labels.LABELS,
-}
-
-
-def check_options(config: ml_collections.ConfigDict) -> None:
-  """Refuses, before anything is done, options that would fail after the training.
-
-  Raises:
-    ValueError: names the field, its value and what it may be.
-  """
-  fields = run_dir.flatten(config.to_dict())
-  problems = [f'{name}={fields[name]}: at least {least}' for name, least in _AT_LEAST.items() if fields[name] < least]
-  problems += [f'{name}={fields[name]}: from 0 to 1' for name in _SHARES if not 0 <= fields[name] <= 1]
-  problems += [
-    f'{name}={fields[name]!r}: one of {", ".join(choices)}'
-    for name, choices in _CHOICES.items()
-    if fields[name] not in choices
-  ]
-  near = config.evaluate.near_duplicates
-  if near and not 0.5 <= near <= 1:
-    problems.append(f'evaluate.near_duplicates={near}: from 0.5 to 1, or 0 to look for equal questions only')
-  neighbours = config.evaluate.knn_neighbours
-  if not neighbours or min(neighbours) < 1:
-    problems.append(f'evaluate.knn_neighbours={neighbours}: some numbers, each at least 1')
-  if not 0 < config.dataset.train_share <= 1:
-    problems.append(f'dataset.train_share={config.dataset.train_share}: above 0, at most 1')
-  if config.dataset.split == 'published' and config.dataset.folds:
-    problems.append(f'dataset.folds={config.dataset.folds}: 0 with dataset.split=published, which tests one split only')
-  if config.dataset.labels == 'agreement' and config.dataset.folds:
-    problems.append(
-      f'dataset.folds={config.dataset.folds}: 0 with dataset.labels=agreement, which judges one split by its references'
-    )
-  problems += strategies.option_problems(config.tradeoff)
-  if problems:
-    raise ValueError('these options cannot be:\n' + '\n'.join(f'  config.{problem}' for problem in problems))
-
-
 MODES = {'train_and_evaluate': train_and_evaluate, 'evaluate': evaluate_only}
 
 
@@ -305,7 +251,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     raise ValueError(
       f'config.mode={config.mode!r} is not one of {", ".join(MODES)}, collect, select, answer, compare, add_llm'
     )
-  check_options(config)
+  config_lib.check_options(config)
   if config.profile and paths.is_remote(workdir):
     raise ValueError(f'config.profile=True: traces need a --workdir on a disk, not {workdir}')
   if config.mode == 'evaluate' and not (workdir / 'config.json').exists():

@@ -9,7 +9,6 @@ import numpy as np
 from selectllm.data import dataset, splits
 from selectllm.selection import voting
 
-LABELS = ('reference', 'agreement')
 # The weights of GSM8K's and MMLU-Pro's pools stand still after five.
 _ROUNDS = 10
 # Queries whose LLMs x LLMs comparisons are held at once.

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import ml_collections
 
+from selectllm import config as config_lib
 from selectllm.infra import paths, run_dir
-from selectllm.modes import experiment
 from selectllm.sweeps import grid
 
 # What the experiment itself is called on axes that do not name it.
@@ -130,7 +130,7 @@ def _overridden(
   config = copy.deepcopy(base)
   try:
     config.update_from_flattened_dict(overrides)
-    experiment.check_options(config)
+    config_lib.check_options(config)
   except (TypeError, ValueError) as error:
     raise ValueError(f'{point}: {error}') from error
   return config

@@ -118,18 +118,6 @@ def test_calls_are_paid_in_what_is_known():
     strategies.cost_unit_of(data, 'usd')
 
 
-def test_options_that_cannot_be_are_named():
-  options = common.get_config().tradeoff
-  assert strategies.option_problems(options) == []
-  options.strategies = ('adaptive', 'guess')
-  options.cost_unit = 'euros'
-  options.limits = ('seconds<20',)
-  found = '\n'.join(strategies.option_problems(options))
-  assert 'guess' in found
-  assert 'euros' in found
-  assert 'seconds<20' in found
-
-
 def test_two_splits_are_counted_together():
   table, split, confidences, embeddings = _table()
   config = _config('adaptive', limits=('seconds<=60%',))

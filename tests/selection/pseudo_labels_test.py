@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from configs import jsonl
+from selectllm import config as config_lib
 from selectllm.data import dataset, load, splits
 from selectllm.evaluate import predictions
 from selectllm.modes import experiment
@@ -239,7 +240,7 @@ def test_a_run_learns_from_agreement_and_evaluates_to_the_same_again(tmp_path, c
 def test_folds_and_agreement_do_not_go_together(config):
   config.dataset.folds = 3
   with pytest.raises(ValueError, match=r'dataset\.folds=3: 0 with dataset\.labels=agreement'):
-    experiment.check_options(config)
+    config_lib.check_options(config)
   config.dataset.labels = 'agreed'
   with pytest.raises(ValueError, match=r"dataset\.labels='agreed': one of reference, agreement"):
-    experiment.check_options(config)
+    config_lib.check_options(config)

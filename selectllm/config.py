@@ -1,0 +1,92 @@
+"""Checks the fields of a config before anything is done; without JAX, so that whoever only reads configs may ask."""
+
+import ml_collections
+
+from selectllm.data import splits
+from selectllm.infra import run_dir
+from selectllm.selection import constraints
+
+# Field -> what it may be, as the modules name it that act on it.
+CHOICES = {
+  'encoder.pooling': ('cls', 'mean'),
+  'encoder.dtype': ('float32', 'bfloat16'),
+  'train.schedule': ('linear', 'cosine', 'constant'),
+  'train.loss': ('bce', 'balanced_bce'),
+  'evaluate.vote': ('majority', 'samples'),
+  'dataset.split': splits.KINDS,
+  'dataset.labels': ('reference', 'agreement'),
+}
+STRATEGIES = (
+  'learned_vote', 'bayes_vote', 'adaptive', 'adaptive_stages', 'subset',
+  'chain', 'frugal_cascade', 'knn_router', 'mf_router', 'clusters',
+)  # fmt: skip
+COST_UNITS = ('seconds', 'usd', 'calls')
+
+_AT_LEAST = {
+  'encoder.max_length': 8,
+  'train.epochs': 1,
+  'train.batch_size': 1,
+  'train.log_every_steps': 1,
+  'train.checkpoint_every_steps': 0,
+  'evaluate.batch_size': 1,
+  'evaluate.random_draws': 1,
+  'evaluate.resamples': 1,
+}
+_SHARES = ('encoder.dropout', 'train.warmup_share', 'evaluate.threshold')
+
+
+def check_options(config: ml_collections.ConfigDict) -> None:
+  """Refuses, before anything is done, options that would fail after the training.
+
+  Raises:
+    ValueError: names every such field, its value and what it may be.
+  """
+  fields = run_dir.flatten(config.to_dict())
+  problems = [f'{name}={fields[name]}: at least {least}' for name, least in _AT_LEAST.items() if fields[name] < least]
+  problems += [f'{name}={fields[name]}: from 0 to 1' for name in _SHARES if not 0 <= fields[name] <= 1]
+  problems += [
+    f'{name}={fields[name]!r}: one of {", ".join(choices)}'
+    for name, choices in CHOICES.items()
+    if fields[name] not in choices
+  ]
+  problems += [*_evaluate_problems(config.evaluate), *_dataset_problems(config.dataset)]
+  problems += _tradeoff_problems(config.tradeoff)
+  if problems:
+    raise ValueError('invalid options:\n' + '\n'.join(f'  config.{problem}' for problem in problems))
+
+
+def _evaluate_problems(options: ml_collections.ConfigDict) -> list[str]:
+  problems = []
+  near, neighbours = options.near_duplicates, options.knn_neighbours
+  if near and not 0.5 <= near <= 1:
+    problems.append(f'evaluate.near_duplicates={near}: from 0.5 to 1, or 0 to look for equal questions only')
+  if not neighbours or min(neighbours) < 1:
+    problems.append(f'evaluate.knn_neighbours={neighbours}: some numbers, each at least 1')
+  return problems
+
+
+def _dataset_problems(options: ml_collections.ConfigDict) -> list[str]:
+  problems = []
+  if not 0 < options.train_share <= 1:
+    problems.append(f'dataset.train_share={options.train_share}: above 0, at most 1')
+  if options.folds and options.split == 'published':
+    problems.append(f'dataset.folds={options.folds}: 0 with dataset.split=published, which tests one split only')
+  if options.folds and options.labels == 'agreement':
+    problems.append(
+      f'dataset.folds={options.folds}: 0 with dataset.labels=agreement, which judges one split by its references'
+    )
+  return problems
+
+
+def _tradeoff_problems(options: ml_collections.ConfigDict) -> list[str]:
+  problems = []
+  if strange := [name for name in options.strategies if name not in STRATEGIES]:
+    problems.append(f'tradeoff.strategies names {", ".join(strange)}; there are {", ".join(STRATEGIES)}')
+  if options.cost_unit not in ('', *COST_UNITS):
+    problems.append(f'tradeoff.cost_unit={options.cost_unit!r}: one of {", ".join(COST_UNITS)}, or empty')
+  for text in options.limits:
+    try:
+      constraints.parse(text)
+    except ValueError as error:
+      problems.append(f'tradeoff.limits: {error}')
+  return problems
