@@ -5,7 +5,7 @@ import pathlib
 import ml_collections
 from ml_collections import config_dict
 
-POOLS = pathlib.Path(__file__).parent / 'pools'
+POOLS = pathlib.Path(__file__).resolve().parent / 'pools'
 
 STRATEGIES = (
   'learned_vote', 'bayes_vote', 'adaptive', 'adaptive_stages', 'subset',

@@ -11,7 +11,7 @@ import types
 
 import ml_collections
 
-from configs import ablations, common
+from selectllm.configs import ablations, common
 
 
 def _parse(argument: str) -> dict:

@@ -15,7 +15,7 @@ import types
 
 import ml_collections
 
-from configs import ablations, common
+from selectllm.configs import ablations, common
 
 # From the most accurate on the training queries to the least: the order in which the sweep `pool_size` adds them.
 _BY_TRAINING_ACCURACY = (

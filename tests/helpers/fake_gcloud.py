@@ -49,7 +49,7 @@ def create(workers: int) -> None:
     for name in ('python', 'pip'):
       (environment / 'bin' / name).write_text(JOB)
       (environment / 'bin' / name).chmod(0o755)
-    shutil.copy('setup.py', environment / 'installed-tpu')
+    shutil.copy('pyproject.toml', environment / 'installed-tpu')
 
 
 def take_away() -> None:

@@ -34,8 +34,8 @@ class Slurm:
       each.mkdir(parents=True)
     weights.touch()
     shutil.copytree(ROOT / 'launch', self.checkout / 'launch', ignore=shutil.ignore_patterns('__pycache__'))
-    for copy in (self.checkout / 'setup.py', environment / 'installed-cuda'):
-      shutil.copy(ROOT / 'setup.py', copy)
+    for copy in (self.checkout / 'pyproject.toml', environment / 'installed-cuda'):
+      shutil.copy(ROOT / 'pyproject.toml', copy)
     programs = {
       self.folder / 'srun': SRUN,
       self.folder / 'scontrol': '#!/bin/sh\n[ "$*" = "requeue 77" ] && touch "$FAKE/queued"\n',

