@@ -40,6 +40,7 @@ def generate(queries: int, llms: int, samples: int) -> tuple[dataset.Dataset, np
   seconds = rng.permutation(np.geomspace(0.5, 20, llms).astype(np.float32))
   data = dataset.Responses(
     answers=np.empty((queries, llms, samples), np.int16),
+    majority=np.empty((queries, llms), np.int16),
     reference=np.zeros(queries, np.int16),
     labels=np.empty((queries, llms), np.float32),
     observed=np.empty((queries, llms), bool),
@@ -57,7 +58,8 @@ def generate(queries: int, llms: int, samples: int) -> tuple[dataset.Dataset, np
     seen = data.observed[rows] = rng.random(shape, np.float32) < 0.98
     answers = np.where(right, np.int16(0), rng.integers(-1, 6, right.shape, np.int16))
     data.answers[rows] = np.where(seen[..., None], answers, np.int16(voting.NO_ANSWER))
-    data.labels[rows] = np.asarray(voting.majorities(data.answers[rows])) == 0
+    data.majority[rows] = dataset.majorities(data.answers[rows])
+    data.labels[rows] = data.majority[rows] == 0
     data.latency_s[rows] = np.where(seen, seconds * (0.5 + rng.random(shape, np.float32)), np.nan)
     confidences[rows] = 1 / (1 + np.exp(-ease - 0.5 * rng.standard_normal(shape, np.float32)))
     vectors = rng.standard_normal((shape[0], _EMBEDDING), np.float32)

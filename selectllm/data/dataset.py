@@ -7,14 +7,31 @@ from typing import NamedTuple
 import numpy as np
 
 from selectllm.data import grading, pool_file, records, splits
-from selectllm.selection import voting
+
+NO_ANSWER = -1
+
+
+def majorities(answers: np.ndarray) -> np.ndarray:
+  """Returns each LLM's majority answer, int16[N, K], of its samples int16[N, K, S]; -1 where there is none.
+
+  It is the answer given most often; of equals, the one that was given that often first.
+  """
+  majority = np.full(answers.shape[:2], NO_ANSWER, np.int16)
+  most = np.zeros(answers.shape[:2], int)
+  for place in range(answers.shape[2]):
+    newest = answers[..., place]
+    count = np.sum(answers[..., : place + 1] == newest[..., None], -1) * (newest != NO_ANSWER)
+    majority = np.where(count > most, newest, majority)
+    most = np.maximum(count, most)
+  return majority
 
 
 class Responses(NamedTuple):
-  """What K LLMs answered to N queries, S samples each.
+  """The answers of K LLMs to N queries, S samples each.
 
   Attributes:
     answers: int16[N, K, S], ids that mean something only within one query; -1 where there is no answer.
+    majority: int16[N, K], see `majorities`.
     reference: int16[N], the right answer's id; -1 where it is unknown, or only scores are known.
     labels: float32[N, K], 1 where the majority of an LLM's samples is right (or its score); 0 where missing.
     observed: bool[N, K], false where an LLM is missing: masked out of losses and metrics.
@@ -24,6 +41,7 @@ class Responses(NamedTuple):
   """
 
   answers: np.ndarray
+  majority: np.ndarray
   reference: np.ndarray
   labels: np.ndarray
   observed: np.ndarray
@@ -33,11 +51,15 @@ class Responses(NamedTuple):
 
   @property
   def has_answers(self) -> bool:
-    """Whether there is something to vote with; false for scores-only data."""
+    """Tells whether there is something to vote with; false for scores-only data."""
     return self.answers.shape[2] > 0
 
+  def ballots(self, over: str) -> np.ndarray:
+    """Returns the answers that vote, int16[N, K, 1 or S]: the majorities, or all samples where `over` says so."""
+    return self.majority[..., None] if over == 'majority' else self.answers
+
   def rows(self, index: np.ndarray) -> 'Responses':
-    """The votes of some queries, by index or mask."""
+    """Returns the responses to some queries, by index or mask."""
     return Responses(*(array[index] for array in self))
 
 
@@ -96,36 +118,6 @@ def _choose_llms(
   return chosen
 
 
-class _Grader:
-  """Answers and references as the record holds them, or extracted from the raw text once more."""
-
-  def __init__(self, extractor: str):
-    self._extract = grading.get_extractor(extractor) if extractor else None
-    self._name = extractor
-
-  def answer(self, sample: records.Sample) -> str | None:
-    if not self._extract:
-      return sample.answer
-    if sample.answer is not None and not sample.text:  # all that was kept of the response
-      return grading.canonical_reference(sample.answer, self._name)
-    return self._extract(sample.text)
-
-  def reference(self, record: records.Record) -> str:
-    if record.reference is None:
-      raise records.RecordError(
-        f'query {record.query_id!r} has no reference, so nothing says which responses are right; '
-        "--config.dataset.labels=agreement lets the pool's own vote say it"
-      )
-    if not self._extract:
-      return record.reference
-    canonical = grading.canonical_reference(record.reference, self._name)
-    if canonical is None:
-      raise records.RecordError(
-        f'query {record.query_id!r}: {self._name} finds no answer in its reference {record.reference!r}'
-      )
-    return canonical
-
-
 def _call_latency_s(observed: list[records.Sample], llm: pool_file.LLM) -> tuple[float, str]:
   """Seconds of a call, and where they are from: the slowest sample's; where none was recorded, estimated from its
   length or, where that is unknown too, the LLM's published mean.
@@ -159,6 +151,59 @@ def weakest(kinds: collections.abc.Collection[str]) -> str:
   return max(kinds, key=records.LATENCY_KINDS.index, default='unknown')
 
 
+class _Grader:
+  """Grades the calls of one LLM: takes answers as recorded, or extracts them from the raw texts once more.
+
+  Attributes:
+    llm: The facts about the LLM.
+  """
+
+  def __init__(self, llm: pool_file.LLM, extractor: str):
+    self.llm = llm
+    self._name = extractor and ((llm.endpoint and llm.endpoint.extractor) or extractor)
+    self._extract = grading.get_extractor(self._name) if self._name else None
+
+  def _answer(self, sample: records.Sample) -> str | None:
+    if not self._extract:
+      return sample.answer
+    if sample.answer is not None and not sample.text:  # all that was kept of the response
+      return grading.canonical_reference(sample.answer, self._name)
+    return self._extract(sample.text)
+
+  def grade(
+    self, responses: Responses, row: int, column: int, samples: list[records.Sample], ids: dict[str, int]
+  ) -> str:
+    """Writes one call into the arrays, gives new answers the next ids, and returns where the latency is from."""
+    responses.observed[row, column] = True
+    responses.latency_s[row, column], kind = _call_latency_s(samples, self.llm)
+    responses.cost_usd[row, column] = _call_cost_usd(samples, self.llm)
+    for place, sample in enumerate(samples):
+      answer = self._answer(sample)
+      if answer is not None:
+        responses.answers[row, column, place] = ids.setdefault(answer, len(ids))
+    return kind
+
+
+def _empty(size: int, llms: int, samples: int) -> Responses:
+  return Responses(
+    answers=np.full((size, llms, samples), NO_ANSWER, np.int16),
+    majority=np.full((size, llms), NO_ANSWER, np.int16),
+    reference=np.full(size, NO_ANSWER, np.int16),
+    labels=np.zeros((size, llms), np.float32),
+    observed=np.zeros((size, llms), bool),
+    latency_s=np.full((size, llms), np.nan, np.float32),
+    cost_usd=np.full((size, llms), np.nan, np.float32),
+    task=np.zeros(size, np.int16),
+  )
+
+
+def _judge(responses: Responses) -> None:
+  """Takes majorities and labels from the answers; an LLM without an answer is never right."""
+  responses.majority[:] = majorities(responses.answers)
+  right = responses.majority == responses.reference[:, None]
+  responses.labels[:] = right & (responses.majority != NO_ANSWER)
+
+
 def join(
   data: Dataset,
   llm: str,
@@ -167,7 +212,7 @@ def join(
   pool: pool_file.Pool | None = None,
   extractor: str = '',
 ) -> Dataset:
-  """The table with one LLM more, the last one, that was asked some of the queries.
+  """Adds one LLM, the last one, that was asked some of the queries.
 
   Args:
     data: N queries, with answers.
@@ -175,40 +220,74 @@ def join(
     given: Row -> its samples, none of which failed.
     pool: Facts that latencies and costs follow from.
     extractor: See `build`.
+
+  Returns:
+    The data set. As from `build`, but that the LLM counts as unobserved where there is no reference to judge it by.
   """
-  facts = pool.facts(llm) if pool else pool_file.LLM(llm)
-  grader = _Grader(extractor and ((facts.endpoint and facts.endpoint.extractor) or extractor))
-  size, _, samples = data.responses.answers.shape
-  most = max(samples, *map(len, given.values()))
-  answers = np.full((size, len(data.llms) + 1, most), voting.NO_ANSWER, np.int16)
-  answers[:, :-1, :samples] = data.responses.answers
-  observed = np.zeros(size, bool)
-  latency_s, cost_usd = np.full((2, size), np.nan, np.float32)
+  old, grader = data.responses, _Grader(pool.facts(llm) if pool else pool_file.LLM(llm), extractor)
+  new = _empty(len(old.reference), 1, max(old.answers.shape[2], *map(len, given.values())))
+  new.reference[:] = old.reference
   texts, kinds = list(data.answers), {data.latency_is}
-  for row, observations in given.items():
-    observed[row] = True
-    latency_s[row], kind = _call_latency_s(list(observations), facts)
-    cost_usd[row] = _call_cost_usd(list(observations), facts)
-    kinds.add(kind)
+  for row, samples in given.items():
     ids = {text: place for place, text in enumerate(texts[row])}
-    for place, sample in enumerate(observations):
-      answer = grader.answer(sample)
-      if answer is not None:
-        answers[row, -1, place] = ids.setdefault(answer, len(ids))
+    kinds.add(grader.grade(new, row, 0, list(samples), ids))
     texts[row] = tuple(ids)
-  own = np.asarray(voting.majorities(answers))[:, -1]
-  observed &= data.responses.reference != voting.NO_ANSWER
-  right = (own == data.responses.reference) & observed & (own != voting.NO_ANSWER)
-  columns = {'labels': right.astype(np.float32), 'observed': observed, 'latency_s': latency_s, 'cost_usd': cost_usd}
-  old = data.responses
-  votes = old._replace(
-    answers=answers,
-    **{name: np.concatenate([getattr(old, name), column[:, None]], 1) for name, column in columns.items()},
-  )
-  assumed = (*data.sizes_assumed, llm) if facts.parameters_assumed else data.sizes_assumed
+  _judge(new)
+  known = old.reference[:, None] != NO_ANSWER
+  new.observed[:] &= known
+  new.labels[:] *= new.observed
+  wider = ((0, 0), (0, 0), (0, new.answers.shape[2] - old.answers.shape[2]))
+  old = old._replace(answers=np.pad(old.answers, wider, constant_values=NO_ANSWER))
+  columns = ('answers', 'majority', 'labels', 'observed', 'latency_s', 'cost_usd')
+  joined = {name: np.concatenate([getattr(old, name), getattr(new, name)], 1) for name in columns}
   return data._replace(
-    llms=(*data.llms, llm), responses=votes, latency_is=weakest(kinds), sizes_assumed=assumed, answers=texts
+    llms=(*data.llms, llm),
+    responses=old._replace(**joined),
+    latency_is=weakest(kinds),
+    sizes_assumed=(*data.sizes_assumed, llm) if grader.llm.parameters_assumed else data.sizes_assumed,
+    answers=texts,
   )
+
+
+def _canonical_reference(record: records.Record, extractor: str) -> str:
+  if record.reference is None:
+    raise records.RecordError(
+      f'query {record.query_id!r} has no reference, so nothing says which responses are right; '
+      "--config.dataset.labels=agreement lets the pool's own vote say it"
+    )
+  if not extractor:
+    return record.reference
+  canonical = grading.canonical_reference(record.reference, extractor)
+  if canonical is None:
+    raise records.RecordError(
+      f'query {record.query_id!r}: {extractor} finds no answer in its reference {record.reference!r}'
+    )
+  return canonical
+
+
+def _grade_record(
+  responses: Responses, row: int, record: records.Record, graders: list[_Grader]
+) -> tuple[dict[str, int], set[str]]:
+  """Writes all calls of one query into the arrays, and returns the ids of answers and where latencies are from.
+
+  Raises:
+    ValueError: for scores among answers, or answers among scores.
+  """
+  samples = responses.answers.shape[2]
+  if bool(record.scores) == bool(samples):
+    raise ValueError(
+      f'query {record.query_id!r} has {"scores" if samples else "no scores"}: '
+      'the queries of a data set hold either responses or scores, all of them the same'
+    )
+  ids: dict[str, int] = {}  # by first appearance, so that an id tells nothing about which answer is right
+  kinds = set()
+  for column, grader in enumerate(graders):
+    if grader.llm.name in record.scores:
+      responses.labels[row, column], responses.observed[row, column] = record.scores[grader.llm.name], True
+      kinds.add('unknown')
+    if given := [sample for sample in record.responses.get(grader.llm.name, ()) if sample.error is None]:
+      kinds.add(grader.grade(responses, row, column, given, ids))
+  return ids, kinds
 
 
 def build(
@@ -239,75 +318,42 @@ def build(
 
   Raises:
     ValueError: for LLMs that the data lack, a pool of one, or records that mix answers and scores.
-    responses.RecordError: for a reference from which the extractor takes no answer, or none where one is needed.
+    records.RecordError: for a reference from which the extractor takes no answer, or none where one is needed.
   """
   chosen = _choose_llms(llms, present, pool)
-  facts = [pool.facts(llm) if pool else pool_file.LLM(llm) for llm in chosen]
-  own = [fact.endpoint.extractor if fact.endpoint else None for fact in facts]
-  graders = [_Grader(extractor and (name or extractor)) for name in own]
-  grader, count = _Grader(extractor), len(chosen)
-  votes = Responses(
-    answers=np.full((size, count, samples), voting.NO_ANSWER, np.int16),
-    reference=np.full(size, voting.NO_ANSWER, np.int16),
-    labels=np.zeros((size, count), np.float32),
-    observed=np.zeros((size, count), bool),
-    latency_s=np.full((size, count), np.nan, np.float32),
-    cost_usd=np.full((size, count), np.nan, np.float32),
-    task=np.zeros(size, np.int16),
-  )
+  graders = [_Grader(pool.facts(llm) if pool else pool_file.LLM(llm), extractor) for llm in chosen]
+  responses = _empty(size, len(chosen), samples)
   tasks: dict[str, int] = {}
-  query_ids, queries, questions, kinds = [], [], [], set()
-  texts: list[tuple[str, ...]] = []
-  published_split = np.full(size, -1, np.int8)
+  query_ids, queries, questions, texts = [], [], [], []
+  published_split, kinds = np.full(size, -1, np.int8), set()
   for row, record in enumerate(recorded):
-    if bool(record.scores) == bool(samples):
-      raise ValueError(
-        f'query {record.query_id!r} has {"scores" if samples else "no scores"}: '
-        'the queries of a data set hold either responses or scores, all of them the same'
-      )
+    ids, of_record = _grade_record(responses, row, record, graders)
+    kinds |= of_record
+    if samples and not (unlabelled and record.reference is None):
+      responses.reference[row] = ids.setdefault(_canonical_reference(record, extractor), len(ids))
+    if record.split:
+      published_split[row] = splits.NAMES.index(record.split)
+    responses.task[row] = tasks.setdefault(record.task, len(tasks))
     query_ids.append(record.query_id)
     queries.append(record.query)
     questions.append(record.question or record.query)
-    if record.split:
-      published_split[row] = splits.NAMES.index(record.split)
-    votes.task[row] = tasks.setdefault(record.task, len(tasks))
-    ids: dict[str, int] = {}  # by first appearance, so that an id tells nothing about which answer is right
-    for column, llm in enumerate(chosen):
-      if llm in record.scores:
-        votes.labels[row, column], votes.observed[row, column] = record.scores[llm], True
-        kinds.add('unknown')
-      observed = [sample for sample in record.responses.get(llm, ()) if sample.error is None]
-      if not observed:
-        continue
-      votes.observed[row, column] = True
-      votes.latency_s[row, column], kind = _call_latency_s(observed, facts[column])
-      votes.cost_usd[row, column] = _call_cost_usd(observed, facts[column])
-      kinds.add(kind)
-      for place, sample in enumerate(observed):
-        answer = graders[column].answer(sample)
-        if answer is not None:
-          votes.answers[row, column, place] = ids.setdefault(answer, len(ids))
-    if samples and not (unlabelled and record.reference is None):
-      votes.reference[row] = ids.setdefault(grader.reference(record), len(ids))
     texts.append(tuple(ids))
   if samples:
-    if not (votes.answers != voting.NO_ANSWER).any():
+    if not (responses.answers != NO_ANSWER).any():
       raise ValueError(
         f'no response of {name} has an answer; have them extracted from the texts with '
         f'--config.dataset.extractor={"|".join(grading.EXTRACTORS)}'
       )
-    majority = np.asarray(voting.majorities(votes.answers))
-    votes.labels[:] = (majority == votes.reference[:, None]) & (majority != voting.NO_ANSWER)
-  assumed = tuple(fact.name for fact in facts if fact.parameters_assumed)
+    _judge(responses)
   return Dataset(
     name=name,
     llms=chosen,
     tasks=tuple(tasks),
     query_ids=query_ids,
     queries=queries,
-    responses=votes,
+    responses=responses,
     latency_is=weakest(kinds),
-    sizes_assumed=assumed,
+    sizes_assumed=tuple(grader.llm.name for grader in graders if grader.llm.parameters_assumed),
     questions=questions,
     answers=texts,
     published_split=published_split,

@@ -276,7 +276,7 @@ def explain(data: dataset.Dataset, cases: Cases, tokens: np.ndarray) -> dict[str
   values = text_features.of([data.queries[row] for row in cases.rows])
   values = {'words': values.pop('words'), 'tokens': tokens[cases.rows].astype(float), **values}
   if data.responses.has_answers:
-    values['agreement'] = agreement(np.asarray(voting.majorities(asked.answers)), asked.observed)
+    values['agreement'] = agreement(asked.majority, asked.observed)
   values['llms_right'] = np.sum(asked.observed & (asked.labels >= 0.5), axis=1).astype(float)
   binned: list[tuple[str, list[str], np.ndarray, np.ndarray | None]] = [
     (name, *quantile_bins(of), of) for name, of in values.items()
@@ -343,9 +343,7 @@ def listing(data: dataset.Dataset, cases: Cases, over: str) -> dict[str, Any]:
   tested = len(cases.rows)
   if tested > MOST_LISTED:
     cases = cases.kept(np.sort(np.random.default_rng(0).choice(tested, MOST_LISTED, replace=False)))
-  majorities = np.full(cases.called.shape, voting.NO_ANSWER)
-  if data.responses.has_answers:
-    majorities = np.asarray(voting.majorities(data.responses.answers[cases.rows]))
+  majority = data.responses.majority[cases.rows]
   return {
     'policy': cases.policy,
     'sizes': cases.sizes,
@@ -353,5 +351,5 @@ def listing(data: dataset.Dataset, cases: Cases, over: str) -> dict[str, Any]:
     'tasks': [task or '(none)' for task in data.tasks],
     'votes': data.responses.has_answers,
     'tested': tested,
-    'queries': [_listed(data, cases.kept(place), own.tolist(), over) for place, own in enumerate(majorities)],
+    'queries': [_listed(data, cases.kept(place), own.tolist(), over) for place, own in enumerate(majority)],
   }

@@ -176,8 +176,8 @@ def replay_methods(
   for cut in cuts:
     at, queries = batching.fill(rows[cut], size), cut.stop - cut.start
     asked = responses.rows(at)
-    if config.vote == 'majority' and responses.has_answers:  # counted once for all methods
-      asked = asked._replace(answers=np.asarray(voting.majorities(asked.answers))[..., None])
+    if responses.has_answers:
+      asked = asked._replace(answers=asked.ballots(config.vote))
     played = list(_replay_block(asked, confidences[at], known.knn[at], known, draws, llms, config))
     keys = [(name, size if size is None else int(size)) for name, sizes, _, _ in played for size in sizes]
     fields = zip(*(outcome for _, _, outcome, _ in played), strict=True)

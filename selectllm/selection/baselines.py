@@ -72,7 +72,7 @@ def best_subsets(
   """For every size, the subset whose vote was most accurate on the given queries; ties to the faster one.
 
   Args:
-    answers: int16[N, K, S] of train and validation queries.
+    answers: int16[N, K, S] of train and validation queries, see `dataset.Responses.ballots`.
     reference: int16[N].
     observed: bool[N, K].
     latency_s: float32[K], expected.
@@ -82,7 +82,6 @@ def best_subsets(
     bool[K, K], row s - 1 for size s; exact up to `MOST_SUBSETS` subsets of a size, greedy beyond.
   """
   count = observed.shape[1]
-  majority = voting.majorities(answers)[..., None] if over == 'majority' else answers
   best = np.zeros((count, count), bool)
   for size in range(1, count + 1):
     if math.comb(count, size) <= MOST_SUBSETS:
@@ -93,7 +92,7 @@ def best_subsets(
       subsets = best[size - 2] | np.eye(count, dtype=bool)[~best[size - 2]]
     # Filled up to a few shapes, so that not every size is compiled anew.
     filled = np.resize(subsets, (-(-len(subsets) // 128) * 128, count))
-    accuracy = np.asarray(_subset_accuracy(filled, majority, reference, observed, latency_s, over))[: len(subsets)]
+    accuracy = np.asarray(_subset_accuracy(filled, answers, reference, observed, latency_s, over))[: len(subsets)]
     best[size - 1] = subsets[np.lexsort((subsets @ latency_s, -accuracy))[0]]
   return best
 
@@ -199,7 +198,7 @@ def fit_baselines(
   learned, best = train | validation, None
   if responses.has_answers:
     of = responses.rows(subsample(np.flatnonzero(learned)))
-    best = best_subsets(of.answers, of.reference, of.observed, latency_s, over=config.vote)
+    best = best_subsets(of.ballots(config.vote), of.reference, of.observed, latency_s, over=config.vote)
   # Nothing asks for the neighbours of other queries.
   asked = np.flatnonzero(validation | (split == splits.TEST))
   bank = subsample(np.flatnonzero(train))

@@ -74,9 +74,9 @@ def _weigh(own: jax.Array, observed: jax.Array) -> jax.Array:
   return jax.lax.scan(again, jnp.ones(own.shape[1]), length=_ROUNDS)[0]
 
 
-def _own(responses: dataset.Responses) -> jax.Array:
-  """Majority answers, int32[N, K]."""
-  return jnp.where(responses.observed, voting.majorities(responses.answers), voting.NO_ANSWER)
+def _own(responses: dataset.Responses) -> np.ndarray:
+  """Returns the majority answers of observed LLMs, int32[N, K]."""
+  return np.where(responses.observed, responses.majority, voting.NO_ANSWER).astype(np.int32)
 
 
 def pseudo_reference(responses: dataset.Responses) -> np.ndarray:
@@ -121,7 +121,7 @@ def relabel(data: dataset.Dataset, rows: np.ndarray) -> dataset.Dataset:
   reference = responses.reference.copy()
   reference[rows] = pseudo_reference(responses.rows(rows))
   known = (reference != voting.NO_ANSWER)[:, None]
-  labels = (np.asarray(voting.majorities(responses.answers)) == reference[:, None]) & known
+  labels = (responses.majority == reference[:, None]) & known
   return data._replace(
     responses=responses._replace(
       reference=reference, labels=labels.astype(np.float32), observed=responses.observed & known

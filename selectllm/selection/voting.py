@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from selectllm.data import dataset
 from selectllm.infra import batching
 from selectllm.selection import policies
 
-NO_ANSWER = -1
+NO_ANSWER = dataset.NO_ANSWER
 VOTES = ('majority', 'samples')
 
 
@@ -20,9 +21,6 @@ def majority(answers: jax.Array) -> jax.Array:
   reached = jnp.tril(same).sum(axis=-1)  # [K, S]: how often a sample's answer had been given when the sample came
   merit = reached * samples - jnp.arange(samples)  # of equals, the first
   return jnp.sum(jnp.where(merit == merit.max(axis=-1, keepdims=True), answers, 0), axis=-1, dtype=jnp.int32)
-
-
-majorities = jax.jit(jax.vmap(majority))  # of N queries, int[N, K, S] -> int32[N, K]
 
 
 def vote(

@@ -1,13 +1,21 @@
 import collections
+import dataclasses
 import itertools
+import pathlib
+import subprocess
+import sys
 
+import jax
 import numpy as np
 import pytest
 
+import selectllm
 from selectllm.data import dataset, pool_file, records
+from selectllm.selection import voting
 
 Record, Sample = records.Record, records.Sample
 LLMS = ('c', 'a', 'd', 'b')
+PACKAGE = pathlib.Path(selectllm.__file__).parent
 
 
 def build(recorded, *, llms=(), pool=None, extractor='', unlabelled=False):
@@ -63,6 +71,7 @@ def expected_label(record, llm):
 def test_labels_against_a_reference(seed):
   recorded = random_records(seed)
   table = build(recorded, llms=LLMS)
+  np.testing.assert_array_equal(table.responses.majority, dataset.majorities(table.responses.answers))
   expected = [[expected_label(record, llm) for llm in LLMS] for record in recorded]
   np.testing.assert_array_equal(table.responses.labels, np.array(expected, np.float32))
   assert 0.1 < table.responses.labels.mean() < 0.9
@@ -97,7 +106,7 @@ def test_shapes_and_types():
   assert table.responses.answers.tolist() == [[[0, -1, -1], [1, -1, -1]], [[-1, -1, -1], [0, 1, 0]]]
   assert table.responses.reference.tolist() == [0, 1]
   kinds = {'answers': 'int16', 'reference': 'int16', 'labels': 'float32', 'observed': 'bool', 'latency_s': 'float32'}
-  kinds |= {'cost_usd': 'float32', 'task': 'int16'}
+  kinds |= {'majority': 'int16', 'cost_usd': 'float32', 'task': 'int16'}
   assert {name: str(array.dtype) for name, array in table.responses._asdict().items()} == kinds
   assert table.responses.has_answers
   assert table.responses.rows(np.array([False, True])).reference.tolist() == [1]
@@ -397,3 +406,46 @@ def test_an_llm_that_joins_later_is_as_if_it_had_been_there(extractor):
     ]
 
   assert texts(joined) == texts(whole)
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_an_llm_that_joins_answers_nobody_has_a_reference_for(seed):
+  """Where a query has no reference, the LLM is graded as `build` grades it, but counts as unobserved."""
+  recorded = [
+    dataclasses.replace(r, reference=None if row % 3 == 0 else r.reference)
+    for row, r in enumerate(random_records(seed))
+  ]
+  whole = build(recorded, llms=LLMS, unlabelled=True)
+  before = build(recorded, llms=LLMS[:-1], unlabelled=True)
+  given = {
+    row: heard
+    for row, r in enumerate(recorded)
+    if (heard := [s for s in r.responses.get(LLMS[-1], []) if s.error is None])
+  }
+  joined = dataset.join(before, LLMS[-1], given)
+  known = np.arange(len(recorded)) % 3 > 0
+  for name in ('labels', 'observed', 'latency_s', 'cost_usd', 'task'):
+    of_joined, of_whole = getattr(joined.responses, name), getattr(whole.responses, name)
+    np.testing.assert_array_equal(of_joined[known], of_whole[known])
+  np.testing.assert_array_equal(joined.responses.labels, whole.responses.labels)
+  assert whole.responses.observed[~known, -1].any()
+  assert not joined.responses.observed[~known, -1].any()
+  np.testing.assert_array_equal(joined.responses.majority, dataset.majorities(joined.responses.answers))
+
+
+@pytest.mark.parametrize('samples', [0, 1, 2, 7])
+def test_majorities_on_the_host_are_those_on_the_device(samples):
+  answers = np.random.default_rng(samples).integers(-1, 3, (200, 5, samples), np.int16)
+  majority = dataset.majorities(answers)
+  assert majority.dtype == np.int16
+  expected = jax.vmap(voting.majority)(answers) if samples else np.full((200, 5), -1)
+  np.testing.assert_array_equal(majority, expected)
+
+
+def test_reading_data_loads_no_jax():
+  modules = sorted(
+    '.'.join(path.relative_to(PACKAGE.parent).with_suffix('').parts) for path in (PACKAGE / 'data').rglob('*.py')
+  )
+  assert 'selectllm.data.builders.mini' in modules
+  imports = '\n'.join(f'import {name}' for name in modules if '__init__' not in name)
+  subprocess.run([sys.executable, '-c', f"{imports}\nimport sys\nassert 'jax' not in sys.modules"], check=True)

@@ -24,8 +24,10 @@ CONFIG = ml_collections.ConfigDict(
 def _table(answers=ANSWERS, observed=None, labels=None, tasks=('a', 'b', '')) -> dataset.Dataset:
   observed = np.ones(ANSWERS.shape, bool) if observed is None else observed
   count = len(ANSWERS)
+  samples = answers[..., None] if answers.shape[-1] else answers.reshape(count, 2, 0)
   data = dataset.Responses(
-    answers=answers[..., None] if answers.shape[-1] else answers.reshape(count, 2, 0),
+    answers=samples,
+    majority=dataset.majorities(samples),
     reference=np.zeros(count, np.int16) if answers.shape[-1] else np.full(count, -1, np.int16),
     labels=((answers == 0) & observed).astype(np.float32) if labels is None else labels,
     observed=observed,
@@ -264,7 +266,7 @@ def test_queries_are_listed_with_answers_and_votes():
 def test_samples_are_counted_one_by_one_where_they_vote():
   table = _table()
   sampled = np.stack([ANSWERS, np.zeros_like(ANSWERS), np.zeros_like(ANSWERS)], -1)
-  table = table._replace(responses=table.responses._replace(answers=sampled))
+  table = table._replace(responses=table.responses._replace(answers=sampled, majority=dataset.majorities(sampled)))
   cases, _, _ = _gathered(table, over='samples')
   over = {over: error_analysis.listing(table, cases, over)['queries'][1] for over in ('majority', 'samples')}
   assert over['samples']['llms'][0]['answers'] == [['7', 2], ['8', 1]]

@@ -37,6 +37,7 @@ def _table(answers, reference, latency_s, cost_usd, observed, latency_is: str = 
     queries=[f'query {n}' for n in range(queries)],
     responses=dataset.Responses(
       answers=answers,
+      majority=dataset.majorities(answers),
       reference=np.asarray(reference, np.int16),
       labels=labels,
       observed=observed,
@@ -366,6 +367,7 @@ def _adverse(table: dataset.Dataset, which: int, rng: np.random.Generator) -> da
   changed = {name: array.copy() for name, array in data._asdict().items()}
   changed['answers'][rows] = np.where(rng.random(changed['answers'][rows].shape) < 0.5, 3, 4)
   changed['answers'][rows, 0] = 0  # the weakest LLM is now always right, and alone
+  changed['majority'] = dataset.majorities(changed['answers'])
   changed['reference'][rows] = 0
   changed['labels'][rows] = [1, 0, 0, 0]
   changed['latency_s'][rows] = rng.uniform(100, 200, changed['latency_s'][rows].shape)
@@ -562,6 +564,7 @@ def _scores_table() -> dataset.Dataset:
   return _with(
     table,
     answers=np.zeros((QUERIES, LLMS, 0), np.int16),
+    majority=np.full((QUERIES, LLMS), voting.NO_ANSWER, np.int16),
     reference=np.full(QUERIES, voting.NO_ANSWER, np.int16),
     labels=np.where(table.responses.observed, rng.random((QUERIES, LLMS)), 0).astype(np.float32),
     latency_s=nothing,

@@ -24,6 +24,7 @@ def _table(count: int = 400, seed: int = 0) -> tuple[dataset.Dataset, np.ndarray
   answers = np.where(right, reference[:, None], (reference[:, None] + rng.integers(1, 6, chance.shape)) % 6)
   data = dataset.Responses(
     answers=answers.astype(np.int16)[:, :, None],
+    majority=answers.astype(np.int16),
     reference=reference,
     labels=right.astype(np.float32),
     observed=np.ones(chance.shape, bool),

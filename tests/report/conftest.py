@@ -31,8 +31,10 @@ def _evaluate(llms: int, kind: str) -> Results:
   observed[0, 0] = False
   if kind == 'unseen':
     observed[SPLIT == 2, 0] = False
+  answered = (answers[..., :0] if kind == 'scores' else answers).astype(np.int16)
   data = dataset.Responses(
-    answers=(answers[..., :0] if kind == 'scores' else answers).astype(np.int16),
+    answers=answered,
+    majority=dataset.majorities(answered),
     reference=np.zeros(len(SPLIT), np.int16),
     labels=(answers[..., 0] == 0).astype(np.float32) * observed,
     observed=observed,

@@ -21,6 +21,7 @@ def table_of(answers, reference=None, observed=None):
   nothing = np.full((queries, llms), np.nan, np.float32)
   data = dataset.Responses(
     answers=answers,
+    majority=dataset.majorities(answers),
     reference=np.full(queries, NONE, np.int16) if reference is None else np.asarray(reference, np.int16),
     labels=np.zeros((queries, llms), np.float32),
     observed=np.ones((queries, llms), bool) if observed is None else np.asarray(observed),

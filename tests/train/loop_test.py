@@ -75,6 +75,7 @@ def test_a_frozen_encoder_stays_and_the_head_learns_what_the_features_say(config
   data = dataset.Responses(
     nothing,
     nothing,
+    nothing,
     random.integers(0, 2, (size, 4)).astype(np.float32),
     np.ones((size, 4), bool),
     nothing,
