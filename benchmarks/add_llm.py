@@ -65,9 +65,9 @@ def read(run: pathlib.Path, most: int) -> Data:
 
 def reordered(queries: types.StrategyQueries, llms: list[int]) -> types.StrategyQueries:
   """The queries with some LLMs of the pool, in this order."""
-  per_llm = ('logits', 'answers', 'observed', 'labels', 'cost')
+  per_llm = ('logits', 'answers', 'majority', 'observed', 'labels', 'cost')
   columns = {name: getattr(queries, name)[:, llms] for name in per_llm}
-  return queries._replace(**columns, expected=queries.expected[llms])
+  return queries._replace(**columns, expected_cost=queries.expected_cost[llms])
 
 
 def learned(queries: types.StrategyQueries, asked: np.ndarray, fold: np.ndarray) -> types.StrategyQueries:
@@ -94,7 +94,7 @@ def selected(known: types.StrategyQueries, asked: types.StrategyQueries, rule: b
     )
   else:
     played, setting = learned_vote.by_confidence(weights, asked), SIZE - 1
-  price = np.sum(np.where(played.mask[:, setting] & asked.observed, asked.price, 0), 1)
+  price = np.sum(np.where(played.mask[:, setting] & asked.observed, asked.cost, 0), 1)
   return float(np.mean(played.answer[:, setting] == asked.reference)), float(price.mean())
 
 
@@ -189,7 +189,7 @@ def main() -> None:
   options = parser.parse_args()
   data = read(options.run, options.fit_on)
   columns = {name: Fared(*np.array(rows).T) for name, rows in compare(data, options).items()}
-  total = float(data.queries.expected.sum())
+  total = float(data.queries.expected_cost.sum())
   without, full = columns['without it'], columns['all']
   rows = [
     [

@@ -132,7 +132,8 @@ def queries_of(
   with np.errstate(invalid='ignore'):
     expected = np.nansum(price[develops], 0) / np.sum(responses.observed[develops], 0)
   return types.StrategyQueries(
-    development.logits, embeddings, responses.answers, responses.observed, responses.reference, responses.labels, price,
+    development.logits, embeddings, responses.answers, responses.majority, responses.observed, responses.reference,
+    responses.labels, price,
     np.nan_to_num(expected, nan=float(np.nanmax(expected))).astype(np.float32),
   )  # fmt: skip
 
@@ -140,7 +141,7 @@ def queries_of(
 def _hidden(asked: types.StrategyQueries) -> types.StrategyQueries:
   """Queries without what only their future tells."""
   unknown = np.full(asked.labels.shape, np.nan, np.float32)
-  return asked._replace(reference=np.full(len(asked.reference), -2, np.int16), labels=unknown, price=unknown)
+  return asked._replace(reference=np.full(len(asked.reference), -2, np.int16), labels=unknown, cost=unknown)
 
 
 def _fit_rules(
@@ -296,10 +297,10 @@ def fit_and_replay_from(
   for name, played in on_test.items():
     on_development = _join([_settings(each[name], played.answer.shape[1]) for _, each in held_out], order)
     contests[name], calibrators[name] = _strategy_result(
-      responses, rows, on_development, test, played, queries.expected
+      responses, rows, on_development, test, played, queries.expected_cost
     )
   recorded = responses.rows(rows)
-  best = int(baselines.by_accuracy(recorded.labels, recorded.observed, queries.expected)[0])
+  best = int(baselines.by_accuracy(recorded.labels, recorded.observed, queries.expected_cost)[0])
   latency_s, over = baselines.expected_latency_s(responses, split), config.evaluate.vote
   references = {
     where: _references(of, best, latency_s, over)
@@ -319,7 +320,7 @@ def fit_and_replay_from(
       },
       {name: mean_metrics_by_setting(contests[name].development) for name in (*rules, *limited)},
       dict(zip(constraints.REFERENCES, mean_metrics_by_setting(references['development']), strict=True)),
-      queries.expected,
+      queries.expected_cost,
     ),
     references['test'],
   )

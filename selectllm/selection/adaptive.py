@@ -168,8 +168,8 @@ def fit(
   filled = np.resize(rows, -(-len(rows) // _BLOCK) * _BLOCK)  # few shapes, so that not every fold is compiled anew
   asked = known.rows(filled)
   actions = actions_of(len(llms), at_once)
-  price = np.asarray(np.where(np.isnan(asked.price), asked.expected, asked.price))
-  multipliers = np.array(PRICES, np.float32) / max(float(known.expected.sum()), 1e-12)
+  price = np.asarray(np.where(np.isnan(asked.cost), asked.expected_cost, asked.cost))
+  multipliers = np.array(PRICES, np.float32) / max(float(known.expected_cost.sum()), 1e-12)
   solved = _backward(
     _cut(weights, llms),
     asked.logits[:, llms],
@@ -274,9 +274,6 @@ def replay(
   parts = []
   for start in range(0, count, _BLOCK):
     part = asked.rows(np.resize(np.arange(start, min(start + _BLOCK, count)), _BLOCK))  # one shape for all
-    parts.append(
-      jax.device_get(
-        _replay(rule, weights, part.logits, part.answers, part.observed, asked.expected, np.float32(budget), settings)
-      )
-    )
+    of_queries = (part.logits, part.answers, part.observed, part.expected_cost)
+    parts.append(jax.device_get(_replay(rule, weights, *of_queries, np.float32(budget), settings)))
   return types.Decisions(*(np.concatenate(arrays)[:count] for arrays in zip(*parts, strict=True)))

@@ -185,6 +185,6 @@ def by_confidence(weights: Weights, asked: types.StrategyQueries) -> types.Decis
   """Calls the s most confident LLMs, s = 1..K being the settings, and takes their likeliest answer."""
   sizes = tuple(range(1, asked.observed.shape[1] + 1))
   mask, answer, top = jax.device_get(
-    _by_confidence(weights, asked.logits, asked.answers, asked.observed, asked.expected, sizes)
+    _by_confidence(weights, asked.logits, asked.answers, asked.observed, asked.expected_cost, sizes)
   )
   return types.Decisions(mask, answer, top, np.zeros(mask.shape, np.int8))

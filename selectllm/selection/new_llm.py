@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import scipy.special
 
-from selectllm.selection import learned_vote, types, voting
+from selectllm.data import dataset
+from selectllm.selection import types, voting
 
 # Variances of what is not known beforehand: the intercept, beside the variance of the pool's own mean log-odds (an LLM
 # unlike all others is not ruled out); the slope on the pool's mean log-odds (about 1); and what one LLM's log-odds
@@ -115,11 +116,6 @@ def _rightness(known: types.StrategyQueries) -> np.ndarray:
   return scipy.special.expit(columns @ _regress(columns[asked], known.labels[asked, -1], mean, variance))
 
 
-def _majority(answers: np.ndarray) -> np.ndarray:
-  """Each LLM's majority answer, int[N, K], from int16[N, K, S]."""
-  return np.asarray(learned_vote.gather_all(answers).candidates)
-
-
 def _agreement(majority: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Of each LLM's wrong answers where others erred too, how many there are and how many another one gave, int[K]."""
   alike = (majority[:, :, None] == majority[:, None, :]) & wrong[:, :, None] & wrong[:, None, :]  # [N, K, K]
@@ -167,15 +163,16 @@ def impute(known: types.StrategyQueries, *, seed: int) -> types.StrategyQueries:
   """
   rng = np.random.default_rng(seed)
   answers = np.where(known.observed[..., None], known.answers, voting.NO_ANSWER)
-  majority = _majority(answers)
+  majority = np.where(known.observed, known.majority, voting.NO_ANSWER)
   right = rng.random(len(majority)) < _rightness(known)
   shared = _shared_errors(known, majority, rng)
   samples = _samples(known, right, rng)
   own = 1 + np.maximum(answers.max((1, 2)), known.reference)[:, None] + samples  # ids that nobody gave
   elected = np.where(right, known.reference, shared)[:, None]
-  elects = (samples == _majority(samples[:, None])) & (elected != voting.NO_ANSWER)
+  elects = (samples == dataset.majorities(samples[:, None])) & (elected != voting.NO_ANSWER)
   drawn = np.where(samples == voting.NO_ANSWER, voting.NO_ANSWER, np.where(elects, elected, own))
   fresh = known.observed.any(1) & ~known.observed[:, -1]
   labels, observed = known.labels.copy(), known.observed.copy()
   answers[fresh, -1], labels[fresh, -1], observed[fresh, -1] = drawn[fresh], right[fresh], True
-  return known._replace(answers=answers, labels=labels, observed=observed)
+  majority[:, -1] = dataset.majorities(answers[:, -1:])[:, 0]
+  return known._replace(answers=answers, majority=majority, labels=labels, observed=observed)

@@ -39,12 +39,12 @@ _SHRINK = 10
 
 def _rates(queries: types.StrategyQueries) -> np.ndarray:
   """What a unit of price is worth in accuracy at each setting, float64[M]."""
-  return COST_WEIGHTS / max(float(np.mean(queries.expected)), 1e-12)
+  return COST_WEIGHTS / max(float(np.mean(queries.expected_cost)), 1e-12)
 
 
 def _priced(queries: types.StrategyQueries) -> types.StrategyQueries:
   """Queries with what is expected for prices that are not known."""
-  return queries._replace(price=np.where(np.isfinite(queries.price), queries.price, queries.expected))
+  return queries._replace(cost=np.where(np.isfinite(queries.cost), queries.cost, queries.expected_cost))
 
 
 def _right(queries: types.StrategyQueries) -> np.ndarray:
@@ -59,7 +59,7 @@ def _accuracy(queries: types.StrategyQueries) -> np.ndarray:
 
 def _shortlist(queries: types.StrategyQueries) -> tuple[np.ndarray, np.ndarray]:
   """The `_MOST_LLMS` that the fewest others both undercut and outdo, int[], and the rest, from the most accurate."""
-  accuracy, price = _accuracy(queries), np.asarray(queries.expected)
+  accuracy, price = _accuracy(queries), np.asarray(queries.expected_cost)
   beaten = np.sum((accuracy[:, None] < accuracy) & (price[:, None] > price), 1)
   order = np.lexsort((-accuracy, beaten))
   rest = order[_MOST_LLMS:]
@@ -76,15 +76,10 @@ def _in_blocks(function: Callable[..., jax.Array], *arrays: np.ndarray) -> np.nd
   return np.concatenate(blocks)[: len(arrays[0])]
 
 
-def _answers(queries: types.StrategyQueries) -> np.ndarray:
-  """Each LLM's answer, int32[N, K]."""
-  return _in_blocks(voting.majorities, queries.answers)
-
-
 def _limits(queries: types.StrategyQueries) -> np.ndarray:
   """Limits on the mean price, float64[M]: in even proportions from the cheapest LLM to all of them; last no limit."""
-  total = max(float(np.sum(queries.expected)), 1e-12)
-  limits = np.geomspace(max(float(np.min(queries.expected)), 1e-6 * total), total, len(COST_WEIGHTS))
+  total = max(float(np.sum(queries.expected_cost)), 1e-12)
+  limits = np.geomspace(max(float(np.min(queries.expected_cost)), 1e-6 * total), total, len(COST_WEIGHTS))
   return np.append(limits[:-1], np.inf)
 
 
@@ -102,13 +97,13 @@ def _error(estimate: np.ndarray, queries: types.StrategyQueries) -> float:
 
 def _route(merit: np.ndarray, asked: types.StrategyQueries, rates: np.ndarray) -> types.Decisions:
   """Calls one LLM per query: the one of most merit float[N, K] (its chance to be right) minus price."""
-  value = merit[:, None] - rates[:, None] * asked.expected
+  value = merit[:, None] - rates[:, None] * asked.expected_cost
   # The cheaper one first, for it wins ties.
-  cheap = np.argsort(asked.expected, kind='stable')
+  cheap = np.argsort(asked.expected_cost, kind='stable')
   llm = cheap[np.argmax(np.where(asked.observed[:, None], value, -np.inf)[..., cheap], -1)]  # [N, M]
   mask = (llm[..., None] == np.arange(merit.shape[1])) & asked.observed[:, None]
   called = mask.any(-1)
-  answer = np.where(called, np.take_along_axis(_answers(asked), llm, 1), voting.NO_ANSWER)
+  answer = np.where(called, np.take_along_axis(asked.majority, llm, 1), voting.NO_ANSWER)
   p_right = np.where(called, np.take_along_axis(merit, llm, 1), np.nan)
   return types.Decisions(mask, answer.astype(np.int16), p_right.astype(np.float32), np.zeros(mask.shape, np.int8))
 
@@ -162,7 +157,7 @@ def _chain_outcomes(order: np.ndarray, answers: np.ndarray, known: types.Strateg
   right, price = np.zeros((2, len(answers), len(AGREEMENT)))
   for llm, going, elected in _chain_calls(order, answers, known.observed, AGREEMENT):
     right = np.where(going, (elected == known.reference)[:, None], right)
-    price = price + going * known.price[rows, llm][:, None]
+    price = price + going * known.cost[rows, llm][:, None]
     outcomes.append((right.mean(0), price.mean(0)))
   return np.moveaxis(np.array(outcomes), 0, -1)
 
@@ -177,7 +172,7 @@ def _moves(order: tuple[int, ...]) -> set[tuple[int, ...]]:
 def _search_orders(answers: np.ndarray, known: types.StrategyQueries) -> set[tuple[int, ...]]:
   """The orders of a chain that local search, from three starts, finds most accurate within each limit."""
   head, tail = _shortlist(known)
-  accuracy, price = _accuracy(known)[head], np.maximum(known.expected, 1e-12)[head]
+  accuracy, price = _accuracy(known)[head], np.maximum(known.expected_cost, 1e-12)[head]
   starts = [(*head[np.argsort(key, kind='stable')].tolist(), *tail) for key in (price, -accuracy / price, -accuracy)]
   seen = {order: _chain_outcomes(np.array(order), answers, known) for order in starts}
   explored: set[tuple[int, ...]] = set()
@@ -202,12 +197,12 @@ def chain(known: types.StrategyQueries, asked: types.StrategyQueries, *, seed: i
   tie goes to the answer that had as many votes first. Order, share and most calls are those best on `known`.
   """
   known = _priced(known)
-  answers = _answers(known)
+  answers = known.majority
   tried = np.random.default_rng(seed).permutation(len(answers))[:_MOST_TRIED]
   orders = np.array(sorted(_search_orders(answers[tried], known.rows(tried))))
   outcomes = np.stack([_chain_outcomes(order, answers, known) for order in orders], 1)  # [2, O, T, K]
   best = _best_settings(outcomes[0].ravel(), outcomes[1].ravel(), _limits(known))
-  answers = _answers(asked)
+  answers = asked.majority
   turns, calls, elected = [], [], []
   for index, share, most in zip(*np.unravel_index(best, outcomes.shape[1:]), strict=True):
     made, answer = np.zeros(len(answers), int), np.full(len(answers), voting.NO_ANSWER)
@@ -265,7 +260,7 @@ def _cascade_outcomes(
   passed = [(score[:, i, None] < thresholds[i]) & called[:, i + 1, None] for i in range(2)]
   first, second = (array.astype(np.float32) for array in passed)  # [N, Q]
   right = called * (given == known.reference[:, None])
-  paid = called * np.take_along_axis(known.price, llms, 1)
+  paid = called * np.take_along_axis(known.cost, llms, 1)
   # A call adds its price, and its answer in place of the one before.
   added = np.stack([np.diff(right.astype(np.float32), prepend=0), paid]).astype(np.float32)  # [2, N, 3]
   total = added[:, :, 0].sum(1)[:, None, None] + (added[:, :, 1] @ first)[:, :, None]
@@ -282,7 +277,7 @@ def frugal_cascade(known: types.StrategyQueries, asked: types.StrategyQueries, *
   """
   del seed
   known = _priced(known)
-  answers = _answers(known)
+  answers = known.majority
   worth = _agreement_worth(answers, known)
   best_first = np.argsort(-_accuracy(known), kind='stable').tolist()
   heads = itertools.permutations(_shortlist(known)[0].tolist(), min(3, known.observed.shape[1]))
@@ -290,7 +285,7 @@ def frugal_cascade(known: types.StrategyQueries, asked: types.StrategyQueries, *
   tried = [_cascade_outcomes(order, answers, known, worth) for order in orders]
   thresholds, outcomes = (np.stack(arrays) for arrays in zip(*tried, strict=True))  # [O, 2, Q], [O, 2, Q, Q]
   best = _best_settings(outcomes[:, 0].ravel(), outcomes[:, 1].ravel(), _limits(known))
-  answers, available = _answers(asked), asked.observed.sum(1)
+  answers, available = asked.majority, asked.observed.sum(1)
   turns, calls, accepted, p_right = [], [], [], []
   for index, *cuts in zip(*np.unravel_index(best, outcomes[:, 0].shape), strict=True):
     _, given, score = _cascade_calls(orders[index], answers, asked, worth)
@@ -451,11 +446,11 @@ def _play_clusters(
   Returns:
     The LLMs called bool[N, 2M, K], the answers int32[N, 2M], and how likely they are right: of one LLM, not of a vote.
   """
-  value = np.where(queries.observed[:, None], accuracy[:, None] - rates[:, None] * queries.expected, -np.inf)
-  place = np.argsort(np.lexsort((np.broadcast_to(queries.expected, value.shape), -value)))
+  value = np.where(queries.observed[:, None], accuracy[:, None] - rates[:, None] * queries.expected_cost, -np.inf)
+  place = np.argsort(np.lexsort((np.broadcast_to(queries.expected_cost, value.shape), -value)))
   mask = np.concatenate([place < 1, place < _VOTERS], 1) & queries.observed[:, None]
   answer = _in_blocks(
-    lambda *of_queries: _vote(*of_queries, queries.expected), _answers(queries)[..., None], mask, accuracy
+    lambda *of_queries: _vote(*of_queries, queries.expected_cost), queries.majority[..., None], mask, accuracy
   )
   p_right = np.where(mask.sum(-1) == 1, np.sum(mask * accuracy[:, None], -1), np.nan)
   return mask, answer, p_right
@@ -482,7 +477,7 @@ def clusters(known: types.StrategyQueries, asked: types.StrategyQueries, *, seed
   number = int(np.argmin([_error(each, held) for each in estimates]))
   mask, answer, _ = _play_clusters(estimates[number], held, rates)
   right = (answer == held.reference[:, None]).mean(0)
-  best = _best_settings(right, np.sum(mask * held.price[:, None], -1).mean(0), _limits(known))
+  best = _best_settings(right, np.sum(mask * held.cost[:, None], -1).mean(0), _limits(known))
   mask, answer, p_right = _play_clusters(estimate(known, CLUSTERS[number], asked), asked, rates)
   mask, answer, p_right = mask[:, best], answer[:, best].astype(np.int16), p_right[:, best].astype(np.float32)
   return types.Decisions(mask, answer, p_right, np.zeros(mask.shape, np.int8))

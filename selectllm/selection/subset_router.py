@@ -132,7 +132,7 @@ def family(weight: np.ndarray, answers: np.ndarray, known: types.StrategyQueries
     known: The same T queries.
     rates: float[R], what a unit of price must add to the accuracy.
   """
-  count = len(known.expected)
+  count = len(known.expected_cost)
   if count <= MOST_EXACT:
     subsets = np.array(list(itertools.product([False, True], repeat=count)))[1:]
   else:
@@ -144,21 +144,21 @@ def family(weight: np.ndarray, answers: np.ndarray, known: types.StrategyQueries
       distinct, where = np.unique(more.reshape(-1, count), axis=0, return_inverse=True)
       # Filled up to a few shapes, so that not every step is compiled anew.
       filled = np.resize(distinct, (-(-len(distinct) // 256) * 256, count))
-      right = _right(filled, known.expected, weight, answers, known.observed, known.reference)
+      right = _right(filled, known.expected_cost, weight, answers, known.observed, known.reference)
       accuracy = np.asarray(right.mean(0))[where].reshape(more.shape[:-1])
-      best = np.argmax(accuracy - rate[:, None] * (more @ known.expected), -1)
+      best = np.argmax(accuracy - rate[:, None] * (more @ known.expected_cost), -1)
       helped = more[np.arange(len(more)), best]
       goes_on = (helped != grown).any(-1)
       grown, rate = helped[goes_on], rate[goes_on]
     subsets = np.unique(np.concatenate(passed), axis=0)
-  return subsets[np.argsort(subsets @ known.expected, kind='stable')]
+  return subsets[np.argsort(subsets @ known.expected_cost, kind='stable')]
 
 
 @jax.jit
-def _ballots(logits, answers):
-  """What each LLM's vote counts if LLMs err independently, float32[N, K], and what it is for, int32[N, K]."""
+def _vote_weights(logits):
+  """Returns what each LLM's vote counts if LLMs err independently, float32[N, K]."""
   bayes = learned_vote.bayes(logits.shape[1])
-  return bayes.bias + bayes.slope * logits, jax.vmap(voting.majority)(answers)
+  return bayes.bias + bayes.slope * logits
 
 
 def subset(known: types.StrategyQueries, asked: types.StrategyQueries, *, seed: int) -> types.Decisions:
@@ -166,21 +166,22 @@ def subset(known: types.StrategyQueries, asked: types.StrategyQueries, *, seed: 
 
   `Played.p_right` is the estimated accuracy of the chosen subset's vote, which no answer to the query has entered.
   """
-  rates = RATES / max(float(known.expected.mean()), 1e-12)
-  weight, answers = _ballots(known.logits, known.answers)
+  rates = RATES / max(float(known.expected_cost.mean()), 1e-12)
+  weight, answers = _vote_weights(known.logits), known.majority
   tried = np.random.default_rng(seed).permutation(len(known.logits))[:_TRIED]
   subsets = family(weight[tried], answers[tried], known.rows(tried), rates[::6])
-  right = _right(subsets, known.expected, weight, answers, known.observed, known.reference)
+  right = _right(subsets, known.expected_cost, weight, answers, known.observed, known.reference)
   numbers = np.unique(np.minimum(NEIGHBOURS, max(len(right) - 1, 1)))
-  gain = _gain(tried, known.embeddings, right, subsets @ known.expected, rates, numbers, most=int(numbers[-1]))
+  gain = _gain(tried, known.embeddings, right, subsets @ known.expected_cost, rates, numbers, most=int(numbers[-1]))
   mask, answer, p_right = jax.device_get(
     _play(
       subsets,
-      asked.expected,
+      asked.expected_cost,
       rates,
       known.embeddings,
       right,
-      *_ballots(asked.logits, asked.answers),
+      _vote_weights(asked.logits),
+      asked.majority,
       asked.embeddings,
       asked.observed,
       neighbours=int(numbers[np.argmax(gain)]),

@@ -16,27 +16,27 @@ class StrategyQueries(NamedTuple):
     logits: float32[N, K], calibrated log-odds that each LLM is right; out of fold where labels are known.
     embeddings: float32[N, D], unit vectors of the pretrained encoder.
     answers: int16[N, K, S], what each LLM would answer; -1 for none.
+    majority: int16[N, K], see `dataset.majorities`.
     observed: bool[N, K], false for an LLM that cannot be called.
     reference: int16[N], the right answer's id; -2, which no answer equals, for queries that are asked.
     labels: float32[N, K], whether each LLM is right; NaN for queries that are asked.
-    price: float32[N, K], what each call takes (seconds or dollars); NaN for queries that are asked.
-    expected: float32[K], each LLM's mean price on training queries.
+    cost: float32[N, K], of each call (seconds, dollars or 1); NaN for queries that are asked.
+    expected_cost: float32[K], each LLM's mean cost on fitting queries.
   """
 
   logits: Array
   embeddings: Array
   answers: Array
+  majority: Array
   observed: Array
   reference: Array
   labels: Array
-  price: Array
-  expected: Array
+  cost: Array
+  expected_cost: Array
 
   def rows(self, index: Array) -> 'StrategyQueries':
-    """Some of the queries, by index or mask."""
-    return StrategyQueries(
-      **{name: array[index] for name, array in self._asdict().items() if name != 'expected'}, expected=self.expected
-    )
+    """Returns some of the queries, by index or mask."""
+    return StrategyQueries(*(array[index] for array in self[:-1]), self.expected_cost)
 
 
 class Decisions(NamedTuple):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from selectllm.data import dataset
 from selectllm.selection import adaptive, learned_vote, types
 
 
@@ -19,6 +20,7 @@ def _queries(count: int = 800, seed: int = 0) -> types.StrategyQueries:
     np.log(chance / (1 - chance)).astype(np.float32),
     np.zeros((count, 1), np.float32),
     np.where(right, reference[:, None], wrong).astype(np.int16)[:, :, None],
+    np.where(right, reference[:, None], wrong).astype(np.int16),
     np.ones(chance.shape, bool),
     reference,
     right.astype(np.float32),
@@ -45,8 +47,8 @@ def test_it_pays_for_the_dear_llm_where_the_cheap_one_does_not_know(fitted):
   assert calls_dear[~easy, setting].mean() > 0.85
   right = played.answer == asked.reference[:, None]
   assert right[:, setting].mean() > 0.9
-  price = (played.mask @ asked.expected).mean(0)
-  assert price[setting] < 0.65 * asked.expected.sum()
+  price = (played.mask @ asked.expected_cost).mean(0)
+  assert price[setting] < 0.65 * asked.expected_cost.sum()
   # Dear settings cost more, the dearest calls whoever may still help, and somebody is always called.
   assert price[0] < price[setting] < price[-1]
   assert played.mask.any(-1).all()
@@ -60,7 +62,11 @@ def test_answers_that_were_not_asked_for_change_nothing(fitted):
   answers = asked.answers.copy()
   answers[~before.mask[:, setting]] = 31
   hidden = asked._replace(
-    answers=answers, reference=np.full(100, -2, np.int16), labels=asked.labels * np.nan, price=asked.price * np.nan
+    answers=answers,
+    majority=dataset.majorities(answers),
+    reference=np.full(100, -2, np.int16),
+    labels=asked.labels * np.nan,
+    cost=asked.cost * np.nan,
   )
   after = adaptive.replay(rule, weights, hidden)
   for field in ('mask', 'answer', 'p_right'):
@@ -85,7 +91,7 @@ def test_no_query_is_expected_to_exceed_its_budget(fitted):
   rule, weights = fitted
   asked = _queries(100, seed=4)
   played = adaptive.replay(rule, weights, asked, budget=10.5)
-  assert (played.mask @ asked.expected).max() <= 10.5
+  assert (played.mask @ asked.expected_cost).max() <= 10.5
   assert played.mask.any(-1).all()
 
 
@@ -101,7 +107,7 @@ def test_deciding_step_by_step_does_what_the_replay_did(fitted):
       known = np.where(called[:, None], asked.answers[row], -1)  # nobody else has said anything yet
       state = adaptive.decide(
         rule, weights, setting, asked.logits[row], learned_vote.gather(known), called, np.ones(3, bool),
-        asked.expected, np.inf,
+        asked.expected_cost, np.inf,
       )  # fmt: skip
       if state.action < 0:
         break
@@ -132,8 +138,8 @@ def test_of_a_large_pool_those_are_kept_that_do_best_together():
   answers = np.where(right, reference[:, None], (reference[:, None] + rng.integers(1, 6, right.shape)) % 6)
   known = types.StrategyQueries(
     np.broadcast_to(np.log(chance / (1 - chance)), right.shape).astype(np.float32), np.zeros((count, 1)),
-    answers.astype(np.int16)[:, :, None], np.ones(right.shape, bool), reference, right.astype(np.float32),
-    np.ones(right.shape, np.float32), np.ones(pool, np.float32),
+    answers.astype(np.int16)[:, :, None], answers.astype(np.int16), np.ones(right.shape, bool), reference,
+    right.astype(np.float32), np.ones(right.shape, np.float32), np.ones(pool, np.float32),
   )  # fmt: skip
   weights = learned_vote.bayes(pool)
   llms = adaptive.shortlist(weights, known, 4)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from selectllm.data import dataset
 from selectllm.selection import learned_vote, types
 
 
@@ -62,8 +63,8 @@ def test_a_fitted_vote_discounts_llms_that_err_alike_and_is_calibrated():
   assert weights.pair[0, 1] < -0.5
   np.testing.assert_array_equal(weights.pair, weights.pair.T)
   held_out = types.StrategyQueries(
-    logits[2000:], np.zeros((1000, 1), np.float32), answers[2000:], observed[2000:], reference[2000:],
-    np.zeros((1000, 3)), np.ones((1000, 3)), np.ones(3),
+    logits[2000:], np.zeros((1000, 1), np.float32), answers[2000:], dataset.majorities(answers[2000:]),
+    observed[2000:], reference[2000:], np.zeros((1000, 3)), np.ones((1000, 3)), np.ones(3),
   )  # fmt: skip
   for name, vote, most in (('fitted', weights, 0.05), ('bayes', learned_vote.bayes(3), None)):
     played = learned_vote.by_confidence(vote, held_out)
@@ -75,7 +76,8 @@ def test_a_fitted_vote_discounts_llms_that_err_alike_and_is_calibrated():
 def test_the_most_confident_are_called_first_and_missing_ones_never():
   asked = types.StrategyQueries(
     np.array([[0.1, 2.0, 1.0], [0.1, 2.0, 1.0]], np.float32), np.zeros((2, 1)), np.zeros((2, 3, 1), np.int16),
-    np.array([[True] * 3, [True, False, True]]), np.zeros(2), np.zeros((2, 3)), np.ones((2, 3)), np.ones(3),
+    np.zeros((2, 3), np.int16), np.array([[True] * 3, [True, False, True]]), np.zeros(2),
+    np.zeros((2, 3)), np.ones((2, 3)), np.ones(3),
   )  # fmt: skip
   mask = learned_vote.by_confidence(learned_vote.bayes(3), asked).mask
   np.testing.assert_array_equal(mask[0], [[False, True, False], [False, True, True], [True] * 3])

@@ -1,6 +1,7 @@
 import numpy as np
 import scipy.special
 
+from selectllm.data import dataset
 from selectllm.selection import new_llm, types, voting
 
 
@@ -31,9 +32,13 @@ def _pool(
   observed[rng.permutation(queries)[asked:], -1] = False
   price = np.where(observed, 1, np.nan).astype(np.float32)
   return types.StrategyQueries(
-    logits, np.zeros((queries, 2), np.float32), answers, observed, np.zeros(queries, np.int16), labels, price,
-    np.ones(llms, np.float32),
+    logits, np.zeros((queries, 2), np.float32), answers, dataset.majorities(answers), observed,
+    np.zeros(queries, np.int16), labels, price, np.ones(llms, np.float32),
   )  # fmt: skip
+
+
+def _answering(known: types.StrategyQueries, answers: np.ndarray, **fields: np.ndarray) -> types.StrategyQueries:
+  return known._replace(answers=answers, majority=dataset.majorities(answers), **fields)
 
 
 def test_without_responses_to_speak_of_a_new_llm_is_like_the_pool():
@@ -95,7 +100,7 @@ def test_what_was_recorded_stays():
     assert np.array_equal(after[asked], before[asked])
     assert np.array_equal(after[:, :-1], before[:, :-1])
   assert given.observed.all()
-  assert np.array_equal(given.price, known.price, equal_nan=True)
+  assert np.array_equal(given.cost, known.cost, equal_nan=True)
   assert not known.observed[:, -1].all()  # left as it was
 
 
@@ -104,7 +109,10 @@ def test_answers_that_were_not_recorded_are_not_looked_at():
   asked = known.observed[:, -1]
   answers, labels = known.answers.copy(), known.labels.copy()
   answers[~asked, -1], labels[~asked, -1] = voting.NO_ANSWER, np.nan
-  given, blind = new_llm.impute(known, seed=1), new_llm.impute(known._replace(answers=answers, labels=labels), seed=1)
+  given, blind = (
+    new_llm.impute(known, seed=1),
+    new_llm.impute(_answering(known, answers, labels=labels), seed=1),
+  )
   assert np.array_equal(given.answers, blind.answers)
   assert np.array_equal(given.labels, blind.labels)
 
@@ -132,7 +140,7 @@ def test_errors_of_its_own_are_nobody_elses():
   answers = known.answers.copy()
   wrong = known.labels[:, -1] < 0.5
   answers[wrong, -1] = 9  # never agrees
-  given = new_llm.impute(known._replace(answers=answers), seed=0)
+  given = new_llm.impute(_answering(known, answers), seed=0)
   fresh = ~known.observed[:, -1] & (given.labels[:, -1] < 0.5)
   shared = (given.answers[fresh, -1] == given.answers[fresh, :-1, 0]).any(1)
   assert shared.mean() < 0.15
@@ -144,7 +152,7 @@ def test_samples_agree_as_they_did():
   wrong = known.labels[:, -1] < 0.5
   answers[wrong, -1, 3:] = 8  # of five samples two say something else
   answers[np.flatnonzero(wrong)[::3], -1] = voting.NO_ANSWER
-  given = new_llm.impute(known._replace(answers=answers), seed=0)
+  given = new_llm.impute(_answering(known, answers), seed=0)
   fresh = ~known.observed[:, -1]
   drawn, right = given.answers[fresh, -1], given.labels[fresh, -1] > 0.5
   assert (drawn[right] == 0).all()
@@ -161,7 +169,7 @@ def test_queries_that_nobody_was_asked_stay_so():
   observed, answers = known.observed.copy(), known.answers.copy()
   gone = np.flatnonzero(~observed[:, -1])[:7]
   observed[gone], answers[gone] = False, voting.NO_ANSWER
-  given = new_llm.impute(known._replace(observed=observed, answers=answers), seed=0)
+  given = new_llm.impute(_answering(known, answers, observed=observed), seed=0)
   assert not given.observed[gone].any()
   assert (given.answers[gone, -1] == voting.NO_ANSWER).all()
 
@@ -171,7 +179,7 @@ def test_an_llm_that_was_always_right_can_be_drawn_all_the_same():
   asked = known.observed[:, -1]
   answers, labels = known.answers.copy(), known.labels.copy()
   answers[asked, -1], labels[asked, -1] = 0, 1
-  given = new_llm.impute(known._replace(answers=answers, labels=labels), seed=0)
+  given = new_llm.impute(_answering(known, answers, labels=labels), seed=0)
   wrong = given.labels[:, -1] < 0.5
   assert 0 < wrong.mean() < 0.3
   assert (given.answers[wrong, -1] > 0).all()

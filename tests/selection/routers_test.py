@@ -25,14 +25,14 @@ def _make(
   logits = np.zeros(right.shape) if logits is None else logits
   paid = np.tile(price.astype(np.float32), (queries, 1))
   return types.StrategyQueries(
-    logits.astype(np.float32), embeddings.astype(np.float32), answers, np.ones(right.shape, bool),
+    logits.astype(np.float32), embeddings.astype(np.float32), answers, answers[..., 0], np.ones(right.shape, bool),
     reference.astype(np.int16), right.astype(np.float32), paid, price.astype(np.float32),
   )  # fmt: skip
 
 
 def _hide(queries: types.StrategyQueries) -> types.StrategyQueries:
   nothing = np.full(queries.labels.shape, np.nan, np.float32)
-  return queries._replace(reference=np.full_like(queries.reference, -2), labels=nothing, price=nothing)
+  return queries._replace(reference=np.full_like(queries.reference, -2), labels=nothing, cost=nothing)
 
 
 def _topics(seed: int, queries: int, missing: float = 0.0) -> types.StrategyQueries:
@@ -47,8 +47,9 @@ def _topics(seed: int, queries: int, missing: float = 0.0) -> types.StrategyQuer
   return made._replace(
     observed=observed,
     answers=np.where(observed[..., None], made.answers, -1).astype(np.int16),
+    majority=np.where(observed, made.majority, -1).astype(np.int16),
     labels=np.where(observed, made.labels, np.nan).astype(np.float32),
-    price=np.where(observed, made.price, np.nan).astype(np.float32),
+    cost=np.where(observed, made.cost, np.nan).astype(np.float32),
   )
 
 
@@ -86,12 +87,13 @@ def test_what_only_the_future_tells_changes_nothing(name):
   known, asked = _topics(0, 300), _topics(1, 60)
   rng = np.random.default_rng(2)
   honest = routers.STRATEGIES[name](known, _hide(asked), seed=0)
-  told = asked._replace(price=rng.random(asked.price.shape).astype(np.float32))
+  told = asked._replace(cost=rng.random(asked.cost.shape).astype(np.float32))
   _same(honest, routers.STRATEGIES[name](known, told, seed=0))
   for setting in (0, 7, 13, 19):
     uncalled = ~honest.mask[:, setting, :, None]
     other = np.where(uncalled, rng.integers(-1, 13, asked.answers.shape), asked.answers).astype(np.int16)
-    played = routers.STRATEGIES[name](known, _hide(asked)._replace(answers=other), seed=0)
+    hidden = _hide(asked)._replace(answers=other, majority=other[..., 0])
+    played = routers.STRATEGIES[name](known, hidden, seed=0)
     _same(*(types.Decisions(*(array[:, [setting]] for array in each)) for each in (honest, played)))
 
 
@@ -116,7 +118,7 @@ def test_the_same_seed_plays_the_same(name):
 @pytest.mark.parametrize('name', NAMES)
 def test_a_price_that_is_not_known_is_the_expected_one(name):
   known, asked = _topics(0, 200), _hide(_topics(1, 50))
-  forgotten = known._replace(price=np.where(np.arange(200)[:, None] % 3 == 0, np.nan, known.price))
+  forgotten = known._replace(cost=np.where(np.arange(200)[:, None] % 3 == 0, np.nan, known.cost))
   _same(*(routers.STRATEGIES[name](each, asked, seed=0) for each in (known, forgotten)))
 
 

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from selectllm.data import dataset
 from selectllm.selection import subset_router, types, voting
 
 
@@ -21,17 +22,18 @@ def _queries(embeddings, answers, expected, observed=None) -> types.StrategyQuer
     logits=np.zeros(observed.shape, np.float32),
     embeddings=np.asarray(embeddings, np.float32),
     answers=answers,
+    majority=dataset.majorities(answers),
     observed=observed,
     reference=np.zeros(len(observed), np.int16),
     labels=(answers[..., 0] == 0).astype(np.float32),
-    price=np.broadcast_to(expected, observed.shape),
-    expected=expected,
+    cost=np.broadcast_to(expected, observed.shape),
+    expected_cost=expected,
   )
 
 
 def _as_asked(queries: types.StrategyQueries) -> types.StrategyQueries:
   unknown = np.full(queries.observed.shape, np.nan, np.float32)
-  return queries._replace(reference=np.full(len(unknown), -2, np.int16), labels=unknown, price=unknown)
+  return queries._replace(reference=np.full(len(unknown), -2, np.int16), labels=unknown, cost=unknown)
 
 
 def _random(seed: int, queries: int, llms: int, missing: float = 0.1) -> types.StrategyQueries:
@@ -121,19 +123,21 @@ def test_only_what_a_contender_may_know_decides():
   assert played.mask.shape == (40, len(subset_router.RATES), 4)
   assert not (played.mask & ~asked.observed[:, None]).any()
   assert not played.stage.any()
-  others = subset_router.subset(known, asked._replace(answers=np.full_like(asked.answers, 2)), seed=0)
+  twos = asked._replace(answers=np.full_like(asked.answers, 2), majority=np.full_like(asked.majority, 2))
+  others = subset_router.subset(known, twos, seed=0)
   np.testing.assert_array_equal(others.mask, played.mask)
   np.testing.assert_array_equal(others.p_right, played.p_right)
   for setting in range(0, len(subset_router.RATES), 6):
     called = played.mask[:, setting]
-    hidden = asked._replace(answers=np.where(called[..., None], asked.answers, 3).astype(np.int16))
+    answers = np.where(called[..., None], asked.answers, 3).astype(np.int16)
+    hidden = asked._replace(answers=answers, majority=dataset.majorities(answers))
     again = subset_router.subset(known, hidden, seed=0)
     np.testing.assert_array_equal(again.answer[:, setting], played.answer[:, setting])
 
 
 def test_settings_go_from_cheap_to_dear_for_every_query():
   known, asked = _random(6, 200, 5), _as_asked(_random(7, 30, 5))
-  price = subset_router.subset(known, asked, seed=0).mask @ known.expected
+  price = subset_router.subset(known, asked, seed=0).mask @ known.expected_cost
   assert (np.diff(price, axis=1) >= -1e-6).all()
   assert price[:, -1].mean() > price[:, 0].mean()
 
@@ -179,7 +183,7 @@ def test_a_small_pool_has_all_its_subsets_the_cheapest_first():
   found = _family(known, [0.1])
   assert len(np.unique(found, axis=0)) == len(found) == 15
   assert found.any(1).all()
-  assert (np.diff(found @ known.expected) >= 0).all()
+  assert (np.diff(found @ known.expected_cost) >= 0).all()
 
 
 @pytest.mark.parametrize('rate', [0.0, 0.02])
@@ -189,8 +193,8 @@ def test_a_greedy_search_adds_what_helps_most(monkeypatch, rate):
   elect = jax.jit(jax.vmap(subset_router.elect, in_axes=(None, 0, 0, None)))
 
   def merit(members) -> np.ndarray:
-    elected = elect(np.array(members), known.answers[..., 0], weight, known.expected)
-    return np.asarray(elected == 0).mean(0) - rate * (np.array(members) @ known.expected)
+    elected = elect(np.array(members), known.answers[..., 0], weight, known.expected_cost)
+    return np.asarray(elected == 0).mean(0) - rate * (np.array(members) @ known.expected_cost)
 
   passed = set()
   for llm in range(5):
@@ -204,7 +208,7 @@ def test_a_greedy_search_adds_what_helps_most(monkeypatch, rate):
   monkeypatch.setattr(subset_router, 'MOST_EXACT', 3)
   found = _family(known, [rate])
   assert {tuple(row) for row in found.tolist()} == passed
-  assert (np.diff(found @ known.expected) >= 0).all()
+  assert (np.diff(found @ known.expected_cost) >= 0).all()
 
 
 def test_a_large_pool_is_played_on_what_the_search_passes(monkeypatch):
