@@ -2,6 +2,7 @@
 
 import asyncio
 import collections.abc
+import contextlib
 import dataclasses
 import sys
 import time
@@ -87,8 +88,20 @@ def table(state: collections.abc.Iterable[Row]) -> rich.table.Table:
   return shown
 
 
-async def show(asking: runner.Runner, wanted: collections.abc.Mapping[str, int]) -> None:
-  """Shows the state until cancelled."""
+@contextlib.asynccontextmanager
+async def shown(
+  asking: runner.Runner, wanted: collections.abc.Mapping[str, int]
+) -> collections.abc.AsyncIterator[None]:
+  """Shows the state of a runner as long as the context lasts; `wanted` responses of each LLM are complete."""
+  display = asyncio.create_task(_show(asking, wanted))
+  try:
+    yield
+  finally:
+    display.cancel()
+    await asyncio.gather(display, return_exceptions=True)
+
+
+async def _show(asking: runner.Runner, wanted: collections.abc.Mapping[str, int]) -> None:
   begun = time.monotonic()
 
   def state() -> list[Row]:

@@ -70,6 +70,7 @@ class Runner:
 
   Attributes:
     collection: Where everything is recorded.
+    llms: Names of the LLMs that can be asked.
     stopped: Why the runner stopped early, None when it did not.
   """
 
@@ -89,6 +90,7 @@ class Runner:
     self.stopped: str | None = None
     self._budget = budget or rate_limits.Budget(None)
     self._endpoints = [endpoints.Endpoint(llm) for llm in llms]
+    self.llms = [endpoint.llm.name for endpoint in self._endpoints]
     for endpoint in self._endpoints:
       recorded.add_llm(endpoint.llm.name, endpoint.spec.identity())
     self._lanes: dict[str, _Lane] = {}

@@ -56,7 +56,7 @@ def _p_right(lines: list[dict[str, Any]]) -> dict[str, Any] | None:
   }
 
 
-def results(lines: list[dict[str, Any]], facts: decider.Facts) -> dict[str, Any]:
+def results(lines: list[dict[str, Any]], facts: decider.DeciderFacts) -> dict[str, Any]:
   """The content of report.json: the same form as for recorded responses, with one method, and what it saved."""
   latency, cost = (_of_calls(lines, facts.llms, field) for field in ('latency_s', 'cost_usd'))
   all_latency, all_cost = _with_all(latency, facts.expected_latency_s), _with_all(cost, facts.expected_cost_usd)
@@ -179,7 +179,7 @@ def _on_p_right(said: dict[str, Any] | None) -> list[str]:
   return [mean, f'Of the {right} are right: {error}.']
 
 
-def write(workdir: pathlib.Path, lines: list[dict[str, Any]], facts: decider.Facts) -> None:
+def write(workdir: pathlib.Path, lines: list[dict[str, Any]], facts: decider.DeciderFacts) -> None:
   """Writes report.json and report.md, and shows the summary on the console.
 
   Args:

@@ -1,10 +1,9 @@
-"""What answering asks of whatever chooses the calls: a run's policy, or a rule that decides anew as answers come in."""
+"""Defines what chooses the calls of live queries: a run's policy, or a rule that decides anew as answers come in."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import jax
 import numpy as np
 
 Array = Any  # of numpy on the host, of JAX on the device
@@ -12,7 +11,7 @@ State = Any  # a NamedTuple of arrays along N queries, one of them `confidences`
 
 
 class Revealed(NamedTuple):
-  """What the calls for N queries have brought so far.
+  """All that the calls for N queries have brought so far.
 
   Attributes:
     answers: int16[N, K, S], ids of answers, counted for each query from 0 as they come up; -1 for none.
@@ -37,8 +36,8 @@ class Finished(NamedTuple):
   p_right: Array
 
 
-class Facts(NamedTuple):
-  """What the lines do not say.
+class DeciderFacts(NamedTuple):
+  """A decider, as the report of the queries that it answered describes it.
 
   Attributes:
     llms: K names.
@@ -72,13 +71,13 @@ class Decider(Protocol):
 
   @property
   def in_stages(self) -> bool:
-    """Whether `decide` is asked again when the calls have ended; else LLMs that fail are replaced by confidence."""
+    """True when `decide` is asked again after the calls; else LLMs that fail are replaced by confidence."""
 
-  def facts(self, asked: int) -> Facts:
-    """What the report says of it, for so many queries to be answered."""
+  def facts(self, asked: int) -> DeciderFacts:
+    """Describes the decider, for so many queries to be answered."""
 
   def score(self, texts: list[str], available: np.ndarray, *, batch_size: int) -> State:
-    """What is known of N queries before any call.
+    """Returns what is known of N queries before any call.
 
     Args:
       texts: N queries, at most `batch_size`.
@@ -87,10 +86,20 @@ class Decider(Protocol):
     """
 
   def decide(self, state: State, revealed: Revealed) -> Array:
-    """The LLMs to call next, at once, bool[N, K]: none of those that have been called; nobody, to end."""
+    """Returns the LLMs to call next, at once, bool[N, K]: none of those that have been called; nobody, to end."""
 
   def finish(self, state: State, revealed: Revealed) -> Finished:
-    """The answers in what the calls have brought."""
+    """Returns the answers in what the calls have brought."""
+
+
+def row(arrays: Any, index: int) -> Any:
+  """Returns one query of a NamedTuple of arrays along N queries, without the dimension N."""
+  return type(arrays)(*(array[index] for array in arrays))
+
+
+def stack(rows: Sequence[Any]) -> Any:
+  """Returns queries, each as `row` gives it, as one NamedTuple of arrays along N queries."""
+  return type(rows[0])(*(np.stack(arrays) for arrays in zip(*rows, strict=True)))
 
 
 class DynamicBatcher:
@@ -118,9 +127,9 @@ class DynamicBatcher:
   async def _decide(self) -> None:
     """Decides for those that have waited longest; when it fails or is cancelled, they still wait."""
     taken = self._waiting[: self._size]
-    rows = [row for row, _ in taken]
-    filled = [rows[place % len(rows)] for place in range(self._size)]
-    found = await asyncio.to_thread(self._function, *jax.tree.map(lambda *arrays: np.stack(arrays), *filled))
+    filled = [taken[place % len(taken)][0] for place in range(self._size)]
+    states, revealed = zip(*filled, strict=True)
+    found = await asyncio.to_thread(self._function, stack(states), stack(revealed))
     del self._waiting[: len(taken)]
-    for (_, decided), row in zip(taken, np.asarray(found), strict=False):
-      decided.set_result(row)
+    for (_, decided), chosen in zip(taken, np.asarray(found), strict=False):
+      decided.set_result(chosen)

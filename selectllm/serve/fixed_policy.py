@@ -1,4 +1,4 @@
-"""The policy of a finished run: it chooses all calls for a query beforehand, and they vote."""
+"""Answers with the policy of a finished run: all calls for a query are chosen beforehand, and they vote."""
 
 import functools
 import json
@@ -9,7 +9,6 @@ import jax
 import ml_collections
 import numpy as np
 
-from selectllm.client import dispatch
 from selectllm.data import pool_file
 from selectllm.models import inference, sharding
 from selectllm.selection import policies, voting
@@ -18,7 +17,7 @@ from selectllm.train import loop
 
 
 class State(NamedTuple):
-  """What the classifier says of N queries: confidence, whether to call, and weight of every LLM, [N, K] each."""
+  """Scores of N queries: every LLM's confidence, whether to call it, and its weight in the vote, [N, K] each."""
 
   confidences: policies.Array
   mask: policies.Array
@@ -50,9 +49,9 @@ class FixedPolicy(NamedTuple):
   classifier_latency_s: float
   in_stages: bool = False
 
-  def facts(self, asked: int) -> decider.Facts:
-    """The facts as of when the run was trained."""
-    return decider.Facts(
+  def facts(self, asked: int) -> decider.DeciderFacts:
+    """Describes the policy as of when the run was trained."""
+    return decider.DeciderFacts(
       llms=self.llms,
       policy=self.policy,
       size=int(self.selecting.sizes[0]),
@@ -74,12 +73,12 @@ class FixedPolicy(NamedTuple):
     return State(scores.confidences, selection.mask[:, 0], selection.weight[:, 0])
 
   def decide(self, state: State, revealed: decider.Revealed) -> np.ndarray:
-    """The selected LLMs."""
+    """Returns the selected LLMs."""
     del revealed
     return state.mask
 
   def finish(self, state: State, revealed: decider.Revealed) -> decider.Finished:
-    """The vote of the LLMs that responded."""
+    """Returns the vote of the LLMs that responded."""
     elected = _vote(revealed.answers, revealed.called, state.weight, self.selecting.latency_s, self.over)
     return decider.Finished(np.asarray(elected), np.full(len(elected), np.nan, np.float32))
 
@@ -90,42 +89,34 @@ def _vote(answers, mask, weight, latency_s, over):
   return jax.vmap(vote, in_axes=(0, 0, 0, None))(answers, mask, weight, latency_s)
 
 
-def load_run(config: ml_collections.ConfigDict) -> FixedPolicy:
+def load(run: pathlib.Path, policy: str, size: int, mesh: ml_collections.ConfigDict) -> FixedPolicy:
   """Loads the classifier that a run trained.
 
   Args:
-    config: `answer` holds the run directory of a finished run without folds, and the options; `mesh` says where to
-      compute.
+    run: The directory of a finished run without folds.
+    policy: One of `policies.POLICIES`.
+    size: LLMs to call for each query; 0 for as many as the run chose.
+    mesh: `data` and `fsdp`, devices.
 
   Raises:
-    FileNotFoundError: when the directory holds no finished run.
-    spec.PoolError: for an option that there is not.
-    checkpoint.CheckpointError: when its checkpoint cannot be read.
+    FileNotFoundError: when the directory holds no such run.
+    pool_file.PoolError: for a policy or size that there is not.
+    checkpoints.CheckpointError: when its checkpoint cannot be read.
   """
-  run = pathlib.Path(config.answer.run)
   for name in ('config.json', 'report.json', 'predictions.npz'):
     if not (run / name).is_file():
       raise FileNotFoundError(f'config.answer.run={str(run)!r} is not a finished run: it has no {name}')
   report = json.loads((run / 'report.json').read_text())
   if report['dataset']['folds']:
     raise FileNotFoundError(f'config.answer.run={str(run)!r} cross-validated: it has a classifier for each fold')
-  options, llms = config.answer, tuple(report['dataset']['llms'])
-  if options.on_failure not in dispatch.ON_FAILURE:
-    choices = ' or '.join(dispatch.ON_FAILURE)
-    raise pool_file.PoolError(f'config.answer.on_failure must be {choices}, not {options.on_failure!r}')
-  if options.policy not in policies.POLICIES:
-    raise pool_file.PoolError(f'config.answer.policy={options.policy!r} is not one of {", ".join(policies.POLICIES)}')
-  if options.abstain_below:
-    raise pool_file.PoolError(
-      f'config.answer.abstain_below={options.abstain_below} needs to know how likely an answer is right, which '
-      f'{options.policy} does not say'
-    )
-  chosen = {row['name']: row['sizes'] for row in report['chosen']}
-  size = options.size or chosen[options.policy][0]
+  if policy not in policies.POLICIES:
+    raise pool_file.PoolError(f'config.answer.policy={policy!r} is not one of {", ".join(policies.POLICIES)}')
+  llms = tuple(report['dataset']['llms'])
+  size = size or next(row['sizes'][0] for row in report['chosen'] if row['name'] == policy)
   if not 1 <= size <= len(llms):
     raise pool_file.PoolError(f'config.answer.size={size}: the run knows {len(llms)} LLMs')
   trained_with = ml_collections.ConfigDict(json.loads((run / 'config.json').read_text()))
-  trained_with.mesh = config.mesh
+  trained_with.mesh = mesh
   model = inference.make_model(trained_with, len(llms))
   with sharding.use(model.mesh):
     _, params = loop.load_best(trained_with, model, run)
@@ -134,4 +125,4 @@ def load_run(config: ml_collections.ConfigDict) -> FixedPolicy:
   selecting = policies.PolicyOptions(latency_s, np.array([size], np.int32), trained_with.evaluate.threshold)
   costs = np.array([report['llms'][llm]['cost_usd'] for llm in llms], np.float32)
   vote = trained_with.evaluate.vote
-  return FixedPolicy(llms, model, params, selecting, options.policy, vote, costs, classifier_latency_s)
+  return FixedPolicy(llms, model, params, selecting, policy, vote, costs, classifier_latency_s)

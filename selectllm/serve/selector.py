@@ -242,9 +242,9 @@ class Selector:
     reach = f'accuracy goes up to {max(accuracies):.3f}'
     return reach + (f', mean seconds down to {min(seconds):.3g}' if seconds else '')
 
-  def facts(self, asked: int) -> decider.Facts:
+  def facts(self, asked: int) -> decider.DeciderFacts:
     """What the report of answers says of it."""
-    return decider.Facts(
+    return decider.DeciderFacts(
       llms=self.llms,
       policy=f'{self.rule} ({self.limit.text})',
       size=None,

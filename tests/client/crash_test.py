@@ -12,7 +12,7 @@ import time
 import pytest
 
 from configs import common
-from selectllm.client import journal, store
+from selectllm.client import command, journal, store
 from selectllm.data import records
 from selectllm.modes import collect
 from tests.helpers import asking, fault_server
@@ -45,7 +45,7 @@ def test_fault_13_a_dead_endpoint_is_named_and_the_others_complete(tmp_path, pat
   with fault_server.in_thread(dead), fault_server.in_thread(fault_server.FaultServer()) as good:
     prepared(tmp_path, {'dead': dead.url, 'good': good.url}, 20, give_up_s=0.3)
     code = collected(tmp_path)
-  assert code == collect.INCOMPLETE
+  assert code == command.INCOMPLETE
   errors = {key: response.error for key, response in asking.recorded_responses(path).items()}
   assert len(errors) == 80
   assert all((error is None) == (llm == 'good') for (_, llm, _), error in errors.items())
@@ -124,7 +124,7 @@ def test_fault_16_a_bad_line_in_the_middle_stops_and_can_be_salvaged(tmp_path, p
     lines = whole.splitlines(keepends=True)
     damaged = lines[-3].replace(b'the answer is', b'the answer iz')
     path.write_bytes(b''.join([*lines[:-3], damaged, *lines[-2:]]))
-    assert collected(tmp_path) == collect.REFUSED
+    assert collected(tmp_path) == command.REFUSED
     said = capsys.readouterr().err
     assert f'{path}:{len(lines) - 2} is damaged' in said
     assert 'config.collect.salvage=True' in said
@@ -150,7 +150,7 @@ def small_disk(folder: pathlib.Path):
 def test_fault_17_a_full_disk_stops_with_a_clear_error_and_is_resumable(tmp_path, path, capsys):
   with small_disk(tmp_path / 'run'), fault_server.in_thread(fault_server.FaultServer()) as server:
     prepared(tmp_path, {'a': server.url}, 200)
-    assert collected(tmp_path) == collect.REFUSED
+    assert collected(tmp_path) == command.REFUSED
     said = capsys.readouterr().err
     assert 'No space left on device' in said
     assert 'run the same command again' in said
@@ -171,7 +171,7 @@ def test_fault_18_a_second_runner_on_the_same_journal_is_refused(tmp_path, path)
     held = journal.Journal(path)
     code, said = asking.finish(asking.start(tmp_path))
     held.close()
-    assert code == collect.REFUSED
+    assert code == command.REFUSED
     assert f'{path} is being written by process {os.getpid()}' in said
     assert server.seen == []
     assert collected(tmp_path) == 0

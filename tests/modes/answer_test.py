@@ -15,8 +15,9 @@ import pytest
 import yaml
 
 from configs import jsonl
+from selectllm.client import command
 from selectllm.data import records
-from selectllm.modes import answer, collect, experiment
+from selectllm.modes import answer, experiment
 from selectllm.selection import policies
 from selectllm.serve import decider, selector
 from tests.helpers import asking, fault_server
@@ -182,7 +183,7 @@ def test_what_failed_calls_may_have_cost_is_counted(config, recorded, tmp_path):
   with fault_server.in_thread(server):
     asking.write_pool(tmp_path / 'pool.yaml', {'adder': server.url})
     write_queries(tmp_path / 'queries.jsonl', few)
-    assert answer.answer(config, tmp_path / 'run') == collect.INCOMPLETE
+    assert answer.answer(config, tmp_path / 'run') == command.INCOMPLETE
   lost = {r.query_id: r.lost_usd for r in asking.recorded_responses(tmp_path / 'run' / 'journal.jsonl').values()}
   for line in lines_of(tmp_path / 'run'):
     assert line['cost_usd'] == line['calls']['adder']['cost_usd'] == lost[line['query_id']] > 0
@@ -306,14 +307,14 @@ def test_bad_files_are_refused_before_any_call(config, recorded, tmp_path, capsy
     pool.write_text(pool.read_text().replace(old, new, 1))
     write_queries(asked, few)
     asked.write_text(asked.read_text() + line)
-    assert answer.answer(config, tmp_path / 'run') == collect.REFUSED
+    assert answer.answer(config, tmp_path / 'run') == command.REFUSED
     assert message in capsys.readouterr().err
     assert not server.seen
 
 
 def test_the_report_of_the_run_that_selects_is_not_replaced(config, trained, capsys):
   before = (trained / 'report.json').read_bytes()
-  assert answer.answer(config, trained) == collect.REFUSED
+  assert answer.answer(config, trained) == command.REFUSED
   assert 'is config.answer.run' in capsys.readouterr().err
   assert (trained / 'report.json').read_bytes() == before
 
@@ -340,7 +341,7 @@ class UntilTwoAgree:
     self.asked_about: list[int] = []
 
   def facts(self, asked):
-    return decider.Facts(self.llms, 'until_two_agree', None, asked, np.ones(3), np.full(3, 0.001), 0.01)
+    return decider.DeciderFacts(self.llms, 'until_two_agree', None, asked, np.ones(3), np.full(3, 0.001), 0.01)
 
   def score(self, texts, available, *, batch_size):
     return State(np.tile(np.array([0.4, 0.8, 0.6], np.float32), (len(texts), 1)))
@@ -440,7 +441,7 @@ def test_with_stages_nobody_may_answer_either(staged, recorded, tmp_path):
   staged.answer.abstain_below = 0.5
   few = dict(list(recorded.items())[:5])
   code, lines, requests, _ = answered_in_stages(staged, few, tmp_path, dead=LLMS)
-  assert code == collect.INCOMPLETE
+  assert code == command.INCOMPLETE
   assert requests == 15
   for line in lines:
     assert line['stages'] == [['guesser', 'multiplier'], ['adder']]
@@ -497,9 +498,9 @@ def test_a_saved_selector_calls_stage_after_stage_as_the_replay_would(config, tr
 def test_a_selector_or_a_run_is_named_not_both(config, trained, tmp_path, capsys):
   for chosen in ({'selector': str(trained / 'selector')}, {'run': ''}):
     config.answer.update(chosen)
-    assert answer.answer(config, tmp_path / 'run') == collect.REFUSED
+    assert answer.answer(config, tmp_path / 'run') == command.REFUSED
     assert 'name either config.answer.selector (RUN/selector) or config.answer.run' in capsys.readouterr().err
     config.answer.selector = ''
   config.answer.update({'run': '', 'selector': str(tmp_path)})
-  assert answer.answer(config, tmp_path / 'run') == collect.REFUSED
+  assert answer.answer(config, tmp_path / 'run') == command.REFUSED
   assert 'holds no selector' in capsys.readouterr().err

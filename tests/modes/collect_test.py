@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from configs import common
+from selectllm.client import command
 from selectllm.data import grading, queries, records
 from selectllm.modes import collect
 from tests.helpers import asking, fault_server
@@ -45,15 +46,15 @@ def served(tmp_path):
 
 def test_the_exported_records_hold_every_response_graded(tmp_path, path, served):
   assert collected(tmp_path) == 0
-  journal = asking.recorded_responses(path)
-  recorded = list(records.read_jsonl(path.with_name('responses.jsonl')))
-  assert [r.query_id for r in recorded] == [f'q{i}' for i in range(10)]
-  for record in recorded:
+  recorded = asking.recorded_responses(path)
+  graded = list(records.read_jsonl(path.with_name('responses.jsonl')))
+  assert [r.query_id for r in graded] == [f'q{i}' for i in range(10)]
+  for record in graded:
     assert (record.task, record.reference) == ('sums', str(int(record.query_id[1:]) + 1))
     for llm, samples in record.responses.items():
       assert len(samples) == 2
       for index, sample in enumerate(samples):
-        response = journal[record.query_id, llm, index]
+        response = recorded[record.query_id, llm, index]
         assert sample.text == response.text
         assert sample.answer == response.text.rstrip('.').split()[-1]
         assert (sample.latency_s, sample.latency_is) == (response.latency_s, 'measured')
@@ -97,7 +98,7 @@ def test_samples_llms_and_queries_can_be_added(tmp_path, path, served):
 
 def test_what_failed_is_asked_again_and_an_answer_replaces_the_failure(tmp_path, path, served):
   served.rule = lambda body: fault_server.status(400) if 'is 3' in body['messages'][-1]['content'] else None
-  assert collected(tmp_path) == collect.INCOMPLETE
+  assert collected(tmp_path) == command.INCOMPLETE
   failed = [key for key, response in asking.recorded_responses(path).items() if response.error]
   assert sorted(failed) == [('q3', llm, s) for llm in 'ab' for s in range(2)]
   served.rule = lambda body: None
@@ -127,7 +128,7 @@ def test_merging_what_was_asked_differently_is_refused(tmp_path, path, served, c
   assert collected(tmp_path) == 0
   pool = tmp_path / 'pool.yaml'
   pool.write_text(pool.read_text().replace('max_tokens: 50', 'max_tokens: 60'))
-  assert collected(tmp_path, 'other', merge=(str(path),)) == collect.REFUSED
+  assert collected(tmp_path, 'other', merge=(str(path),)) == command.REFUSED
   assert 'a.sampling.max_tokens was 50, is now 60' in capsys.readouterr().err
   assert len(served.seen) == 40
 
@@ -138,7 +139,7 @@ def test_a_complete_collection_is_merged_and_graded_without_its_endpoints(tmp_pa
   served.rule = lambda body: fault_server.status(500)
   served.served_models = []
   seen = len(served.seen)
-  assert collected(tmp_path, 'elsewhere', merge=(str(path),), extractor='option_letter-v1') == collect.REFUSED
+  assert collected(tmp_path, 'elsewhere', merge=(str(path),), extractor='option_letter-v1') == command.REFUSED
   monkeypatch.setitem(grading.EXTRACTORS, 'last-digit-v1', lambda text: str(int(text.rstrip('.')[-1:]) + 100))
   assert collected(tmp_path, 'elsewhere', merge=(str(path),), extractor='last-digit-v1') == 0
   after = records.read_jsonl(tmp_path / 'elsewhere' / 'responses.jsonl')
@@ -160,12 +161,12 @@ def test_a_dry_run_tells_calls_tokens_and_cost_and_asks_nobody(tmp_path, served,
 def test_a_budget_is_never_overspent_and_counts_earlier_runs(tmp_path, path, served, capsys):
   # One call costs 20 * 1 + 10 * 2 = 40 millionths of a dollar, and at most about 120.
   served.latency_s = 0.01
-  assert collected(tmp_path, budget_usd=1e-3) == collect.INCOMPLETE
+  assert collected(tmp_path, budget_usd=1e-3) == command.INCOMPLETE
   assert 'the budget of $0.001 is used up' in capsys.readouterr().out
   spent = sum(r.cost_usd + r.lost_usd for r in asking.recorded_responses(path).values())
   assert 0.5e-3 < spent <= 1e-3
   seen = len(served.seen)
-  assert collected(tmp_path, budget_usd=1e-3) == collect.INCOMPLETE
+  assert collected(tmp_path, budget_usd=1e-3) == command.INCOMPLETE
   assert len(served.seen) == seen
   assert collected(tmp_path, budget_usd=1.0) == 0
 
@@ -180,7 +181,7 @@ def test_a_budget_counts_what_a_lost_reply_may_have_cost(tmp_path, path, served)
 
 def test_the_summary_names_what_is_missing_and_why(tmp_path, path, served, capsys):
   served.rule = lambda body: fault_server.status(422) if 'is 3' in body['messages'][-1]['content'] else None
-  assert collected(tmp_path) == collect.INCOMPLETE
+  assert collected(tmp_path) == command.INCOMPLETE
   out = capsys.readouterr().out
   assert '2 bad_request' in out
   assert 'incomplete: a, b;' in out
@@ -232,7 +233,7 @@ def edited(folder, old, new, count=1):
 )
 def test_a_bad_pool_is_refused_before_money_is_spent(tmp_path, served, capsys, old, new, said):
   edited(tmp_path, old, new)
-  assert collected(tmp_path) == collect.REFUSED
+  assert collected(tmp_path) == command.REFUSED
   assert said in capsys.readouterr().err
   assert served.seen == []
 
@@ -250,13 +251,13 @@ def test_an_option_without_sense_is_refused(tmp_path, capsys, fields, said):
   asking.write_queries(tmp_path / 'queries.jsonl', asking.some_queries(1))
   files = {'pool.file': str(tmp_path / 'pool.yaml'), 'collect.queries': str(tmp_path / 'queries.jsonl')}
   prepared.update_from_flattened_dict(files | fields)
-  assert collect.collect(prepared, tmp_path / 'run') == collect.REFUSED
+  assert collect.collect(prepared, tmp_path / 'run') == command.REFUSED
   assert said in capsys.readouterr().err
 
 
 def test_all_llms_without_an_endpoint_are_named(tmp_path, served, capsys):
   (tmp_path / 'pool.yaml').write_text('llms: [{name: a}, {name: b}]')
-  assert collected(tmp_path) == collect.REFUSED
+  assert collected(tmp_path) == command.REFUSED
   said = capsys.readouterr().err
   assert "'a' has no endpoint" in said
   assert "'b' has no endpoint" in said
@@ -266,7 +267,7 @@ def test_all_problems_are_listed_at_once(tmp_path, served, capsys):
   unused = 'http://127.0.0.1:1/v1'
   asking.write_pool(tmp_path / 'pool.yaml', {'a': unused, 'b': served.url, 'c': unused, 'd': served.url})
   edited(tmp_path, 'model: m', 'model: other', 2)
-  assert collected(tmp_path) == collect.REFUSED
+  assert collected(tmp_path) == command.REFUSED
   said = capsys.readouterr().err
   assert "'a' at http://127.0.0.1:1/v1: connection" in said
   assert "'b' at" in said
@@ -278,7 +279,7 @@ def test_all_problems_are_listed_at_once(tmp_path, served, capsys):
 def test_an_endpoint_without_a_list_of_models_is_probed(tmp_path, served, capsys):
   served.served_models = None
   served.script = [fault_server.replies(fault_server.with_text('Hi', 'another'))]
-  assert collected(tmp_path, llms=('a',)) == collect.REFUSED
+  assert collected(tmp_path, llms=('a',)) == command.REFUSED
   assert "asked 'm', 'another' answered" in capsys.readouterr().err
   assert len(served.seen) == 1
   assert collected(tmp_path, llms=('a',)) == 0
@@ -287,7 +288,7 @@ def test_an_endpoint_without_a_list_of_models_is_probed(tmp_path, served, capsys
 
 def test_another_model_in_the_middle_stops_the_endpoint(tmp_path, path, served):
   served.script = [fault_server.replies(fault_server.with_text('the answer is 1', 'another'))]
-  assert collected(tmp_path, llms=('a',)) == collect.INCOMPLETE
+  assert collected(tmp_path, llms=('a',)) == command.INCOMPLETE
   assert 'wrong_model' in {r.error for r in asking.recorded_responses(path).values()}
   assert len(served.seen) < 20
 
@@ -308,29 +309,29 @@ def test_another_model_in_the_middle_stops_the_endpoint(tmp_path, path, served):
 def test_a_bad_query_is_refused_with_its_line(tmp_path, served, capsys, line, said):
   with open(tmp_path / 'queries.jsonl', 'a') as file:
     file.write(line + '\n')
-  assert collected(tmp_path) == collect.REFUSED
+  assert collected(tmp_path) == command.REFUSED
   assert said in capsys.readouterr().err
   assert served.seen == []
 
 
 def test_an_unknown_extractor_is_refused(tmp_path, served, capsys):
-  assert collected(tmp_path, extractor='number-v0') == collect.REFUSED
+  assert collected(tmp_path, extractor='number-v0') == command.REFUSED
   assert "config.collect.extractor: no extractor 'number-v0'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('shard', ['0/3', '4/3', '1', 'a/b'])
 def test_a_shard_that_does_not_exist_is_refused(tmp_path, served, capsys, shard):
-  assert collected(tmp_path, shard=shard) == collect.REFUSED
+  assert collected(tmp_path, shard=shard) == command.REFUSED
   assert repr(shard) in capsys.readouterr().err
 
 
 def test_an_unknown_llm_and_a_budget_without_prices_are_refused(tmp_path, served, capsys):
-  assert collected(tmp_path, llms=('a', 'z')) == collect.REFUSED
+  assert collected(tmp_path, llms=('a', 'z')) == command.REFUSED
   assert 'config.pool.llms names z; the pool file has a, b' in capsys.readouterr().err
   text = (tmp_path / 'pool.yaml').read_text()
   unpriced = [line for line in text.splitlines() if 'price' not in line and 'usd' not in line and 'read_on' not in line]
   (tmp_path / 'pool.yaml').write_text('\n'.join(unpriced))
-  assert collected(tmp_path, budget_usd=1.0) == collect.REFUSED
+  assert collected(tmp_path, budget_usd=1.0) == command.REFUSED
   assert "'a' lacks price or sampling.max_tokens, so no budget can be kept" in capsys.readouterr().err
   assert collected(tmp_path, dry_run=True) == 0
   assert 'unknown' in capsys.readouterr().out
@@ -347,13 +348,13 @@ def test_a_query_may_be_corrected_before_it_is_answered(tmp_path, path, served, 
   assert collected(tmp_path, dry_run=True) == 0
   assert path.read_bytes().count(b'\n') == 1  # nothing but the journal's own line
   served.rule = lambda body: fault_server.status(400)
-  assert collected(tmp_path) == collect.INCOMPLETE
+  assert collected(tmp_path) == command.INCOMPLETE
   served.rule = lambda body: None
   changed = [queries.Query(q.query_id, q.query + '?', q.task, q.reference) for q in asking.some_queries(10)]
   asking.write_queries(tmp_path / 'queries.jsonl', changed)
   assert collected(tmp_path) == 0
   asking.write_queries(tmp_path / 'queries.jsonl', asking.some_queries(10))
-  assert collected(tmp_path) == collect.REFUSED
+  assert collected(tmp_path) == command.REFUSED
   assert "q0.query was 'What is 0 + 1??', is now 'What is 0 + 1?'" in capsys.readouterr().err
 
 

@@ -35,7 +35,7 @@ def line(calls, *, correct=True, **fields):
 
 
 def facts(expected_cost=0.005, asked=2):
-  return decider.Facts(
+  return decider.DeciderFacts(
     ('a', 'b', 'c'), 'max_conf', 2, asked, np.array([9.0, 9.0, 4.0]), np.array([9.0, 9.0, expected_cost]), 0.02
   )
 
