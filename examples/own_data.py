@@ -8,7 +8,7 @@ import pathlib
 import random
 import sys
 
-from configs import jsonl
+from selectllm.configs import jsonl
 from selectllm.modes import experiment
 
 DEFAULT_ENCODER = 'sentence-transformers/all-MiniLM-L6-v2'

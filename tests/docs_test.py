@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from configs import common
+from selectllm.configs import common
 from tools import mkdocs_hooks, results_tables
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -7,7 +7,7 @@ from typing import Any
 
 import ml_collections
 
-from configs import common
+from selectllm.configs import common
 from selectllm.evaluate import results
 
 _SOURCE = pathlib.Path(common.__file__)
