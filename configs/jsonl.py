@@ -1,4 +1,4 @@
-"""Your own pool: responses (or scores) in JSONL files, one query a line (see README, "Your own pool").
+"""Your own pool: responses (or scores) in JSONL files, one query a line (docs/data.md).
 
 python -m selectllm.main --config=configs/jsonl.py --config.dataset.path=my_responses.jsonl
 

@@ -4,7 +4,7 @@
   python -m selectllm.main --config=configs/mini.py:folds=5    # every query is tested once
 
 Under three minutes on two CPU cores, five times that with folds. `tools/record_mini_pool.sh` records it anew with the
-variant `:collect`; `launch/local_pool.sh` serves the two LLMs, to be asked live (README).
+variant `:collect`; `launch/local_pool.sh` serves the two LLMs, to be asked live (docs/mini_pool.md).
 
 Ready-made sweeps are in configs/ablations.py:
 

@@ -4,7 +4,7 @@
   python -m selectllm.main --config=configs/mmlu_pro.py --config.pool.llms=Yi-34B,Qwen1.5-72B-Chat,gemma-7b
 
 35 to 45 minutes on two CPU cores. To expect: weighted_max_conf answers 53.3 % right with all seven LLMs, 51.8 with
-three, 47.9 with one; the plain vote of all seven 51.5, the best single LLM 43.4 (README).
+three, 47.9 with one; the plain vote of all seven 51.5, the best single LLM 43.4 (docs/results).
 
 Ready-made sweeps are in configs/ablations.py:
 

@@ -91,7 +91,7 @@ def _verdict(row: results.ConstraintResult) -> str:
 
 def _constraints(tradeoff: results.Tradeoff) -> tables.Table:
   """What cross-validation estimated of each constraint's operating point, and what the test gave."""
-  header = ['constraint', 'kept by', 'estimated accuracy %', 'measured accuracy % (95 % interval)']
+  header = ['constraint', 'strategy', 'estimated accuracy %', 'measured accuracy % (95 % interval)']
   header += [f'estimated {tradeoff.cost_unit}', f'measured {tradeoff.cost_unit}', '% of all', 'on test']
   rows = []
   for row in tradeoff.constraints:
