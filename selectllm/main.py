@@ -12,7 +12,8 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from selectllm.infra import paths
+from selectllm import modes
+from selectllm.infra import paths, run_dir
 
 DEFAULT_CONFIG = 'gsm8k'
 _CONFIGS = pathlib.Path(__file__).parent / 'configs'
@@ -59,47 +60,23 @@ def config_name() -> str:
 
 def _run(config: ml_collections.ConfigDict, workdir: str | None) -> int:
   """Hands over to the mode of the config; returns the exit code."""
-  if workdir is None and config.mode in ('collect', 'answer', 'evaluate', 'add_llm'):
+  mode = modes.find(config.mode)
+  if workdir is None and mode.workdir:
     raise app.UsageError(f'--config.mode={config.mode} needs a --workdir')
-  if config.mesh.distributed and (workdir is None or config.mode not in ('train_and_evaluate', 'evaluate')):
+  if config.mesh.distributed and (workdir is None or not mode.distributed):
     raise app.UsageError(
       '--config.mesh.distributed is for training and evaluation, in a --workdir that processes share'
     )
-  if workdir and workdir.startswith('gs://') and config.mode not in ('train_and_evaluate', 'evaluate'):
+  if workdir and paths.is_remote(workdir) and not mode.bucket:
     raise app.UsageError(f'--workdir={workdir}: --config.mode={config.mode} needs one on a disk')
-  # What is imported for one mode is not for the others: JAX is none of collecting's and comparing's business.
-  if config.mode == 'collect':
-    from selectllm.modes import collect
+  place = paths.place(workdir) if workdir else None
+  if place is None and mode.default:
+    place = run_dir.default_workdir(mode.default.format(config=config_name()))
+  if mode.jax:
+    from selectllm.infra import distributed  # collecting and comparing do without JAX
 
-    return collect.collect(config, pathlib.Path(str(workdir)))
-  if config.mode == 'compare':
-    from selectllm.infra import run_dir
-    from selectllm.modes import compare
-
-    compare.compare(config, pathlib.Path(workdir or run_dir.default_workdir('compare')))
-    return 0
-  from selectllm.infra import distributed
-
-  distributed.keep_compiled()
-  if config.mode == 'answer':
-    from selectllm.modes import answer
-
-    return answer.answer(config, pathlib.Path(str(workdir)))
-  if config.mode == 'add_llm':
-    from selectllm.modes import add_llm
-
-    add_llm.add_llm(config, pathlib.Path(str(workdir)))
-    return 0
-  if config.mode == 'select':
-    from selectllm.modes import select
-
-    select.select(config, pathlib.Path(workdir) if workdir else None)
-    return 0
-  from selectllm.infra import run_dir
-  from selectllm.modes import experiment
-
-  experiment.run(config, paths.place(workdir or run_dir.default_workdir(config_name())))
-  return 0
+    distributed.keep_compiled()
+  return mode.load()(config, place) or 0
 
 
 def _is_ours(error: Exception) -> bool:

@@ -33,8 +33,8 @@ def place(name: str | pathlib.Path) -> pathlib.Path:
   return typing.cast(pathlib.Path, epath.Path(name))
 
 
-def is_remote(path: pathlib.Path) -> bool:
-  """Whether a path is on gs://."""
+def is_remote(path: str | pathlib.Path) -> bool:
+  """Tells whether a path is on gs://."""
   return str(path).startswith(_STORE)
 
 

@@ -33,8 +33,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path)
   """Trains (or goes on training), scores all queries and writes the report; with folds, once for each fold."""
   data = load_table(config, workdir)
   begun = time.monotonic()
-  predicted = _predict(config, workdir, data, loop.fit)
-  _report(config, workdir, data, predicted, {'train_and_score_s': time.monotonic() - begun})
+  predicted, params = _predict(config, workdir, data, loop.fit)
+  _report(config, workdir, data, predicted, params, {'train_and_score_s': time.monotonic() - begun})
 
 
 def evaluate_only(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -43,9 +43,10 @@ def evaluate_only(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> N
   path = workdir / 'predictions.npz'
   if distributed.first_says(path.exists()):
     predicted = predictions.read_predictions(path)
+    params = _selector_params(config, workdir, data) if _has_selector(config, data, predicted.split) else None
   else:
-    predicted = _predict(config, workdir, data, lambda *args: loop.load_best(config, args[1], args[-1]))
-  _report(config, workdir, data, predicted, {})
+    predicted, params = _predict(config, workdir, data, lambda *args: loop.load_best(config, args[1], args[-1]))
+  _report(config, workdir, data, predicted, params, {})
 
 
 def load_table(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dataset.Dataset:
@@ -110,8 +111,12 @@ def _selecting(config: ml_collections.ConfigDict, data: dataset.Dataset, split: 
 
 def _predict(
   config: ml_collections.ConfigDict, workdir: pathlib.Path, data: dataset.Dataset, get_params: GetParams
-) -> predictions.Predictions:
-  """Scores all queries with the classifier of each split, and keeps what the report is made of."""
+) -> tuple[predictions.Predictions, Any | None]:
+  """Scores all queries with the classifier of each split, and keeps what the report is made of.
+
+  Returns:
+    The predictions, and the classifier's parameters on the host; None for a run that has no selector.
+  """
   split, batch_size = _split(config, data), config.evaluate.batch_size
   for part in split:
     _check_labels(data, part == splits.TRAIN)
@@ -150,9 +155,10 @@ def _predict(
       truncated=np.array(tokens.truncated),
       classifier_latency_s=np.array(one_latency_s),
     )
+    kept = distributed.on_host(params) if _has_selector(config, data, split) else None
   if distributed.is_first():
     predictions.save(workdir / 'predictions.npz', predicted)
-  return predicted
+  return predicted, kept
 
 
 def _report(
@@ -160,11 +166,11 @@ def _report(
   workdir: pathlib.Path,
   data: dataset.Dataset,
   predicted: predictions.Predictions,
+  params: Any | None,
   timing: dict[str, Any],
 ) -> None:
-  """Evaluates what was predicted, and writes it down: the first process does, with parameters that all give."""
+  """Evaluates what was predicted, and writes it down with the selector of these parameters: the first process does."""
   distributed.end_at_sigterm()  # there is nothing left to save
-  params = _selector_params(config, workdir, data, predicted)
   if not distributed.is_first():
     return
   begun = time.monotonic()
@@ -207,12 +213,13 @@ def _report(
   report.write(workdir, results)
 
 
-def _selector_params(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path, data: dataset.Dataset, predicted: predictions.Predictions
-) -> Any | None:
-  """The classifier of the selector that is saved with a run; None for a run that has no selector."""
-  if not config.tradeoff.strategies or not data.responses.has_answers or len(predicted.split) > 1:
-    return None
+def _has_selector(config: ml_collections.ConfigDict, data: dataset.Dataset, split: np.ndarray) -> bool:
+  """Tells whether a selector is saved with a run: with folds there is no one classifier, without answers no vote."""
+  return bool(config.tradeoff.strategies) and data.responses.has_answers and len(split) == 1
+
+
+def _selector_params(config: ml_collections.ConfigDict, workdir: pathlib.Path, data: dataset.Dataset) -> Any | None:
+  """Reads the classifier of a run whose predictions are there already; None where its checkpoints are not."""
   model = inference.make_model(config, len(data.llms))
   try:
     with sharding.use(model.mesh):
@@ -237,20 +244,13 @@ def _contest(
   return parts
 
 
-MODES = {'train_and_evaluate': train_and_evaluate, 'evaluate': evaluate_only}
-
-
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   """Runs the mode of a config in a run directory.
 
   Raises:
-    ValueError: for a mode that is not one of `MODES`, or an option that cannot be.
+    ValueError: for invalid options.
     rundir.RunDirError: when the directory holds another run, or is in use.
   """
-  if config.mode not in MODES:
-    raise ValueError(
-      f'config.mode={config.mode!r} is not one of {", ".join(MODES)}, collect, select, answer, compare, add_llm'
-    )
   config_lib.check_options(config)
   if config.profile and paths.is_remote(workdir):
     raise ValueError(f'config.profile=True: traces need a --workdir on a disk, not {workdir}')
@@ -266,4 +266,4 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     distributed.wait_for_all('claimed')
     distributed.check_same('the configs', run_dir.own_fields(run_dir.flatten(config.to_dict())))
     _LOG.info('Run directory: %s', workdir)
-    MODES[config.mode](config, workdir)
+    (evaluate_only if config.mode == 'evaluate' else train_and_evaluate)(config, workdir)

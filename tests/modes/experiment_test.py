@@ -469,11 +469,3 @@ def test_an_llm_that_is_always_right_is_refused(config, responses_file, tmp_path
   config.dataset.path = str(path)
   with pytest.raises(ValueError, match=r'sage is right on all \d+.*config\.pool\.llms'):
     experiment.run(config, tmp_path / 'run')
-
-
-def test_an_unknown_mode_is_refused(config, tmp_path):
-  config.mode = 'predict'
-  with pytest.raises(
-    ValueError, match="'predict' is not one of train_and_evaluate, evaluate, collect, select, answer, compare, add_llm"
-  ):
-    experiment.run(config, tmp_path)

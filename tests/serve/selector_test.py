@@ -5,6 +5,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from selectllm.models import inference
 from selectllm.modes import experiment
 from selectllm.selection import adaptive, confidence, learned_vote
 from selectllm.serve import decider, selector
-from selectllm.train import loop
+from selectllm.train import checkpoints, loop
 
 
 @pytest.fixture(scope='module')
@@ -42,7 +43,12 @@ def run(
   )
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('SELECTLLM_CACHE', str(tmp_path_factory.getbasetemp() / 'cache'))
-    experiment.run(config, workdir)
+    made, restored = mock.Mock(wraps=inference.make_model), mock.Mock(wraps=checkpoints.restore_best)
+    with patch.context() as counted:
+      counted.setattr(inference, 'make_model', made)
+      counted.setattr(checkpoints, 'restore_best', restored)
+      experiment.run(config, workdir)
+    assert (made.call_count, restored.call_count) == (1, 1)
     yield workdir
 
 
