@@ -23,16 +23,20 @@ QUERY = 'Natalia sold clips to 48 of her friends in April, and then half as many
 FIRST_CONFIDENCE = """
 import json, pathlib, sys
 import ml_collections, numpy as np
-from selectllm import runtime, sharding, train
-runtime.keep_compiled()
+from selectllm.infra import distributed
+from selectllm.models import inference, sharding
+from selectllm.models import options as model_options
+from selectllm.train import loop
+from selectllm.train import options as train_options
+distributed.enable_compilation_cache()
 run, query, llms = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 config = ml_collections.ConfigDict(json.loads((run / 'config.json').read_text()))
-model = train.make_model(config, llms)
+model = inference.make_model(model_options.from_config(config), llms)
 with sharding.use(model.mesh):
-  _, params = train.load_best(config, model, run)
+  _, params = loop.load_best(train_options.from_config(config), model, run)
   tokens = model.tokenize([query])
   everyone = np.ones((1, llms), bool)
-  assert train.score_queries(model, params, tokens, np.zeros(1, int), everyone, batch_size=1).confidences.all()
+  assert inference.score_queries(model, params, tokens, np.zeros(1, int), everyone, batch_size=1).confidences.all()
 """
 
 

@@ -18,8 +18,10 @@ from configs import gsm8k
 from selectllm.data import dataset, splits
 from selectllm.infra import distributed
 from selectllm.models import inference, sharding, tokenizer
+from selectllm.models import options as model_options
 from selectllm.report import tables
 from selectllm.train import loop
+from selectllm.train import options as train_options
 
 GOAL_S = 300
 
@@ -43,22 +45,22 @@ def main() -> None:
   parser.add_argument('--queries', type=int, default=1_000_000)
   parser.add_argument('--llms', type=int, default=32)
   options = parser.parse_args()
-  distributed.keep_compiled()
+  distributed.enable_compilation_cache()
   config = gsm8k.get_config()
   config.encoder.freeze, config.train.epochs, config.train.log_every_steps = True, 1, 1000
   cells = []
   for batch_size in (32, 1024):
     config.train.batch_size = batch_size
-    model = inference.make_model(config, options.llms)
+    model = inference.make_model(model_options.from_config(config), options.llms)
     width = int(model.params['head']['kernel'].shape[0])
     features, tokens, data, split = generated(options.queries, width, options.llms)
     with (
       tempfile.TemporaryDirectory() as workdir,
       sharding.use(model.mesh),
-      unittest.mock.patch.object(inference, 'kept', return_value=features),
+      unittest.mock.patch.object(inference, 'cached_embeddings', return_value=features),
     ):
       begun = time.perf_counter()
-      loop.fit(config, model, tokens, data, split, pathlib.Path(workdir))
+      loop.fit(train_options.from_config(config), model, tokens, data, split, pathlib.Path(workdir))
       seconds = time.perf_counter() - begun
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     cells.append([str(batch_size), f'{seconds:.0f}', f'{0.9 * options.queries / seconds:,.0f}', f'{peak:.1f}'])

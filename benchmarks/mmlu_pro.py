@@ -22,6 +22,7 @@ from sklearn import linear_model
 from selectllm.data import dataset, load, splits
 from selectllm.evaluate import predictions, replay, statistics
 from selectllm.models import inference, pretrained, sharding
+from selectllm.models import options as model_options
 from selectllm.report import tables
 from selectllm.selection import baselines, policies
 
@@ -42,9 +43,11 @@ def embed(config: ml_collections.ConfigDict, texts: list[str], max_length: int, 
   """Unit vectors float32[N, D] of MiniLM as it was pretrained, whatever encoder the run fine-tuned."""
   config = ml_collections.ConfigDict(config)
   config.encoder.update(name=pretrained.DEFAULT, pooling='mean', dtype='float32', max_length=max_length)
-  model = inference.make_model(config, num_llms)
+  model = inference.make_model(model_options.from_config(config), num_llms)
   with sharding.use(model.mesh):
-    return inference.unit(inference.cached_embeddings(config, model, model.tokenize(texts)))
+    return inference.unit(
+      inference.cached_embeddings(model, model.tokenize(texts), batch_size=config.evaluate.batch_size)
+    )
 
 
 def log_loss(confidences: np.ndarray, responses: dataset.Responses, rows: np.ndarray) -> float:

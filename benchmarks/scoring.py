@@ -26,6 +26,7 @@ from configs import gsm8k, mmlu_pro
 from selectllm.data import load
 from selectllm.infra import distributed
 from selectllm.models import inference, pretrained, sharding, tokenizer
+from selectllm.models import options as model_options
 from selectllm.report import tables
 
 LLMS = 10
@@ -75,7 +76,7 @@ def exported(model: Torch) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
 
 def contestants(config: ml_collections.ConfigDict, queries: Sequence[str]) -> dict[str, Callable[[], np.ndarray]]:
   """Name -> a function that gives the confidences of all queries, in their order."""
-  model = inference.make_model(config, LLMS)
+  model = inference.make_model(model_options.from_config(config), LLMS)
   theirs, tokenizer = Torch(config, model), transformers.AutoTokenizer.from_pretrained(config.encoder.name)
   onnx = exported(theirs)
   everyone, everything = np.arange(len(queries)), np.ones((len(queries), LLMS), bool)
@@ -169,7 +170,7 @@ def main() -> None:
   parser.add_argument('--queries', type=int, default=192, help='for MiniLM; a quarter of it for RoBERTa-base')
   parser.add_argument('--repeats', type=int, default=3)
   options = parser.parse_args()
-  distributed.keep_compiled()
+  distributed.enable_compilation_cache()
   cells, ratios, notes = [], [], []
   with tempfile.TemporaryDirectory() as temporary:
     roberta = roberta_base(pathlib.Path(temporary))

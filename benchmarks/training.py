@@ -25,8 +25,10 @@ from configs import gsm8k
 from selectllm.data import load
 from selectllm.infra import distributed
 from selectllm.models import inference, pretrained, sharding
+from selectllm.models import options as model_options
 from selectllm.report import tables
 from selectllm.train import input_pipeline, loop, optimizers
+from selectllm.train import options as train_options
 
 GOAL, MOST_INPUT = 2.0, 0.05
 THEIR_STEPS = 4
@@ -48,10 +50,10 @@ class Ours:
     """Makes model, optimiser and state."""
     config.encoder.name, config.train.batch_size = str(task.folder), task.batch_size
     config.encoder.max_length = scoring.LENGTH
-    self.model = inference.make_model(config, task.labels.shape[1])
+    self.model = inference.make_model(model_options.from_config(config), task.labels.shape[1])
     self.tokens = self.model.tokenize(task.queries)
     self.task = task
-    optimizer = optimizers.make_optimizer(config.train, 1000, freeze_encoder=False)
+    optimizer = optimizers.make_optimizer(train_options.from_config(config), 1000, freeze_encoder=False)
     self.state = loop.init_state(self.model, optimizer)
     self.step = loop.jit_train_step(self.model, optimizer, sharding.abstract(self.model.mesh, self.state), 0)
 
@@ -140,7 +142,7 @@ def main() -> None:
   parser.add_argument('--queries', type=int, default=512, help='for MiniLM; an eighth of it for RoBERTa-base')
   parser.add_argument('--repeats', type=int, default=3)
   options = parser.parse_args()
-  distributed.keep_compiled()
+  distributed.enable_compilation_cache()
   cells, ratios, notes = [], [], []
   with tempfile.TemporaryDirectory() as temporary:
     for name, task in tasks(options, pathlib.Path(temporary, 'roberta')).items():

@@ -75,7 +75,7 @@ def _run(config: ml_collections.ConfigDict, workdir: str | None) -> int:
   if mode.jax:
     from selectllm.infra import distributed  # collecting and comparing do without JAX
 
-    distributed.keep_compiled()
+    distributed.enable_compilation_cache()
   return mode.load()(config, place) or 0
 
 

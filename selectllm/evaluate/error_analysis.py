@@ -110,7 +110,7 @@ def gather(
     )
     step = functools.partial(_elect, selecting=selecting, policy=policy, over=config.vote)
     arrays = (confidences, asked.answers, asked.observed)
-    gathered.append((rows, confidences, *batching.apply(step, arrays, rows=batching.rows_of(ballots))))
+    gathered.append((rows, confidences, *batching.apply(step, arrays, rows=batching.block_size(ballots))))
   ours, oracle = played.column(policy, outcomes.CHOSEN), played.column('oracle', outcomes.NO_SIZE)
   return Cases(
     policy,

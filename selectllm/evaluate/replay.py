@@ -168,13 +168,13 @@ def replay_methods(
     Policies and baselines at all sizes, then the LLMs alone, then the oracle.
   """
   ballots = len(llms) * (responses.answers.shape[2] if config.vote == 'samples' else 1)
-  cuts, size = batching.split(len(rows), batching.rows_of(ballots))
+  cuts, size = batching.blocks(len(rows), batching.block_size(ballots))
   draws = [np.random.default_rng(draw) for draw in range(config.random_draws)]
   keys: list[MethodKey] = []
   parts: list[QueryMetrics] = []
   selected = {name: np.zeros((len(baselines.sizes_of(responses)), len(llms)), np.int64) for name in policies.POLICIES}
   for cut in cuts:
-    at, queries = batching.fill(rows[cut], size), cut.stop - cut.start
+    at, queries = batching.pad(rows[cut], size), cut.stop - cut.start
     asked = responses.rows(at)
     if responses.has_answers:
       asked = asked._replace(answers=asked.ballots(config.vote))

@@ -10,18 +10,18 @@ import numpy as np
 _CELLS = 1 << 22
 
 
-def rows_of(ballots: int) -> int:
-  """How many queries, of so many ballots each, vote at once."""
+def block_size(ballots: int) -> int:
+  """Returns how many queries, of so many ballots each, vote at once."""
   return max(1, _CELLS // max(1, ballots**2))
 
 
-def split(count: int, rows: int) -> tuple[list[slice], int]:
+def blocks(count: int, rows: int) -> tuple[list[slice], int]:
   """Cuts `count` queries into blocks of at most `rows`, all but the last equally large; and how large."""
   rows = -(-count // max(1, -(-count // rows)))
   return [slice(start, min(start + rows, count)) for start in range(0, count, max(1, rows))], rows
 
 
-def fill(array: Any, rows: int) -> Any:
+def pad(array: Any, rows: int) -> Any:
   """Repeats queries until there are `rows`, so that a last block has the shape of the others."""
   return array if len(array) == rows else np.resize(array, (rows, *array.shape[1:]))
 
@@ -37,14 +37,14 @@ def apply(function: Callable[..., Any], arrays: tuple[Any, ...], *, rows: int) -
   Returns:
     The function's results on the host, [N, ...].
   """
-  blocks, rows = split(len(arrays[0]), rows)
+  cuts, rows = blocks(len(arrays[0]), rows)
   results: list[Any] = []
-  for block in blocks:
+  for cut in cuts:
     # The device computes while the host cuts the next block, but no further ahead, where blocks would queue.
     if len(results) > 1:
       results[-2] = jax.device_get(results[-2])
-    results.append(function(*(fill(array[block], rows) for array in arrays)))
-  sizes = [block.stop - block.start for block in blocks]
+    results.append(function(*(pad(array[cut], rows) for array in arrays)))
+  sizes = [cut.stop - cut.start for cut in cuts]
   return jax.tree.map(
     lambda *parts: np.concatenate([np.asarray(part)[:size] for part, size in zip(parts, sizes, strict=True)]), *results
   )

@@ -32,8 +32,8 @@ _WORTH_KEEPING_S = 0.2
 _LONGEST_REPORT_S = 24 * 3600
 
 
-def keep_compiled() -> None:
-  """Lets later runs find what this one compiles, in the cache; JAX_COMPILATION_CACHE_DIR names another place."""
+def enable_compilation_cache() -> None:
+  """Keeps what is compiled for later runs, in the cache or where JAX_COMPILATION_CACHE_DIR says."""
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     jax.config.update('jax_compilation_cache_dir', str(paths.cache_dir() / 'compiled'))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', _WORTH_KEEPING_S)
@@ -65,23 +65,23 @@ def join_job() -> None:
 
 
 def is_first() -> bool:
-  """Whether this process writes and narrates; so does a process that is alone."""
+  """Tells whether this process writes and narrates; so does a process that is alone."""
   return jax.process_index() == 0
 
 
-def wait_for_all(where: str) -> None:
+def barrier(where: str) -> None:
   """Waits until all processes have come here."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(where)
 
 
-def first_says(value: bool) -> bool:
-  """What the first process gives here: processes that see other files would go different ways and wait for ever."""
+def broadcast_from_first(value: bool) -> bool:
+  """Gives all processes the value of the first: if they saw other files, they would part ways and wait for ever."""
   return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
 
 
-def all_say(value: bool) -> bool:
-  """Whether all processes give True here."""
+def all_true(value: bool) -> bool:
+  """Tells whether all processes give True."""
   return bool(np.all(multihost_utils.process_allgather(np.array(value))))
 
 
@@ -97,13 +97,13 @@ def check_same(what: str, value: Any) -> None:
     raise ValueError(f'{what} are others on process {", ".join(map(str, others))} than on process 0')
 
 
-def on_host(tree: Any) -> Any:
-  """Whole arrays of numpy, on every process, of arrays that lie on the devices of all; all call it together."""
+def gather_to_host(tree: Any) -> Any:
+  """Gathers arrays that lie on the devices of all processes as whole NumPy arrays on each; all call it together."""
   return multihost_utils.process_allgather(tree, tiled=True)
 
 
 @contextlib.contextmanager
-def ends_at_an_error() -> Iterator[None]:
+def exit_on_error() -> Iterator[None]:
   """Ends a process of a job once its error was shown: JAX would wait for the others, and they for this one."""
   try:
     yield
@@ -120,10 +120,10 @@ def _end() -> None:
 
 
 @contextlib.contextmanager
-def asked_to_stop() -> Iterator[Callable[[int], bool]]:
-  """Gives a function to call after every step: whether to stop, because somebody sent SIGTERM.
+def watch_for_sigterm() -> Iterator[Callable[[int], bool]]:
+  """Gives a function to call after every step, which tells whether to stop because of SIGTERM.
 
-  It is true after the same step on all processes, whichever of them were sent the signal.
+  It does so after the same step on all processes, whichever of them were sent the signal.
   """
   if jax.process_count() > 1:
     # JAX has been listening since the processes joined. It names the call at which all stop, so calls of later folds
@@ -138,7 +138,7 @@ def asked_to_stop() -> Iterator[Callable[[int], bool]]:
     signal.signal(signal.SIGTERM, before)
 
 
-def end_at_sigterm() -> None:
+def restore_sigterm() -> None:
   """Lets SIGTERM end this process again: JAX, which listens in the processes of a job, would only note it."""
   if jax.process_count() > 1:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

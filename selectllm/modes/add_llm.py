@@ -18,10 +18,12 @@ from selectllm.data import dataset, pool_file, records, splits
 from selectllm.evaluate import predictions, statistics, strategies
 from selectllm.infra import run_dir
 from selectllm.models import inference, sharding
+from selectllm.models import options as model_options
 from selectllm.modes import experiment
 from selectllm.selection import confidence, new_llm
 from selectllm.serve import selector
 from selectllm.train import loop
+from selectllm.train import options as train_options
 
 # Fewer labelled responses say next to nothing.
 FEWEST = 20
@@ -98,9 +100,9 @@ def add_llm(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   llm = _name(options.llm, recorded, data.llms, options.responses)
   given = _match(recorded, llm, data, split)
   part, joined, learned = join(config, data, predicted, llm, given)
-  model = inference.make_model(config, len(data.llms))
+  model = inference.make_model(model_options.from_config(config), len(data.llms))
   with sharding.use(model.mesh):
-    params = loop.load_best(config, model, run)[1]
+    params = loop.load_best(train_options.from_config(config), model, run)[1]
   workdir.mkdir(parents=True, exist_ok=True)
   directory = workdir / 'selector'
   latency_s = float(predicted.classifier_latency_s)

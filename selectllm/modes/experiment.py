@@ -17,10 +17,12 @@ from selectllm.data import dataset, load, splits
 from selectllm.evaluate import contamination, error_analysis, evaluator, predictions, strategies, tradeoff
 from selectllm.infra import distributed, metric_writer, paths, run_dir
 from selectllm.models import inference, sharding
+from selectllm.models import options as model_options
 from selectllm.report import browser, report
 from selectllm.selection import baselines, policies, pseudo_labels
 from selectllm.serve import selector
 from selectllm.train import checkpoints, loop
+from selectllm.train import options as train_options
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,11 +43,11 @@ def evaluate_only(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> N
   """Writes a run's report again: from predictions.npz in seconds, else from its best checkpoint."""
   data = load_table(config, workdir)
   path = workdir / 'predictions.npz'
-  if distributed.first_says(path.exists()):
+  if distributed.broadcast_from_first(path.exists()):
     predicted = predictions.read_predictions(path)
     params = _selector_params(config, workdir, data) if _has_selector(config, data, predicted.split) else None
   else:
-    predicted, params = _predict(config, workdir, data, lambda *args: loop.load_best(config, args[1], args[-1]))
+    predicted, params = _predict(config, workdir, data, lambda *args: loop.load_best(args[0], args[1], args[-1]))
   _report(config, workdir, data, predicted, params, {})
 
 
@@ -120,7 +122,7 @@ def _predict(
   split, batch_size = _split(config, data), config.evaluate.batch_size
   for part in split:
     _check_labels(data, part == splits.TRAIN)
-  model = inference.make_model(config, len(data.llms))
+  model = inference.make_model(model_options.from_config(config), len(data.llms))
   tokens = model.tokenize(data.queries)
   if tokens.truncated:
     _LOG.warning(
@@ -132,7 +134,7 @@ def _predict(
     for fold, part in enumerate(split):
       directory = workdir / f'fold_{fold}' if len(split) > 1 else workdir
       directory.mkdir(exist_ok=True)
-      step, params = get_params(config, model, tokens, data.responses, part, directory)
+      step, params = get_params(train_options.from_config(config), model, tokens, data.responses, part, directory)
       # What it says of queries that it was trained on tells nothing, and is not worth the time.
       rows = np.flatnonzero((part == splits.VALIDATION) | (part == splits.TEST))
       _LOG.info('Scoring %d queries with the classifier of step %d', len(rows), step)
@@ -149,13 +151,13 @@ def _predict(
       confidences=np.stack(confidences),
       labels=data.responses.labels,
       observed=data.responses.observed,
-      embeddings=inference.unit(inference.cached_embeddings(config, model, tokens)),
+      embeddings=inference.unit(inference.cached_embeddings(model, tokens, batch_size=batch_size)),
       latency_s=np.stack([baselines.expected_latency_s(data.responses, part) for part in split]),
       tokens=tokens.lengths,
       truncated=np.array(tokens.truncated),
       classifier_latency_s=np.array(one_latency_s),
     )
-    kept = distributed.on_host(params) if _has_selector(config, data, split) else None
+    kept = distributed.gather_to_host(params) if _has_selector(config, data, split) else None
   if distributed.is_first():
     predictions.save(workdir / 'predictions.npz', predicted)
   return predicted, kept
@@ -170,7 +172,7 @@ def _report(
   timing: dict[str, Any],
 ) -> None:
   """Evaluates what was predicted, and writes it down with the selector of these parameters: the first process does."""
-  distributed.end_at_sigterm()  # there is nothing left to save
+  distributed.restore_sigterm()  # there is nothing left to save
   if not distributed.is_first():
     return
   begun = time.monotonic()
@@ -220,10 +222,10 @@ def _has_selector(config: ml_collections.ConfigDict, data: dataset.Dataset, spli
 
 def _selector_params(config: ml_collections.ConfigDict, workdir: pathlib.Path, data: dataset.Dataset) -> Any | None:
   """Reads the classifier of a run whose predictions are there already; None where its checkpoints are not."""
-  model = inference.make_model(config, len(data.llms))
+  model = inference.make_model(model_options.from_config(config), len(data.llms))
   try:
     with sharding.use(model.mesh):
-      return distributed.on_host(loop.load_best(config, model, workdir)[1])
+      return distributed.gather_to_host(loop.load_best(train_options.from_config(config), model, workdir)[1])
   except checkpoints.CheckpointError as error:
     _LOG.warning('No selector is saved: %s', error)
     return None
@@ -259,11 +261,11 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   if config.mesh.distributed:
     distributed.join_job()
   with contextlib.ExitStack() as held:
-    held.enter_context(distributed.ends_at_an_error())
+    held.enter_context(distributed.exit_on_error())
     if distributed.is_first():
       held.enter_context(run_dir.lock(workdir))
       run_dir.claim(workdir, config)
-    distributed.wait_for_all('claimed')
+    distributed.barrier('claimed')
     distributed.check_same('the configs', run_dir.own_fields(run_dir.flatten(config.to_dict())))
     _LOG.info('Run directory: %s', workdir)
     (evaluate_only if config.mode == 'evaluate' else train_and_evaluate)(config, workdir)

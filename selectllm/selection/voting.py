@@ -147,7 +147,7 @@ def elect(
   count, samples = answers.shape[1:]
   size = min(size, count)
   ballots = size * samples if over == 'samples' else size
-  rows = min(batching.rows_of(ballots), max(1, _NUMBERS // (count * (samples + 2))))
+  rows = min(batching.block_size(ballots), max(1, _NUMBERS // (count * (samples + 2))))
 
   def step(*queries: np.ndarray) -> jax.Array:
     # Two calls of the device: compiled as one, the majorities would be counted again for every comparison of ballots.

@@ -11,9 +11,11 @@ import numpy as np
 
 from selectllm.data import pool_file
 from selectllm.models import inference, sharding
+from selectllm.models import options as model_options
 from selectllm.selection import policies, voting
 from selectllm.serve import decider
 from selectllm.train import loop
+from selectllm.train import options as train_options
 
 
 class State(NamedTuple):
@@ -117,9 +119,9 @@ def load(run: pathlib.Path, policy: str, size: int, mesh: ml_collections.ConfigD
     raise pool_file.PoolError(f'config.answer.size={size}: the run knows {len(llms)} LLMs')
   trained_with = ml_collections.ConfigDict(json.loads((run / 'config.json').read_text()))
   trained_with.mesh = mesh
-  model = inference.make_model(trained_with, len(llms))
+  model = inference.make_model(model_options.from_config(trained_with), len(llms))
   with sharding.use(model.mesh):
-    _, params = loop.load_best(trained_with, model, run)
+    _, params = loop.load_best(train_options.from_config(trained_with), model, run)
   with np.load(run / 'predictions.npz') as arrays:
     latency_s, classifier_latency_s = arrays['latency_s'][0], float(arrays['classifier_latency_s'])
   selecting = policies.PolicyOptions(latency_s, np.array([size], np.int32), trained_with.evaluate.threshold)

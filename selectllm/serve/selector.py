@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from selectllm.data import dataset
 from selectllm.evaluate import strategies
 from selectllm.infra import paths, run_dir
-from selectllm.models import inference, pretrained, sharding
+from selectllm.models import inference, options, pretrained, sharding
 from selectllm.selection import adaptive, calibration, confidence, constraints, learned_vote, types, voting
 from selectllm.serve import decider
 from selectllm.train import checkpoints
@@ -198,7 +198,7 @@ def load(
     template = _template(facts['rules'], list(facts['estimated']))
     named = {name: stored[name] for name in _names(template)}
   arrays = jax.tree.unflatten(jax.tree.structure(template), list(named.values()))
-  model = inference.make_model(config, len(facts['llms']) - len(arrays.estimator.added))
+  model = inference.make_model(options.from_config(config), len(facts['llms']) - len(arrays.estimator.added))
   with ocp.StandardCheckpointer() as checkpointer:
     abstract = sharding.abstract(model.mesh, model.params)
     params = checkpointer.restore(checkpoints.address(directory / _CLASSIFIER), abstract)

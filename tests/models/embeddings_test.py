@@ -1,8 +1,12 @@
+import dataclasses
+import functools
+import types
+
 import numpy as np
 import pytest
 
 from configs import jsonl
-from selectllm.models import inference, sharding, tokenizer
+from selectllm.models import inference, options, sharding, tokenizer
 
 
 @pytest.fixture
@@ -23,17 +27,19 @@ def test_made_once_for_each_encoder_and_queries(config, monkeypatch):
 
   monkeypatch.setattr(inference, 'embed', embed)
   one, other = (tokenizer.Tokens(np.array([2, last, 3], np.int32), np.array([0, 3]), 0) for last in (4, 5))
-  first = inference.cached_embeddings(config, None, one)
-  np.testing.assert_array_equal(inference.cached_embeddings(config, None, one), first)
+  cached = functools.partial(inference.cached_embeddings, batch_size=4)
+  model = types.SimpleNamespace(encoder=options.from_config(config).encoder)
+  first = cached(model, one)
+  np.testing.assert_array_equal(cached(model, one), first)
   assert len(made) == 1
-  inference.cached_embeddings(config, None, other)
-  config.encoder.pooling = 'cls'
-  inference.cached_embeddings(config, None, one)
+  cached(model, other)
+  model.encoder = dataclasses.replace(model.encoder, pooling='cls')
+  cached(model, one)
   assert len(made) == 3
 
 
 def test_a_query_is_the_same_whoever_shares_its_row(config):
-  model = inference.make_model(config, 3)
+  model = inference.make_model(options.from_config(config), 3)
   tokens = model.tokenize(['cats', 'how many cats', 'eggs', '', 'how many eggs has dogs plus cats', 'dogs'])
   with sharding.use(model.mesh):
     together = inference.embed(model, tokens, batch_size=64)

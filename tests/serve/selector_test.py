@@ -16,10 +16,12 @@ from selectllm.data import load, splits
 from selectllm.evaluate import predictions, strategies
 from selectllm.infra import paths, run_dir
 from selectllm.models import inference
+from selectllm.models import options as model_options
 from selectllm.modes import experiment
 from selectllm.selection import adaptive, confidence, learned_vote
 from selectllm.serve import decider, selector
 from selectllm.train import checkpoints, loop
+from selectllm.train import options as train_options
 
 
 @pytest.fixture(scope='module')
@@ -102,8 +104,8 @@ def test_a_selector_in_a_bucket_chooses_the_same(run, as_the_run_chose, bucket):
   config = jsonl.get_config()
   config.update(json.loads((run / 'config.json').read_text()))
   table, _ = load.load(config, run_dir.begun_with(run))
-  model = inference.make_model(config, len(table.llms))
-  _, params = loop.load_best(config, model, run)
+  model = inference.make_model(model_options.from_config(config), len(table.llms))
+  _, params = loop.load_best(train_options.from_config(config), model, run)
   for _ in range(2):  # in place of what is there
     selector.save(paths.place('gs://bucket/selector'), config, table, part, params, 0.0)
   here, there = (selectllm.load(where).select(queries) for where in (run / 'selector', 'gs://bucket/selector'))

@@ -9,8 +9,10 @@ import pytest
 from configs import jsonl
 from selectllm.data import dataset, splits
 from selectllm.models import inference, sharding
+from selectllm.models import options as model_options
 from selectllm.selection import policies
 from selectllm.train import input_pipeline, loop, optimizers
+from selectllm.train import options as train_options
 
 
 @pytest.fixture
@@ -43,9 +45,9 @@ def _data(model: inference.Model, seed: int = 0) -> input_pipeline.TrainingBatch
 
 
 def _train(config, steps: int) -> tuple[list[float], loop.TrainState]:
-  model = inference.make_model(config, 4)
+  model = inference.make_model(model_options.from_config(config), 4)
   source = _data(model)
-  optimizer = optimizers.make_optimizer(config.train, steps, freeze_encoder=config.encoder.freeze)
+  optimizer = optimizers.make_optimizer(train_options.from_config(config), steps, freeze_encoder=config.encoder.freeze)
   with sharding.use(model.mesh):
     state = loop.init_state(model, optimizer)
     step = loop.jit_train_step(model, optimizer, sharding.abstract(model.mesh, state), config.seed)
@@ -69,7 +71,7 @@ def test_a_frozen_encoder_stays_and_the_head_learns_what_the_features_say(config
   monkeypatch.setenv('SELECTLLM_CACHE', str(tmp_path / 'cache'))
   config.encoder.freeze, config.encoder.dropout = True, 0.0
   config.train.epochs, config.train.head_learning_rate = 2, 1e-2
-  model = inference.make_model(config, 4)
+  model = inference.make_model(model_options.from_config(config), 4)
   tokens, random = model.tokenize(QUERIES), np.random.default_rng(0)
   size, nothing = len(QUERIES), np.zeros(0)
   data = dataset.Responses(
@@ -84,7 +86,7 @@ def test_a_frozen_encoder_stays_and_the_head_learns_what_the_features_say(config
   )
   split = np.array([splits.TRAIN] * 32 + [splits.VALIDATION] * (size - 32), np.int8)
   with sharding.use(model.mesh):
-    _, params = loop.fit(config, model, tokens, data, split, tmp_path)
+    _, params = loop.fit(train_options.from_config(config), model, tokens, data, split, tmp_path)
     scored = inference.score_queries(model, params, tokens, np.arange(size), data.observed, batch_size=8).confidences
   same = jax.tree.map(lambda a, b: bool((a == b).all()), model.params, params)
   assert all(jax.tree.leaves(same['encoder']))
@@ -124,7 +126,7 @@ def test_balanced_weights_come_from_train_alone():
 
 
 def test_one_call_scores_and_selects_as_two_do(config):
-  model = inference.make_model(config, 4)
+  model = inference.make_model(model_options.from_config(config), 4)
   tokens, random = model.tokenize(QUERIES), np.random.default_rng(0)
   rows = random.permutation(len(QUERIES))[:37]
   available = random.random((37, 4)) < 0.8
@@ -141,13 +143,13 @@ def test_one_call_scores_and_selects_as_two_do(config):
 
 
 def test_eight_devices_score_like_one(config):
-  model = inference.make_model(config, 4)
+  model = inference.make_model(model_options.from_config(config), 4)
   tokens, available = model.tokenize(QUERIES), np.ones((len(QUERIES), 4), bool)
   rows = np.arange(len(QUERIES))
   with sharding.use(model.mesh):
     expected = inference.score_queries(model, model.params, tokens, rows, available, batch_size=10)
   config.mesh.data = 8
-  model = inference.make_model(config, 4)
+  model = inference.make_model(model_options.from_config(config), 4)
   with sharding.use(model.mesh):
     scores = inference.score_queries(model, model.params, tokens, rows, available, batch_size=10)
   np.testing.assert_allclose(scores.confidences, expected.confidences, atol=1e-5)
@@ -156,21 +158,21 @@ def test_eight_devices_score_like_one(config):
 def test_what_the_devices_cannot_do_is_refused(config):
   config.mesh.data = 64
   with pytest.raises(ValueError, match='data=64 x fsdp=1 takes 64 devices, there are 8'):
-    inference.make_model(config, 4)
+    inference.make_model(model_options.from_config(config), 4)
   config.mesh.data = 3
-  model = inference.make_model(config, 4)  # scores on any number of devices
+  model = inference.make_model(model_options.from_config(config), 4)  # scores on any number of devices
   tokens, none = model.tokenize(QUERIES), np.zeros(0, int)
   with pytest.raises(ValueError, match='batch_size=16 does not divide over 3 devices'):
-    loop.fit(config, model, tokens, None, none, None)
+    loop.fit(train_options.from_config(config), model, tokens, None, none, None)
 
 
 def test_unknown_choices_are_refused(config):
   config.encoder.dtype = 'float8'
   with pytest.raises(ValueError, match='float32, bfloat16'):
-    inference.make_model(config, 4)
+    inference.make_model(model_options.from_config(config), 4)
   config.train.schedule = 'step'
   with pytest.raises(ValueError, match='linear, cosine, constant'):
-    optimizers.make_optimizer(config.train, 10, freeze_encoder=False)
+    optimizers.make_optimizer(train_options.from_config(config), 10, freeze_encoder=False)
 
 
 def test_bfloat16_trains(config):
@@ -183,7 +185,7 @@ def test_bfloat16_trains(config):
 @pytest.mark.parametrize('schedule', optimizers.SCHEDULES)
 def test_schedules_warm_up_to_the_peak_and_come_down(config, schedule):
   config.train.schedule = schedule
-  rate = optimizers.make_schedule(config.train, 100, 1e-3)
+  rate = optimizers.make_schedule(train_options.from_config(config), 100, 1e-3)
   rates = np.array([float(rate(step)) for step in range(101)])
   assert 0 < rates[0] < rates[5] < rates[10] == pytest.approx(1e-3)
   assert rates[100] == pytest.approx(1e-3 if schedule == 'constant' else 0, abs=1e-9)

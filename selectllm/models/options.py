@@ -1,0 +1,50 @@
+"""Options of a classifier, as a config gives them."""
+
+import dataclasses
+
+import ml_collections
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderOptions:
+  """Which encoder reads the queries, and how.
+
+  Attributes:
+    name: A folder, or a model's name on the Hugging Face hub.
+    pooling: See `classifier.POOLINGS`.
+    max_length: Tokens; longer queries are cut.
+    dtype: Of activations, see `inference.DTYPES`.
+    dropout: Rate.
+    freeze: Whether the head alone is trained.
+    remat: Whether the backward pass recomputes inner activations.
+  """
+
+  name: str
+  pooling: str
+  max_length: int
+  dtype: str
+  dropout: float
+  freeze: bool
+  remat: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+  """Everything that a classifier is built by, but for the LLMs of its pool.
+
+  Attributes:
+    encoder: What reads the queries.
+    data: Devices along the mesh axis `data`, see `sharding.make_mesh`.
+    fsdp: Devices along `fsdp`.
+    seed: Of the head's first parameters.
+  """
+
+  encoder: EncoderOptions
+  data: int
+  fsdp: int
+  seed: int
+
+
+def from_config(config: ml_collections.ConfigDict) -> ModelOptions:
+  """Takes the options of a classifier out of a config: `encoder`, `mesh` and `seed`."""
+  return ModelOptions(EncoderOptions(**config.encoder.to_dict()), config.mesh.data, config.mesh.fsdp, config.seed)
