@@ -52,7 +52,7 @@ def test_commands_that_compute_nothing_do_without_jax(arguments):
   assert not (ROOT / 'nowhere').exists()
 
 
-@pytest.mark.parametrize('package', ['client', 'config', 'sweeps', 'modes.collect', 'modes.compare'])
+@pytest.mark.parametrize('package', ['data', 'client', 'report', 'config', 'sweeps', 'modes.collect', 'modes.compare'])
 def test_modules_that_compute_nothing_do_without_jax(package):
   assert not _last_line(IMPORTS, f'selectllm.{package}')
 

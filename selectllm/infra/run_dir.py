@@ -25,8 +25,8 @@ _DEVICES = ('mesh', 'profile', 'dataset.beam', 'evaluate.batch_size')
 # And these are other modes' business.
 _OTHER_MODES = ('collect', 'answer', 'compare', 'select', 'add_llm')
 _FREE = (*_LOCATIONS, *_DEVICES, *_OTHER_MODES)
-# What runs of earlier versions did, whose configs lack these fields.
-_BEFORE = {'dataset.labels': 'reference'}
+# What configs of earlier versions had where today's have `tradeoff`.
+_EARLIER = 'frontier'
 _PACKAGES = (
   'jax',
   'jaxlib',
@@ -45,12 +45,12 @@ class RunDirError(RuntimeError):
 
 
 def default_workdir(config_name: str) -> pathlib.Path:
-  """A new directory for a run of this config, runs/<config>/<date-time>."""
+  """Names a new directory for a run of this config, runs/<config>/<date-time>."""
   return pathlib.Path('runs') / config_name / datetime.datetime.now().strftime('%Y-%m-%d_%H-%M-%S')
 
 
 def flatten(value: Any, prefix: str = '') -> dict[str, Any]:
-  """Nested dicts as one dict from dotted names to leaves."""
+  """Flattens nested dicts into one dict from dotted names to leaves."""
   if not isinstance(value, dict):
     return {prefix: value}
   leaves: dict[str, Any] = {}
@@ -60,46 +60,49 @@ def flatten(value: Any, prefix: str = '') -> dict[str, Any]:
 
 
 def _within(field: str, sections: tuple[str, ...]) -> bool:
-  """Whether a dotted name is one of these fields, or in one of these sections."""
+  """Tells whether a dotted name is one of these fields, or in one of these sections."""
   return f'{field}.'.startswith(tuple(f'{section}.' for section in sections))
 
 
 def own_fields(config: dict[str, Any]) -> dict[str, Any]:
-  """Of a flattened config what decides the run's results: not where to look or compute, nor what other modes do."""
+  """Keeps of a flattened config what decides the run's results; places, devices and other modes' fields do not."""
   return {field: value for field, value in config.items() if not _within(field, _FREE)}
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
-  """What identifies a run, config.json or data.json.
+  """Reads what identifies a run, config.json or data.json.
 
   Raises:
-    RunDirError: when it is damaged.
+    RunDirError: when it is damaged, or of a version whose runs this one does not understand.
   """
   try:
-    return json.loads(path.read_text())
+    content = json.loads(path.read_text())
   except ValueError as error:
     raise RunDirError(
       f'{path} is no JSON ({error}), so nobody knows whose run it is. Take another --workdir.'
     ) from error
+  if _EARLIER in content and 'tradeoff' not in content:
+    raise RunDirError(
+      f'{path.parent} holds a run of an earlier version of selectllm, whose fields and reports had other names: make a '
+      'new run in another directory, or check out the version that wrote it (git_commit in its environment.json)'
+    )
+  return content
 
 
-def _claim(
-  path: pathlib.Path, content: dict[str, Any], exempt: tuple[str, ...], before: dict[str, Any] | None = None
-) -> None:
+def _claim(path: pathlib.Path, content: dict[str, Any], exempt: tuple[str, ...]) -> None:
   """Writes what identifies a run, or refuses to go on with a run that was something else.
 
   Args:
     path: Where it stands, or will.
     content: What identifies this run, as JSON knows it.
     exempt: Fields and sections that may differ.
-    before: What fields meant while there were none.
   """
   content = json.loads(json.dumps(content))
   if not path.exists():
     with paths.atomic_write(path) as partial:
       partial.write_text(json.dumps(content, indent=2, sort_keys=True) + '\n')
     return
-  there, here = ((before or {}) | flatten(one) for one in (read(path), content))
+  there, here = flatten(read(path)), flatten(content)
   changed = [
     f'  {name}: {there.get(name, "absent")!r} there, {here.get(name, "absent")!r} now'
     for name in sorted(there.keys() | here.keys())
@@ -157,11 +160,11 @@ def claim_config(workdir: pathlib.Path, config: ml_collections.ConfigDict) -> No
   exempt: tuple[str, ...] = _FREE
   if config.mode in ('evaluate', 'add_llm'):
     exempt = (*exempt, 'evaluate', 'tradeoff')
-  _claim(workdir / 'config.json', json.loads(config.to_json_best_effort()), exempt, before=_BEFORE)
+  _claim(workdir / 'config.json', json.loads(config.to_json_best_effort()), exempt)
 
 
 def begun_with(workdir: pathlib.Path) -> str:
-  """The name of the data set that the run directory is tied to; empty for a new one."""
+  """Reads the name of the data set that the run directory is tied to; empty for a new one."""
   path = workdir / 'data.json'
   return read(path)['name'] if path.exists() else ''
 
@@ -172,7 +175,7 @@ def claim_data(workdir: pathlib.Path, identity: dict[str, Any]) -> None:
 
 
 def environment() -> dict[str, Any]:
-  """Versions, devices and the git commit, for the record."""
+  """Collects versions, devices and the git commit, for the record."""
   import jax  # who only reads runs needs no devices
 
   try:

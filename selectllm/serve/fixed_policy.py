@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 
 from selectllm.data import pool_file
+from selectllm.infra import run_dir
 from selectllm.models import inference, sharding
 from selectllm.models import options as model_options
 from selectllm.selection import policies, voting
@@ -102,12 +103,14 @@ def load(run: pathlib.Path, policy: str, size: int, mesh: ml_collections.ConfigD
 
   Raises:
     FileNotFoundError: when the directory holds no such run.
+    run_dir.RunDirError: when it is damaged, or of an earlier version.
     pool_file.PoolError: for a policy or size that there is not.
     checkpoints.CheckpointError: when its checkpoint cannot be read.
   """
   for name in ('config.json', 'report.json', 'predictions.npz'):
     if not (run / name).is_file():
       raise FileNotFoundError(f'config.answer.run={str(run)!r} is not a finished run: it has no {name}')
+  trained_with = ml_collections.ConfigDict(run_dir.read(run / 'config.json'))
   report = json.loads((run / 'report.json').read_text())
   if report['dataset']['folds']:
     raise FileNotFoundError(f'config.answer.run={str(run)!r} cross-validated: it has a classifier for each fold')
@@ -117,7 +120,6 @@ def load(run: pathlib.Path, policy: str, size: int, mesh: ml_collections.ConfigD
   size = size or next(row['sizes'][0] for row in report['chosen'] if row['name'] == policy)
   if not 1 <= size <= len(llms):
     raise pool_file.PoolError(f'config.answer.size={size}: the run knows {len(llms)} LLMs')
-  trained_with = ml_collections.ConfigDict(json.loads((run / 'config.json').read_text()))
   trained_with.mesh = mesh
   model = inference.make_model(model_options.from_config(trained_with), len(llms))
   with sharding.use(model.mesh):

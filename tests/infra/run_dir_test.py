@@ -109,6 +109,17 @@ def test_other_data_are_refused_with_the_difference(tmp_path):
   assert 'a.jsonl' not in str(error.value)
 
 
+def test_a_run_of_an_earlier_version_is_refused_with_what_to_do(tmp_path):
+  earlier = _config().to_dict() | {'frontier': {'contenders': ['adaptive']}}
+  (tmp_path / 'config.json').write_text(json.dumps(earlier))
+  for mode in ('train_and_evaluate', 'evaluate', 'add_llm'):
+    message = _refusal(tmp_path, _config(mode))
+    assert message.startswith(f'{tmp_path} holds a run of an earlier version of selectllm')
+    assert 'make a new run' in message
+    assert 'check out the version that wrote it' in message
+  assert json.loads((tmp_path / 'config.json').read_text()) == json.loads(json.dumps(earlier))
+
+
 @pytest.mark.parametrize('content', ['', '{"mode": "train_and', '\x00\x00'])
 def test_a_damaged_config_is_named_and_kept(tmp_path, content):
   (tmp_path / 'config.json').write_text(content)
