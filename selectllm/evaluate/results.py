@@ -66,6 +66,15 @@ class DatasetSummary(_Struct):
   truncated: int
   labels: str
 
+  @property
+  def title(self) -> str:
+    """The data set, its pool and queries, and how responses and latencies are known."""
+    tested = f'{self.queries_per_split.test:,} test queries' + (f' in {self.folds} folds' if self.folds else '')
+    return (
+      f'{self.name}: {len(self.llms)} LLMs, {tested} of {self.queries:,}, {self.responses} responses, '
+      f'{self.latency} latencies'
+    )
+
 
 class LLMSummary(_Struct):
   """One LLM alone.

@@ -1,8 +1,8 @@
-"""The figures of a report, drawn from report.json alone."""
+"""Draws the figures of a report from its results alone."""
 
 import pathlib
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib.axes
 import matplotlib.figure
@@ -10,7 +10,7 @@ import matplotlib.ticker
 import matplotlib.transforms
 import numpy as np
 
-from selectllm.evaluate import metrics
+from selectllm.evaluate import metrics, results
 from selectllm.report import tables
 
 # Colour and style of each method's points, in the order they are drawn. From size to size a fixed subset's latency goes
@@ -35,7 +35,7 @@ _PANELS = 3
 
 
 class _Label(NamedTuple):
-  """Text beside a point; its offset is in points (1/72 inch)."""
+  """A text beside a point; its offset is in points (1/72 inch)."""
 
   text: str
   x: float
@@ -45,7 +45,7 @@ class _Label(NamedTuple):
 
 
 def _annotate(axes: matplotlib.axes.Axes, labels: list[_Label]) -> None:
-  """Writes the labels, but for those that would cover an earlier one."""
+  """Writes the labels, without those that would cover an earlier one."""
   to_points = axes.transData + matplotlib.transforms.Affine2D().scale(72 / axes.figure.dpi)
   kept: list[matplotlib.transforms.Bbox] = []
   for label in labels:
@@ -58,30 +58,47 @@ def _annotate(axes: matplotlib.axes.Axes, labels: list[_Label]) -> None:
       )
 
 
-def accuracy_and_latency(results: dict[str, Any]) -> matplotlib.figure.Figure:
-  """Accuracy against sequential latency: policies by size, single LLMs, and the tradeoff of them all."""
-  kind = results['dataset']['latency']
-  across = 'calls' if kind == 'unknown' else 'latency_sequential_s'
-  points = [
-    (row['name'], row['size'], row[across], 100 * row['accuracy'])
-    for row in results['methods']
-    if row['name'] != 'oracle' and None not in (row['accuracy'], row[across])
-  ]
-  figure = matplotlib.figure.Figure(figsize=(10, 5.6), layout='constrained')
-  axes = figure.subplots()
+class _Point(NamedTuple):
+  """A method on the plane of latency (or calls) and accuracy in %."""
+
+  name: str
+  size: int | None
+  x: float
+  y: float
+
+
+def _points(rows: Sequence[results.MethodResult], *, by_calls: bool) -> list[_Point]:
+  """Returns where the methods lie, but for the oracle and what is not known."""
+  points = []
+  for row in rows:
+    x = row.calls if by_calls else row.latency_sequential_s
+    if row.name != 'oracle' and row.accuracy is not None and x is not None:
+      points.append(_Point(row.name, row.size, x, 100 * row.accuracy))
+  return points
+
+
+def _draw_methods(axes: matplotlib.axes.Axes, points: list[_Point], single: list[_Point]) -> None:
+  """Draws the trade-off of all methods, a line or marks for each method, and the single LLMs."""
   x, y = (np.array(column) for column in list(zip(*points, strict=True))[2:])
-  tradeoff = metrics.pareto(x, y)
-  order = np.lexsort((y[tradeoff], x[tradeoff]))
-  axes.step(
-    x[tradeoff][order], y[tradeoff][order], where='post', color='#bbbbbb', linewidth=6, alpha=0.45, label='tradeoff'
-  )
+  best = metrics.pareto(x, y)
+  order = np.lexsort((y[best], x[best]))
+  axes.step(x[best][order], y[best][order], where='post', color='#bbbbbb', linewidth=6, alpha=0.45, label='trade-off')
   for name, (colour, style) in _STYLES.items():
-    if line := [point[2:] for point in points if point[0] == name]:
+    if line := [(point.x, point.y) for point in points if point.name == name]:
       size = 10 if style == '*' else 6
       axes.plot(*zip(*line, strict=True), style, color=colour, label=name, linewidth=1.4, markersize=size)
-  single = sorted((p for p in points if p[0].startswith('single:')), key=lambda point: -point[3])
-  axes.plot(*([point[i] for point in single] for i in (2, 3)), 'o', color=_SINGLE, markersize=4, label='single LLM')
-  if (oracle := results['oracle']['accuracy']) is not None:
+  axes.plot([p.x for p in single], [p.y for p in single], 'o', color=_SINGLE, markersize=4, label='single LLM')
+
+
+def accuracy_and_latency(found: results.Results) -> matplotlib.figure.Figure:
+  """Draws accuracy against sequential latency: policies by size, single LLMs, and the trade-off of them all."""
+  kind = found.dataset.latency
+  points = _points(found.methods, by_calls=kind == 'unknown')
+  single = sorted((point for point in points if point.name.startswith('single:')), key=lambda point: -point.y)
+  figure = matplotlib.figure.Figure(figsize=(10, 5.6), layout='constrained')
+  axes = figure.subplots()
+  _draw_methods(axes, points, single)
+  if (oracle := found.oracle.accuracy) is not None:
     axes.axhline(100 * oracle, color='black', linestyle=':', linewidth=1, label=f'oracle {100 * oracle:.1f} %')
   if kind == 'unknown':
     axes.set_xlabel('LLMs called per query')
@@ -90,56 +107,47 @@ def accuracy_and_latency(results: dict[str, Any]) -> matplotlib.figure.Figure:
     axes.set_xscale('log')
     axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f'{value:g}'))
     axes.set_xlabel(f'LLM latency per query, sum over the called LLMs, seconds ({kind})')
-  _annotate(
-    axes,
-    [
-      *(_Label(name.removeprefix('single:'), x, y, (5, 2), _SINGLE) for name, _, x, y in single),
-      *(_Label(str(s), x, y, (-2, 5), _STYLES[name][0]) for name, s, x, y in points if name == 'weighted_max_conf'),
-      *(_Label(str(s), x, y, (3, -9), _STYLES[name][0]) for name, s, x, y in points if name == 'top_s'),
-    ],
-  )
+  labels = [_Label(point.name.removeprefix('single:'), point.x, point.y, (5, 2), _SINGLE) for point in single]
+  for name, offset in (('weighted_max_conf', (-2, 5)), ('top_s', (3, -9))):
+    labels += [_Label(str(p.size), p.x, p.y, offset, _STYLES[name][0]) for p in points if p.name == name]
+  _annotate(axes, labels)
   axes.set_ylabel('accuracy on test, %')
-  axes.set_title('What accuracy takes (small numbers: subset size s)')
+  axes.set_title('Accuracy and latency (small numbers: subset size s)')
   axes.grid(alpha=0.25)
   figure.legend(fontsize=8, loc='outside right upper')
   return figure
 
 
-def reliability(results: dict[str, Any]) -> matplotlib.figure.Figure:
-  """Confidence against how often it came true, and how many confidences there are of each."""
-  bins = results['classifier']['reliability']
+def reliability(found: results.Results) -> matplotlib.figure.Figure:
+  """Draws confidences against the share of right answers, and the number of confidences in each bin."""
   figure = matplotlib.figure.Figure(figsize=(5.2, 6), layout='constrained')
   top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-  reliability_panels(top, bottom, bins['mean_confidence'], bins['frequency'], bins['count'])
-  ece = results['classifier']['ece']
+  reliability_panels(top, bottom, found.classifier.reliability)
+  ece = found.classifier.ece
   top.set(ylabel='share of right answers', title='Reliability on test' + ('' if ece is None else f' (ECE {ece:.3f})'))
   bottom.set(xlabel='confidence', ylabel='pairs')
   return figure
 
 
 def reliability_panels(
-  top: matplotlib.axes.Axes,
-  bottom: matplotlib.axes.Axes,
-  confidence: Sequence[Any],
-  frequency: Sequence[Any],
-  count: Sequence[int],
-  colour: str = _BLUE,
+  top: matplotlib.axes.Axes, bottom: matplotlib.axes.Axes, bins: results.Reliability, colour: str = _BLUE
 ) -> None:
-  """Draws bins of confidence: above, how often it came true (empty bins have None), below, how many there are."""
-  kept = [i for i, n in enumerate(count) if n]
+  """Draws a reliability diagram, without its empty bins, above the counts of its bins."""
+  filled = [place for place, count in enumerate(bins.count) if count]
   top.plot((0, 1), (0, 1), ':', color='black', linewidth=1)
-  top.plot([confidence[i] for i in kept], [frequency[i] for i in kept], 'o-', color=colour)
+  confidence, frequency = ([values[place] for place in filled] for values in (bins.mean_confidence, bins.frequency))
+  top.plot(confidence, frequency, 'o-', color=colour)
   top.set(xlim=(0, 1), ylim=(0, 1))
   top.grid(alpha=0.25)
-  edges = np.linspace(0, 1, len(count) + 1)
-  bottom.bar(edges[:-1], count, width=np.diff(edges), align='edge', color=colour, alpha=0.6)
+  edges = np.linspace(0, 1, len(bins.count) + 1)
+  bottom.bar(edges[:-1], bins.count, width=np.diff(edges), align='edge', color=colour, alpha=0.6)
 
 
-def selection(results: dict[str, Any]) -> matplotlib.figure.Figure:
-  """How often each LLM is called, by policy and subset size."""
-  llms = results['dataset']['llms']
-  names = [name for name in tables.policies(results) if name != 'weighted_max_conf']  # calls the same as max_conf
-  sizes = len(results['selected'][names[0]])
+def selection(found: results.Results) -> matplotlib.figure.Figure:
+  """Draws how often each LLM is called, by policy and subset size."""
+  llms = found.dataset.llms
+  names = [name for name in tables.policies(found) if name != 'weighted_max_conf']  # calls the same as max_conf
+  sizes = len(found.selected[names[0]])
   numbers = sizes <= _MOST_NUMBERS
   width = max(1.9, (0.62 if numbers else 0.22) * sizes)
   figure = matplotlib.figure.Figure(
@@ -147,7 +155,7 @@ def selection(results: dict[str, Any]) -> matplotlib.figure.Figure:
   )
   grid = figure.subplots(1, len(names), sharey=True)
   for axes, name in zip(grid, names, strict=True):
-    share = 100 * np.array(results['selected'][name]).T  # [K, M]
+    share = 100 * np.array(found.selected[name]).T  # [K, M]
     image = axes.imshow(share, cmap='YlGnBu', vmin=0, vmax=100, aspect='auto')
     for (row, column), value in np.ndenumerate(share) if numbers else ():
       axes.text(
@@ -163,9 +171,9 @@ def selection(results: dict[str, Any]) -> matplotlib.figure.Figure:
   return figure
 
 
-def confusion(results: dict[str, Any]) -> matplotlib.figure.Figure:
-  """Predicted against true labels of each LLM: counts, shaded by their share of the true label."""
-  matrices = results['classifier']['confusion']
+def confusion(found: results.Results) -> matplotlib.figure.Figure:
+  """Draws predicted against true labels of each LLM: counts, shaded by their share of the true label."""
+  matrices = found.classifier.confusion
   columns = min(5, len(matrices))
   rows = -(-len(matrices) // columns)
   figure = matplotlib.figure.Figure(figsize=(2.1 * columns, 2.3 * rows + 0.4), layout='constrained')
@@ -185,16 +193,16 @@ def confusion(results: dict[str, Any]) -> matplotlib.figure.Figure:
   return figure
 
 
-def by_category(results: dict[str, Any]) -> matplotlib.figure.Figure | None:
-  """Whom the headline policy calls for queries of each category, beside who is right; None for one category."""
-  rows = results['by_task']
+def by_category(found: results.Results) -> matplotlib.figure.Figure | None:
+  """Draws the LLMs that the headline policy calls in each category, and their accuracy; None for one category."""
+  rows = found.by_task
   if not rows:
     return None
-  policy, llms = tables.policies(results)[0], results['dataset']['llms']
-  chosen = next(row for row in results['chosen'] if row['name'] == policy)
+  policy, llms = tables.policies(found)[0], found.dataset.llms
+  sizes = next(row.sizes for row in found.chosen if row.name == policy) or []
   panels = {'first': 'first choice (s=1)', 'accuracy': 'accuracy'}
-  if max(chosen['sizes']) > 1 and min(chosen['sizes']) < len(llms):  # else the same as first, or all of them
-    panels = {'first': panels['first'], 'called': f'called (s={tables.size_of(chosen)})', 'accuracy': 'accuracy'}
+  if max(sizes) > 1 and min(sizes) < len(llms):  # else the same as first, or all of them
+    panels = {'first': panels['first'], 'called': f'called (s={tables.joined(sizes)})', 'accuracy': 'accuracy'}
   numbers = len(llms) <= _MOST_NUMBERS
   width, height = (0.42, 0.3) if numbers else (0.16, 0.24)
   figure = matplotlib.figure.Figure(
@@ -203,7 +211,7 @@ def by_category(results: dict[str, Any]) -> matplotlib.figure.Figure | None:
   grid = figure.subplots(1, len(panels), sharey=True)
   for axes, (field, name) in zip(grid, panels.items(), strict=True):
     # NaN where an LLM was not observed.
-    share = 100 * np.array([[row['llms'][llm][field] for llm in llms] for row in rows], float)
+    share = 100 * np.array([[getattr(row.llms[llm], field) for llm in llms] for row in rows], float)
     image = axes.imshow(share, cmap='YlGnBu', vmin=0, vmax=100, aspect='auto')
     for (row, column), value in np.ndenumerate(share) if numbers else ():
       if not np.isnan(value):
@@ -211,48 +219,47 @@ def by_category(results: dict[str, Any]) -> matplotlib.figure.Figure | None:
         axes.text(column, row, f'{value:.0f}', ha='center', va='center', fontsize=7, color=colour, weight=weight)
     axes.set_title(name, fontsize=10)
     axes.set_xticks(range(len(llms)), llms, fontsize=8 if numbers else 6, rotation=90)
-  grid[0].set_yticks(range(len(rows)), [f'{row["task"]} ({row["queries"]:,})' for row in rows], fontsize=8)
+  grid[0].set_yticks(range(len(rows)), [f'{row.task} ({row.queries:,})' for row in rows], fontsize=8)
   if not numbers:
     figure.colorbar(image, ax=grid, label='%')
-  figure.suptitle(f'Whom {policy} calls and who is right, % of test queries', fontsize=11)
+  figure.suptitle(f'LLMs that {policy} calls, and their accuracy, % of test queries', fontsize=11)
   return figure
 
 
-def _gap_panel(axes: matplotlib.axes.Axes, feature: dict[str, Any], policy: str) -> None:
-  """The bins of one feature: the gap with its intervals, and what it lies between."""
-  bins, place = feature['bins'], np.arange(len(feature['bins']))
-  lost, oracle, accuracy = (100 * np.array([row[key] for row in bins]) for key in ('lost', 'oracle', 'accuracy'))
-  reach = np.abs(100 * np.array([row['lost_ci'] for row in bins]).T - lost)
+def _gap_panel(axes: matplotlib.axes.Axes, feature: results.FeatureResult, policy: str) -> None:
+  """Draws the bins of one feature: the gap with its intervals, and the accuracies of oracle and policy."""
+  bins, place = feature.bins, np.arange(len(feature.bins))
+  lost, oracle, accuracy = 100 * np.array([(row.lost, row.oracle, row.accuracy) for row in bins]).T
+  reach = np.abs(100 * np.array([row.lost_ci for row in bins], float).T - lost)
   axes.bar(place - 0.2, lost, width=0.4, color='#d95f02', alpha=0.6, label='only the oracle right')
   axes.errorbar(place - 0.2, lost, yerr=reach, fmt='none', ecolor='#555555', elinewidth=0.8, capsize=2)
-  line = '' if feature['name'] == 'category' else ':'  # categories have no order
+  line = '' if feature.name == 'category' else ':'  # categories have no order
   axes.plot(place + 0.2, oracle, f'k{line}_', markersize=8, linewidth=1, label='oracle')
   axes.plot(place + 0.2, accuracy, f'{line}o', color=_STYLES[policy][0], markersize=4, linewidth=1, label=policy)
-  axes.set_xticks(place, [row['bin'] for row in bins], fontsize=7)
-  if feature['name'] == 'category':
+  axes.set_xticks(place, [row.bin for row in bins], fontsize=7)
+  if feature.name == 'category':
     for label in axes.get_xticklabels():
       label.set(rotation=35, ha='right', rotation_mode='anchor')
-  shown = tables.p_value(feature['p'])
-  axes.set_title(f'{tables.FEATURES[feature["name"]]} ({shown})', fontsize=9)
+  axes.set_title(f'{tables.FEATURES[feature.name]} ({tables.p_value(feature.p)})', fontsize=9)
   axes.tick_params(axis='y', labelsize=7)
   axes.set_ylim(0, 105)
   axes.grid(alpha=0.25, axis='y')
 
 
-def oracle_gap(results: dict[str, Any]) -> matplotlib.figure.Figure | None:
-  """The rate at which the oracle is right and the headline policy is not, by what the queries are like."""
-  found = results['error_analysis']
-  if not found['features']:
+def oracle_gap(found: results.Results) -> matplotlib.figure.Figure | None:
+  """Draws the rate at which the oracle is right and the headline policy is not, by features of the queries."""
+  features, policy = found.error_analysis.features, found.error_analysis.policy
+  if not features:
     return None
-  small = [feature for feature in found['features'] if feature['name'] != 'category']
-  wide = [feature for feature in found['features'] if feature['name'] == 'category']
+  small = [feature for feature in features if feature.name != 'category']
+  wide = [feature for feature in features if feature.name == 'category']
   above = -(-len(small) // _PANELS)
   figure = matplotlib.figure.Figure(figsize=(11.5, 2.4 * above + 3.4 * len(wide) + 0.6), layout='constrained')
   grid = figure.add_gridspec(above + len(wide), _PANELS, height_ratios=[2.4] * above + [3.4] * len(wide))
   for place, feature in enumerate(small):
-    _gap_panel(figure.add_subplot(grid[divmod(place, _PANELS)]), feature, found['policy'])
+    _gap_panel(figure.add_subplot(grid[divmod(place, _PANELS)]), feature, policy)
   for feature in wide:
-    _gap_panel(figure.add_subplot(grid[-1, :]), feature, found['policy'])
+    _gap_panel(figure.add_subplot(grid[-1, :]), feature, policy)
   for axes in figure.axes[::_PANELS]:
     axes.set_ylabel('% of queries', fontsize=8)
   figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize=8, loc='outside upper right', ncols=3)
@@ -260,7 +267,7 @@ def oracle_gap(results: dict[str, Any]) -> matplotlib.figure.Figure | None:
 
 
 # Makes a figure of the results, None where they have nothing for it.
-Maker = Callable[[dict[str, Any]], matplotlib.figure.Figure | None]
+Maker = Callable[[results.Results], matplotlib.figure.Figure | None]
 
 FIGURES: dict[str, Maker] = {
   'accuracy_latency': accuracy_and_latency,
@@ -272,19 +279,19 @@ FIGURES: dict[str, Maker] = {
 }
 
 
-def draw(results: dict[str, Any], directory: pathlib.Path, makers: dict[str, Maker] = FIGURES) -> None:
-  """Draws the figures that the results have something for as PNG files."""
+def draw(found: results.Results, directory: pathlib.Path, makers: dict[str, Maker] = FIGURES) -> None:
+  """Draws the figures that the results have something for as PNG files; the directory is made where needed."""
   directory.mkdir(exist_ok=True)
   for name, make in makers.items():
-    if figure := make(results):
+    if figure := make(found):
       save(figure, directory / f'{name}.png')
 
 
 class Gain(NamedTuple):
-  """A point of a forest plot: a mean gain with its interval, and whether it is inside the noise."""
+  """A point of a forest plot: a mean gain with its interval, and whether it is a tie."""
 
   delta: float
-  ci: Sequence[float]
+  ci: results.Interval
   tie: bool
 
 
@@ -296,7 +303,7 @@ def forest(axes: matplotlib.axes.Axes, gains: Sequence[Gain | None], headings: C
       axes.axhline(place - 0.5, color='#dddddd', linewidth=0.8)
     elif gain:
       colour = _TIE if gain.tie else _BETTER if gain.delta > 0 else _WORSE
-      axes.plot([100 * bound for bound in gain.ci], [place, place], color=colour, linewidth=1.6)
+      axes.plot(100 * np.array(gain.ci, float), [place, place], color=colour, linewidth=1.6)
       axes.plot(
         100 * gain.delta, place, 'o', color=colour, markersize=5, markerfacecolor='white' if gain.tie else colour
       )

@@ -1,13 +1,12 @@
-"""The written report: report.json, report.md, the figures, and a table on the console."""
+"""Writes the report of a run: report.json, report.md, the figures, and a table on the console."""
 
-import json
 import pathlib
-from typing import Any
 
 import rich.console
 
+from selectllm.evaluate import results
 from selectllm.infra import paths
-from selectllm.report import figures, tables, tradeoff
+from selectllm.report import figures, tables, tradeoff, tradeoff_figures
 
 # Accuracies of one LLM that differ by more between splits (in points) hint at data that it has seen.
 SHIFT_POINTS = 10
@@ -15,297 +14,307 @@ SHIFT_POINTS = 10
 NEAR_SHARE = 0.01
 
 
-def title(results: dict[str, Any]) -> str:
-  """Data set, pool, queries, and where responses and latencies come from."""
-  dataset = results['dataset']
-  tested = f'{dataset["queries_per_split"]["test"]:,} test queries'
-  if dataset['folds']:
-    tested += f' in {dataset["folds"]} folds'
-  return (
-    f'{dataset["name"]}: {len(dataset["llms"])} LLMs, {tested} of {dataset["queries"]:,}, '
-    f'{dataset["responses"]} responses, {dataset["latency"]} latencies'
-  )
+# The findings and their limits, a sentence each.
 
 
-def warnings(results: dict[str, Any]) -> list[str]:
-  """What a reader should know before believing the numbers."""
-  found = []
-  if asked_for := results['dataset']['in_place_of']:
-    found.append(
-      f'{asked_for} could be neither found nor downloaded: all of this is about {results["dataset"]["name"]}, '
-      'which ships with selectllm; its own config is configs/mini.py, its pool file configs/pools/mini.yaml.'
+def warnings(found: results.Results) -> list[str]:
+  """Returns what a reader should know before relying on the numbers."""
+  data = found.dataset
+  lines = []
+  if data.in_place_of:
+    lines.append(
+      f'{data.in_place_of} could be neither found nor downloaded: this report is about {data.name}, which ships with '
+      'selectllm; its own config is configs/mini.py, its pool file configs/pools/mini.yaml.'
     )
-  found += results['dataset']['notes']
-  if unused := results['dataset']['unused']:
-    trained_on = results['dataset']['queries_per_split']['train']
-    found.append(
-      f'{unused:,} of {trained_on + unused:,} training queries were left out on purpose (config.dataset.train_share).'
+  lines += data.notes
+  if data.unused:
+    lines.append(
+      f'{data.unused:,} of {data.queries_per_split.train + data.unused:,} training queries were left out on purpose '
+      '(config.dataset.train_share).'
     )
-  if truncated := results['dataset']['truncated']:
-    found.append(f'{truncated} queries were longer than the encoder reads; their ends were cut off.')
-  if results['dataset']['labels'] == 'reference':  # else the splits differ in who judges, not in the queries
-    found += filter(None, (_shift(llm, row) for llm, row in results['llms'].items()))
-  found += _leaked(results)
-  if results['dataset']['latency'] == 'estimated':
-    found.append('Latencies are estimates from response lengths and model sizes; nobody measured them.')
-    if assumed := results['dataset']['sizes_assumed']:
-      found.append(f'The sizes of {", ".join(assumed)} are not published but assumed; so are their latencies.')
-  if results['dataset']['latency'] == 'published':
-    found.append(
-      'A response without a latency of its own has the published mean of its LLM (published_latency_s in the pool '
-      'file): the same for every query, and measured by others, on their machines.'
-    )
-  if all(row['cost_usd'] is None for row in results['llms'].values()):
-    found.append('No prices are known, so no costs are shown.')
-  return found
+  if data.truncated:
+    lines.append(f'{data.truncated} queries were longer than the encoder reads; their ends were cut off.')
+  if data.labels == 'reference':  # else the labels of the splits come from different sources
+    lines += filter(None, (_shift(llm, row) for llm, row in found.llms.items()))
+  return lines + _contaminated(found.contamination) + _latencies_and_costs(found)
 
 
-def _shift(llm: str, row: dict[str, Any]) -> str:
-  """What to say of an LLM whose accuracy differs much between splits; nothing where it does not."""
-  known = {part: row['accuracy'][part] for part in ('train', 'validation', 'test') if row['accuracy'][part] is not None}
+def _shift(llm: str, row: results.LLMSummary) -> str:
+  """Returns a warning of an LLM whose accuracy differs much between splits; nothing where it does not."""
+  known = {
+    split: share for split in ('train', 'validation', 'test') if (share := row.accuracy[split]) is not None
+  }  # fmt: skip
   if not known:
     return ''
   lowest, highest = (choose(known, key=known.__getitem__) for choose in (min, max))
   if 100 * (known[highest] - known[lowest]) <= SHIFT_POINTS:
     return ''
-  shares = ', '.join(f'{part} {tables.with_interval(known[part], row["accuracy_ci"][part])}' for part in known)
+  shares = ', '.join(f'{split} {tables.with_interval(known[split], row.accuracy_ci[split])}' for split in known)
+  (low, _), (_, high) = row.accuracy_ci[highest], row.accuracy_ci[lowest]
+  apart = low is not None and high is not None and low > high
   return f'{llm} differs by more than {SHIFT_POINTS} points between splits: {shares} %. ' + (
     f'The intervals of {highest} and {lowest} lie apart: the two hold different kinds of queries, or {llm} has seen '
     f'{highest} before (few-shot examples, training data).'
-    if row['accuracy_ci'][highest][0] > row['accuracy_ci'][lowest][1]
+    if apart
     else f'The intervals of {highest} and {lowest} overlap: on so few queries it may be chance.'
   )
 
 
-def _leaked(results: dict[str, Any]) -> list[str]:
-  """Warnings of questions that stand in two splits."""
-  found: list[str] = []
-  of_test, overlap = False, results['contamination']
-  for row in overlap['leaks']:
-    asked, before = f'of {row["queries"]:,} {row["of"]} queries', len(found)
-    if row['exact']:
-      found.append(f'{row["exact"]:,} {asked} ask exactly what a {row["within"]} query asks.')
-    if (row['near'] or 0) > NEAR_SHARE * row['queries']:
-      share = tables.percent(row['near'] / row['queries'])
-      found.append(f'{row["near"]:,} {asked} ({share} %) ask nearly the same as a {row["within"]} query.')
-    of_test |= len(found) > before and row['of'] == 'test'
-  policy = overlap['methods'][0]
-  if of_test and policy['clean_accuracy'] is not None and overlap['clean'] < overlap['tested']:
-    found[-1] += (
-      f' On the {overlap["clean"]:,} test queries without a duplicate in another split, {policy["name"]} answers '
-      f'{tables.percent(policy["clean_accuracy"])} % right, on all {overlap["tested"]:,} '
-      f'{tables.percent(policy["accuracy"])} %.'
-    )
-  return found
-
-
-def _leaks(results: dict[str, Any]) -> list[str]:
-  """The section on questions that stand in two splits."""
-  overlap = results['contamination']
-  near = overlap['near_duplicates']
-  explained = ['Questions are the same when they are equal but for case and white space.']
-  if near:
-    explained.append(
-      f'They are nearly the same when their sets of five-character pieces have a Jaccard similarity of {near:g} or '
-      'more (config.evaluate.near_duplicates); so may be questions of different answers that differ in a number or '
-      'share a long passage.'
-    )
-    if overlap['searched'] < overlap['distinct']:
-      explained.append(
-        f'Only a random sample of {overlap["searched"]:,} of {overlap["distinct"]:,} different questions was searched '
-        'for these: there are more.'
-      )
-    if overlap['crowded']:
-      explained.append(
-        f'{overlap["crowded"]:,} questions have so many like them that not all were compared: there may be more.'
-      )
-  sections = ['## Leaks between splits\n', ' '.join(explained) + '\n', tables.leaks_table(results).markdown()]
-  if overlap['examples']:
-    sections.append(tables.leak_examples_table(results).markdown())
-  if overlap['clean'] < overlap['tested']:
-    sections += [
-      f'What remains on the {overlap["clean"]:,} of {overlap["tested"]:,} test queries that neither train nor '
-      'validation holds, with 95 % bootstrap intervals (sizes as chosen on validation):\n',
-      tables.clean_table(results).markdown(),
-    ]
-  return sections
-
-
-def _verdict(row: dict[str, Any], reference: str, name: str) -> str:
-  comparison = row['versus'][reference]
-  if comparison is None:
-    return ''
-  points, p = 100 * comparison['delta'], comparison['p']
-  if p > tables.SIGNIFICANT:
-    return f'a tie with {name} ({points:+.1f} points, p={p:.2g})'
-  return f'{"better" if points > 0 else "worse"} than {name} by {abs(points):.1f} points (p={p:.1g})'
-
-
-def summary(results: dict[str, Any]) -> list[str]:
-  """The findings in plain words, one sentence each."""
-  by_name = {row['name']: row for row in tables.headline_rows(results)}
-  lines = [
-    f'**{name}** answers {tables.percent(by_name[name]["accuracy"])} % of the test queries right.'
-    for name in [*results['best_single'], 'all_llms', 'oracle']
-    if name in by_name
-  ]
-  whole = by_name.get('all_llms')
-  for policy in tables.policies(results):
-    row = by_name[policy]
-    verdicts = [
-      _verdict(row, 'best_single', 'the best single LLM'),
-      _verdict(row, 'all_llms', 'the vote of all LLMs'),
-      _verdict(row, 'top_s', 'as many of the most accurate LLMs'),
-      _verdict(row, 'best_s', 'the best subset of that size'),
-    ]
-    share = ''
-    if whole and row['latency_sequential_s'] is not None and whole['latency_sequential_s']:
-      share = f' and {100 * row["latency_sequential_s"] / whole["latency_sequential_s"]:.0f} % of its summed latency'
-    calls = f'{row["calls"]:.1f} calls' + (f' instead of {whole["calls"]:.1f}{share}' if whole else '')
-    lines.append(
-      f'**{policy}** (s={tables.size_of(row)}, chosen on validation) answers {tables.percent(row["accuracy"])} % right '
-      f'with {calls}: {"; ".join(filter(None, verdicts))}.'
+def _contaminated(contamination: results.Contamination) -> list[str]:
+  """Returns warnings of questions that occur in two splits."""
+  lines: list[str] = []
+  of_test = False
+  for row in contamination.leaks:
+    asked, before = f'of {row.queries:,} {row.of} queries', len(lines)
+    if row.exact:
+      lines.append(f'{row.exact:,} {asked} ask exactly what a {row.within} query asks.')
+    if (row.near or 0) > NEAR_SHARE * row.queries:
+      share = tables.percent((row.near or 0) / row.queries)
+      lines.append(f'{row.near:,} {asked} ({share} %) ask nearly the same as a {row.within} query.')
+    of_test |= len(lines) > before and row.of == 'test'
+  policy = contamination.methods[0]
+  if of_test and policy.clean_accuracy is not None and contamination.clean < contamination.tested:
+    lines[-1] += (
+      f' On the {contamination.clean:,} test queries without a duplicate in another split, {policy.name} answers '
+      f'{tables.percent(policy.clean_accuracy)} % right, on all {contamination.tested:,} '
+      f'{tables.percent(policy.accuracy)} %.'
     )
   return lines
 
 
-def _by_task(results: dict[str, Any]) -> list[str]:
-  """The sections on categories; none where there is one only."""
-  rows, policy = results['by_task'], tables.policies(results)[0]
+def _latencies_and_costs(found: results.Results) -> list[str]:
+  """Returns what is not measured about latencies, and that costs are unknown where they are."""
+  lines = []
+  if found.dataset.latency == 'estimated':
+    lines.append('Latencies are estimated from response lengths and model sizes, not measured.')
+    if assumed := found.dataset.sizes_assumed:
+      lines.append(f'The sizes of {", ".join(assumed)} are not published but assumed; so are their latencies.')
+  if found.dataset.latency == 'published':
+    lines.append(
+      'A response without a latency of its own has the published mean of its LLM (published_latency_s in the pool '
+      'file): the same for every query, and measured by others, on their machines.'
+    )
+  if all(row.cost_usd is None for row in found.llms.values()):
+    lines.append('No prices are known, so no costs are shown.')
+  return lines
+
+
+def _verdict(row: results.MethodResult, reference: str, name: str) -> str:
+  """Returns how a method compares with a reference; nothing where there is no such reference."""
+  comparison = row.versus[reference]
+  if comparison is None:
+    return ''
+  points, p = 100 * comparison.delta, tables.p_value(comparison.p)
+  if comparison.p > tables.SIGNIFICANT:
+    return f'a tie with {name} ({points:+.1f} points, {p})'
+  return f'{"better" if points > 0 else "worse"} than {name} by {abs(points):.1f} points ({p})'
+
+
+def _of_policy(row: results.MethodResult, everybody: results.MethodResult | None) -> str:
+  """Returns the sentence about a policy at its chosen size, beside the vote of all LLMs where there is one."""
+  calls = tables.known(row.calls, lambda calls: f'{calls:.1f} calls')
+  if everybody:
+    calls += f' instead of {tables.known(everybody.calls, lambda calls: f"{calls:.1f}")}'
+    if row.latency_sequential_s is not None and everybody.latency_sequential_s:
+      calls += f' and {100 * row.latency_sequential_s / everybody.latency_sequential_s:.0f} % of its summed latency'
+  verdicts = [
+    _verdict(row, 'best_single', 'the best single LLM'),
+    _verdict(row, 'all_llms', 'the vote of all LLMs'),
+    _verdict(row, 'top_s', 'as many of the most accurate LLMs'),
+    _verdict(row, 'best_s', 'the best subset of that size'),
+  ]
+  return (
+    f'**{row.name}** (s={tables.size_of(row)}, chosen on validation) answers {tables.percent(row.accuracy)} % right '
+    f'with {calls}: {"; ".join(filter(None, verdicts))}.'
+  )
+
+
+def summary(found: results.Results) -> list[str]:
+  """Returns the findings, one sentence each."""
+  by_name = {row.name: row for row in tables.headline_rows(found)}
+  lines = [
+    f'**{name}** answers {tables.percent(by_name[name].accuracy)} % of the test queries right.'
+    for name in [*found.best_single, 'all_llms', 'oracle']
+    if name in by_name
+  ]
+  return lines + [_of_policy(by_name[policy], by_name.get('all_llms')) for policy in tables.policies(found)]
+
+
+# Sections.
+
+
+def _bullets(lines: list[str]) -> str:
+  return '\n'.join(f'- {line}' for line in lines) + '\n'
+
+
+def _contamination(contamination: results.Contamination) -> list[str]:
+  """Returns the section on questions that occur in two splits."""
+  explained = ['Questions are the same when they are equal but for case and white space.']
+  if contamination.near_duplicates:
+    explained.append(
+      'They are nearly the same when their sets of five-character pieces have a Jaccard similarity of '
+      f'{contamination.near_duplicates:g} or more (config.evaluate.near_duplicates); this may also hold for questions '
+      'with different answers that differ in a number or share a long passage.'
+    )
+    if contamination.searched < contamination.distinct:
+      explained.append(
+        f'Only a random sample of {contamination.searched:,} of {contamination.distinct:,} different questions was '
+        'searched for near duplicates: there are more.'
+      )
+    if contamination.crowded:
+      explained.append(
+        f'{contamination.crowded:,} questions have so many similar ones that not all were compared: there may be more.'
+      )
+  sections = ['## Contamination: questions in more than one split\n', ' '.join(explained) + '\n']
+  sections.append(tables.duplicates_table(contamination).markdown())
+  if contamination.examples:
+    sections.append(tables.duplicate_examples_table(contamination).markdown())
+  if contamination.clean < contamination.tested:
+    sections += [
+      f'Accuracy on the {contamination.clean:,} of {contamination.tested:,} test queries without a duplicate in train '
+      'or validation, with 95 % bootstrap intervals (sizes as chosen on validation):\n',
+      tables.clean_table(contamination).markdown(),
+    ]
+  return sections
+
+
+def _by_task(found: results.Results) -> list[str]:
+  """Returns the sections on categories; none where there is one only."""
+  rows, policy = found.by_task, tables.policies(found)[0]
   if not rows:
     return []
   followed = 0
   for row in rows:
-    first = max(llm['first'] for llm in row['llms'].values())
-    best = max(llm['accuracy'] or 0 for llm in row['llms'].values())
-    followed += any(llm['first'] == first and llm['accuracy'] == best for llm in row['llms'].values())
+    first = max(llm.first for llm in row.llms.values())
+    best = max(llm.accuracy or 0 for llm in row.llms.values())
+    followed += any(llm.first == first and llm.accuracy == best for llm in row.llms.values())
   return [
-    '## By category\n',
+    '## Accuracy by category\n',
     'Accuracy on test in %, policies at the size chosen on validation, with 95 % intervals (Wilson: some categories '
     'hold few queries).\n',
-    tables.by_task_table(results).markdown(),
-    '## Who is called, by category\n',
+    tables.by_task_table(rows).markdown(),
+    '## Called LLMs by category\n',
     f'In {followed} of {len(rows)} categories the LLM that is most often the first choice of **{policy}** is also the '
     'most accurate one.\n',
-    '![Who is called, and who is right, by category](figures/by_category.png)\n',
+    '![Called LLMs and their accuracy by category](figures/by_category.png)\n',
   ]
 
 
-def _difference(feature: dict[str, Any]) -> str:
-  """In one sentence, whether a feature of the queries matters at all."""
-  name, p = f'**{tables.FEATURES[feature["name"]]}**', tables.p_value(feature['p'])
-  if feature['p'] is None or feature['p'] > tables.SIGNIFICANT:
-    return f'{name}: no difference beyond noise ({p}).'
-  low, high = (choose(feature['bins'], key=lambda row: row['lost']) for choose in (min, max))
-  correlation = '' if feature['correlation'] is None else f', rank correlation {feature["correlation"]:+.2f}'
-  known = ' Known only once all LLMs have answered.' if feature['hindsight'] else ''
+def _difference(feature: results.FeatureResult) -> str:
+  """Returns a sentence on how much the gap to the oracle varies with a feature of the queries."""
+  name, p = f'**{tables.FEATURES[feature.name]}**', tables.p_value(feature.p)
+  if feature.p is None or feature.p > tables.SIGNIFICANT:
+    return f'{name}: no significant difference ({p}).'
+  low, high = (choose(feature.bins, key=lambda row: row.lost) for choose in (min, max))
+  correlation = '' if feature.correlation is None else f', rank correlation {feature.correlation:+.2f}'
+  hindsight = ' Known only once all LLMs have answered.' if feature.hindsight else ''
   return (
-    f'{name}: from {tables.percent(low["lost"])} % ({low["bin"]}) to {tables.percent(high["lost"])} % '
-    f'({high["bin"]}; {p}{correlation}).{known}'
+    f'{name}: from {tables.percent(low.lost)} % ({low.bin}) to {tables.percent(high.lost)} % '
+    f'({high.bin}; {p}{correlation}).{hindsight}'
   )
 
 
-def _gap(results: dict[str, Any]) -> list[str]:
-  """The section on what the headline policy misses."""
-  found = results['error_analysis']
-  row = next(row for row in results['chosen'] if row['name'] == found['policy'])
-  every = 'Every test query with confidences, answers and votes, to browse: [queries.html](queries.html).\n'
-  if not found['features']:
-    return ['## Where the oracle is right and we are not\n', every]
-  low, high = map(tables.percent, found['lost_ci'])
-  return [
-    '## Where the oracle is right and we are not\n',
-    f'On {tables.percent(found["lost"])} % of {found["queries"]:,} test queries ({low} to {high}) some LLM is right '
-    f'and **{found["policy"]}** (s={tables.size_of(row)}) is not. How that share varies with the queries:\n',
-    '\n'.join(f'- {_difference(feature)}' for feature in found['features']) + '\n',
-    'Differences between bins are tested by Kruskal and Wallis, p adjusted for the number of features (Holm). All bins '
-    'are in the table at the end.\n',
-    '![Oracle, policy and the gap between them, by what the queries are like](figures/oracle_gap.png)\n',
-    every,
-  ]
+def _error_analysis(found: results.Results) -> list[str]:
+  """Returns the section on queries that the oracle answers right and the headline policy does not."""
+  analysis = found.error_analysis
+  sections = ['## Error analysis: the gap to the oracle\n']
+  if analysis.features:
+    sections += [
+      f'On {tables.percent(analysis.lost)} % of {analysis.queries:,} test queries '
+      f'({tables.interval(analysis.lost_ci)}) some LLM is right and **{analysis.policy}** '
+      f'(s={tables.joined(analysis.sizes)}) is not. This share varies with the queries as follows:\n',
+      _bullets([_difference(feature) for feature in analysis.features]),
+      'Differences between bins are tested by Kruskal and Wallis, p adjusted for the number of features (Holm). All '
+      'bins are in the table at the end.\n',
+      '![Accuracy of oracle and policy, and the gap between them, by features of the queries]'
+      '(figures/oracle_gap.png)\n',
+    ]
+  return [*sections, 'Every test query with confidences, answers and votes: [queries.html](queries.html).\n']
 
 
-def _appendix(results: dict[str, Any]) -> list[str]:
-  if not results['error_analysis']['features']:
+def _appendix(analysis: results.ErrorAnalysis) -> list[str]:
+  if not analysis.features:
     return []
   return [
-    '## The gap to the oracle, by what the queries are like\n',
+    '## The gap to the oracle by features of the queries\n',
     'Lengths in words and tokens, numbers in digits, operations (signs and words such as `twice`), reading ease '
     '(206.835 - 1.015 words a sentence - 84.6 syllables a word; lower is harder) and named entities (capitalised words '
     'inside sentences) are of the text that the classifier reads, counted by rules. Bins hold about as many queries '
     "each as equal values allow. Intervals are Wilson's.\n",
-    tables.gap_table(results).markdown(),
+    tables.gap_table(analysis).markdown(),
   ]
 
 
 _EXPLANATION = """\
 *Accuracy* is the share of test queries whose elected answer is right, with a 95 % bootstrap interval over queries.
-*Seconds*: parallel waits for the slowest called LLM, sequential asks one after the other; both include the
+*Seconds*: parallel waits for the slowest called LLM, sequential calls one after the other; both include the
 classifier's own {own} s (measured here, one query at a time) where it takes part. *s* is the subset size; in this
-table policies and subsets have the size that was most accurate on validation. *vs* columns give points gained on the
-same queries (`top_s` at the same size); a difference that a paired test finds inside the noise (p > {significant}) is
-a tie. The *oracle* is right when any LLM is. `top_s` asks the s LLMs most accurate on train, `best_s` the subset of
-size s whose vote was most accurate on train and validation, `random` any s, `knn_top1` the LLM most often right on the
-{neighbours} most similar training queries. *Missing* responses are left out; an answer that could not be extracted is
-wrong.
+table policies and subsets have the size that was most accurate on validation. The *vs* columns give points gained on
+the same queries (`top_s` at the same size); a difference that a paired test finds not significant (p > {significant})
+is a *tie*. The *oracle* is right when any LLM is. `top_s` calls the s LLMs most accurate on train, `best_s` the subset
+of size s whose vote was most accurate on train and validation, `random` any s, `knn_top1` the LLM most often right on
+the {neighbours} most similar training queries. *Missing* responses are left out; an answer that could not be extracted
+is wrong.
 """
 
 
-def markdown(results: dict[str, Any]) -> str:
-  """The report as Markdown."""
+def _methods(found: results.Results) -> list[str]:
+  """Returns the section on the methods at their chosen sizes, and what the policies gain."""
   explanation = _EXPLANATION.format(
-    own=tables.seconds(results['timing']['classifier_latency_s']),
+    own=tables.seconds(found.timing.classifier_latency_s),
     significant=tables.SIGNIFICANT,
-    neighbours=' or '.join(str(n) for n in sorted(set(results['knn_neighbours']))),
+    neighbours=' or '.join(str(n) for n in sorted(set(found.knn_neighbours))),
   )
-  found = warnings(results)
-  sections = [
-    f'# {title(results)}\n',
-    '\n'.join(f'- {line}' for line in summary(results)) + '\n',
-    *(['**Note**\n', '\n'.join(f'- {line}' for line in found) + '\n'] if found else []),
-    tables.methods_table(tables.headline_rows(results), results).markdown(),
+  return [
+    tables.methods_table(tables.headline_rows(found), found).markdown(),
     explanation,
-    '## What the policies gain\n',
+    '## Gains of the policies\n',
     'Over fixed choices on the same queries (`top_s`, `best_s`: of the same size), with 95 % bootstrap intervals.\n',
-    tables.gains_table(results).markdown(),
-    '![Accuracy against latency](figures/accuracy_latency.png)\n',
-    *([tables.policy_tradeoff_table(results).markdown()] if results['policy_tradeoff'] else []),
-    *tradeoff.section(results),
+    tables.gains_table(found).markdown(),
+    '![Accuracy and latency of policies, fixed subsets and single LLMs](figures/accuracy_latency.png)\n',
+    *([tables.policy_tradeoff_table(found.policy_tradeoff).markdown()] if found.policy_tradeoff else []),
+  ]
+
+
+def markdown(found: results.Results) -> str:
+  """Returns the report as Markdown."""
+  notes = warnings(found)
+  sections = [
+    f'# {found.dataset.title}\n',
+    _bullets(summary(found)),
+    *(['**Note**\n', _bullets(notes)] if notes else []),
+    *_methods(found),
+    *tradeoff.section(found),
     '## The LLMs\n',
     'Accuracy with 95 % intervals in brackets.'
-    + (' With folds nearly every query is in each of the splits once.' if results['dataset']['folds'] else '')
+    + (' With folds nearly every query is in each of the splits once.' if found.dataset.folds else '')
     + '\n',
-    tables.llms_table(results).markdown(),
-    *_leaks(results),
+    tables.llms_table(found).markdown(),
+    *_contamination(found.contamination),
     '## The classifier\n',
-    tables.classifier_table(results).markdown(),
-    '![Reliability](figures/reliability.png)\n',
+    tables.classifier_table(found.classifier).markdown(),
+    '![Reliability of the confidences](figures/reliability.png)\n',
     '![Confusion of predicted and true labels](figures/confusion.png)\n',
-    '## Who is called\n',
+    '## Called LLMs\n',
     '![How often each LLM is called](figures/selection.png)\n',
-    *_by_task(results),
-    *_gap(results),
+    *_by_task(found),
+    *_error_analysis(found),
     '## Every method at every size\n',
-    tables.methods_table(results['methods'], results).markdown(),
-    *_appendix(results),
+    tables.methods_table(found.methods, found).markdown(),
+    *_appendix(found.error_analysis),
   ]
   return '\n'.join(sections)
 
 
-def write(workdir: pathlib.Path, results: dict[str, Any]) -> None:
-  """Writes the report into the run directory and shows its main table on the console.
-
-  Args:
-    workdir: Takes report.json, report.md and figures/.
-    results: From `evaluate.evaluate`, with `timing`.
-  """
-  (workdir / 'report.md').write_text(markdown(results), encoding='utf-8')
-  figures.draw(results, workdir / 'figures', figures.FIGURES | tradeoff.FIGURES)
+def write(workdir: pathlib.Path, found: results.Results) -> None:
+  """Writes report.json, report.md and figures/ into a run directory, and shows the main table on the console."""
+  (workdir / 'report.md').write_text(markdown(found), encoding='utf-8')
+  figures.draw(found, workdir / 'figures', figures.FIGURES | tradeoff_figures.FIGURES)
   # Last: a run whose report.json is there has finished.
   with paths.atomic_write(workdir / 'report.json') as partial:
-    partial.write_text(json.dumps(results, indent=1, allow_nan=False) + '\n')
+    partial.write_text(results.to_json(found))
   console = rich.console.Console()
-  console.print(tables.console_table(results).rich(title(results)))
-  for line in warnings(results):
+  console.print(tables.console_table(found).rich(found.dataset.title))
+  for line in warnings(found):
     console.print(f'[yellow]Note:[/] {line}', highlight=False)
   console.print(f'Report: {workdir / "report.md"}', highlight=False)

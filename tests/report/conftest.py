@@ -2,25 +2,31 @@
 
 import hashlib
 from collections.abc import Callable
-from typing import Any
 
 import ml_collections
 import numpy as np
 import pytest
 
 from selectllm.data import dataset
-from selectllm.evaluate import contamination, error_analysis, evaluator
+from selectllm.evaluate import contamination, error_analysis, evaluator, results
 from selectllm.selection import baselines
 
-Results = dict[str, Any]
 # Twelve queries train, eight validate, eight test.
 SPLIT = np.repeat(np.int8([0, 1, 2]), (12, 8, 8))
 CONFIG = ml_collections.ConfigDict(
-  {'threshold': 0.5, 'vote': 'majority', 'random_draws': 2, 'knn_neighbours': (3,), 'resamples': 20}
+  {
+    'batch_size': 8,
+    'knn_neighbours': (3,),
+    'near_duplicates': 0.8,
+    'random_draws': 2,
+    'resamples': 20,
+    'threshold': 0.5,
+    'vote': 'majority',
+  }
 )
 
 
-def _evaluate(llms: int, kind: str) -> Results:
+def _evaluate(llms: int, kind: str) -> results.Results:
   tasks = 3 if kind == 'tasks' else 1
   rng = np.random.default_rng(llms)
   shape = (len(SPLIT), llms)
@@ -56,24 +62,30 @@ def _evaluate(llms: int, kind: str) -> Results:
   part = evaluator.FoldPredictions(SPLIT, confidences)
   embeddings = np.eye(len(SPLIT), dtype=np.float32)
   folds = 2 if kind == 'folds' else 1
-  results, played = evaluator.evaluate(table, [part] * folds, embeddings, CONFIG)
-  cases = error_analysis.gather(table, [part] * folds, results, played, CONFIG)
-  return results | {
-    'dataset': results['dataset'] | {'truncated': 0, 'labels': 'reference'},
-    'contamination': contamination.find(table, np.stack([SPLIT] * folds), results, played, near=0.8, resamples=20),
-    'by_task': error_analysis.by_task(table, cases, results, played),
-    'error_analysis': error_analysis.explain(table, cases, tokens=np.arange(len(SPLIT), dtype=np.int32)),
-    'timing': {'classifier_latency_s': 0.25},
-  }
+  found, played = evaluator.evaluate(table, [part] * folds, embeddings, CONFIG)
+  cases = error_analysis.gather(table, [part] * folds, found, played, CONFIG)
+  return results.from_builtins(
+    found
+    | {
+      'schema_version': results.SCHEMA_VERSION,
+      'dataset': found['dataset'] | {'truncated': 0, 'labels': 'reference'},
+      'contamination': contamination.find(table, np.stack([SPLIT] * folds), found, played, near=0.8, resamples=20),
+      'by_task': error_analysis.by_task(table, cases, found, played),
+      'error_analysis': error_analysis.explain(table, cases, tokens=np.arange(len(SPLIT), dtype=np.int32)),
+      'tradeoff': None,
+      'evaluate_config': CONFIG.to_dict(),
+      'timing': {'classifier_latency_s': 0.25, 'evaluate_s': 1.0},
+    }
+  )
 
 
 @pytest.fixture(scope='session')
-def results_of() -> Callable[..., Results]:
+def results_of() -> Callable[..., results.Results]:
   """Makes the results of a pool: of so many LLMs, `estimated`, `priced`, `unknown`, `scores`, `unseen`, `folds` or
   `tasks` (three categories)."""
-  made: dict[tuple[int, str], Results] = {}
+  made: dict[tuple[int, str], results.Results] = {}
 
-  def results(llms: int = 3, kind: str = 'estimated') -> Results:
+  def make(llms: int = 3, kind: str = 'estimated') -> results.Results:
     if (llms, kind) not in made:
       with pytest.MonkeyPatch.context() as patch:
         # Any subsets do here, and the best of 32 LLMs would take a while to find.
@@ -81,4 +93,4 @@ def results_of() -> Callable[..., Results]:
         made[llms, kind] = _evaluate(llms, kind)
     return made[llms, kind]
 
-  return results
+  return make

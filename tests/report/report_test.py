@@ -1,19 +1,19 @@
-import copy
 import json
 import re
-from typing import Any
 
+import msgspec
 import pytest
 
+from selectllm.evaluate import results
 from selectllm.report import report, tables
 
 
-def _changed(results: dict[str, Any], name: str, reference: str, delta: float, p: float) -> dict[str, Any]:
+def _changed(found: results.Results, name: str, reference: str, delta: float, p: float) -> results.Results:
   """The results, where a policy at its chosen size compares otherwise."""
-  results = copy.deepcopy(results)
-  row = next(row for row in results['chosen'] if row['name'] == name)
-  row['versus'][reference] = {'delta': delta, 'p': p}
-  return results
+  content = msgspec.to_builtins(found)
+  row = next(row for row in content['chosen'] if row['name'] == name)
+  row['versus'][reference] = {'delta': delta, 'p': p, 'ci': (-1.0, 1.0)}
+  return results.from_builtins(content)
 
 
 def _line(lines: list[str], word: str) -> str:
@@ -26,34 +26,34 @@ def _line(lines: list[str], word: str) -> str:
   [('priced', 'measured latencies'), ('estimated', 'estimated latencies'), ('unknown', 'unknown latencies')],
 )
 def test_the_title_names_data_pool_queries_and_where_numbers_come_from(results_of, kind, words):
-  title = report.title(results_of(kind=kind))
+  title = results_of(kind=kind).dataset.title
   assert title == f'Sums: 3 LLMs, 8 test queries of 28, recorded responses, {words}'
   assert report.markdown(results_of(kind=kind)).startswith(f'# {title}\n')
 
 
 def test_the_title_of_a_cross_validation_names_the_folds(results_of):
-  assert '16 test queries in 2 folds' in report.title(results_of(kind='folds'))
+  assert '16 test queries in 2 folds' in results_of(kind='folds').dataset.title
 
 
 def test_an_insignificant_difference_is_called_a_tie(results_of):
-  results = _changed(results_of(), 'max_conf', 'best_single', 0.035, 0.064)
-  line = _line(report.summary(results), '**max_conf**')
+  found = _changed(results_of(), 'max_conf', 'best_single', 0.035, 0.064)
+  line = _line(report.summary(found), '**max_conf**')
   assert 'a tie with the best single LLM (+3.5 points, p=0.064)' in line
 
 
 @pytest.mark.parametrize(('delta', 'words'), [(0.052, 'better than'), (-0.052, 'worse than')])
 def test_a_significant_difference_is_named_with_its_p(results_of, delta, words):
-  results = _changed(results_of(), 'weighted_max_conf', 'all_llms', delta, 0.0007)
-  line = _line(report.summary(results), '**weighted_max_conf**')
-  assert f'{words} the vote of all LLMs by 5.2 points (p=0.0007)' in line
+  found = _changed(results_of(), 'weighted_max_conf', 'all_llms', delta, 0.0034)
+  line = _line(report.summary(found), '**weighted_max_conf**')
+  assert f'{words} the vote of all LLMs by 5.2 points (p=0.0034)' in line
 
 
 def test_the_summary_holds_best_llm_vote_oracle_and_every_policy(results_of):
-  results = results_of()
-  lines = report.summary(results)
-  for name in (*results['best_single'], 'all_llms', 'oracle', *tables.policies(results)):
+  found = results_of()
+  lines = report.summary(found)
+  for name in (*found.best_single, 'all_llms', 'oracle', *tables.policies(found)):
     assert _line(lines, f'**{name}**')
-  oracle = tables.percent(results['oracle']['accuracy'])
+  oracle = tables.percent(found.oracle.accuracy)
   assert f'{oracle} %' in _line(lines, '**oracle**')
 
 
@@ -69,16 +69,16 @@ def test_the_summary_without_latencies_names_no_share_of_them(results_of):
   assert 'of its summed latency' in '\n'.join(report.summary(results_of()))
 
 
-def _with_accuracies(results: dict[str, Any], llm: str, points: int, **accuracy: float | None) -> dict[str, Any]:
+def _with_accuracies(found: results.Results, llm: str, points: int, **accuracy: float | None) -> results.Results:
   """The results, where all LLMs are alike on all splits but one, whose intervals reach so many points to both sides."""
-  results = copy.deepcopy(results)
-  for name, row in results['llms'].items():
+  content = msgspec.to_builtins(found)
+  for name, row in content['llms'].items():
     row['accuracy'] = {'train': 0.5, 'validation': 0.55, 'test': 0.5, 'all': 0.5} | (accuracy if name == llm else {})
     row['accuracy_ci'] = {
       part: [None, None] if share is None else [share - points / 100, share + points / 100]
       for part, share in row['accuracy'].items()
     }
-  return results
+  return results.from_builtins(content)
 
 
 @pytest.mark.parametrize(('test', 'warned'), [(0.71, True), (0.59, False), (0.39, True), (None, False)])
@@ -119,15 +119,15 @@ def test_the_classic_contaminations_are_named(results_of, llm, accuracy, words):
   assert line in report.markdown(_with_accuracies(results_of(), llm, 2, **accuracy))
 
 
-def _with_leaks(results: dict[str, Any], exact: int, near: int | None, clean: int = 780) -> dict[str, Any]:
+def _with_duplicates(found: results.Results, exact: int, near: int | None, clean: int = 780) -> results.Results:
   """The results, where 1,000 test queries have so many duplicates in train, and other splits none."""
-  results = copy.deepcopy(results)
-  results['contamination'] |= {'tested': 1000, 'clean': clean}
-  for row in results['contamination']['leaks']:
+  content = msgspec.to_builtins(found)
+  content['contamination'] |= {'tested': 1000, 'clean': clean}
+  for row in content['contamination']['leaks']:
     counts = {'exact': exact, 'near': near} if (row['of'], row['within']) == ('test', 'train') else {}
     row.update({'queries': 1000, 'exact': 0, 'near': 0 if near is not None else None} | counts)
-  results['contamination']['methods'][0].update({'accuracy': 0.655, 'clean_accuracy': 0.612})
-  return results
+  content['contamination']['methods'][0].update({'accuracy': 0.655, 'clean_accuracy': 0.612})
+  return results.from_builtins(content)
 
 
 @pytest.mark.parametrize(
@@ -142,104 +142,104 @@ def _with_leaks(results: dict[str, Any], exact: int, near: int | None, clean: in
   ],
 )
 def test_duplicates_across_splits_are_warned_of(results_of, exact, near, words):
-  results = _with_leaks(results_of(), exact, near)
-  found = [line for line in report.warnings(results) if ' query' in line and ' ask ' in line]
-  assert len(found) == len(words)
-  for line, start in zip(found, words, strict=True):
+  found = _with_duplicates(results_of(), exact, near)
+  lines = [line for line in report.warnings(found) if ' query' in line and ' ask ' in line]
+  assert len(lines) == len(words)
+  for line, start in zip(lines, words, strict=True):
     assert line.startswith(start)
   if words:
-    policy = tables.policies(results)[0]
-    assert found[-1].endswith(
+    policy = tables.policies(found)[0]
+    assert lines[-1].endswith(
       f'On the 780 test queries without a duplicate in another split, {policy} answers 61.2 % right, '
       'on all 1,000 65.5 %.'
     )
 
 
-def test_the_section_on_leaks_holds_counts_examples_and_what_remains(results_of):
-  results = results_of()
-  section = report.markdown(results).split('## Leaks between splits')[1].split('\n## ')[0]
+def test_the_section_on_contamination_holds_counts_examples_and_clean_accuracies(results_of):
+  found = results_of()
+  section = report.markdown(found).split('## Contamination')[1].split('\n## ')[0]
   assert 'Jaccard similarity of 0.8' in section
-  assert tables.leaks_table(results).markdown() in section
+  assert tables.duplicates_table(found.contamination).markdown() in section
   assert 'question 20 (test)' in section
-  assert 'What remains on the 6 of 8 test queries' in section
-  assert tables.clean_table(results).markdown() in section
+  assert 'Accuracy on the 6 of 8 test queries' in section
+  assert tables.clean_table(found.contamination).markdown() in section
   assert 'random sample' not in section
   assert 'not all were compared' not in section
 
 
 def test_what_was_not_searched_is_said(results_of):
-  results = copy.deepcopy(results_of())
-  results['contamination'] |= {'distinct': 3_000_000, 'searched': 1_000_000, 'crowded': 12}
-  text = report.markdown(results)
+  content = msgspec.to_builtins(results_of())
+  content['contamination'] |= {'distinct': 3_000_000, 'searched': 1_000_000, 'crowded': 12}
+  text = report.markdown(results.from_builtins(content))
   assert 'Only a random sample of 1,000,000 of 3,000,000 different questions' in text
-  assert '12 questions have so many like them that not all were compared' in text
-  results['contamination'] |= {'near_duplicates': 0, 'searched': 0, 'crowded': 0}
-  text = report.markdown(results)
+  assert '12 questions have so many similar ones that not all were compared' in text
+  content['contamination'] |= {'near_duplicates': 0, 'searched': 0, 'crowded': 0}
+  text = report.markdown(results.from_builtins(content))
   assert 'random sample' not in text
   assert 'nearly the same when' not in text
 
 
 def test_without_duplicates_the_section_is_its_table(results_of):
-  results = copy.deepcopy(results_of())
-  results['contamination'] |= {'clean': 8, 'examples': []}
-  section = report.markdown(results).split('## Leaks between splits')[1].split('\n## ')[0]
+  content = msgspec.to_builtins(results_of())
+  content['contamination'] |= {'clean': 8, 'examples': []}
+  section = report.markdown(results.from_builtins(content)).split('## Contamination')[1].split('\n## ')[0]
   assert section.count('| --- |') == 1
-  assert 'What remains' not in section
+  assert 'Accuracy on the' not in section
+
+
+def _of_data(found: results.Results, **fields) -> results.Results:
+  """The results, where facts about the data set are others."""
+  return msgspec.structs.replace(found, dataset=msgspec.structs.replace(found.dataset, **fields))
 
 
 def test_truncated_queries_are_warned_of(results_of):
-  results = copy.deepcopy(results_of())
-  assert not [line for line in report.warnings(results) if 'longer' in line]
-  results['dataset']['truncated'] = 8
-  assert _line(report.warnings(results), 'longer than the encoder').startswith('8 queries')
-  assert '8 queries' in report.markdown(results)
+  assert not [line for line in report.warnings(results_of()) if 'longer' in line]
+  found = _of_data(results_of(), truncated=8)
+  assert _line(report.warnings(found), 'longer than the encoder').startswith('8 queries')
+  assert '8 queries' in report.markdown(found)
 
 
 def test_estimated_latencies_and_missing_prices_are_said(results_of):
-  assert _line(report.warnings(results_of()), 'nobody measured')
+  assert _line(report.warnings(results_of()), 'not measured')
   assert _line(report.warnings(results_of()), 'No prices')
   priced = report.warnings(results_of(kind='priced'))
-  assert not [line for line in priced if 'nobody measured' in line or 'No prices' in line]
+  assert not [line for line in priced if 'not measured' in line or 'No prices' in line]
 
 
 def test_published_latencies_are_never_called_measured(results_of):
-  results = copy.deepcopy(results_of(kind='priced'))
-  results['dataset']['latency'] = 'published'
-  assert report.title(results).endswith('published latencies')
-  assert 'the same for every query' in _line(report.warnings(results), 'published mean')
+  found = _of_data(results_of(kind='priced'), latency='published')
+  assert found.dataset.title.endswith('published latencies')
+  assert 'the same for every query' in _line(report.warnings(found), 'published mean')
   assert not [line for line in report.warnings(results_of(kind='priced')) if 'published mean' in line]
 
 
 def test_training_queries_that_were_left_out_are_counted(results_of):
-  results = copy.deepcopy(results_of())
-  assert not [line for line in report.warnings(results) if 'left out' in line]
-  results['dataset']['unused'] = 1_200
-  assert _line(report.warnings(results), 'left out').startswith('1,200 of 1,212 training queries')
+  assert not [line for line in report.warnings(results_of()) if 'left out' in line]
+  found = _of_data(results_of(), unused=1_200)
+  assert _line(report.warnings(found), 'left out').startswith('1,200 of 1,212 training queries')
 
 
 def test_assumed_sizes_are_said(results_of):
-  results = copy.deepcopy(results_of(kind='estimated'))
-  results['dataset']['sizes_assumed'] = ['a', 'b']
-  assert 'sizes of a, b are not published' in _line(report.warnings(results), 'assumed')
+  found = _of_data(results_of(kind='estimated'), sizes_assumed=['a', 'b'])
+  assert 'sizes of a, b are not published' in _line(report.warnings(found), 'assumed')
 
 
 def test_another_data_set_than_was_asked_for_is_said(results_of):
-  results = copy.deepcopy(results_of())
-  assert not [line for line in report.warnings(results) if 'neither found' in line]
-  results['dataset']['in_place_of'] = 'GSM8K'
-  assert _line(report.warnings(results), 'neither found nor downloaded').startswith('GSM8K could')
-  assert report.markdown(results).startswith('# Sums: ')
-  assert 'GSM8K could be neither found' in report.markdown(results)
+  assert not [line for line in report.warnings(results_of()) if 'neither found' in line]
+  found = _of_data(results_of(), in_place_of='GSM8K')
+  assert _line(report.warnings(found), 'neither found nor downloaded').startswith('GSM8K could')
+  assert report.markdown(found).startswith('# Sums: ')
+  assert 'GSM8K could be neither found' in report.markdown(found)
 
 
 @pytest.mark.parametrize('kind', ['estimated', 'priced', 'unknown', 'scores', 'unseen', 'folds', 'tasks'])
 def test_the_markdown_is_whole_for_every_kind_of_results(results_of, kind):
-  results = results_of(kind=kind)
-  text = report.markdown(results)
+  found = results_of(kind=kind)
+  text = report.markdown(found)
   assert ('$ per 1,000' in text.split('## The LLMs')[0]) == (kind == 'priced')
   assert '{' not in text
   assert not re.search(r'\bnan\b|\bNone\b', text)
-  for name in {row['name'] for row in results['methods']} | set(results['llms']):
+  for name in {row.name for row in found.methods} | set(found.llms):
     assert f'| {name} |' in text
   # The rows of a table have as many cells as its header.
   for table in re.findall(r'(?:^\|.*\n)+', text, re.MULTILINE):
@@ -248,11 +248,12 @@ def test_the_markdown_is_whole_for_every_kind_of_results(results_of, kind):
 
 @pytest.mark.parametrize(('kind', 'count'), [('estimated', 5), ('scores', 5), ('tasks', 6)])
 def test_writing_leaves_a_whole_report_and_shows_it(results_of, kind, count, tmp_path, capsys):
-  results = results_of(kind=kind)
-  report.write(tmp_path, results)
-  assert json.loads((tmp_path / 'report.json').read_text()) == results
+  found = results_of(kind=kind)
+  report.write(tmp_path, found)
+  assert results.load(tmp_path / 'report.json') == found
+  assert json.loads((tmp_path / 'report.json').read_text()) == json.loads(results.to_json(found))
   text = (tmp_path / 'report.md').read_text()
-  assert text == report.markdown(results)
+  assert text == report.markdown(found)
   pictures = re.findall(r'!\[.*?\]\((.*?)\)', text)
   assert len(pictures) == count
   for picture in pictures:
@@ -266,26 +267,27 @@ def test_writing_again_replaces_the_report(results_of, tmp_path, monkeypatch):
   monkeypatch.setattr(report.figures, 'draw', lambda *_: None)
   report.write(tmp_path, results_of())
   report.write(tmp_path, results_of(kind='scores'))
-  assert json.loads((tmp_path / 'report.json').read_text()) == results_of(kind='scores')
+  assert results.load(tmp_path / 'report.json') == results_of(kind='scores')
+  assert [path.name for path in tmp_path.iterdir() if '.part' in path.name] == []
 
 
 def test_categories_are_shown_where_there_are_some(results_of):
   text = report.markdown(results_of(kind='tasks'))
-  table = text.split('## By category')[1].split('\n## ')[0]
+  table = text.split('## Accuracy by category')[1].split('\n## ')[0]
   assert '| category | queries | weighted_max_conf | max_conf | labelled_max_conf |' in table
   assert r'| a\|b |' in table
-  assert 'of 3 categories' in text.split('## Who is called, by category')[1]
+  assert 'of 3 categories' in text.split('## Called LLMs by category')[1]
   assert 'category' not in report.markdown(results_of())
 
 
-def _with_followers(results, followers):
+def _with_followers(found, followers):
   """Three categories, in so many of which the LLM that is called first is the one that is right."""
-  results = copy.deepcopy(results)
-  for place, row in enumerate(results['by_task']):
+  content = msgspec.to_builtins(found)
+  for place, row in enumerate(content['by_task']):
     for llm, values in row['llms'].items():
       values['first'] = float(llm.startswith('llama-1b'))
       values['accuracy'] = 0.9 if llm.startswith('llama-1b' if place < followers else 'llama-2b') else 0.5
-  return results
+  return results.from_builtins(content)
 
 
 @pytest.mark.parametrize('followers', [0, 2, 3])
@@ -294,20 +296,20 @@ def test_whether_selection_follows_strength_is_counted(results_of, followers):
   assert f'In {followers} of 3 categories' in text
 
 
-def _gap_line(results, **changes):
-  results = copy.deepcopy(results)
-  feature = next(feature for feature in results['error_analysis']['features'] if feature['name'] == 'llms_right')
+def _gap_line(found, **changes):
+  content = msgspec.to_builtins(found)
+  feature = next(feature for feature in content['error_analysis']['features'] if feature['name'] == 'llms_right')
   feature |= changes
-  return _line(report.markdown(results).splitlines(), '- **LLMs that are right**')
+  return _line(report.markdown(results.from_builtins(content)).splitlines(), '- **LLMs that are right**')
 
 
 def test_a_feature_that_does_not_matter_is_said_not_to(results_of):
-  assert _gap_line(results_of(), p=0.3).endswith('no difference beyond noise (p=0.3).')
-  assert _gap_line(results_of(), p=None).endswith('no difference beyond noise (the same everywhere).')
+  assert _gap_line(results_of(), p=0.3).endswith('no significant difference (p=0.3).')
+  assert _gap_line(results_of(), p=None).endswith('no significant difference (the same everywhere).')
 
 
 def test_a_feature_that_matters_is_told_from_its_lowest_bin_to_its_highest(results_of):
-  bins = [{'bin': name, 'queries': 9, 'accuracy': 0.5, 'oracle': 0.9, 'lost': lost, 'lost_ci': [0, 1]}
+  bins = [{'bin': name, 'queries': 9, 'accuracy': 0.5, 'oracle': 0.9, 'lost': lost, 'lost_ci': (0, 1)}
           for name, lost in (('1 to 2', 0.25), ('3', 0.125), ('4', 0.5))]  # fmt: skip
   line = _gap_line(results_of(), p=0.0004, correlation=0.125, bins=bins)
   assert 'from 12.5 % (3) to 50.0 % (4; p<0.001, rank correlation +0.12)' in line

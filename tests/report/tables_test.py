@@ -1,10 +1,10 @@
-import copy
 import io
-from typing import Any
 
+import msgspec
 import pytest
 import rich.console
 
+from selectllm.evaluate import results
 from selectllm.report import tables
 
 
@@ -14,8 +14,12 @@ def _cells(table: tables.Table, column: str) -> dict[str, str]:
   return {row[0]: row[place] for row in table.rows}
 
 
-def _headline(results: dict[str, Any]) -> tables.Table:
-  return tables.methods_table(tables.headline_rows(results), results)
+def _headline(found: results.Results) -> tables.Table:
+  return tables.methods_table(tables.headline_rows(found), found)
+
+
+def _any_method(found: results.Results, **fields) -> results.MethodResult:
+  return msgspec.structs.replace(found.methods[0], **fields)
 
 
 @pytest.mark.parametrize(
@@ -42,19 +46,20 @@ def test_shares_are_percent_and_dollars_are_per_thousand_queries():
     ({'delta': -0.2, 'p': 3e-12}, '-20.0 (p<0.001)'),
   ],
 )
-def test_a_difference_inside_the_noise_is_a_tie_and_others_have_their_p(comparison, text):
-  assert tables.versus({'versus': {'best_single': comparison}}, 'best_single') == text
+def test_a_difference_inside_the_noise_is_a_tie_and_others_have_their_p(results_of, comparison, text):
+  versus = {'best_single': comparison and results.Comparison(**comparison, ci=(-1.0, 1.0))}
+  assert tables.versus(_any_method(results_of(), versus=versus), 'best_single') == text
 
 
 @pytest.mark.parametrize('kind', ['estimated', 'priced', 'unknown', 'scores', 'unseen', 'folds'])
 def test_tables_are_rectangular(results_of, kind):
-  results = results_of(kind=kind)
+  found = results_of(kind=kind)
   made = [
-    _headline(results),
-    tables.methods_table(results['methods'], results),
-    tables.console_table(results),
-    tables.llms_table(results),
-    tables.classifier_table(results),
+    _headline(found),
+    tables.methods_table(found.methods, found),
+    tables.console_table(found),
+    tables.llms_table(found),
+    tables.classifier_table(found.classifier),
   ]
   for table in made:
     assert table.rows
@@ -63,48 +68,48 @@ def test_tables_are_rectangular(results_of, kind):
 
 
 def test_the_main_table_has_the_methods_that_matter_at_the_chosen_sizes(results_of):
-  results = results_of()
-  names = [row['name'] for row in tables.headline_rows(results)]
-  baselines = ['knn_top1', 'top_s', 'best_s', 'random', 'all_llms', *results['best_single'], 'oracle']
-  assert names == [*tables.policies(results), *baselines]
-  sizes = {row['name']: row['sizes'] for row in results['chosen']}
-  shown = _cells(_headline(results), 's')
-  for name in (*tables.policies(results), 'top_s', 'best_s'):
+  found = results_of()
+  names = [row.name for row in tables.headline_rows(found)]
+  baselines = ['knn_top1', 'top_s', 'best_s', 'random', 'all_llms', *found.best_single, 'oracle']
+  assert names == [*tables.policies(found), *baselines]
+  sizes = {row.name: row.sizes for row in found.chosen}
+  shown = _cells(_headline(found), 's')
+  for name in (*tables.policies(found), 'top_s', 'best_s'):
     assert shown[name] == str(sizes[name][0])
   assert shown['random'] == shown['weighted_max_conf']
   assert shown['oracle'] == '-'
 
 
-def test_folds_of_different_sizes_show_them_all():
-  assert tables.size_of({'size': None, 'sizes': [3, 1, 3]}) == '1, 3'
-  assert tables.size_of({'size': 2}) == '2'
-  assert tables.size_of({'size': None}) == '-'
+def test_folds_of_different_sizes_show_them_all(results_of):
+  assert tables.size_of(_any_method(results_of(), size=None, sizes=[3, 1, 3])) == '1, 3'
+  assert tables.size_of(_any_method(results_of(), size=2)) == '2'
+  assert tables.size_of(_any_method(results_of(), size=None)) == '-'
 
 
 def test_scores_alone_have_no_votes_to_compare_with(results_of):
-  names = [row['name'] for row in tables.headline_rows(results_of(kind='scores'))]
+  names = [row.name for row in tables.headline_rows(results_of(kind='scores'))]
   assert 'all_llms' not in names
   assert 'best_s' not in names
   assert set(_cells(_headline(results_of(kind='scores')), 'vs all LLMs').values()) == {'-'}
 
 
 def test_the_classifiers_own_latency_is_added_to_who_uses_it(results_of):
-  results = results_of()
-  own = results['timing']['classifier_latency_s']
+  found = results_of()
+  own = found.timing.classifier_latency_s
   for column, field in (('seconds, parallel', 'latency_parallel_s'), ('seconds, sequential', 'latency_sequential_s')):
-    shown = _cells(_headline(results), column)
-    for row in tables.headline_rows(results):
-      classified = row['name'] in (*tables.policies(results), 'knn_top1')
-      assert shown[row['name']] == tables.seconds(row[field] + (own if classified else 0))
+    shown = _cells(_headline(found), column)
+    for row in tables.headline_rows(found):
+      classified = row.name in (*tables.policies(found), 'knn_top1')
+      assert shown[row.name] == tables.seconds(getattr(row, field) + (own if classified else 0))
 
 
 def test_a_policy_that_no_table_knows_is_reported_like_the_others(results_of):
-  results = copy.deepcopy(results_of())
-  for rows in (results['methods'], results['chosen']):
+  content = msgspec.to_builtins(results_of())
+  for rows in (content['methods'], content['chosen']):
     rows += [row | {'name': 'newest'} for row in rows if row['name'] == 'max_conf']
-  results['selected']['newest'] = results['selected']['max_conf']
+  content['selected']['newest'] = content['selected']['max_conf']
   for column in ('accuracy %', 'seconds, sequential'):
-    shown = _cells(_headline(results), column)
+    shown = _cells(_headline(results.from_builtins(content)), column)
     assert shown['newest'] == shown['max_conf']
 
 
@@ -117,20 +122,20 @@ def test_costs_have_a_column_where_prices_are_known(results_of):
   assert '$ per 1,000' not in _headline(results_of()).header
   priced = results_of(kind='priced')
   shown = _cells(_headline(priced), '$ per 1,000')
-  whole = next(row for row in priced['methods'] if row['name'] == 'all_llms')
-  assert shown['all_llms'] == f'{1000 * whole["cost_usd"]:#.3g}'.rstrip('.')
+  whole = next(row for row in priced.methods if row.name == 'all_llms')
+  assert shown['all_llms'] == f'{1000 * whole.cost_usd:#.3g}'.rstrip('.')
 
 
 def test_an_llm_without_a_test_response_is_all_dashes(results_of):
-  results = results_of(kind='unseen')
-  table = tables.methods_table(results['methods'], results)
+  found = results_of(kind='unseen')
+  table = tables.methods_table(found.methods, found)
   row = next(row for row in table.rows if row[0] == 'single:llama-1b-instruct')
   assert row == ['single:llama-1b-instruct', '1', '-', '- to -', *['-'] * 7]
 
 
 def test_splits_stand_side_by_side(results_of):
-  results = results_of(kind='unseen')
-  table = tables.llms_table(results)
+  found = results_of(kind='unseen')
+  table = tables.llms_table(found)
   assert [name for name in table.header if name in ('train %', 'validation %', 'test %')] == [
     'train %',
     'validation %',
@@ -138,43 +143,42 @@ def test_splits_stand_side_by_side(results_of):
   ]
   assert _cells(table, 'test %')['llama-1b-instruct'] == '-'
   assert _cells(table, 'missing')['llama-1b-instruct'] == '9'
-  row = results['llms']['llama-2b-instruct']
-  low, high = map(tables.percent, row['accuracy_ci']['train'])
-  assert (
-    _cells(table, 'train %')['llama-2b-instruct'] == f'{tables.percent(row["accuracy"]["train"])} ({low} to {high})'
-  )
+  row = found.llms['llama-2b-instruct']
+  low, high = map(tables.percent, row.accuracy_ci['train'])
+  assert _cells(table, 'train %')['llama-2b-instruct'] == f'{tables.percent(row.accuracy["train"])} ({low} to {high})'
 
 
-def test_leaks_have_counts_and_shares(results_of):
-  table = tables.leaks_table(results_of())
+def test_duplicates_have_counts_and_shares(results_of):
+  table = tables.duplicates_table(results_of().contamination)
   assert table.rows == [
     ['test in train', '8', '1 (12.5 %)', '1 (12.5 %)'],
     ['test in validation', '8', '0 (0.0 %)', '0 (0.0 %)'],
     ['validation in train', '8', '0 (0.0 %)', '0 (0.0 %)'],
   ]
-  results = copy.deepcopy(results_of())
-  results['contamination']['leaks'][0]['near'] = None
-  assert tables.leaks_table(results).rows[0][-1] == '-'
+  content = msgspec.to_builtins(results_of())
+  content['contamination']['leaks'][0]['near'] = None
+  assert tables.duplicates_table(results.from_builtins(content).contamination).rows[0][-1] == '-'
 
 
 def test_pairs_that_are_alike_are_shown_as_they_are(results_of):
-  results = copy.deepcopy(results_of())
-  results['contamination']['examples'][1]['texts'] = ['a | b *c* `d`', '<e>']
-  exact, near = tables.leak_examples_table(results).rows
+  content = msgspec.to_builtins(results_of())
+  content['contamination']['examples'][1]['texts'] = ('a | b *c* `d`', '<e>')
+  exact, near = tables.duplicate_examples_table(results.from_builtins(content).contamination).rows
   assert exact[0] == '1.00'
   assert near[1:] == ["question 21 (test): `a | b *c* 'd'`", 'question 1 (train): `<e>`']
 
 
 def test_accuracies_without_duplicates_stand_beside_those_with(results_of):
-  results = copy.deepcopy(results_of())
-  rows = results['contamination']['methods']
-  rows[0].update({'accuracy': 0.75, 'clean_accuracy': 0.5, 'clean_ci': [0.25, 0.625]})
-  rows[1].update({'clean_accuracy': None, 'clean_ci': [None, None]})
-  table = tables.clean_table(results)
+  content = msgspec.to_builtins(results_of())
+  rows = content['contamination']['methods']
+  rows[0].update({'accuracy': 0.75, 'clean_accuracy': 0.5, 'clean_ci': (0.25, 0.625)})
+  rows[1].update({'clean_accuracy': None, 'clean_ci': (None, None)})
+  found = results.from_builtins(content)
+  table = tables.clean_table(found.contamination)
   assert table.rows[0] == [rows[0]['name'], '75.0', '50.0 (25.0 to 62.5)', '-25.0']
   assert table.rows[1][2:] == ['-', '-']
   assert [row[0] for row in table.rows] == [
-    *tables.policies(results), 'top_s', 'best_s', 'all_llms', 'knn_top1', *results['best_single']
+    *tables.policies(found), 'top_s', 'best_s', 'all_llms', 'knn_top1', *found.best_single
   ]  # fmt: skip
 
 
@@ -185,30 +189,31 @@ def test_markdown_has_a_header_a_rule_and_all_rows():
 
 @pytest.mark.parametrize('llms', [3, 10])
 def test_a_narrow_console_cuts_nothing_off(results_of, llms):
-  results = copy.deepcopy(results_of(llms))
-  for row in (*results['methods'], *results['chosen']):
-    row['versus']['best_single'] = {'delta': -0.22, 'p': 1e-6}
+  content = msgspec.to_builtins(results_of(llms))
+  for row in (*content['methods'], *content['chosen']):
+    row['versus']['best_single'] = {'delta': -0.22, 'p': 1e-6, 'ci': (-1.0, 1.0)}
   file = io.StringIO()
-  rich.console.Console(file=file, width=80).print(tables.console_table(results).rich('A title'))
+  table = tables.console_table(results.from_builtins(content))
+  rich.console.Console(file=file, width=80).print(table.rich('A title'))
   assert '…' not in file.getvalue()
 
 
 def test_the_console_shows_each_method_on_one_line(results_of):
-  results = results_of(10)
+  found = results_of(10)
   file = io.StringIO()
-  rich.console.Console(file=file, width=100).print(tables.console_table(results).rich('A title'))
+  rich.console.Console(file=file, width=100).print(tables.console_table(found).rich('A title'))
   lines = file.getvalue().splitlines()
   assert 'A title' in lines[0]
-  for name, accuracy in _cells(tables.console_table(results), 'accuracy %').items():
+  for name, accuracy in _cells(tables.console_table(found), 'accuracy %').items():
     assert [line for line in lines if name in line.split() and accuracy in line.split()], name
 
 
 def test_gains_carry_intervals(results_of):
-  results = results_of()
-  table = tables.gains_table(results)
-  assert [row[0] for row in table.rows] == tables.policies(results)
-  row = next(row for row in results['chosen'] if row['name'] == table.rows[0][0])
-  low, high = row['versus']['best_s']['ci']
+  found = results_of()
+  table = tables.gains_table(found)
+  assert [row[0] for row in table.rows] == tables.policies(found)
+  row = next(row for row in found.chosen if row.name == table.rows[0][0])
+  low, high = row.versus['best_s'].ci
   assert table.rows[0][-1].startswith(tables.versus(row, 'best_s'))
   assert table.rows[0][-1].endswith(f'{100 * low:+.1f} to {100 * high:+.1f}')
   without = tables.gains_table(results_of(kind='scores'))

@@ -1,19 +1,20 @@
-import copy
 import re
 from typing import Any
 
 import matplotlib.image
+import msgspec
 import numpy as np
 import pytest
 
-from selectllm.report import figures, report, tables, tradeoff
+from selectllm.evaluate import results
+from selectllm.report import figures, report, tables, tradeoff, tradeoff_figures
 
-Results = dict[str, Any]
+Content = dict[str, Any]
 ALL_SECONDS, ALL_USD = 8.0, 0.004
 
 
-def _worth(accuracy: float, share: float, cost_unit: str) -> Results:
-  """What a setting gives at a share of the price of calling all three LLMs; seconds are unknown where calls count."""
+def _estimate(accuracy: float, share: float, cost_unit: str) -> Content:
+  """An operating point at a share of the cost of calling all three LLMs; seconds are unknown where calls count."""
   seconds = None if cost_unit == 'calls' else share * ALL_SECONDS
   usd = share * ALL_USD if cost_unit == 'usd' else None
   return {
@@ -26,61 +27,62 @@ def _worth(accuracy: float, share: float, cost_unit: str) -> Results:
   }
 
 
-def _tested(accuracy: float, share: float, cost_unit: str) -> Results:
-  worth = _worth(accuracy, share, cost_unit)
-  bounds = {f'{key}_ci': [value and 0.9 * value, value and 1.1 * value] for key, value in worth.items()}
-  return worth | bounds | {'accuracy_ci': [accuracy - 0.05, accuracy + 0.05]}
+def _measurement(accuracy: float, share: float, cost_unit: str) -> Content:
+  estimate = _estimate(accuracy, share, cost_unit)
+  known = [key for key in ('seconds', 'usd', 'calls') if estimate[key] is not None]
+  bounds = {f'{key}_ci': (0.9 * estimate[key], 1.1 * estimate[key]) for key in known}
+  return estimate | bounds | {'accuracy_ci': (accuracy - 0.05, accuracy + 0.05)}
 
 
-def _curve(cost_unit: str, *points: tuple[float, float]) -> list[Results]:
-  """Settings that estimated a point more than the test gave."""
+def _curve(cost_unit: str, *points: tuple[float, float]) -> list[Content]:
+  """Operating points whose estimate is a point more than what was measured."""
   return [
     {
       'operating_point': place,
-      'estimated': _worth(a + 0.01, share, cost_unit),
-      'measured': _tested(a, share, cost_unit),
+      'estimated': _estimate(a + 0.01, share, cost_unit),
+      'measured': _measurement(a, share, cost_unit),
     }
     for place, (a, share) in enumerate(points)
   ]
 
 
-def _versus(accuracy: float, p: float = 0.2) -> Results:
+def _versus(accuracy: float, p: float = 0.2) -> Content:
   others = {'best_single': 0.7, 'all_llms': 0.81, 'chain': 0.7}
   return {name: {'delta': accuracy - other, 'p': p} for name, other in others.items()}
 
 
-def _frontier(cost_unit: str = 'seconds') -> Results:
-  """Two strategies and a rival, and limits of which three chose the same setting."""
+def _tradeoff(cost_unit: str = 'seconds') -> Content:
+  """Two strategies and a baseline, and constraints of which three chose the same operating point."""
   curves = {
     'adaptive': _curve(cost_unit, (0.5, 0.1), (0.75, 0.25), (0.8, 0.5)),
     'learned_vote': _curve(cost_unit, (0.45, 0.2), (0.85, 1.0)),
     'chain': _curve(cost_unit, (0.4, 0.2), (0.7, 0.5)),
   }
 
-  def limit(text: str, place: int | None, target: float | None, met: bool = True, within: bool = True) -> Results:
+  def constraint(text: str, place: int | None, target: float | None, met: bool = True, within: bool = True) -> Content:
     if place is None:
       return {'constraint': text} | dict.fromkeys(
         ('strategy', 'operating_points', 'estimated', 'measured', 'target', 'met', 'within', 'versus')
       )
     found = {'constraint': text, 'strategy': 'adaptive', 'target': target, 'met': met, 'within': within}
-    row = curves['adaptive'][place]
+    row = {key: curves['adaptive'][place][key] for key in ('estimated', 'measured')}
     return row | found | {'operating_points': [place], 'versus': _versus(row['measured']['accuracy'])}
 
   return {
     'cost_unit': cost_unit,
     'cost_is': 'estimated',
-    'references': {'all_llms': _tested(0.81, 1.0, cost_unit), 'best_single': _tested(0.7, 0.5, cost_unit)},
+    'references': {'all_llms': _measurement(0.81, 1.0, cost_unit), 'best_single': _measurement(0.7, 0.5, cost_unit)},
     'curves': curves,
     'constraints': [
-      limit('accuracy>=best_single', 1, 0.7),
-      limit('accuracy>=all_llms', 2, 0.81, met=False),
-      limit('seconds<=35%', 1, 2.8),
-      limit('p95_seconds<=1.5', 1, 1.5, met=False, within=False),
-      limit('accuracy>=0.99', None, None),
-      limit('none', 2, None),
+      constraint('accuracy>=best_single', 1, 0.7),
+      constraint('accuracy>=all_llms', 2, 0.81, met=False),
+      constraint('seconds<=35%', 1, 2.8),
+      constraint('p95_seconds<=1.5', 1, 1.5, met=False, within=False),
+      constraint('accuracy>=0.99', None, None),
+      constraint('none', 2, None),
     ],
     'best': {
-      name: curve[-1]
+      name: {key: curve[-1][key] for key in ('estimated', 'measured')}
       | {'operating_points': [curve[-1]['operating_point']] * 2, 'versus': _versus(curve[-1]['measured']['accuracy'])}
       for name, curve in curves.items()
     },
@@ -89,7 +91,7 @@ def _frontier(cost_unit: str = 'seconds') -> Results:
       'ece': 0.0213,
       'brier': 0.1234,
       'reliability': {'mean_confidence': [None, 0.45, 0.9], 'frequency': [None, 0.5, 0.875], 'count': [0, 4, 8]},
-      'coverage': [[0.25, 1.0], [0.5, 0.95], [0.8, 0.9], [1.0, 0.8]],
+      'coverage': [(0.25, 1.0), (0.5, 0.95), (0.8, 0.9), (1.0, 0.8)],
       'abstain_20': {'accuracy': 0.9, 'gain': 0.1},
     },
     'confidences': {
@@ -107,17 +109,38 @@ def _frontier(cost_unit: str = 'seconds') -> Results:
 
 
 @pytest.fixture
-def made(results_of):
-  """Makes results with a tradeoff in a cost_unit."""
+def content_of(results_of):
+  """Makes results with a trade-off in a unit of cost, as JSON has them."""
 
-  def results(cost_unit: str = 'seconds', **changes: Any) -> Results:
+  def make(cost_unit: str = 'seconds', **changes: Any) -> Content:
     kind = 'priced' if cost_unit == 'usd' else 'estimated'
-    return copy.deepcopy(results_of(kind=kind)) | {'tradeoff': _frontier(cost_unit) | changes}
+    # A copy, so that a test can change what several rows have in common in one of them.
+    shared = _tradeoff(cost_unit) | changes
+    return msgspec.to_builtins(results_of(kind=kind)) | {'tradeoff': msgspec.to_builtins(shared)}
 
-  return results
+  return make
 
 
-CURRENCIES = ['seconds', 'usd', 'calls']
+@pytest.fixture
+def made(content_of):
+  """Makes the same, typed."""
+  return lambda *args, **changes: results.from_builtins(content_of(*args, **changes))
+
+
+def _table(make: Any, found: results.Results) -> tables.Table:
+  return make(found.tradeoff, tradeoff.cost_scale(found.dataset, found.tradeoff))
+
+
+def _summary(content: Content) -> list[str]:
+  found = results.from_builtins(content)
+  return tradeoff.summary(found, found.tradeoff)
+
+
+def _section(content: Content) -> str:
+  return '\n'.join(tradeoff.section(results.from_builtins(content)))
+
+
+COST_UNITS = ['seconds', 'usd', 'calls']
 
 
 def _column(table: tables.Table, name: str) -> list[str]:
@@ -125,18 +148,18 @@ def _column(table: tables.Table, name: str) -> list[str]:
   return [row[place] for row in table.rows]
 
 
-@pytest.mark.parametrize('absent', [{}, {'tradeoff': None}])
-def test_without_a_frontier_there_is_nothing(results_of, absent, tmp_path):
-  results = results_of() | absent
-  assert tradeoff.section(results) == []
-  assert 'Past the paper' not in report.markdown(results)
-  figures.draw(results, tmp_path / 'figures', tradeoff.FIGURES)
+def test_without_strategies_there_is_nothing(results_of, tmp_path):
+  found = results_of()
+  assert found.tradeoff is None
+  assert tradeoff.section(found) == []
+  assert '## Strategies' not in report.markdown(found)
+  figures.draw(found, tmp_path / 'figures', tradeoff_figures.FIGURES)
   assert not list((tmp_path / 'figures').iterdir())
 
 
-@pytest.mark.parametrize('cost_unit', CURRENCIES)
-def test_the_section_is_whole_in_every_currency(made, cost_unit):
-  text = '\n'.join(tradeoff.section(made(cost_unit)))
+@pytest.mark.parametrize('cost_unit', COST_UNITS)
+def test_the_section_is_whole_in_every_unit_of_cost(content_of, cost_unit):
+  text = _section(content_of(cost_unit))
   assert '{' not in text
   assert not re.search(r'\bnan\b|\bNone\b', text)
   for table in re.findall(r'(?:^\|.*\n)+', text, re.MULTILINE):
@@ -149,70 +172,69 @@ def test_the_section_is_whole_in_every_currency(made, cost_unit):
 
 
 def test_the_report_holds_section_and_figures(made, tmp_path, capsys):
-  results = made()
-  report.write(tmp_path, results)
+  found = made()
+  report.write(tmp_path, found)
   text = (tmp_path / 'report.md').read_text()
-  assert '\n'.join(tradeoff.section(results)) in text
+  assert '\n'.join(tradeoff.section(found)) in text
   for picture in re.findall(r'!\[.*?\]\((.*?)\)', text):
     assert (tmp_path / picture).is_file()
-  assert {'adaptive.png', 'abstain.png'} <= {path.name for path in (tmp_path / 'figures').iterdir()}
+  assert {'tradeoff.png', 'abstention.png'} <= {path.name for path in (tmp_path / 'figures').iterdir()}
 
 
-def test_what_was_reached_is_said_with_its_share_of_the_price(made):
-  vote, single, most, promises, rest = tradeoff.lead(made())
+def test_what_was_reached_is_said_with_its_share_of_the_cost(content_of):
+  vote, single, most, met, rest = _summary(content_of())
   assert vote.startswith(
-    '**The vote of all 3 LLMs is missed by 1.0 points, within the interval, at 50 % of its summed estimated seconds**: '
-    'adaptive answers 80.0 (75.0 to 85.0) % right, the vote of all 3 LLMs 81.0 (76.0 to 86.0) %, -1.0 (tie)'
+    '**The accuracy of the vote of all 3 LLMs is missed by 1.0 points, within the interval, at 50 % of its summed '
+    'estimated seconds**: adaptive answers 80.0 (75.0 to 85.0) % right, the vote of all 3 LLMs 81.0 (76.0 to 86.0) %, '
+    '-1.0 (tie)'
   )
   assert 'is reached at 50 % of its summed estimated seconds**' in single
   assert 'adaptive answers 75.0' in single
   assert (
     'at 50 % of the summed estimated seconds of calling all: -1.0 (tie) points against the vote of all LLMs' in most
   )
-  assert '+10.0 (tie) points against the best rival, chain' in most
-  assert promises.startswith('**The test kept 2 of 5 limits** (')
+  assert '+10.0 (tie) points against the best baseline, chain' in most
+  assert met.startswith('**2 of 5 constraints are met on test** (')
   for words in (
     '`accuracy>=all_llms`: missed, within the interval',
     '`p95_seconds<=1.5`: missed;',
     '`accuracy>=0.99`: no operating point reached it in cross-validation',
   ):
-    assert words in promises
+    assert words in met
   assert 'raises accuracy by 10.0 points' in rest
   assert '90.0 % of the rest right' in rest
 
 
-def test_latencies_are_called_what_they_are(made):
-  results = made()
+def test_latencies_are_called_what_they_are(content_of):
+  content = content_of()
   for kind in ('measured', 'published'):
-    results['dataset']['latency'] = kind
-    assert f'% of its summed {kind} seconds' in tradeoff.lead(results)[0]
-    assert 'estimated' not in '\n'.join(tradeoff.section(results))
+    content['dataset']['latency'] = kind
+    assert f'% of its summed {kind} seconds' in _summary(content)[0]
+    assert 'estimated' not in _section(content)
 
 
-def test_a_clear_miss_a_clear_gain_and_no_promise_are_not_called_ties(made):
-  results = made()
-  first, second, *_ = results['tradeoff']['constraints']
+def test_a_clear_miss_a_clear_gain_and_no_operating_point_are_not_called_ties(content_of):
+  content = content_of()
+  first, second, *_ = content['tradeoff']['constraints']
   first |= {'measured': first['measured'] | {'accuracy': 0.9}, 'versus': _versus(0.9, p=0.001)}
   second |= {'within': False, 'measured': second['measured'] | {'accuracy': 0.7}, 'versus': _versus(0.7, p=0.001)}
-  vote, single, *_ = tradeoff.lead(results)
+  vote, single, *_ = _summary(content)
   assert 'is missed by 11.0 points at 50 %' in vote
-  assert 'is beaten at 50 %' in single
+  assert 'is exceeded at 50 %' in single
   assert 'tie' not in vote + single
   second |= {'estimated': None, 'measured': None, 'operating_points': None, 'strategy': None}
-  assert (
-    'No operating point reached in cross-validation the accuracy of the vote of all 3 LLMs' in tradeoff.lead(results)[0]
-  )
-  assert tradeoff.asked(second | {'target': None}) == 'as accurate as the vote of all LLMs'
+  assert 'No operating point reached in cross-validation the accuracy of the vote of all 3 LLMs' in _summary(content)[0]
+  assert tradeoff.in_words(second['constraint'], None) == 'as accurate as the vote of all LLMs'
 
 
-def test_abstaining_in_vain_is_said(made):
-  results = made()
-  results['tradeoff']['p_right']['abstain_20'] = {'accuracy': 0.79, 'gain': -0.01}
-  assert 'raises no accuracy' in tradeoff.lead(results)[-1]
+def test_abstaining_in_vain_is_said(content_of):
+  content = content_of()
+  content['tradeoff']['p_right']['abstain_20'] = {'accuracy': 0.79, 'gain': -0.01}
+  assert 'does not raise accuracy' in _summary(content)[-1]
 
 
 @pytest.mark.parametrize(
-  ('limit', 'target', 'words'),
+  ('constraint', 'target', 'words'),
   [
     ('accuracy>=best_single', 0.7, 'as accurate as the best single LLM, 70.0 %'),
     ('accuracy>=0.9', None, 'at least 90.0 % right'),
@@ -223,15 +245,15 @@ def test_abstaining_in_vain_is_said(made):
     ('usd<=10%', 0.0004, 'at most 10 % of calling all, $0.400 per 1,000 queries'),
     ('p95_seconds<=30', 30, '95 % of the queries within 30.0 seconds, calls in parallel'),
     ('query_seconds<=30', None, 'no query expected to take more than 30.0 seconds'),
-    ('none', None, 'the most accurate, at any price'),
+    ('none', None, 'the most accurate, at any cost'),
   ],
 )
-def test_limits_are_told_in_words(limit, target, words):
-  assert tradeoff.asked({'constraint': limit, 'target': target}) == words
+def test_constraints_are_told_in_words(constraint, target, words):
+  assert tradeoff.in_words(constraint, target) == words
 
 
-def test_limits_stand_beside_what_was_promised_and_what_came(made):
-  table = tradeoff.limits_table(made())
+def test_constraints_stand_beside_estimates_and_measurements(made):
+  table = _table(tradeoff.constraints_table, made())
   assert _column(table, '#') == ['1', '2', '3', '4', '5', '6']
   assert _column(table, 'on test') == [
     'met', 'missed, within the interval', 'met', 'missed', 'no operating point reached it in cross-validation', '-'
@@ -243,83 +265,88 @@ def test_limits_stand_beside_what_was_promised_and_what_came(made):
   assert set(table.rows[4][3:]) == {'-'}
 
 
-def test_folds_that_chose_different_settings_show_them_all(made):
-  results = made()
-  results['tradeoff']['constraints'][0]['operating_points'] = [2, 1, 2]
-  assert _column(tradeoff.limits_table(results), 'operating point')[0] == '1, 2'
-  assert '**The best single LLM is' in '\n'.join(tradeoff.lead(results | {'best_single': ['single:a', 'single:b']}))
+def test_folds_that_chose_different_operating_points_show_them_all(content_of):
+  content = content_of()
+  content['tradeoff']['constraints'][0]['operating_points'] = [2, 1, 2]
+  table = _table(tradeoff.constraints_table, results.from_builtins(content))
+  assert _column(table, 'operating point')[0] == '1, 2'
+  text = '\n'.join(_summary(content | {'best_single': ['single:a', 'single:b']}))
+  assert '**The accuracy of the best single LLM is' in text
 
 
 def test_in_dollars_seconds_stand_beside_them(made):
-  table = tradeoff.best_table(made('usd'))
+  table = _table(tradeoff.best_table, made('usd'))
   assert _column(table, 'test $ per 1,000 (95 % interval)')[0] == '4.00 (3.60 to 4.40)'
   assert _column(table, 'seconds, sequential')[0] == '8.00'
-  assert 'seconds, sequential' not in tradeoff.best_table(made()).header
+  assert 'seconds, sequential' not in _table(tradeoff.best_table, made()).header
 
 
-def test_contenders_are_compared_from_the_most_promising(made):
-  table = tradeoff.best_table(made())
+def test_strategies_are_compared_from_the_best_in_cross_validation(made):
+  table = _table(tradeoff.best_table, made())
   assert _column(table, 'strategy') == ['learned_vote', 'adaptive', 'chain']
   assert _column(table, 'vs all LLMs') == ['+4.0 (tie)', '-1.0 (tie)', '-11.0 (tie)']
 
 
-def test_the_frontier_is_of_promises_not_of_the_test(made):
-  results = made()
-  assert [(row['strategy'], row['operating_point']) for row in tradeoff.pareto(results)] == [
-    ('adaptive', 0), ('adaptive', 1), ('adaptive', 2), ('learned_vote', 1)
-  ]  # fmt: skip
-  results['tradeoff']['curves']['chain'][0]['estimated']['accuracy'] = 0.6
-  results['tradeoff']['curves']['adaptive'][2]['measured']['accuracy'] = 0.1
-  found = tradeoff.pareto(results)
-  assert [(row['strategy'], row['operating_point']) for row in found][1:4] == [
-    ('chain', 0),
-    ('adaptive', 1),
-    ('adaptive', 2),
-  ]
-  assert len(tradeoff.pareto_table(results).rows) == len(found)
-  results['tradeoff']['curves']['newest'] = results['tradeoff']['curves']['adaptive']
-  assert tradeoff.pareto(results) == found
-  assert '5 of 10 settings are worth choosing' in '\n'.join(tradeoff.section(results))
+def test_the_tradeoff_is_of_estimates_not_of_the_test(content_of):
+  content = content_of()
+
+  def worth_choosing() -> list[tuple[str, int]]:
+    found = results.from_builtins(content).tradeoff
+    return [(name, row.operating_point) for name, row in tradeoff.pareto(found)]
+
+  assert worth_choosing() == [('adaptive', 0), ('adaptive', 1), ('adaptive', 2), ('learned_vote', 1)]
+  content['tradeoff']['curves']['chain'][0]['estimated']['accuracy'] = 0.6
+  content['tradeoff']['curves']['adaptive'][2]['measured']['accuracy'] = 0.1
+  found = worth_choosing()
+  assert found[1:4] == [('chain', 0), ('adaptive', 1), ('adaptive', 2)]
+  typed = results.from_builtins(content)
+  scale = tradeoff.cost_scale(typed.dataset, typed.tradeoff)
+  assert len(tradeoff.pareto_table(tradeoff.pareto(typed.tradeoff), scale).rows) == len(found)
+  content['tradeoff']['curves']['newest'] = content['tradeoff']['curves']['adaptive']
+  assert worth_choosing() == found
+  assert '5 of 10 operating points are worth choosing' in _section(content)
 
 
 def test_what_is_unknown_has_no_column(made):
-  table = tradeoff.limits_table(made('calls'))
+  table = _table(tradeoff.constraints_table, made('calls'))
   assert not [name for name in table.header if 'seconds' in name or '$' in name]
   assert _column(table, 'test calls (95 % interval)')[0] == '0.750 (0.675 to 0.825)'
   assert 'calls' not in table.header
-  assert 'calls' in tradeoff.limits_table(made()).header
+  assert 'calls' in _table(tradeoff.constraints_table, made()).header
 
 
-def test_confidences_and_batches_have_their_tables(made):
-  results = made()
-  assert tradeoff.confidences_table(results).rows == [
+def test_confidences_and_batches_have_their_tables(content_of):
+  content = content_of()
+  found = results.from_builtins(content)
+  assert tradeoff.confidences_table(found.tradeoff.confidences).rows == [
     ['a|b', 'platt', '0.100', '0.020', '0.250', '0.200'],
     ['unseen', 'temperature', '-', '-', '-', '-'],
   ]
-  table = tradeoff.batch_table(results)
+  scale = tradeoff.cost_scale(found.dataset, found.tradeoff)
+  table = tradeoff.batch_table(found.tradeoff.batch_budgets, scale)
   assert _column(table, 'budget, % of calling all') == ['25.0']
   assert _column(table, 'cross-validated seconds') == ['2.00']
   assert _column(table, 'test accuracy % (95 % interval)') == ['75.0 (70.0 to 80.0)']
-  results['tradeoff'] |= {'p_right': None, 'confidences': {}, 'batch_budgets': [], 'constraints': []}
-  text = '\n'.join(tradeoff.section(results))
-  for heading in ('abstain', 'Confidences', 'One budget', 'Limits'):
-    assert f'### {heading}' not in text
-  assert tradeoff.abstain(results) is None
+  headings = ('When to abstain', 'Calibration', 'One budget', 'Constraints')
+  assert all(f'### {heading}' in _section(content) for heading in headings)
+  content['tradeoff'] |= {'p_right': None, 'confidences': {}, 'batch_budgets': [], 'constraints': []}
+  assert not any(f'### {heading}' in _section(content) for heading in headings)
+  assert tradeoff_figures.abstention(results.from_builtins(content)) is None
 
 
 @pytest.mark.filterwarnings('error')
-def test_without_limits_no_point_is_numbered(made):
-  results = made(constraints=[_frontier()['constraints'][4]])
-  figure = tradeoff.adaptive(results)
+def test_without_constraints_no_point_is_numbered(made):
+  results = made(constraints=[_tradeoff()['constraints'][4]])
+  figure = tradeoff_figures.accuracy_and_cost(results)
   assert not figure.axes[1].texts
   assert len(figure.legends) == 1
 
 
 @pytest.mark.filterwarnings('error')
-@pytest.mark.parametrize('cost_unit', CURRENCIES)
+@pytest.mark.parametrize('cost_unit', COST_UNITS)
 def test_figures_are_drawn_without_a_warning(made, cost_unit, tmp_path):
   for name in ('one', 'two'):
-    figures.draw(made(cost_unit), tmp_path / name, tradeoff.FIGURES)
+    figures.draw(made(cost_unit), tmp_path / name, tradeoff_figures.FIGURES)
   for path in (tmp_path / 'one').iterdir():
     height, width, _ = matplotlib.image.imread(path).shape
     assert 400 < height < 1600
@@ -327,10 +354,10 @@ def test_figures_are_drawn_without_a_warning(made, cost_unit, tmp_path):
     assert path.read_bytes() == (tmp_path / 'two' / path.name).read_bytes()
 
 
-@pytest.mark.parametrize('cost_unit', CURRENCIES)
-def test_contenders_stand_at_their_share_and_accuracy(made, cost_unit):
-  results = made(cost_unit, curves=_frontier(cost_unit)['curves'] | {'newest': _frontier(cost_unit)['curves']['chain']})
-  _, axes = tradeoff.adaptive(results).axes
+@pytest.mark.parametrize('cost_unit', COST_UNITS)
+def test_strategies_stand_at_their_share_and_accuracy(made, cost_unit):
+  found = made(cost_unit, curves=_tradeoff(cost_unit)['curves'] | {'newest': _tradeoff(cost_unit)['curves']['chain']})
+  _, axes = tradeoff_figures.accuracy_and_cost(found).axes
   lines = {line.get_label(): line for line in axes.get_lines()}
   np.testing.assert_allclose(lines['adaptive'].get_xydata(), [(10, 50), (25, 75), (50, 80)])
   np.testing.assert_allclose(lines['newest'].get_xydata(), lines['chain'].get_xydata())
@@ -339,26 +366,26 @@ def test_contenders_stand_at_their_share_and_accuracy(made, cost_unit):
   assert lines['adaptive'].get_linewidth() > lines['chain'].get_linewidth()
 
 
-def test_the_figure_is_of_what_is_near_the_fixed_choices_and_the_chosen_settings(made):
-  _, axes = tradeoff.adaptive(made()).axes
+def test_the_figure_is_of_what_is_near_the_references_and_the_chosen_operating_points(made, content_of):
+  _, axes = tradeoff_figures.accuracy_and_cost(made()).axes
   assert axes.get_ylim()[0] == pytest.approx(64)  # a point below the interval of the best single LLM
   assert 10 < axes.get_xlim()[0] < 25  # the cheapest setting above it takes 25 %
-  results = made()
-  results['tradeoff']['constraints'][0]['measured'] = results['tradeoff']['curves']['adaptive'][0]['measured']
-  figure = tradeoff.adaptive(results)
+  content = content_of()
+  content['tradeoff']['constraints'][0]['measured'] = content['tradeoff']['curves']['adaptive'][0]['measured']
+  figure = tradeoff_figures.accuracy_and_cost(results.from_builtins(content))
   assert figure.axes[1].get_ylim()[0] < 45
   assert figure.axes[1].get_xlim()[0] < 10
 
 
 def test_the_legend_is_in_the_order_of_the_curves(made):
-  figure = tradeoff.adaptive(made())
-  names, limits = ([text.get_text() for text in legend.get_texts()] for legend in figure.legends)
+  figure = tradeoff_figures.accuracy_and_cost(made())
+  names, constraints = ([text.get_text() for text in legend.get_texts()] for legend in figure.legends)
   assert names[:3] == ['learned_vote', 'adaptive', 'chain']
-  assert limits == [row['constraint'] for row in _frontier()['constraints'] if row['measured']]
+  assert constraints == [row['constraint'] for row in _tradeoff()['constraints'] if row['measured']]
 
 
-def test_chosen_points_carry_the_numbers_of_their_limits_and_cover_none(made):
-  figure = tradeoff.adaptive(made())
+def test_chosen_points_carry_the_numbers_of_their_constraints_and_cover_none(made):
+  figure = tradeoff_figures.accuracy_and_cost(made())
   _, axes = figure.axes
   assert {text.get_text(): text.xy for text in axes.texts} == {
     '1, 3, 4': (25.0, 75.0), '2, 6': (50.0, 80.0)
@@ -372,7 +399,7 @@ def test_chosen_points_carry_the_numbers_of_their_limits_and_cover_none(made):
 
 
 def test_abstaining_marks_its_point_and_the_diagram_leaves_out_empty_bins(made):
-  left, top, bottom = tradeoff.abstain(made()).axes
+  left, top, bottom = tradeoff_figures.abstention(made()).axes
   curve, everything, point = left.get_lines()
   np.testing.assert_allclose(curve.get_xydata(), [(25, 100), (50, 95), (80, 90), (100, 80)])
   np.testing.assert_allclose(everything.get_ydata(), 80)
