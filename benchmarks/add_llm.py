@@ -23,6 +23,7 @@ import scipy.stats
 
 from selectllm.data import splits
 from selectllm.evaluate import metrics, predictions, strategies
+from selectllm.evaluate import options as options_lib
 from selectllm.infra import metric_writer
 from selectllm.modes import experiment
 from selectllm.report import tables
@@ -55,7 +56,7 @@ def read(run: pathlib.Path, most: int) -> Data:
     data.queries, predicted.embeddings, predicted.confidences[0], responses.labels, responses.observed, split,
     seed=config.seed, questions=data.questions,
   )  # fmt: skip
-  cost_unit = strategies.cost_unit_of(responses, '')
+  cost_unit = options_lib.cost_unit_of(responses, '')
   queries = strategies.queries_of(data, development, predicted.embeddings, split, cost_unit)
   fold = development.fold
   develops = np.flatnonzero(fold >= 0)

@@ -46,7 +46,8 @@ def correct(chances: np.ndarray, responses: dataset.Responses, split: np.ndarray
   picked = policies.select_all(chances[rows].astype(np.float32), responses.observed[rows], selecting)[
     'weighted_max_conf'
   ]
-  return np.asarray(replay.replay(responses.rows(rows), picked.mask, picked.weight, latency_s, over='majority').correct)
+  replayed = replay.replay(responses.rows(rows), *picked, latency_s, over='majority')
+  return np.asarray(replayed.metrics.correct)
 
 
 def main() -> None:

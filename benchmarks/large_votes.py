@@ -14,13 +14,13 @@ import subprocess
 import sys
 import time
 
-import ml_collections
 import numpy as np
 
 from benchmarks import results
 from configs import common
 from selectllm.data import dataset, splits
-from selectllm.evaluate import evaluator
+from selectllm.evaluate import context, evaluator
+from selectllm.evaluate import options as options_lib
 from selectllm.report import tables
 from selectllm.selection import voting
 
@@ -86,16 +86,16 @@ def _peak_gb() -> float:
 def measure(queries: int, llms: int, samples: int) -> dict[str, float]:
   """Seconds of the evaluation, the process's peak memory in GB, and how much of it the input takes."""
   table, split, confidences, embeddings = generate(queries, llms, samples)
-  config: ml_collections.ConfigDict = common.get_config().evaluate
+  options = options_lib.evaluate_config(common.get_config())
   arrays = (*table.responses, split, confidences, embeddings)
   wall, processor = time.perf_counter(), time.process_time()
-  results_ = evaluator.evaluate(table, [evaluator.FoldPredictions(split, confidences)], embeddings, config).results
+  evaluation = evaluator.evaluate(context.RunContext(table, split[None], confidences[None], embeddings, options))
   return {
     'seconds': time.perf_counter() - wall,
     'processor_s': time.process_time() - processor,
     'peak_gb': _peak_gb(),
     'input_gb': sum(array.nbytes for array in arrays) / 2**30,
-    'methods': len(results_['methods']),
+    'methods': len(evaluation.methods),
   }
 
 

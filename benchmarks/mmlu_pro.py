@@ -82,8 +82,8 @@ def correct(confidences: np.ndarray, responses: dataset.Responses, split: np.nda
   picked = policies.select_all(confidences[rows].astype(np.float32), responses.observed[rows], selecting)[
     'weighted_max_conf'
   ]
-  played = replay.replay(responses.rows(rows), picked.mask, picked.weight, latency_s, over='majority')
-  return np.asarray(played.correct)
+  replayed = replay.replay(responses.rows(rows), *picked, latency_s, over='majority')
+  return np.asarray(replayed.metrics.correct)
 
 
 def main() -> None:

@@ -1,12 +1,11 @@
-"""Whether test queries were seen in training, and whether that matters: duplicates across splits, accuracy without."""
+"""Finds test queries that were seen in training, and what that changes: duplicates across splits, accuracy without."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from selectllm.data import dataset, near_duplicates, splits
-from selectllm.evaluate import metrics, outcomes, statistics
+from selectllm.evaluate import metrics, outcomes, results, statistics
 
 _EXAMPLES = 10
 _EXCERPT = 120  # characters
@@ -17,26 +16,24 @@ _FIXED = ('knn_top1', 'all_llms')
 def find(
   data: dataset.Dataset,
   split: np.ndarray,
-  results: dict[str, Any],
-  played: outcomes.Outcomes,
+  best_single: Sequence[str],
+  kept: outcomes.Outcomes,
   *,
   near: float,
   resamples: int,
-) -> dict[str, Any]:
-  """What a report says about leaks between splits.
+) -> results.Contamination:
+  """Counts the queries of a split whose question, or nearly theirs, is in another, and evaluates without them.
 
   Args:
     data: The data set of N queries.
-    split: int8[F, N], one split or all folds, whose test queries are those of `played`, fold by fold.
-    results: From `evaluate.evaluate`.
-    played: Likewise.
+    split: int8[F, N], one split or all folds, whose test queries are those of `kept`, fold by fold.
+    best_single: The names of the best single LLMs, as methods.
+    kept: How methods fared on the test queries.
     near: See `near_duplicates.find`.
     resamples: Of the bootstrap.
 
   Returns:
-    JSON: for each of `near_duplicates.LEAKS` how many queries (of all folds) have their question, or nearly theirs
-    (None where this was not searched), in the other split; examples; and what methods reach on the test queries
-    without any.
+    Counts over all folds, examples, and what methods reach on the test queries without any duplicate.
   """
   questions = data.questions or data.queries
   found = near_duplicates.find(questions, split, near)
@@ -46,67 +43,60 @@ def find(
   # From the most alike pair to the least, evenly.
   pairs = sorted(found.pairs, key=lambda pair: -pair.similarity)
   shown = np.unique(np.linspace(0, len(pairs) - 1, min(_EXAMPLES, len(pairs))).round().astype(int))
-  return {
-    'near_duplicates': near,
-    'distinct': found.distinct,
-    'searched': found.searched,
-    'crowded': found.crowded,
-    'leaks': [
-      {
-        'of': splits.NAMES[of],
-        'within': splits.NAMES[within],
-        'queries': int((split == of).sum()),
-        'exact': int(found.exact[..., leak].sum()),
-        'near': int(found.near[..., leak].sum()) if near else None,
-      }
+  return results.Contamination(
+    near_duplicates=near,
+    distinct=found.distinct,
+    searched=found.searched,
+    crowded=found.crowded,
+    leaks=[
+      results.DuplicateCount(
+        of=splits.NAMES[of],
+        within=splits.NAMES[within],
+        queries=int((split == of).sum()),
+        exact=int(found.exact[..., leak].sum()),
+        near=int(found.near[..., leak].sum()) if near else None,
+      )
       for leak, (of, within) in enumerate(near_duplicates.LEAKS)
     ],
-    'examples': [_example(data.query_ids, questions, pairs[place]) for place in shown],
-    'tested': len(clean),
-    'clean': int(clean.sum()),
-    'methods': _without(results['best_single'], played, clean, resamples),
-  }
+    examples=[_example(data.query_ids, questions, pairs[place]) for place in shown],
+    tested=len(clean),
+    clean=int(clean.sum()),
+    methods=_evaluate_clean(best_single, kept, clean, resamples),
+  )
 
 
-def _without(
-  best_single: list[str], played: outcomes.Outcomes, clean: np.ndarray, resamples: int
-) -> list[dict[str, Any]]:
-  """Accuracies on all test queries, and on the bool[T] clean ones with a 95 % interval."""
-  chosen = (played.sizes == outcomes.CHOSEN) & (played.names != 'random')
-  fixed = np.isin(played.names, [*_FIXED, *best_single])
-  kept = np.concatenate([np.flatnonzero(chosen), np.flatnonzero(fixed)])
-  correct, valid = played.correct[:, kept], played.valid[:, kept]
+def _evaluate_clean(
+  best_single: Sequence[str], kept: outcomes.Outcomes, clean: np.ndarray, resamples: int
+) -> list[results.CleanAccuracy]:
+  """Returns accuracies on all test queries, and on the bool[T] clean ones with a 95 % interval."""
+  chosen = (kept.sizes == outcomes.CHOSEN) & (kept.names != 'random')
+  fixed = np.isin(kept.names, [*_FIXED, *best_single])
+  columns = np.concatenate([np.flatnonzero(chosen), np.flatnonzero(fixed)])
+  correct, valid = kept.correct[:, columns], kept.valid[:, columns]
   everywhere, rest = metrics.masked_mean(correct, valid), metrics.masked_mean(correct[clean], valid[clean])
   intervals = statistics.bootstrap_ci(correct[clean], valid[clean], resamples=resamples)
   return [
-    {
-      'name': str(name),
-      'accuracy': _known(accuracy),
-      'clean_accuracy': _known(clean_accuracy),
-      'clean_ci': [_known(bound) for bound in interval],
-    }
-    for name, accuracy, clean_accuracy, interval in zip(played.names[kept], everywhere, rest, intervals, strict=True)
+    results.CleanAccuracy(str(name), results.known(accuracy), results.known(clean_accuracy), results.interval(interval))
+    for name, accuracy, clean_accuracy, interval in zip(kept.names[columns], everywhere, rest, intervals, strict=True)
   ]
 
 
-def _known(value: float) -> float | None:
-  return None if np.isnan(value) else float(value)
-
-
-def _example(query_ids: list[str], questions: Sequence[str], pair: near_duplicates.Pair) -> dict[str, Any]:
-  """A pair to look at: both texts, if long from a little before they differ."""
+def _example(
+  query_ids: Sequence[str], questions: Sequence[str], pair: near_duplicates.Pair
+) -> results.DuplicateExample:
+  """Returns a pair to look at: both texts, if long from a little before they differ."""
   of, within = near_duplicates.LEAKS[pair.leak]
-  texts = [' '.join(questions[row].split()) for row in (pair.of, pair.within)]
-  shorter = min(map(len, texts))
-  differ = next((at for at in range(shorter) if texts[0][at] != texts[1][at]), shorter)
-  start = max(0, differ - _EXCERPT // 2) if max(map(len, texts)) > _EXCERPT else 0
-  return {
-    'of': splits.NAMES[of],
-    'within': splits.NAMES[within],
-    'ids': [query_ids[pair.of], query_ids[pair.within]],
-    'texts': [_cut(text, start) for text in texts],
-    'similarity': pair.similarity,
-  }
+  one, other = (' '.join(questions[row].split()) for row in (pair.of, pair.within))
+  shorter, longer = sorted(map(len, (one, other)))
+  differ = next((at for at in range(shorter) if one[at] != other[at]), shorter)
+  start = max(0, differ - _EXCERPT // 2) if longer > _EXCERPT else 0
+  return results.DuplicateExample(
+    of=splits.NAMES[of],
+    within=splits.NAMES[within],
+    ids=(query_ids[pair.of], query_ids[pair.within]),
+    texts=(_cut(one, start), _cut(other, start)),
+    similarity=float(pair.similarity),
+  )
 
 
 def _cut(text: str, start: int) -> str:

@@ -1,23 +1,18 @@
-"""A run explained: by category, by what the queries look like, and query by query.
+"""Explains a run: by category, by features of the queries, and query by query.
 
-Everything is about the headline policy (the first of `policies.POLICIES`) at the size chosen on validation, on test
-queries alone. T test queries, K LLMs.
+Everything is about the headline policy at the size chosen on validation, on test queries alone. T test queries, K LLMs.
 """
 
 import collections
-import functools
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-import ml_collections
+import msgspec
 import numpy as np
 import scipy.stats
 
-from selectllm.data import dataset, splits, text_features
-from selectllm.evaluate import evaluator, outcomes, statistics
-from selectllm.infra import batching
-from selectllm.selection import baselines, policies, voting
+from selectllm.data import dataset, text_features
+from selectllm.evaluate import context, evaluator, outcomes, results, statistics
+from selectllm.selection import policies, voting
 
 # Bins of a feature hold about as many queries each.
 MOST_BINS = 5
@@ -30,23 +25,21 @@ HINDSIGHT = ('agreement', 'llms_right')
 
 
 class Cases(NamedTuple):
-  """What the headline policy made of T test queries.
+  """Holds what the headline policy makes of T test queries.
 
   Attributes:
-    policy: Its name.
     sizes: The size chosen on validation, one for each fold.
-    rows: int[T], where the queries stand in the table.
+    rows: int[T], where the queries stand in the data set.
     confidences: float32[T, K].
-    first: bool[T, K], the LLM that is called where only one is.
-    called: bool[T, K].
-    weight: float32[T, K], what each LLM's vote counts.
-    elected: int32[T], id of the elected answer; `voting.NO_ANSWER` for none, and for scores.
-    right: float32[T], 1 where it is right (a score for scores-only data).
+    first: bool[T, K], see `replay.PolicyDecisions`.
+    called: bool[T, K], likewise.
+    weight: float32[T, K], likewise.
+    elected: int32[T], likewise.
+    right: float32[T], 1 where the elected answer is right (a score for scores-only data).
     oracle: float32[T], 1 where any LLM is right (the best score).
     valid: bool[T], false where no LLM was observed: such queries count nowhere.
   """
 
-  policy: str
   sizes: list[int]
   rows: np.ndarray
   confidences: np.ndarray
@@ -60,74 +53,38 @@ class Cases(NamedTuple):
 
   @property
   def lost(self) -> np.ndarray:
-    """float32[T], 1 where the oracle is right and the policy is not; of scores, what it falls short by."""
+    """Returns float32[T], 1 where the oracle is right and the policy is not; of scores, what it falls short by."""
     return np.maximum(self.oracle - self.right, 0)
 
-  def kept(self, index: np.ndarray | int) -> 'Cases':
-    """Some of the cases, by index or mask."""
-    return Cases(self.policy, self.sizes, *(array[index] for array in self[2:]))
+  def select(self, index: np.ndarray | int) -> 'Cases':
+    """Returns some of the cases, by index or mask."""
+    return Cases(self.sizes, *(array[index] for array in self[1:]))
 
 
-@functools.partial(jax.jit, static_argnames=('policy', 'over'))
-def _elect(confidences, answers, observed, selecting, policy, over):
-  """Whom the policy calls at the first size, and at the second; its weights there, and what is elected."""
-  selected = policies.select_all(confidences, observed, selecting)[policy]
-  called = selected.mask & observed[:, None]  # [N, 2, K]
-  weight = selected.weight[:, 1]
-  elected = jnp.full(len(called), voting.NO_ANSWER, jnp.int32)
-  if answers.shape[2]:
-    vote = functools.partial(voting.vote, over=over)
-    elected = jax.vmap(vote, in_axes=(0, 0, 0, None))(answers, called[:, 1], weight, selecting.latency_s)
-  return called[:, 0], called[:, 1], weight, elected
-
-
-def gather(
-  data: dataset.Dataset,
-  parts: list[evaluator.FoldPredictions],
-  results: dict[str, Any],
-  played: outcomes.Outcomes,
-  config: ml_collections.ConfigDict,
-) -> Cases:
-  """Gathers the headline policy's cases of all folds, in the order of `played`.
-
-  Args:
-    data: The data set.
-    parts: As for `evaluator.evaluate`.
-    results: What it returned.
-    played: Likewise.
-    config: `config.evaluate`.
-  """
-  policy = next(iter(results['selected']))
-  chosen = next(row['sizes'] for row in results['chosen'] if row['name'] == policy)
-  ballots = data.responses.answers.shape[1] * (data.responses.answers.shape[2] if config.vote == 'samples' else 1)
-  gathered = []
-  for part, size in zip(parts, chosen, strict=True):
-    rows = np.flatnonzero(part.split == splits.TEST)
-    asked, confidences = data.responses.rows(rows), part.confidences[rows]
-    sizes = np.array([1, size], np.int32)
-    selecting = policies.PolicyOptions(
-      baselines.expected_latency_s(data.responses, part.split), sizes, config.threshold
-    )
-    step = functools.partial(_elect, selecting=selecting, policy=policy, over=config.vote)
-    arrays = (confidences, asked.answers, asked.observed)
-    gathered.append((rows, confidences, *batching.apply(step, arrays, rows=batching.block_size(ballots))))
-  ours, oracle = played.column(policy, outcomes.CHOSEN), played.column('oracle', outcomes.NO_SIZE)
+def gather(run: context.RunContext, evaluation: evaluator.Evaluation) -> Cases:
+  """Gathers the headline policy's cases of all folds, in the order of the evaluation's outcomes."""
+  kept = evaluation.outcomes
+  ours, oracle = kept.column(policies.HEADLINE, outcomes.CHOSEN), kept.column('oracle', outcomes.NO_SIZE)
+  decisions = zip(*(fold.methods.headline for fold in evaluation.folds), strict=True)
   return Cases(
-    policy,
-    chosen,
-    *(np.concatenate(arrays) for arrays in zip(*gathered, strict=True)),
-    *[played.correct[:, ours], played.correct[:, oracle], played.valid[:, ours]],
+    [fold.chosen_sizes[policies.HEADLINE] for fold in evaluation.folds],
+    evaluation.test_rows,
+    np.concatenate([fold.confidences[fold.test_rows] for fold in run.folds()]),
+    *map(np.concatenate, decisions),
+    right=kept.correct[:, ours],
+    oracle=kept.correct[:, oracle],
+    valid=kept.valid[:, ours],
   )
 
 
-def _share(values: np.ndarray) -> tuple[float, list[float]]:
-  """The mean of some values, and its interval."""
+def _share(values: np.ndarray) -> tuple[float, results.Interval]:
+  """Returns the mean of some values, and Wilson's interval."""
   mean = float(np.mean(values, dtype=np.float64))
-  return mean, list(statistics.wilson_ci(mean, len(values)))
+  return mean, statistics.wilson_ci(mean, len(values))
 
 
 def _categories(data: dataset.Dataset, rows: np.ndarray) -> tuple[list[str], np.ndarray]:
-  """Names of the categories of some queries in alphabetical order, and which of them each query is of, int[T]."""
+  """Returns the names of some queries' categories in alphabetical order, and which of them each is of, int[T]."""
   task = data.responses.task[rows]
   counts = np.bincount(task, minlength=len(data.tasks))
   largest = np.argsort(-counts, kind='stable')[:MOST_CATEGORIES]
@@ -140,47 +97,56 @@ def _categories(data: dataset.Dataset, rows: np.ndarray) -> tuple[list[str], np.
   return names, index[task]
 
 
-def by_task(
-  data: dataset.Dataset, cases: Cases, results: dict[str, Any], played: outcomes.Outcomes
-) -> list[dict[str, Any]]:
-  """How the headline methods fare, and whom the headline policy calls, category by category.
+def by_task(data: dataset.Dataset, cases: Cases, evaluation: evaluator.Evaluation) -> list[results.TaskResult]:
+  """Tells how the headline methods fare, and whom the headline policy calls, category by category.
 
   Args:
     data: The data set.
     cases: From `gather`.
-    results: From `evaluator.evaluate`.
-    played: Likewise.
+    evaluation: From `evaluator.evaluate`.
 
   Returns:
-    A row for each category: `task`, `queries`, `methods` (name -> `accuracy` and `accuracy_ci`, Wilson), and for each
-    LLM its `accuracy`, the share of queries for which it is the `first` choice, and for which it is `called`. Nothing
-    where all queries are of one category.
+    The categories in alphabetical order; nothing where all queries are of one category.
   """
-  wanted = [(name, outcomes.CHOSEN) for name in results['selected']]
-  wanted += [(name, 1) for name in results['best_single']]
-  wanted += [('all_llms', len(data.llms)), ('oracle', outcomes.NO_SIZE)]
-  columns = {name: column for name, size in wanted if (column := played.column(name, size)) is not None}
   names, index = _categories(data, cases.rows)
-  labels, observed = data.responses.labels[cases.rows], data.responses.observed[cases.rows]
-  rows: list[dict[str, Any]] = []
-  for place, task in enumerate(names if len(names) > 1 else []):
+  if len(names) == 1:
+    return []
+  wanted = [(name, outcomes.CHOSEN) for name in policies.POLICIES]
+  wanted += [(name, 1) for name in evaluation.best_single]
+  wanted += [('all_llms', len(data.llms)), ('oracle', outcomes.NO_SIZE)]
+  kept = evaluation.outcomes
+  columns = {name: column for name, size in wanted if (column := kept.column(name, size)) is not None}
+  rows = []
+  for place, task in enumerate(names):
     of = (index == place) & cases.valid
-    if not of.any():
-      continue
-    methods, llms = {}, {}
-    for name, column in columns.items():
-      if (counted := of & played.valid[:, column]).any():
-        accuracy, interval = _share(played.correct[counted, column])
-        methods[name] = {'accuracy': accuracy, 'accuracy_ci': interval}
-    for column, llm in enumerate(data.llms):
-      seen = of & observed[:, column]
-      llms[llm] = {
-        'accuracy': float(labels[seen, column].mean()) if seen.any() else None,
-        'first': float(cases.first[of, column].mean()),
-        'called': float(cases.called[of, column].mean()),
-      }
-    rows.append({'task': task, 'queries': int(of.sum()), 'methods': methods, 'llms': llms})
+    if of.any():
+      methods = _task_methods(of, kept, columns)
+      rows.append(results.TaskResult(task, int(of.sum()), methods, _task_llms(data, cases.select(of))))
   return rows
+
+
+def _task_methods(of: np.ndarray, kept: outcomes.Outcomes, columns: dict[str, int]) -> dict[str, results.TaskMethod]:
+  """Returns the accuracies of methods, by their columns, on the queries bool[T]."""
+  methods = {}
+  for name, column in columns.items():
+    counted = of & kept.valid[:, column]
+    if counted.any():
+      methods[name] = results.TaskMethod(*_share(kept.correct[counted, column]))
+  return methods
+
+
+def _task_llms(data: dataset.Dataset, cases: Cases) -> dict[str, results.TaskLLM]:
+  """Tells of each LLM how accurate it is on some queries, and how often it is called."""
+  labels, observed = data.responses.labels[cases.rows], data.responses.observed[cases.rows]
+  llms = {}
+  for column, llm in enumerate(data.llms):
+    seen = observed[:, column]
+    llms[llm] = results.TaskLLM(
+      accuracy=float(labels[seen, column].mean()) if seen.any() else None,
+      first=float(cases.first[:, column].mean()),
+      called=float(cases.called[:, column].mean()),
+    )
+  return llms
 
 
 def agreement(majorities: np.ndarray, observed: np.ndarray) -> np.ndarray:
@@ -225,39 +191,52 @@ def quantile_bins(values: np.ndarray) -> tuple[list[str], np.ndarray]:
   return labels, index
 
 
-def _feature(
-  name: str, labels: list[str], index: np.ndarray, values: np.ndarray | None, cases: Cases
-) -> dict[str, Any]:
-  """The bins of one feature, the p-value of the gap's differing between them, and the rank correlation with it."""
-  bins, groups, lost = [], [], cases.lost
-  for place, label in enumerate(labels):
-    of = index == place
-    groups.append(lost[of])
-    share, interval = _share(lost[of])
-    bins.append(
-      {
-        'bin': label,
-        'queries': int(of.sum()),
-        'accuracy': float(cases.right[of].mean()),
-        'oracle': float(cases.oracle[of].mean()),
-        'lost': share,
-        'lost_ci': interval,
-      }
-    )
-  varies = np.ptp(np.concatenate(groups)) > 0
-  correlation = None
-  if values is not None and varies:
-    correlation = float(scipy.stats.spearmanr(values[index >= 0], lost[index >= 0]).statistic)
-  p = float(scipy.stats.kruskal(*groups).pvalue) if varies else None
-  return {'name': name, 'hindsight': name in HINDSIGHT, 'correlation': correlation, 'p': p, 'bins': bins}
+class _Feature(NamedTuple):
+  """A feature of the queries, binned: its name, its bins, which one each query is in (-1 for none), its values."""
+
+  name: str
+  labels: list[str]
+  index: np.ndarray
+  values: np.ndarray | None
 
 
-def explain(data: dataset.Dataset, cases: Cases, tokens: np.ndarray) -> dict[str, Any]:
-  """On which queries the oracle is right and the headline policy is not, by what can be said of the queries.
+def _features(data: dataset.Dataset, cases: Cases, tokens: np.ndarray) -> list[_Feature]:
+  """Returns the features that vary between queries."""
+  asked = data.responses.rows(cases.rows)
+  values = text_features.of([data.queries[row] for row in cases.rows])
+  values = {'words': values.pop('words'), 'tokens': tokens[cases.rows].astype(float), **values}
+  if data.responses.has_answers:
+    values['agreement'] = agreement(asked.majority, asked.observed)
+  values['llms_right'] = np.sum(asked.observed & (asked.labels >= 0.5), axis=1).astype(float)
+  features = [_Feature(name, *quantile_bins(of), of) for name, of in values.items()]
+  features.append(_Feature('category', *_categories(data, cases.rows), None))
+  return [feature for feature in features if len(feature.labels) > 1]
+
+
+def _bin(label: str, cases: Cases) -> results.FeatureBin:
+  return results.FeatureBin(
+    label, len(cases.rows), float(cases.right.mean()), float(cases.oracle.mean()), *_share(cases.lost)
+  )
+
+
+def _explain_feature(feature: _Feature, cases: Cases) -> results.FeatureResult:
+  """Tells how the gap to the oracle differs between the bins of a feature; its p-value is not adjusted yet."""
+  parts = [cases.select(feature.index == place) for place in range(len(feature.labels))]
+  known, correlation, p = feature.index >= 0, None, None
+  if np.ptp(cases.lost[known]) > 0:
+    p = float(scipy.stats.kruskal(*(part.lost for part in parts)).pvalue)
+    if feature.values is not None:
+      correlation = float(scipy.stats.spearmanr(feature.values[known], cases.lost[known]).statistic)
+  bins = [_bin(label, part) for label, part in zip(feature.labels, parts, strict=True)]
+  return results.FeatureResult(feature.name, feature.name in HINDSIGHT, correlation, p, bins)
+
+
+def explain(data: dataset.Dataset, cases: Cases, tokens: np.ndarray) -> results.ErrorAnalysis:
+  """Tells on which queries the oracle is right and the headline policy is not, by features of the queries.
 
   Whether the rate differs between a feature's bins is tested by Kruskal and Wallis (1952; of right and wrong it is the
-  chi-square test of independence), adjusted for the number of features (Holm). `correlation` is Spearman's, between the
-  feature and the gap. Intervals are Wilson's.
+  chi-square test of independence), adjusted for the number of features (Holm 1979). The correlation is Spearman's,
+  between the feature and the gap. Intervals are Wilson's.
 
   Args:
     data: The data set.
@@ -265,29 +244,18 @@ def explain(data: dataset.Dataset, cases: Cases, tokens: np.ndarray) -> dict[str
     tokens: int[N], of all queries.
 
   Returns:
-    `policy`, `sizes`, `queries`, the rate `lost` with `lost_ci`, and `features`: each with its `bins`. A feature that
-    does not vary is left out.
+    The analysis; a feature that does not vary is left out.
   """
-  cases = cases.kept(cases.valid)
-  found: dict[str, Any] = {'policy': cases.policy, 'sizes': cases.sizes, 'queries': len(cases.rows)}
-  if not len(cases.rows):
-    return found | {'lost': None, 'lost_ci': [None, None], 'features': []}
-  asked = data.responses.rows(cases.rows)
-  values = text_features.of([data.queries[row] for row in cases.rows])
-  values = {'words': values.pop('words'), 'tokens': tokens[cases.rows].astype(float), **values}
-  if data.responses.has_answers:
-    values['agreement'] = agreement(asked.majority, asked.observed)
-  values['llms_right'] = np.sum(asked.observed & (asked.labels >= 0.5), axis=1).astype(float)
-  binned: list[tuple[str, list[str], np.ndarray, np.ndarray | None]] = [
-    (name, *quantile_bins(of), of) for name, of in values.items()
+  cases = cases.select(cases.valid)
+  count = len(cases.rows)
+  if not count:
+    return results.ErrorAnalysis(policies.HEADLINE, cases.sizes, 0, None, (None, None), [])
+  features = [_explain_feature(feature, cases) for feature in _features(data, cases, tokens)]
+  adjusted = statistics.holm(np.array([np.nan if feature.p is None else feature.p for feature in features]))
+  features = [
+    msgspec.structs.replace(feature, p=results.known(p)) for feature, p in zip(features, adjusted, strict=True)
   ]
-  binned.append(('category', *_categories(data, cases.rows), None))
-  kept = [_feature(*feature, cases) for feature in binned if len(feature[1]) > 1]
-  known = statistics.holm(np.array([np.nan if feature['p'] is None else feature['p'] for feature in kept]))
-  for feature, p in zip(kept, known.tolist(), strict=True):
-    feature['p'] = None if np.isnan(p) else p
-  share, interval = _share(cases.lost)
-  return found | {'lost': share, 'lost_ci': interval, 'features': kept}
+  return results.ErrorAnalysis(policies.HEADLINE, cases.sizes, count, *_share(cases.lost), features)
 
 
 def _votes_cast(answers: np.ndarray, own: int, over: str) -> collections.Counter[int]:
@@ -342,14 +310,14 @@ def listing(data: dataset.Dataset, cases: Cases, over: str) -> dict[str, Any]:
   """
   tested = len(cases.rows)
   if tested > MOST_LISTED:
-    cases = cases.kept(np.sort(np.random.default_rng(0).choice(tested, MOST_LISTED, replace=False)))
+    cases = cases.select(np.sort(np.random.default_rng(0).choice(tested, MOST_LISTED, replace=False)))
   majority = data.responses.majority[cases.rows]
   return {
-    'policy': cases.policy,
+    'policy': policies.HEADLINE,
     'sizes': cases.sizes,
     'llms': list(data.llms),
     'tasks': [task or '(none)' for task in data.tasks],
     'votes': data.responses.has_answers,
     'tested': tested,
-    'queries': [_listed(data, cases.kept(place), own.tolist(), over) for place, own in enumerate(majority)],
+    'queries': [_listed(data, cases.select(place), own.tolist(), over) for place, own in enumerate(majority)],
   }

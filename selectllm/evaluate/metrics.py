@@ -11,7 +11,7 @@ import typing
 import numpy as np
 import scipy.stats
 
-from selectllm.evaluate import statistics
+from selectllm.evaluate import results, statistics
 
 ECE_BINS = 15
 
@@ -28,6 +28,10 @@ class Reliability(typing.NamedTuple):
   mean_confidence: np.ndarray
   frequency: np.ndarray
   count: np.ndarray  # type: ignore[assignment]  # the field's own word, at the price of tuple.count
+
+  def summary(self) -> results.Reliability:
+    """Returns the diagram as reports hold it."""
+    return results.Reliability(*([results.known(value) for value in column] for column in self))
 
 
 # The classifier: labels[N, K] against confidences[N, K].
@@ -74,7 +78,7 @@ def confusion(
   Returns:
     int[K, 2, 2]; entry [k, t, p] counts the queries of class t that were predicted as p (0 wrong, 1 right).
   """
-  labels, confidences, observed = statistics._checked(labels, confidences, observed)
+  labels, confidences, observed = _checked(labels, confidences, observed)
   right = labels >= 0.5
   predicted = confidences > threshold
   cells = [(observed & (right == t) & (predicted == p)).sum(axis=0) for t in (False, True) for p in (False, True)]
@@ -160,7 +164,7 @@ def reliability(labels: np.ndarray, confidences: np.ndarray, observed: np.ndarra
     confidence_sum += np.bincount(bin_of, weights=confidence, minlength=bins)
     label_sum += np.bincount(bin_of, weights=label, minlength=bins)
     count += np.bincount(bin_of, minlength=bins)
-  return Reliability(_ratio(confidence_sum, count), _ratio(label_sum, count), count)
+  return Reliability(statistics.ratio(confidence_sum, count), statistics.ratio(label_sum, count), count)
 
 
 # Uncertainty: what the same experiment on other queries might have shown.
@@ -179,8 +183,18 @@ def masked_mean(values: np.ndarray, valid: np.ndarray) -> np.ndarray:  # [M]
   Raises:
     ValueError: if the shapes differ or a valid value is not finite.
   """
-  values, valid = statistics._checked_values(values, valid)
-  return _ratio(np.asarray(values.sum(axis=0, where=valid, dtype=np.float64)), valid.sum(axis=0))
+  values, valid = statistics.check_values(values, valid)
+  return statistics.ratio(np.asarray(values.sum(axis=0, where=valid, dtype=np.float64)), valid.sum(axis=0))
+
+
+def known_mean(values: np.ndarray, valid: np.ndarray) -> float | None:
+  """Returns the mean of values over valid ones, arrays [N]; None where there are none, or one of them is NaN."""
+  return results.known(np.mean(values[valid], dtype=np.float64)) if valid.any() else None
+
+
+def known_quantile(values: np.ndarray, valid: np.ndarray, share: float) -> float | None:
+  """Returns a quantile of values over valid ones, likewise."""
+  return results.known(np.quantile(values[valid], share)) if valid.any() else None
 
 
 # The tradeoff: what accuracy costs.
@@ -289,7 +303,7 @@ def _per_llm(
   labels: np.ndarray, confidences: np.ndarray, observed: np.ndarray
 ) -> collections.abc.Iterator[tuple[np.ndarray, np.ndarray]]:
   """Yields each LLM's observed labels and confidences; one at a time, so that float64 copies stay of length N."""
-  labels, confidences, observed = statistics._checked(labels, confidences, observed)
+  labels, confidences, observed = _checked(labels, confidences, observed)
   for label, confidence, seen in zip(labels.T, confidences.T, observed.T, strict=True):
     yield label[seen].astype(np.float64), confidence[seen].astype(np.float64)
 
@@ -297,10 +311,6 @@ def _per_llm(
 def _on_or_below(left: tuple[float, float], middle: tuple[float, float], right: tuple[float, float]) -> bool:
   """Whether `middle` lies on or below the line from `left` to `right`, and so adds nothing to the hull."""
   return (middle[1] - left[1]) * (right[0] - left[0]) <= (right[1] - left[1]) * (middle[0] - left[0])
-
-
-def _ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
-  return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
 def _checked_points(cost: np.ndarray, accuracy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -312,3 +322,20 @@ def _checked_points(cost: np.ndarray, accuracy: np.ndarray) -> tuple[np.ndarray,
     m = int(np.argmax(broken))
     raise ValueError(f'point {m} has cost {cost[m]} and accuracy {accuracy[m]}; both must be finite')
   return cost, accuracy
+
+
+def _checked(
+  labels: np.ndarray, confidences: np.ndarray, observed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  labels, confidences, observed = np.asarray(labels), np.asarray(confidences), np.asarray(observed, dtype=bool)
+  if labels.ndim != 2 or not labels.shape == confidences.shape == observed.shape:
+    raise ValueError(
+      'labels, confidences and observed must share one shape [N, K], '
+      f'not {labels.shape}, {confidences.shape} and {observed.shape}'
+    )
+  for name, array in (('label', labels), ('confidence', confidences)):
+    outside = observed & ~((array >= 0) & (array <= 1))
+    if outside.any():
+      n, k = np.argwhere(outside)[0]
+      raise ValueError(f'the {name} of query {n}, LLM {k} is {array[n, k]}; observed ones lie in [0, 1]')
+  return labels, confidences, observed

@@ -1,15 +1,15 @@
 """Replays every method on recorded responses: how it fared, and what it called, query by query."""
 
 import functools
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from selectllm.data import dataset
+from selectllm.evaluate import results
 from selectllm.infra import batching
 from selectllm.selection import baselines, policies, voting
 
@@ -18,7 +18,7 @@ MethodKey = tuple[str, int | None]
 
 
 class QueryMetrics(NamedTuple):
-  """How a method fared on N queries; a call asks one LLM for its S samples.
+  """Holds how a method fares on N queries; a call asks one LLM for its S samples.
 
   Attributes:
     correct: float32[N], 1 where its answer is right (an expectation for random methods, a score for scores-only data).
@@ -38,14 +38,21 @@ class QueryMetrics(NamedTuple):
 
 
 def concatenate(parts: list[QueryMetrics], axis: int = 0) -> QueryMetrics:
-  """The outcomes of all parts, one after the other."""
+  """Returns the metrics of all parts, one after the other."""
   return parts[0] if len(parts) == 1 else QueryMetrics(*(np.concatenate(of, axis) for of in zip(*parts, strict=True)))
+
+
+class Replayed(NamedTuple):
+  """How M selections for each of N queries fare: metrics [N, M], and the elected answers int32[N, M], -1 for none."""
+
+  metrics: QueryMetrics
+  answer: policies.Array
 
 
 @functools.partial(jax.jit, static_argnames='over')
 def replay(
   responses: dataset.Responses, mask: jax.Array, weight: jax.Array | None, latency_s: jax.Array, *, over: str
-) -> QueryMetrics:
+) -> Replayed:
   """Calls the selected LLMs, lets them vote and keeps the accounts.
 
   Args:
@@ -54,20 +61,19 @@ def replay(
     weight: float32[N, M, K], what their votes count; None where each counts 1.
     latency_s: float32[K], expected; breaks ties in the vote.
     over: See `voting.vote`.
-
-  Returns:
-    An Outcome of arrays [N, M].
   """
   weight = jnp.ones(mask.shape, jnp.float32) if weight is None else weight
 
-  def one(mask, weight, answers, reference, labels, observed, latency, cost) -> QueryMetrics:
+  def one(mask, weight, answers, reference, labels, observed, latency, cost) -> Replayed:
     called = mask & observed
     count = called.sum()
+    answer = jnp.int32(voting.NO_ANSWER)
     if answers.shape[-1]:
-      correct = (voting.vote(answers, called, weight, latency_s, over=over) == reference).astype(jnp.float32)
+      answer = voting.vote(answers, called, weight, latency_s, over=over)
+      correct = (answer == reference).astype(jnp.float32)
     else:
       correct = jnp.sum(labels * called) / jnp.maximum(count, 1)
-    return QueryMetrics(
+    metrics = QueryMetrics(
       correct=jnp.where(count > 0, correct, 0.0),
       valid=count > 0,
       calls=count.astype(jnp.float32),
@@ -75,6 +81,7 @@ def replay(
       latency_sequential_s=jnp.sum(jnp.where(called, latency, 0.0)),
       cost_usd=jnp.sum(jnp.where(called, cost, 0.0)),
     )
+    return Replayed(metrics, answer)
 
   selections = jax.vmap(one, in_axes=(0, 0, None, None, None, None, None, None))
   return jax.vmap(selections)(
@@ -89,100 +96,151 @@ def replay(
   )
 
 
+class PolicyDecisions(NamedTuple):
+  """Holds what a policy does with T queries at one size.
+
+  Attributes:
+    first: bool[T, K], the LLM that is called where only one is.
+    called: bool[T, K].
+    weight: float32[T, K], what each LLM's vote counts.
+    elected: int32[T], id of the elected answer; `voting.NO_ANSWER` for none, and for scores.
+  """
+
+  first: np.ndarray
+  called: np.ndarray
+  weight: np.ndarray
+  elected: np.ndarray
+
+
 class MethodResults(NamedTuple):
-  """How M methods, each at a size, fared on T queries.
+  """Holds how M methods, each at a size, fare on T queries.
 
   Attributes:
     keys: Their names and sizes.
-    outcome: Arrays [M, T].
+    metrics: Arrays [M, T].
     selected: Policy name -> int64[M, K], for how many queries it selects each LLM, at M sizes.
+    headline: Of `policies.HEADLINE`, at the size that was asked for.
   """
 
   keys: list[MethodKey]
-  outcome: QueryMetrics
+  metrics: QueryMetrics
   selected: dict[str, np.ndarray]
+  headline: PolicyDecisions
 
   def of(self, key: MethodKey) -> QueryMetrics:
-    """The outcome of one method, arrays [T]."""
-    return QueryMetrics(*(array[self.keys.index(key)] for array in self.outcome))
+    """Returns the metrics of one method, arrays [T]."""
+    return QueryMetrics(*(array[self.keys.index(key)] for array in self.metrics))
+
+
+class _Replayed(NamedTuple):
+  """A method on one block of queries: its name, its sizes, its metrics [N, M], and of policies what they selected."""
+
+  name: str
+  sizes: Sequence[int | None]
+  metrics: QueryMetrics
+  selection: policies.Selection | None = None
+  answer: np.ndarray | None = None
 
 
 def _replay_block(
   asked: dataset.Responses,
   confidences: np.ndarray,
   knn: np.ndarray,
-  known: baselines.FittedBaselines,
+  fitted: baselines.FittedBaselines,
   draws: list[np.random.Generator],
   llms: tuple[str, ...],
-  config: ml_collections.ConfigDict,
-) -> Iterator[tuple[str, Any, QueryMetrics, np.ndarray | None]]:
-  """Plays every method on one block of queries: its name, its sizes, its outcomes [N, M] and a policy's mask."""
+  options: results.EvaluateConfig,
+) -> Iterator[_Replayed]:
+  """Replays every method on one block of queries."""
   sizes, count = baselines.sizes_of(asked), len(llms)
 
-  def played(mask: Any, weight: Any = None) -> QueryMetrics:
-    mask = mask if weight is not None else np.broadcast_to(mask, (len(asked.labels), *mask.shape[-2:]))
-    return jax.device_get(replay(asked, mask, weight, known.latency_s, over=config.vote))
+  def replayed(mask: np.ndarray) -> QueryMetrics:
+    mask = np.broadcast_to(mask, (len(asked.labels), *mask.shape[-2:]))
+    return jax.device_get(replay(asked, mask, None, fitted.latency_s, over=options.vote).metrics)
 
-  selecting = policies.PolicyOptions(known.latency_s, sizes, config.threshold)
-  selections = policies.select_all(confidences, asked.observed, selecting)
+  selections = policies.select_all(
+    confidences, asked.observed, policies.PolicyOptions(fitted.latency_s, sizes, options.threshold)
+  )
   for name in policies.POLICIES:
-    mask, weight = selections[name]
-    yield name, sizes, played(mask, weight), np.asarray(mask)
-  yield 'top_s', sizes, played(np.argsort(known.top) < sizes[:, None]), None
-  if known.best is not None:
-    yield 'best_s', sizes, played(known.best), None
-    yield 'all_llms', [count], played(np.ones((1, count), bool)), None
-  drawn = [played(baselines.random_ranks(draw, asked.observed)[:, None] < sizes[:, None]) for draw in draws]
+    selection = selections[name]
+    metrics, answer = jax.device_get(replay(asked, *selection, fitted.latency_s, over=options.vote))
+    yield _Replayed(name, sizes, metrics, selection, answer)
+  yield _Replayed('top_s', sizes, replayed(np.argsort(fitted.top) < sizes[:, None]))
+  if fitted.best is not None:
+    yield _Replayed('best_s', sizes, replayed(fitted.best))
+    yield _Replayed('all_llms', [count], replayed(np.ones((1, count), bool)))
+  drawn = [replayed(baselines.random_ranks(draw, asked.observed)[:, None] < sizes[:, None]) for draw in draws]
   mean = (np.mean(fields, 0) for fields in zip(*drawn, strict=True))
-  yield 'random', sizes, QueryMetrics(*mean)._replace(valid=drawn[0].valid), None
+  yield _Replayed('random', sizes, QueryMetrics(*mean)._replace(valid=drawn[0].valid))
   nearest = np.where(asked.observed, knn, -np.inf).argmax(-1)
-  yield 'knn_top1', [1], played(np.eye(count, dtype=bool)[nearest][:, None]), None
-  alone = played(np.eye(count, dtype=bool))
+  yield _Replayed('knn_top1', [1], replayed(np.eye(count, dtype=bool)[nearest][:, None]))
+  alone = replayed(np.eye(count, dtype=bool))
   for column, llm in enumerate(llms):
-    yield f'single:{llm}', [1], QueryMetrics(*(array[:, column : column + 1] for array in alone)), None
+    yield _Replayed(f'single:{llm}', [1], QueryMetrics(*(array[:, column : column + 1] for array in alone)))
   # Of unknown latencies, the last that an oracle which looks for the fastest takes.
   latency_s = np.nan_to_num(asked.latency_s, nan=float(np.finfo(np.float32).max))
   best = np.asarray(policies.oracle(*map(jnp.asarray, (asked.labels, asked.observed, latency_s))))
-  yield 'oracle', [None], played(best[:, None]), None
+  yield _Replayed('oracle', [None], replayed(best[:, None]))
+
+
+def _decisions(headline: _Replayed, observed: np.ndarray, size: int) -> PolicyDecisions:
+  """Returns what the headline policy does with one block of queries at a size."""
+  assert headline.selection is not None
+  assert headline.answer is not None
+  place = list(headline.sizes).index(size)
+  mask = np.asarray(headline.selection.mask) & observed[:, None]
+  return PolicyDecisions(
+    mask[:, 0], mask[:, place], np.asarray(headline.selection.weight)[:, place], headline.answer[:, place]
+  )
 
 
 def replay_methods(
   responses: dataset.Responses,
   rows: np.ndarray,
   confidences: np.ndarray,
-  known: baselines.FittedBaselines,
+  fitted: baselines.FittedBaselines,
   llms: tuple[str, ...],
-  config: ml_collections.ConfigDict,
+  options: results.EvaluateConfig,
+  *,
+  headline_size: int = 1,
 ) -> MethodResults:
-  """Plays every method on the queries `rows`, int[T], block by block.
+  """Replays every method on the queries `rows`, int[T], block by block.
 
   Args:
     responses: All N queries.
-    rows: Those to play on.
+    rows: Those to replay.
     confidences: float32[N, K].
-    known: From `baselines.fit_baselines`.
+    fitted: From `baselines.fit_baselines`.
     llms: K names.
-    config: `config.evaluate`.
+    options: The fields of `config.evaluate`.
+    headline_size: The size at which the decisions of the headline policy are kept.
 
   Returns:
     Policies and baselines at all sizes, then the LLMs alone, then the oracle.
   """
-  ballots = len(llms) * (responses.answers.shape[2] if config.vote == 'samples' else 1)
+  ballots = len(llms) * (responses.answers.shape[2] if options.vote == 'samples' else 1)
   cuts, size = batching.blocks(len(rows), batching.block_size(ballots))
-  draws = [np.random.default_rng(draw) for draw in range(config.random_draws)]
+  draws = [np.random.default_rng(draw) for draw in range(options.random_draws)]
   keys: list[MethodKey] = []
-  parts: list[QueryMetrics] = []
+  metrics: list[QueryMetrics] = []
+  headline: list[PolicyDecisions] = []
   selected = {name: np.zeros((len(baselines.sizes_of(responses)), len(llms)), np.int64) for name in policies.POLICIES}
   for cut in cuts:
     at, queries = batching.pad(rows[cut], size), cut.stop - cut.start
     asked = responses.rows(at)
     if responses.has_answers:
-      asked = asked._replace(answers=asked.ballots(config.vote))
-    played = list(_replay_block(asked, confidences[at], known.knn[at], known, draws, llms, config))
-    keys = [(name, size if size is None else int(size)) for name, sizes, _, _ in played for size in sizes]
-    fields = zip(*(outcome for _, _, outcome, _ in played), strict=True)
-    parts.append(QueryMetrics(*(np.concatenate([array[:queries].T for array in arrays]) for arrays in fields)))
-    for name, _, _, mask in played:
-      if mask is not None:
-        selected[name] += mask[:queries].sum(0)
-  return MethodResults(keys, concatenate(parts, axis=1), selected)
+      asked = asked._replace(answers=asked.ballots(options.vote))
+    replayed = list(_replay_block(asked, confidences[at], fitted.knn[at], fitted, draws, llms, options))
+    keys = [(of.name, size if size is None else int(size)) for of in replayed for size in of.sizes]
+    fields = zip(*(of.metrics for of in replayed), strict=True)
+    metrics.append(QueryMetrics(*(np.concatenate([array[:queries].T for array in arrays]) for arrays in fields)))
+    for of in replayed:
+      if of.selection is not None:
+        selected[of.name] += np.asarray(of.selection.mask)[:queries].sum(0)
+      if of.name == policies.HEADLINE:
+        headline.append(PolicyDecisions(*(array[:queries] for array in _decisions(of, asked.observed, headline_size))))
+  return MethodResults(keys, concatenate(metrics, axis=1), selected, _join_decisions(headline))
+
+
+def _join_decisions(parts: list[PolicyDecisions]) -> PolicyDecisions:
+  return PolicyDecisions(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))

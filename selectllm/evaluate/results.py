@@ -5,7 +5,9 @@ Intervals are 95 % intervals. Every other module takes and gives these types: re
 """
 
 import json
+import math
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -22,6 +24,17 @@ class ResultsError(ValueError):
 
 class _Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
   """A JSON object with fixed fields."""
+
+
+def known(value: Any) -> float | None:
+  """Returns a number as JSON holds it; None for NaN, which is what is not known."""
+  return None if math.isnan(value) else float(value)
+
+
+def interval(bounds: Iterable[Any]) -> Interval:
+  """Returns the ends of an interval; None where there was nothing to resample."""
+  low, high = map(known, bounds)
+  return low, high
 
 
 class QueriesPerSplit(_Struct):

@@ -11,8 +11,6 @@ import typing
 import numpy as np
 import scipy.stats
 
-from selectllm.evaluate import metrics
-
 # Above so many queries nothing is drawn query by query, but how often each value is: in distribution the same, and
 # while 2,000 resamples of 10,000 queries take a second, those of a million take minutes.
 MANY = 50_000
@@ -63,7 +61,7 @@ def bootstrap_ci(
     raise ValueError(f'resamples must be at least 1, not {resamples}')
   if not 0 < level < 1:
     raise ValueError(f'level must lie between 0 and 1, such as 0.95, not {level}')
-  values, valid = _checked_values(values, valid)
+  values, valid = check_values(values, valid)
   if len(values) > MANY:
     return _many_bootstrap_ci(values, valid, resamples, seed, level)
   return _bootstrap_ci(values, valid, resamples, seed, level)
@@ -72,7 +70,7 @@ def bootstrap_ci(
 def _bootstrap_ci(values: np.ndarray, valid: np.ndarray, resamples: int, seed: int, level: float) -> np.ndarray:
   """The interval of each column, from resamples drawn query by query."""
   # Resampling distances from the mean keeps the interval of equal values at zero width, free of rounding.
-  centre = metrics.masked_mean(values, valid)
+  centre = ratio(np.asarray(values.sum(axis=0, where=valid, dtype=np.float64)), valid.sum(axis=0))
   sums = np.zeros((resamples, values.shape[1]))  # [R, M]
   counts = np.zeros_like(sums)
   for block, weight in _resample_weights(len(values), resamples, np.random.default_rng(seed)):
@@ -162,8 +160,8 @@ def paired_test(a: np.ndarray, b: np.ndarray, valid: np.ndarray, *, draws: int =
   """
   if draws < 1:
     raise ValueError(f'draws must be at least 1, not {draws}')
-  a, valid = _checked_values(a, valid, dimensions=1)
-  b, _ = _checked_values(b, valid, dimensions=1)
+  a, valid = check_values(a, valid, dimensions=1)
+  b, _ = check_values(b, valid, dimensions=1)
   difference = a[valid].astype(np.float64) - b[valid]
   if not difference.size:
     return PairedTest(delta=float('nan'), p=1.0)
@@ -215,24 +213,12 @@ def _query_blocks(queries: int, repeats: int) -> list[slice]:
   return [slice(start, min(start + width, queries)) for start in range(0, queries, width)]
 
 
-def _checked(
-  labels: np.ndarray, confidences: np.ndarray, observed: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  labels, confidences, observed = np.asarray(labels), np.asarray(confidences), np.asarray(observed, dtype=bool)
-  if labels.ndim != 2 or not labels.shape == confidences.shape == observed.shape:
-    raise ValueError(
-      'labels, confidences and observed must share one shape [N, K], '
-      f'not {labels.shape}, {confidences.shape} and {observed.shape}'
-    )
-  for name, array in (('label', labels), ('confidence', confidences)):
-    outside = observed & ~((array >= 0) & (array <= 1))
-    if outside.any():
-      n, k = np.argwhere(outside)[0]
-      raise ValueError(f'the {name} of query {n}, LLM {k} is {array[n, k]}; observed ones lie in [0, 1]')
-  return labels, confidences, observed
+def check_values(values: np.ndarray, valid: np.ndarray, dimensions: int = 2) -> tuple[np.ndarray, np.ndarray]:
+  """Returns values and their mask as arrays of one shape with so many axes.
 
-
-def _checked_values(values: np.ndarray, valid: np.ndarray, dimensions: int = 2) -> tuple[np.ndarray, np.ndarray]:
+  Raises:
+    ValueError: if the shapes differ or a valid value is not finite.
+  """
   values, valid = np.asarray(values), np.asarray(valid, dtype=bool)
   if values.ndim != dimensions or values.shape != valid.shape:
     raise ValueError(f'values and valid must share one shape of {dimensions} axes, not {values.shape}, {valid.shape}')
@@ -241,3 +227,8 @@ def _checked_values(values: np.ndarray, valid: np.ndarray, dimensions: int = 2) 
     where = tuple(np.argwhere(broken)[0].tolist())
     raise ValueError(f'the value at {where} is {values[where]}; valid ones are finite')
   return values, valid
+
+
+def ratio(total: np.ndarray, count: np.ndarray) -> np.ndarray:
+  """Returns total / count, float64; NaN where the count is 0."""
+  return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)

@@ -1,19 +1,19 @@
-"""The tradeoff of accuracy and price: everything that chooses calls past the paper's policies, on the same queries.
+"""Fits everything that chooses calls past the paper's policies, and replays it on the same queries.
 
-Strategies are fitted on the development queries (train and validation) and play the test queries. What a setting of
-theirs is worth is *estimated* by cross-fitting on the development queries: fitted on two thirds, played on the rest.
-Settings are chosen by these promises alone; test labels are only counted.
+Strategies are fitted on the fitting queries (train and validation) and replayed on the test queries. What an operating
+point of theirs reaches is *estimated* by cross-fitting on the fitting queries: fitted on two thirds, replayed on the
+rest. Operating points are chosen by these estimates alone; test labels are only counted.
 """
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-import ml_collections
 import numpy as np
 
 from selectllm.data import dataset, splits
-from selectllm.evaluate import replay
+from selectllm.evaluate import metrics, replay
+from selectllm.evaluate import options as options_lib
 from selectllm.selection import (
   adaptive,
   baselines,
@@ -26,46 +26,47 @@ from selectllm.selection import (
   types,
 )
 
-COST_UNITS = ('seconds', 'usd', 'calls')
 OURS = ('learned_vote', 'bayes_vote', 'adaptive', 'adaptive_stages', 'subset')
 STRATEGIES = (*OURS, *routers.STRATEGIES)
-# Those that a limit may choose, and a selector may hold.
+# Those that a constraint may choose, and a selector may hold.
 RULES = ('adaptive', 'adaptive_stages')
 _CROSS = 3
 
-# Means in the units of limits, see `mean_metrics`; None where unknown.
+# Means in the units of constraints, see `mean_metrics`; None where unknown.
 MeanMetrics = dict[str, float | None]
 
 
 class StrategyResult(NamedTuple):
-  """One strategy on one split.
+  """Holds how one strategy fares on one split, at M operating points.
 
   Attributes:
-    development: How its settings fared on development queries, cross-fitted: Outcome of arrays [D, M].
-    test: How they fared on test queries: [T, M].
-    sure: float32[D, M], how likely each answer on development is right, as the strategy says; NaN where it does not.
-    p_right: float32[T, M], the same on test, calibrated on development.
-    expected: float32[T, M], what the calls that it made on test were expected to take.
+    fitting: On the D fitting queries, cross-fitted: arrays [D, M].
+    test: On the T test queries: arrays [T, M].
+    sure: float32[D, M], how likely each answer to a fitting query is right, as the strategy says; NaN where it does
+      not.
+    p_right: float32[T, M], the same on test, calibrated on the fitting queries.
+    expected_cost: float32[T, M], what the calls that it made on test were expected to cost.
   """
 
-  development: replay.QueryMetrics
+  fitting: replay.QueryMetrics
   test: replay.QueryMetrics
   sure: np.ndarray
   p_right: np.ndarray
-  expected: np.ndarray
+  expected_cost: np.ndarray
 
 
 class Rules(NamedTuple):
-  """What was fitted on all development queries of one split: what a selector needs.
+  """Holds what is fitted on all fitting queries of one split and needed by a selector.
 
   Attributes:
     weights: Of the vote.
-    rules: By name, those of `RULES` that were played.
-    calibrators: Of P(the answer is right), for each rule and each limit on single queries; one for each setting along
-      the first dimension.
-    estimated: For each rule, each limit on single queries, and setting what it is worth, see `mean_metrics_by_setting`.
-    references: What the best single LLM and all LLMs are worth on development queries.
-    expected: float32[K], the price of a call.
+    rules: By name, those of `RULES` that were fitted.
+    calibrators: Of P(the answer is right), for each rule and each constraint on single queries; one for each operating
+      point along the first dimension.
+    estimated: For each rule and each constraint on single queries, see `mean_metrics_by_point`.
+    references: The same of the best single LLM and of all LLMs, on the fitting queries.
+    expected_cost: float32[K], of a call.
+    cost_unit: What that is in.
   """
 
   weights: learned_vote.Weights
@@ -73,50 +74,28 @@ class Rules(NamedTuple):
   calibrators: dict[str, calibration.Calibrator]
   estimated: dict[str, list[MeanMetrics]]
   references: dict[str, MeanMetrics]
-  expected: np.ndarray
+  expected_cost: np.ndarray
+  cost_unit: str
 
 
 class FoldResult(NamedTuple):
-  """Everything on one split.
+  """Holds how all strategies fare on one split.
 
   Attributes:
-    development: Its confidences.
-    rows: int[D], the development queries.
-    test: int[T].
-    contests: By strategy.
+    confidences: Calibrated, of all queries.
+    fitting_rows: int[D].
+    test_rows: int[T].
+    strategies: By name; those under a constraint on single queries by its text.
     rules: What a selector is made of.
     references: How the best single LLM and the plain vote of all fare on test, arrays [T, 2].
   """
 
-  development: confidence.Development
-  rows: np.ndarray
-  test: np.ndarray
-  contests: dict[str, StrategyResult]
+  confidences: confidence.Development
+  fitting_rows: np.ndarray
+  test_rows: np.ndarray
+  strategies: dict[str, StrategyResult]
   rules: Rules
   references: replay.QueryMetrics
-
-
-def timed_in(cost_unit: str) -> bool:
-  """Whether calls are paid in time, so that calling at once saves some and a query may have too much of it."""
-  return cost_unit == 'seconds'
-
-
-def cost_unit_of(responses: dataset.Responses, wanted: str) -> str:
-  """What calls are paid in: as asked, or seconds where all are known, else dollars, else the number of calls.
-
-  Raises:
-    ValueError: when what is asked for is not known of all calls.
-  """
-  known = {
-    'seconds': not np.isnan(responses.latency_s[responses.observed]).any(),
-    'usd': not np.isnan(responses.cost_usd[responses.observed]).any(),
-    'calls': True,
-  }
-  if not wanted:
-    return next(name for name in COST_UNITS if known[name])
-  if not known[wanted]:
-    raise ValueError(f'config.tradeoff.cost_unit={wanted!r}, but it is not known what every call took; take another')
-  return wanted
 
 
 def queries_of(
@@ -139,61 +118,61 @@ def queries_of(
 
 
 def _hidden(asked: types.StrategyQueries) -> types.StrategyQueries:
-  """Queries without what only their future tells."""
+  """Returns queries without what only their future tells."""
   unknown = np.full(asked.labels.shape, np.nan, np.float32)
   return asked._replace(reference=np.full(len(asked.reference), -2, np.int16), labels=unknown, cost=unknown)
 
 
-def _fit_rules(
-  known: types.StrategyQueries, seed: int, timed: bool
-) -> tuple[learned_vote.Weights, dict[str, adaptive.Rule]]:
-  """The learned vote and the rules that stop by it; LLMs are called together only where that saves time."""
-  weights = learned_vote.fit(known.logits, known.answers, known.reference, known.observed, seed=seed)
-  rules = {'adaptive': adaptive.fit(weights, known, seed=seed)}
-  if timed:
-    rules['adaptive_stages'] = adaptive.fit(weights, known, seed=seed, at_once=2, parallel=True)
-  return weights, rules
+class _Fitted(NamedTuple):
+  """The learned vote and the rules that stop by it, and what else strategies are fitted on."""
+
+  weights: learned_vote.Weights
+  rules: dict[str, adaptive.Rule]
+  known: types.StrategyQueries
 
 
-def _replay_strategies(
-  known: types.StrategyQueries,
-  asked: types.StrategyQueries,
-  fitted: tuple[learned_vote.Weights, dict[str, adaptive.Rule]],
-  *,
-  names: Iterable[str],
-  limited: dict[str, float],
-  seed: int,
+def _fit(known: types.StrategyQueries, options: options_lib.TradeoffOptions) -> _Fitted:
+  """Fits the learned vote and the rules; LLMs are called together only where that saves time."""
+  weights = learned_vote.fit(known.logits, known.answers, known.reference, known.observed, seed=options.seed)
+  rules = {'adaptive': adaptive.fit(weights, known, seed=options.seed)}
+  if options.timed and 'adaptive_stages' in options.strategies:
+    rules['adaptive_stages'] = adaptive.fit(weights, known, seed=options.seed, at_once=2, parallel=True)
+  return _Fitted(weights, rules, known)
+
+
+def _replay(
+  fitted: _Fitted, asked: types.StrategyQueries, options: options_lib.TradeoffOptions
 ) -> dict[str, types.Decisions]:
-  """Plays the named strategies, and the rule `adaptive` under each limit on single queries."""
-  weights, rules = fitted
-  hidden = _hidden(asked)
+  """Replays all strategies, and the rule `adaptive` under each constraint on single queries."""
+  (weights, rules, known), hidden, seed = fitted, _hidden(asked), options.seed
   players: dict[str, Callable[[], types.Decisions]] = {
     'learned_vote': lambda: learned_vote.by_confidence(weights, hidden),
     'bayes_vote': lambda: learned_vote.by_confidence(learned_vote.bayes(hidden.observed.shape[1]), hidden),
     'subset': lambda: subset_router.subset(known, hidden, seed=seed),
     **{name: functools.partial(adaptive.replay, rule, weights, hidden) for name, rule in rules.items()},
-    **{name: functools.partial(rival, known, hidden, seed=seed) for name, rival in routers.STRATEGIES.items()},
+    **{name: functools.partial(router, known, hidden, seed=seed) for name, router in routers.STRATEGIES.items()},
   }
-  played = {name: players[name]() for name in names if name in players}
-  for text, most in limited.items():
-    played[text] = adaptive.replay(rules['adaptive'], weights, hidden, budget=most)
-  return played
+  names = dict.fromkeys((*options.strategies, 'adaptive'))
+  decisions = {name: players[name]() for name in names if name in players}
+  for text, most in options.budgets.items():
+    decisions[text] = adaptive.replay(rules['adaptive'], weights, hidden, budget=most)
+  return decisions
 
 
-def accounts(responses: dataset.Responses, played: types.Decisions) -> replay.QueryMetrics:
-  """What was right and what it took, arrays [N, M], of what a strategy did with N queries."""
-  called = played.mask & responses.observed[:, None]
+def accounts(responses: dataset.Responses, decided: types.Decisions) -> replay.QueryMetrics:
+  """Returns what is right and what it takes, arrays [N, M], when N queries are answered as a strategy decided."""
+  called = decided.mask & responses.observed[:, None]
   valid = called.any(-1)
-  stages = int(played.stage.max(initial=0)) + 1
+  stages = int(decided.stage.max(initial=0)) + 1
 
   def total(values: np.ndarray) -> np.ndarray:
     return np.sum(np.where(called, values[:, None], 0), -1)
 
   slowest = sum(
-    np.max(np.where(called & (played.stage == stage), responses.latency_s[:, None], 0), -1) for stage in range(stages)
+    np.max(np.where(called & (decided.stage == stage), responses.latency_s[:, None], 0), -1) for stage in range(stages)
   )
   return replay.QueryMetrics(
-    correct=((played.answer == responses.reference[:, None]) & valid).astype(np.float32),
+    correct=((decided.answer == responses.reference[:, None]) & valid).astype(np.float32),
     valid=valid,
     calls=called.sum(-1).astype(np.float32),
     latency_parallel_s=np.asarray(slowest, np.float32),
@@ -202,30 +181,31 @@ def accounts(responses: dataset.Responses, played: types.Decisions) -> replay.Qu
   )
 
 
-def known_or_none(value: float) -> float | None:
-  """A number, None for NaN: what is not known."""
-  return None if np.isnan(value) else float(value)
-
-
-def mean_metrics(outcome: replay.QueryMetrics, setting: int) -> MeanMetrics:
-  """The means of one setting, in the units of limits; None where unknown."""
-  valid = outcome.valid[:, setting]
-  if not valid.any():
-    return dict.fromkeys(('accuracy', 'seconds', 'usd', 'calls', 'parallel_seconds', 'p95_seconds'))
-  of = [array[valid, setting] for array in outcome]
-  correct, _, calls, parallel, sequential, usd = of
-  means = {'accuracy': correct, 'seconds': sequential, 'usd': usd, 'calls': calls, 'parallel_seconds': parallel}
-  return {name: known_or_none(np.mean(values, dtype=np.float64)) for name, values in means.items()} | {
-    'p95_seconds': known_or_none(np.quantile(parallel, 0.95))
+def mean_metrics(measured: replay.QueryMetrics, point: int) -> MeanMetrics:
+  """Returns the means at one operating point, in the units of constraints; None where unknown."""
+  of = replay.QueryMetrics(*(array[:, point] for array in measured))
+  means = {
+    'accuracy': of.correct,
+    'seconds': of.latency_sequential_s,
+    'usd': of.cost_usd,
+    'calls': of.calls,
+    'parallel_seconds': of.latency_parallel_s,
   }
+  p95 = metrics.known_quantile(of.latency_parallel_s, of.valid, 0.95)
+  return {name: metrics.known_mean(values, of.valid) for name, values in means.items()} | {'p95_seconds': p95}
+
+
+def mean_metrics_by_point(measured: replay.QueryMetrics) -> list[MeanMetrics]:
+  """Returns the means at every operating point, of arrays [N, M]."""
+  return [mean_metrics(measured, point) for point in range(measured.correct.shape[1])]
 
 
 def _references(responses: dataset.Responses, best: int, latency_s: np.ndarray, over: str) -> replay.QueryMetrics:
-  """How the single LLM `best` and the plain vote of all fare, arrays [N, 2]."""
+  """Returns how the single LLM `best` and the plain vote of all fare, arrays [N, 2]."""
   count = responses.observed.shape[1]
   mask = np.stack([np.arange(count) == best, np.ones(count, bool)])
   mask = np.broadcast_to(mask, (len(responses.labels), 2, count))
-  return replay.QueryMetrics(*map(np.asarray, replay.replay(responses, mask, None, latency_s, over=over)))
+  return replay.QueryMetrics(*map(np.asarray, replay.replay(responses, mask, None, latency_s, over=over).metrics))
 
 
 def fit_and_replay(
@@ -233,133 +213,123 @@ def fit_and_replay(
   split: np.ndarray,
   confidences: np.ndarray,
   embeddings: np.ndarray,
-  config: ml_collections.ConfigDict,
+  options: options_lib.TradeoffOptions,
 ) -> FoldResult:
-  """Fits all strategies on the development queries of one split and plays them.
+  """Fits all strategies on the fitting queries of one split and replays them on its test queries.
 
   Args:
     data: The data set; it has answers.
     split: int8[N].
     confidences: float32[N, K], the classifier's, on validation and test.
     embeddings: float32[N, D], unit vectors of the pretrained encoder.
-    config: The whole config.
+    options: Which strategies, and how.
   """
-  responses, seed = data.responses, config.seed
-  development = confidence.develop(
-    data.queries,
-    embeddings,
-    confidences,
-    responses.labels,
-    responses.observed,
-    split,
-    seed=seed,
-    questions=data.questions,
-  )
-  return fit_and_replay_from(data, split, development, embeddings, config)
+  responses = data.responses
+  calibrated = confidence.develop(
+    data.queries, embeddings, confidences, responses.labels, responses.observed, split,
+    seed=options.seed, questions=data.questions,
+  )  # fmt: skip
+  return fit_and_replay_from(data, split, calibrated, embeddings, options)
 
 
 def fit_and_replay_from(
   data: dataset.Dataset,
   split: np.ndarray,
-  development: confidence.Development,
+  confidences: confidence.Development,
   embeddings: np.ndarray,
-  config: ml_collections.ConfigDict,
+  options: options_lib.TradeoffOptions,
   complete: Callable[[types.StrategyQueries], types.StrategyQueries] = lambda known: known,
 ) -> FoldResult:
-  """`fit_and_replay`, from confidences that are there already.
+  """`fit_and_replay`, from calibrated confidences.
 
   Args:
     data: The data set; it has answers.
     split: int8[N].
-    development: Its confidences.
+    confidences: Of all queries.
     embeddings: float32[N, D], unit vectors of the pretrained encoder.
-    config: The whole config.
-    complete: Makes of development queries what strategies are fitted on; they always play what was recorded.
+    options: Which strategies, and how.
+    complete: Makes of fitting queries what strategies are fitted on; recorded responses alone are replayed.
   """
-  responses, options, seed = data.responses, config.tradeoff, config.seed
-  cost_unit = cost_unit_of(responses, options.cost_unit)
-  queries = queries_of(data, development, embeddings, split, cost_unit)
-  rows, test = np.flatnonzero(development.fold >= 0), np.flatnonzero(split == splits.TEST)
-  timed = timed_in(cost_unit) and 'adaptive_stages' in options.strategies
-  names = dict.fromkeys((*options.strategies, 'adaptive'))  # what a selector holds is always played
-  limited = _limited(options.limits) if timed_in(cost_unit) else {}
-  players = functools.partial(_replay_strategies, names=names, limited=limited, seed=seed)
-  held_out: list[tuple[np.ndarray, dict[str, types.Decisions]]] = []
-  for part in range(_CROSS):
-    out = development.fold[rows] % _CROSS == part
-    known = complete(queries.rows(rows[~out]))
-    held_out.append((rows[out], players(known, queries.rows(rows[out]), _fit_rules(known, seed, timed))))
-  known = complete(queries.rows(rows))
-  weights, rules = _fit_rules(known, seed, timed)
-  on_test = players(known, queries.rows(test), (weights, rules))
-  order = np.argsort(np.concatenate([out for out, _ in held_out]))
-  contests, calibrators = {}, {}
-  for name, played in on_test.items():
-    on_development = _join([_settings(each[name], played.answer.shape[1]) for _, each in held_out], order)
-    contests[name], calibrators[name] = _strategy_result(
-      responses, rows, on_development, test, played, queries.expected_cost
+  queries = queries_of(data, confidences, embeddings, split, options.cost_unit)
+  rows, test = np.flatnonzero(confidences.fold >= 0), np.flatnonzero(split == splits.TEST)
+  held_out = _cross_fit(queries, rows, confidences.fold[rows] % _CROSS, options, complete)
+  fitted = _fit(complete(queries.rows(rows)), options)
+  fitting, tested = data.responses.rows(rows), data.responses.rows(test)
+  strategies, calibrators = {}, {}
+  for name, decided in _replay(fitted, queries.rows(test), options).items():
+    strategies[name], calibrators[name] = _strategy_result(
+      fitting, held_out.join(name, decided.answer.shape[1]), tested, decided, queries.expected_cost
     )
-  recorded = responses.rows(rows)
-  best = int(baselines.by_accuracy(recorded.labels, recorded.observed, queries.expected_cost)[0])
-  latency_s, over = baselines.expected_latency_s(responses, split), config.evaluate.vote
-  references = {
-    where: _references(of, best, latency_s, over)
-    for where, of in (('development', recorded), ('test', responses.rows(test)))
-  }
-  return FoldResult(
-    development,
-    rows,
-    test,
-    contests,
-    Rules(
-      weights,
-      rules,
-      {
-        name: calibration.Calibrator(*map(np.stack, zip(*calibrators[name], strict=True)))
-        for name in (*rules, *limited)
-      },
-      {name: mean_metrics_by_setting(contests[name].development) for name in (*rules, *limited)},
-      dict(zip(constraints.REFERENCES, mean_metrics_by_setting(references['development']), strict=True)),
-      queries.expected_cost,
-    ),
-    references['test'],
+  latency_s = baselines.expected_latency_s(data.responses, split)
+  best = int(baselines.by_accuracy(fitting.labels, fitting.observed, latency_s)[0])
+  on_fitting, on_test = (_references(of, best, latency_s, options.vote) for of in (fitting, tested))
+  selectable = (*fitted.rules, *options.budgets)
+  rules = Rules(
+    weights=fitted.weights,
+    rules=fitted.rules,
+    calibrators={name: of for name in selectable if (of := calibrators[name]) is not None},
+    estimated={name: mean_metrics_by_point(strategies[name].fitting) for name in selectable},
+    references=dict(zip(constraints.REFERENCES, mean_metrics_by_point(on_fitting), strict=True)),
+    expected_cost=queries.expected_cost,
+    cost_unit=options.cost_unit,
   )
+  return FoldResult(confidences, rows, test, strategies, rules, on_test)
 
 
-def _limited(texts: Iterable[str]) -> dict[str, float]:
-  """The limits on single queries, and the most that the calls of one may be expected to take."""
-  parsed = [constraints.parse(text) for text in texts]
-  return {limit.text: limit.value for limit in parsed if limit.quantity == 'query_seconds' and limit.value}
+class _HeldOut(NamedTuple):
+  """What strategies decide for fitting queries that they were not fitted on.
+
+  Attributes:
+    parts: One for each part of the queries: by name.
+    order: int[D], the places of the queries, in their order, among all parts.
+  """
+
+  parts: list[dict[str, types.Decisions]]
+  order: np.ndarray
+
+  def join(self, name: str, points: int) -> types.Decisions:
+    """Returns one strategy's decisions at so many operating points: the dearest again where a part has fewer."""
+
+    def joined(arrays: Iterable[np.ndarray]) -> np.ndarray:
+      widened = [array[:, np.minimum(np.arange(points), array.shape[1] - 1)] for array in arrays]
+      return np.concatenate(widened)[self.order]
+
+    return types.Decisions(*map(joined, zip(*(part[name] for part in self.parts), strict=True)))
 
 
-def _settings(played: types.Decisions, count: int) -> types.Decisions:
-  """The same with `count` settings: the dearest again and again where there are fewer."""
-  index = np.minimum(np.arange(count), played.answer.shape[1] - 1)
-  return types.Decisions(*(array[:, index] for array in played))
-
-
-def _join(parts: list[types.Decisions], order: np.ndarray) -> types.Decisions:
-  return types.Decisions(*(np.concatenate(arrays)[order] for arrays in zip(*parts, strict=True)))
+def _cross_fit(
+  queries: types.StrategyQueries,
+  rows: np.ndarray,
+  fold: np.ndarray,
+  options: options_lib.TradeoffOptions,
+  complete: Callable[[types.StrategyQueries], types.StrategyQueries],
+) -> _HeldOut:
+  """Fits on two thirds of the fitting queries int[D], replays on the rest, three times; `fold` int[D] tells thirds."""
+  parts = []
+  for part in range(_CROSS):
+    out = fold == part
+    parts.append(_replay(_fit(complete(queries.rows(rows[~out])), options), queries.rows(rows[out]), options))
+  return _HeldOut(parts, np.argsort(np.concatenate([rows[fold == part] for part in range(_CROSS)])))
 
 
 def _strategy_result(
-  responses: dataset.Responses,
-  rows: np.ndarray,
-  on_development: types.Decisions,
-  test: np.ndarray,
+  fitting: dataset.Responses,
+  on_fitting: types.Decisions,
+  tested: dataset.Responses,
   on_test: types.Decisions,
-  expected: np.ndarray,
-) -> tuple[StrategyResult, list[calibration.Calibrator]]:
-  """Counts what a strategy did, and calibrates how sure it is, setting by setting, on development queries."""
-  development, tested = accounts(responses.rows(rows), on_development), accounts(responses.rows(test), on_test)
-  sure, p_right = on_development.p_right, np.full(on_test.p_right.shape, np.nan, np.float32)
-  calibrators = []
+  expected_cost: np.ndarray,
+) -> tuple[StrategyResult, calibration.Calibrator | None]:
+  """Counts what a strategy did, and calibrates how sure it is, point by point, on fitting queries."""
+  measured, sure = accounts(fitting, on_fitting), on_fitting.p_right
+  p_right, calibrators = np.full(on_test.p_right.shape, np.nan, np.float32), []
   if not np.isnan(sure).any():
-    for setting in range(sure.shape[1]):
-      fitted = calibration.fit(confidence.log_odds(sure[:, setting]), development.correct[:, setting], 'platt')
+    for point in range(sure.shape[1]):
+      fitted = calibration.fit(confidence.log_odds(sure[:, point]), measured.correct[:, point], 'platt')
       calibrators.append(fitted)
-      p_right[:, setting] = probability(fitted, on_test.p_right[:, setting])
-  return StrategyResult(development, tested, sure, p_right, on_test.mask @ expected), calibrators
+      p_right[:, point] = probability(fitted, on_test.p_right[:, point])
+  stacked = calibration.Calibrator(*map(np.stack, zip(*calibrators, strict=True))) if calibrators else None
+  result = StrategyResult(measured, accounts(tested, on_test), sure, p_right, on_test.mask @ expected_cost)
+  return result, stacked
 
 
 def probability(calibrator: calibration.Calibrator, sure: np.ndarray) -> np.ndarray:
@@ -367,45 +337,40 @@ def probability(calibrator: calibration.Calibrator, sure: np.ndarray) -> np.ndar
   return 1 / (1 + np.exp(-np.asarray(calibration.apply(calibrator, confidence.log_odds(sure)))))
 
 
-def mean_metrics_by_setting(outcome: replay.QueryMetrics) -> list[MeanMetrics]:
-  """What every setting is worth, outcome by outcome [N, M]."""
-  return [mean_metrics(outcome, setting) for setting in range(outcome.correct.shape[1])]
-
-
-def most_accurate(estimated: list[MeanMetrics]) -> int:
-  """The setting most accurate on development; of equals the cheapest."""
-  return int(np.argmax([worth['accuracy'] or 0.0 for worth in estimated]))
+def most_accurate(estimated: Sequence[MeanMetrics]) -> int:
+  """Returns the operating point that is estimated to be most accurate; of equals the cheapest."""
+  return int(np.argmax([means['accuracy'] or 0.0 for means in estimated]))
 
 
 def choose(
   estimated: dict[str, list[MeanMetrics]], references: dict[str, MeanMetrics], limit: constraints.Constraint
 ) -> tuple[str, int] | None:
-  """The rule and the setting that keep a limit on development queries.
+  """Returns the rule and the operating point that keep a constraint in cross-validation.
 
   Args:
-    estimated: What each setting of each rule is worth.
-    references: What the best single LLM and all LLMs are worth.
+    estimated: Means of each rule, operating point by operating point.
+    references: Means of the best single LLM and of all LLMs.
     limit: To be kept.
 
   Returns:
-    The most accurate, or for a target of accuracy the fastest; None where none keeps it. For a limit on single queries
-    the name is the limit's text: it is known only where it was among the run's `config.tradeoff.limits`.
+    The most accurate, or for a target of accuracy the fastest; None where none keeps it. For a constraint on single
+    queries the name is its text: it is known only where it was among the run's `config.tradeoff.limits`.
   """
-  # A limit on single queries changes what is called, so it is played, and estimated, by itself.
-  names = [limit.text] if limit.quantity == 'query_seconds' else RULES
+  # A constraint on single queries changes what is called, so it is replayed, and estimated, by itself.
+  names: Iterable[str] = [limit.text] if limit.quantity == 'query_seconds' else RULES
   for_choice = constraints.parse('none') if limit.quantity == 'query_seconds' else limit
   found = {
-    name: setting
+    name: point
     for name in names
-    if name in estimated and (setting := constraints.choose(for_choice, estimated[name], references)) is not None
+    if name in estimated and (point := constraints.choose(for_choice, estimated[name], references)) is not None
   }
   if not found:
     return None
 
   def merit(name: str) -> tuple[float, float]:
-    worth = estimated[name][found[name]]
-    accuracy, price = worth['accuracy'] or 0.0, constraints.cost(worth)
-    return (-price, accuracy) if limit.quantity == 'accuracy' else (accuracy, -price)
+    means = estimated[name][found[name]]
+    accuracy, cost = means['accuracy'] or 0.0, constraints.cost(means)
+    return (-cost, accuracy) if limit.quantity == 'accuracy' else (accuracy, -cost)
 
   name = max(found, key=merit)
   return name, found[name]

@@ -1,274 +1,252 @@
-"""What the strategies of `selectllm.evaluate.strategies` estimated on development queries, and what the test gave."""
+"""Sums up strategies: what was estimated for them in cross-validation, and what was measured on test."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import ml_collections
+import msgspec
 import numpy as np
 
 from selectllm.data import dataset
-from selectllm.evaluate import metrics, replay, statistics, strategies
+from selectllm.evaluate import metrics, replay, results, statistics, strategies
+from selectllm.evaluate import options as options_lib
 from selectllm.selection import batch_budget, calibration, constraints
 
 _COVERAGE = np.linspace(0.05, 1, 20)
 _BATCH_BUDGETS = (0.05, 0.1, 0.2, 0.35, 0.5)
 
+Folds = Sequence[strategies.FoldResult]
 
-def _at(outcome: replay.QueryMetrics, setting: int) -> replay.QueryMetrics:
-  return replay.QueryMetrics(*(array[:, setting] for array in outcome))
+
+def _at(measured: replay.QueryMetrics, point: int) -> replay.QueryMetrics:
+  return replay.QueryMetrics(*(array[:, point] for array in measured))
 
 
 class Chosen(NamedTuple):
-  """A strategy at the setting chosen in each of P splits.
+  """Holds a strategy at one operating point in each fold.
 
   Attributes:
-    strategy: Its name.
-    settings: P of them.
-    estimated: Means over the splits of what was estimated.
-    outcome: On all test queries.
+    points: One for each fold.
+    estimated: Means over the folds.
+    metrics: On all test queries.
   """
 
-  strategy: str
-  settings: list[int]
-  estimated: strategies.MeanMetrics
-  outcome: replay.QueryMetrics
+  points: list[int]
+  estimated: results.Estimate
+  metrics: replay.QueryMetrics
 
 
-def _pick(parts: list[strategies.FoldResult], name: str, settings: list[int]) -> Chosen:
-  worth = [
-    strategies.mean_metrics(part.contests[name].development, setting)
-    for part, setting in zip(parts, settings, strict=True)
-  ]
-  tested = [_at(part.contests[name].test, setting) for part, setting in zip(parts, settings, strict=True)]
-  return Chosen(name, settings, _mean_worth(worth), replay.concatenate(tested))
+def _choose(of_folds: Sequence[strategies.StrategyResult], points: Sequence[int]) -> Chosen:
+  """Returns a strategy (or one in each fold) at given operating points."""
+  pairs = list(zip(of_folds, points, strict=True))
+  means = [strategies.mean_metrics(of.fitting, point) for of, point in pairs]
+  measured = replay.concatenate([_at(of.test, point) for of, point in pairs])
+  return Chosen(list(points), _mean_estimate(means), measured)
 
 
-def _mean_worth(worths: list[strategies.MeanMetrics]) -> strategies.MeanMetrics:
-  return {
-    key: None if any(worth[key] is None for worth in worths) else float(np.mean([worth[key] for worth in worths]))
-    for key in worths[0]
-  }
+def _mean_estimate(means: Sequence[strategies.MeanMetrics]) -> results.Estimate:
+  def mean(values: list[float | None]) -> float | None:
+    return None if None in values else float(np.mean(values))  # type: ignore[arg-type]
+
+  return results.Estimate(**{name: mean([of[name] for of in means]) for name in means[0]})
 
 
-def best(parts: list[strategies.FoldResult]) -> dict[str, Chosen]:
-  """Every strategy at the setting that is most accurate on development queries."""
-  names = [name for name in parts[0].contests if name in strategies.STRATEGIES]
-  return {
-    name: _pick(
-      parts,
-      name,
-      [strategies.most_accurate(strategies.mean_metrics_by_setting(part.contests[name].development)) for part in parts],
-    )
-    for name in names
-  }
+def best(folds: Folds) -> dict[str, Chosen]:
+  """Returns every strategy at the operating points that are estimated to be most accurate."""
+  chosen = {}
+  for name in folds[0].strategies:
+    if name in strategies.STRATEGIES:
+      of_folds = [fold.strategies[name] for fold in folds]
+      points = [strategies.most_accurate(strategies.mean_metrics_by_point(of.fitting)) for of in of_folds]
+      chosen[name] = _choose(of_folds, points)
+  return chosen
 
 
-def _measured(outcomes: list[replay.QueryMetrics], resamples: int) -> list[dict[str, Any]]:
-  """What a test gave, with 95 % intervals, of outcomes on the same queries."""
+def _measure(measured: Sequence[replay.QueryMetrics], resamples: int) -> list[dict[str, Any]]:
+  """Returns the fields of `results.Measurement` of several methods on the same queries."""
   tests: list[dict[str, Any]] = []
   columns: list[np.ndarray] = []
-  for outcome in outcomes:
-    test: dict[str, Any] = dict(strategies.mean_metrics(replay.QueryMetrics(*(array[:, None] for array in outcome)), 0))
-    means = {
-      'accuracy': outcome.correct, 'seconds': outcome.latency_sequential_s, 'usd': outcome.cost_usd,
-      'calls': outcome.calls,
-    }  # fmt: skip
-    known = {name: np.where(outcome.valid, means[name], 0) for name in means if test[name] is not None}
+  for of in measured:
+    test: dict[str, Any] = dict(strategies.mean_metrics(replay.QueryMetrics(*(array[:, None] for array in of)), 0))
+    values = {'accuracy': of.correct, 'seconds': of.latency_sequential_s, 'usd': of.cost_usd, 'calls': of.calls}
+    known = {name: np.where(of.valid, values[name], 0) for name in values if test[name] is not None}
     tests.append(test | {f'{name}_ci': len(columns) + place for place, name in enumerate(known)})
     columns += known.values()
-  valid = np.stack([outcome.valid for outcome in outcomes], 1)
+  valid = np.stack([of.valid for of in measured], 1)
   of_column = [place for place, test in enumerate(tests) for name in test if name.endswith('_ci')]
   intervals = statistics.bootstrap_ci(np.stack(columns, 1), valid[:, of_column], resamples=resamples)
   return [
-    {name: [float(bound) for bound in intervals[value]] if name.endswith('_ci') else value for name, value in t.items()}
-    for t in tests
+    {name: results.interval(intervals[value]) if name.endswith('_ci') else value for name, value in test.items()}
+    for test in tests
   ]
 
 
-def _p95_interval(outcome: replay.QueryMetrics, resamples: int) -> list[float]:
-  """The 95 % bootstrap interval of the 95th percentile of latency, calls being parallel."""
-  parallel = outcome.latency_parallel_s[outcome.valid]
+def _measurement(measured: replay.QueryMetrics, resamples: int) -> results.Measurement:
+  return results.Measurement(**_measure([measured], resamples)[0])
+
+
+def _p95_interval(measured: replay.QueryMetrics, resamples: int) -> results.Interval:
+  """Returns the 95 % bootstrap interval of the 95th percentile of latency, calls being parallel."""
+  parallel = measured.latency_parallel_s[measured.valid]
   drawn = np.random.default_rng(0).choice(parallel, (resamples, len(parallel)))
-  return [float(bound) for bound in np.quantile(np.quantile(drawn, 0.95, axis=1), (0.025, 0.975))]
+  return results.interval(np.quantile(np.quantile(drawn, 0.95, axis=1), (0.025, 0.975)))
 
 
-def _versus(outcome: replay.QueryMetrics, others: dict[str, replay.QueryMetrics]) -> dict[str, dict[str, float]]:
-  """Paired tests against others on the same queries: the gain, and its p-value."""
+Others = dict[str, replay.QueryMetrics]
+
+
+def _compare(measured: replay.QueryMetrics, others: Others) -> dict[str, results.PairedGain]:
+  """Compares a method with others on the same queries."""
   tests = {
-    name: statistics.paired_test(outcome.correct, other.correct, outcome.valid & other.valid)
+    name: statistics.paired_test(measured.correct, other.correct, measured.valid & other.valid)
     for name, other in others.items()
   }
-  return {name: {'delta': test.delta, 'p': test.p} for name, test in tests.items()}
+  return {name: results.PairedGain(*test) for name, test in tests.items()}
 
 
-def _limit_row(
-  parts: list[strategies.FoldResult],
+def _judge_constraint(
+  folds: Folds,
   limit: constraints.Constraint,
-  references: dict[str, Any],
-  others: dict[str, replay.QueryMetrics],
+  references: dict[str, results.Measurement],
+  others: Others,
   resamples: int,
-) -> dict[str, Any]:
-  """What was asked for, what was estimated, and what the test gave."""
-  row: dict[str, Any] = {
-    'constraint': limit.text,
-    'strategy': None,
-    'operating_points': None,
-    'estimated': None,
-    'measured': None,
-  }
-  row |= {'target': None, 'met': None, 'within': None, 'versus': None}
-  choices = [strategies.choose(part.rules.estimated, part.rules.references, limit) for part in parts]
+) -> results.ConstraintResult:
+  """Chooses by a constraint in every fold, and judges what the test gives."""
+  choices = [strategies.choose(fold.rules.estimated, fold.rules.references, limit) for fold in folds]
   if any(choice is None for choice in choices):
-    return row
-  played, settings = zip(*choices, strict=True)  # type: ignore[misc]
-  picked = [_pick([part], name, [setting]) for part, name, setting in zip(parts, played, settings, strict=True)]
-  outcome = replay.concatenate([each.outcome for each in picked])
-  test = _measured([outcome], resamples)[0]
+    return results.ConstraintResult(limit.text, *[None] * 8)
+  names, points = zip(*choices, strict=True)  # type: ignore[arg-type]
+  of_folds = [fold.strategies[name] for fold, name in zip(folds, names, strict=True)]
+  chosen = _choose(of_folds, points)
+  test = _measure([chosen.metrics], resamples)[0]
   if limit.quantity == 'p95_seconds':
-    test['p95_seconds_ci'] = _p95_interval(outcome, resamples)
+    test['p95_seconds_ci'] = _p95_interval(chosen.metrics, resamples)
   if limit.quantity == 'query_seconds':
-    spent = [
-      part.contests[name].expected[:, setting] for part, name, setting in zip(parts, played, settings, strict=True)
-    ]
-    test['query_seconds'] = float(np.concatenate(spent).max())
-  target = constraints.target(limit, references)
+    expected = [of.expected_cost[:, point] for of, point in zip(of_folds, points, strict=True)]
+    test['query_seconds'] = float(np.concatenate(expected).max())
+  target = constraints.target(limit, {name: msgspec.structs.asdict(of) for name, of in references.items()})
   unknown = limit.quantity != 'none' and (target is None or test.get(limit.quantity) is None)
   met, within = (None, None) if unknown else constraints.judge(limit, test, target)
-  return row | {
-    'strategy': ', '.join(sorted({'adaptive' if name == limit.text else name for name in played})),
-    'operating_points': list(settings),
-    'estimated': _mean_worth([each.estimated for each in picked]),
-    'measured': test,
-    'target': target,
-    'met': met,
-    'within': within,
-    'versus': _versus(outcome, others),
-  }
-
-
-def _p_right(parts: list[strategies.FoldResult], chosen: Chosen) -> dict[str, Any]:
-  """How far P(the answer is right) can be trusted, and what leaving the least sure queries unanswered brings."""
-  sure = np.concatenate(
-    [part.contests[chosen.strategy].p_right[:, setting] for part, setting in zip(parts, chosen.settings, strict=True)]
+  return results.ConstraintResult(
+    constraint=limit.text,
+    strategy=', '.join(sorted({'adaptive' if name == limit.text else name for name in names})),
+    operating_points=chosen.points,
+    estimated=chosen.estimated,
+    measured=results.Measurement(**test),
+    target=target,
+    met=met,
+    within=within,
+    versus=_compare(chosen.metrics, others),
   )
-  right, valid = chosen.outcome.correct[:, None], chosen.outcome.valid[:, None]
+
+
+def _judge_probability(folds: Folds, name: str, chosen: Chosen) -> results.AnswerProbability:
+  """Judges P(the answer is right), and what leaving the least sure queries unanswered brings."""
+  pairs = zip(folds, chosen.points, strict=True)
+  sure = np.concatenate([fold.strategies[name].p_right[:, point] for fold, point in pairs])
+  right, valid = chosen.metrics.correct[:, None], chosen.metrics.valid[:, None]
   judged = (right, sure[:, None], valid)
   order = np.argsort(-sure[valid[:, 0]], kind='stable')
   running = np.cumsum(right[valid[:, 0], 0][order], dtype=np.float64) / np.arange(1, len(order) + 1)
-  coverage = [[float(share), float(running[max(1, round(share * len(order))) - 1])] for share in _COVERAGE]
+  coverage = [(float(share), float(running[max(1, round(share * len(order))) - 1])) for share in _COVERAGE]
   answered = running[max(1, round(0.8 * len(order))) - 1]
-  return {
-    'strategy': chosen.strategy,
-    'ece': metrics.ece(*judged),
-    'brier': metrics.brier(*judged),
-    'reliability': {
-      name: [strategies.known_or_none(value) for value in column]
-      for name, column in metrics.reliability(*judged)._asdict().items()
-    },
-    'coverage': coverage,
-    'abstain_20': {'accuracy': float(answered), 'gain': float(answered - running[-1])},
-  }
+  return results.AnswerProbability(
+    strategy=name,
+    ece=metrics.ece(*judged),
+    brier=metrics.brier(*judged),
+    reliability=metrics.reliability(*judged).summary(),
+    coverage=coverage,
+    abstain_20=results.Abstention(float(answered), float(answered - running[-1])),
+  )
 
 
-def _confidences(data: dataset.Dataset, parts: list[strategies.FoldResult]) -> dict[str, Any]:
-  """ECE and Brier score of each LLM's confidences on test, before and after calibration."""
+def _judge_confidences(data: dataset.Dataset, folds: Folds) -> dict[str, results.ConfidenceCalibration]:
+  """Judges each LLM's confidences on test, before and after calibration."""
   labels, observed = (
-    np.concatenate([array[part.test] for part in parts]) for array in (data.responses.labels, data.responses.observed)
+    np.concatenate([array[fold.test_rows] for fold in folds])
+    for array in (data.responses.labels, data.responses.observed)
   )
   before, after = (
-    1 / (1 + np.exp(-np.concatenate([getattr(part.development, name)[part.test] for part in parts])))
+    1 / (1 + np.exp(-np.concatenate([getattr(fold.confidences, name)[fold.test_rows] for fold in folds])))
     for name in ('blended', 'logits')
   )
-  rows = {}
+  judged = {}
   for column, llm in enumerate(data.llms):
     one = slice(column, column + 1)
-    kinds = sorted({calibration.KINDS[part.development.estimator.calibrators.kinds[column]] for part in parts})
-    rows[llm] = {'kind': ', '.join(kinds)} | {
-      when: {
-        'ece': metrics.ece(labels[:, one], values[:, one], observed[:, one]),
-        'brier': metrics.brier(labels[:, one], values[:, one], observed[:, one]),
-      }
-      for when, values in (('before', before), ('after', after))
-    }
-  return rows
+    kinds = sorted({calibration.KINDS[fold.confidences.estimator.calibrators.kinds[column]] for fold in folds})
+    pairs = [(labels[:, one], values[:, one], observed[:, one]) for values in (before, after)]
+    quality = [results.CalibrationQuality(metrics.ece(*of), metrics.brier(*of)) for of in pairs]
+    judged[llm] = results.ConfidenceCalibration(', '.join(kinds), *quality)
+  return judged
 
 
-def _batch(parts: list[strategies.FoldResult], resamples: int) -> list[dict[str, Any]]:
-  """What all test queries together reach under one budget, each getting the subset that is worth its price there."""
-  rows = []
-  for share in _BATCH_BUDGETS:
-    estimated, tested = [], []
-    for part in parts:
-      options = part.contests['subset']
-      most = share * float(part.rules.expected.sum()) * len(part.test)
-      if options.expected.min(1).sum() > most:
-        break
-      choice = batch_budget.assign(options.p_right, options.expected, most)
-      place = np.arange(len(choice))
-      estimated.append((options.p_right[place, choice].mean(), options.expected[place, choice].mean()))
-      tested.append(replay.QueryMetrics(*(array[place, choice] for array in options.test)))
-    else:
-      accuracy, price = np.mean(estimated, 0)
-      rows.append(
-        {
-          'budget': share,
-          'estimated': {'accuracy': float(accuracy), 'cost': float(price)},
-          'measured': _measured([replay.concatenate(tested)], resamples)[0],
-        }
-      )
-  return rows
+def _spend(folds: Folds, share: float, resamples: int) -> results.BatchBudget | None:
+  """Gives every test query the subset that is worth its cost under one budget; None where not even the cheapest fit.
+
+  Args:
+    folds: Their strategies include `subset`.
+    share: The budget, as a share of calling all LLMs.
+    resamples: Of the bootstrap.
+  """
+  estimated, tested = [], []
+  for fold in folds:
+    options = fold.strategies['subset']
+    most = share * float(fold.rules.expected_cost.sum()) * len(fold.test_rows)
+    if options.expected_cost.min(1).sum() > most:
+      return None
+    choice = batch_budget.assign(options.p_right, options.expected_cost, most)
+    place = np.arange(len(choice))
+    estimated.append((options.p_right[place, choice].mean(), options.expected_cost[place, choice].mean()))
+    tested.append(replay.QueryMetrics(*(array[place, choice] for array in options.test)))
+  accuracy, cost = map(float, np.mean(estimated, 0))
+  return results.BatchBudget(
+    share, results.BudgetEstimate(accuracy, cost), _measurement(replay.concatenate(tested), resamples)
+  )
+
+
+def _curve(of_folds: Sequence[strategies.StrategyResult], resamples: int) -> list[results.OperatingPoint]:
+  """Returns all operating points of a strategy, as many as it has in every fold."""
+  count = min(of.test.correct.shape[1] for of in of_folds)
+  points = [_choose(of_folds, [point] * len(of_folds)) for point in range(count)]
+  measured = _measure([point.metrics for point in points], resamples)
+  return [
+    results.OperatingPoint(place, point.estimated, results.Measurement(**test))
+    for place, (point, test) in enumerate(zip(points, measured, strict=True))
+  ]
 
 
 def summarise(
-  data: dataset.Dataset,
-  parts: list[strategies.FoldResult],
-  chosen: dict[str, Chosen],
-  config: ml_collections.ConfigDict,
-) -> dict[str, Any]:
-  """What the report says of the tradeoff, see WORKSPACE.md.
+  data: dataset.Dataset, folds: Folds, chosen: dict[str, Chosen], options: options_lib.TradeoffOptions
+) -> results.Tradeoff:
+  """Sums up all strategies of a run.
 
   Args:
     data: The data set.
-    parts: From `hold`, one for each split.
+    folds: From `strategies.fit_and_replay`, one for each split.
     chosen: From `best`.
-    config: The whole config.
+    options: With which the strategies were fitted.
   """
-  resamples = config.evaluate.resamples
-  cost_unit = strategies.cost_unit_of(data.responses, config.tradeoff.cost_unit)
-  together = replay.concatenate([part.references for part in parts])
-  of_references = [_at(together, place) for place in range(len(constraints.REFERENCES))]
-  references = dict(zip(constraints.REFERENCES, _measured(of_references, resamples), strict=True))
-  others = dict(zip(constraints.REFERENCES, of_references, strict=True))
-  everybody = others | {name: each.outcome for name, each in chosen.items()}
-  curves = {}
-  for name in chosen:
-    count = min(part.contests[name].test.correct.shape[1] for part in parts)
-    picked = [_pick(parts, name, [setting] * len(parts)) for setting in range(count)]
-    tests = _measured([each.outcome for each in picked], resamples)
-    curves[name] = [
-      {'operating_point': setting, 'estimated': each.estimated, 'measured': test}
-      for setting, (each, test) in enumerate(zip(picked, tests, strict=True))
-    ]
-  rule = next((chosen[name] for name in strategies.RULES if name in chosen), None)
-  return {
-    'cost_unit': cost_unit,
-    'cost_is': data.latency_is if cost_unit == 'seconds' else 'known',
-    'references': references,
-    'curves': curves,
-    'best': {
-      name: {
-        'operating_points': each.settings,
-        'estimated': each.estimated,
-        'measured': _measured([each.outcome], resamples)[0],
-        'versus': _versus(each.outcome, others),
-      }
+  resamples = options.resamples
+  together = replay.concatenate([fold.references for fold in folds])
+  others = {name: _at(together, place) for place, name in enumerate(constraints.REFERENCES)}
+  measured = _measure(list(others.values()), resamples)
+  references = {name: results.Measurement(**test) for name, test in zip(others, measured, strict=True)}
+  rule = next((name for name in strategies.RULES if name in chosen), None)
+  everybody = others | {name: each.metrics for name, each in chosen.items()}
+  limits = map(constraints.parse, options.limits if rule else ())
+  budgets = [_spend(folds, share, resamples) for share in _BATCH_BUDGETS] if 'subset' in chosen else []
+  return results.Tradeoff(
+    cost_unit=options.cost_unit,
+    cost_is=data.latency_is if options.timed else 'known',
+    references=references,
+    curves={name: _curve([fold.strategies[name] for fold in folds], resamples) for name in chosen},
+    best={
+      name: results.StrategySummary(
+        each.points, each.estimated, _measurement(each.metrics, resamples), _compare(each.metrics, others)
+      )
       for name, each in chosen.items()
     },
-    'constraints': [
-      _limit_row(parts, constraints.parse(text), references, everybody, resamples)
-      for text in config.tradeoff.limits
-      if rule
-    ],
-    'p_right': _p_right(parts, rule) if rule else None,
-    'confidences': _confidences(data, parts),
-    'batch_budgets': _batch(parts, resamples) if 'subset' in chosen else [],
-  }
+    constraints=[_judge_constraint(folds, limit, references, everybody, resamples) for limit in limits],
+    p_right=_judge_probability(folds, rule, chosen[rule]) if rule else None,
+    confidences=_judge_confidences(data, folds),
+    batch_budgets=[budget for budget in budgets if budget],
+  )

@@ -15,6 +15,7 @@ import rich.console
 import scipy.special
 
 from selectllm.data import dataset, pool_file, records, splits
+from selectllm.evaluate import options as options_lib
 from selectllm.evaluate import predictions, statistics, strategies
 from selectllm.infra import run_dir
 from selectllm.models import inference, sharding
@@ -43,7 +44,7 @@ class Learned:
     log_loss: Of its confidence there, each query held out in turn.
     log_loss_constant: Of its accuracy as the confidence everywhere, held out likewise.
     expected: What a call is expected to take, in the run's cost_unit.
-    cost_unit: See `strategies.COST_UNITS`.
+    cost_unit: See `options.COST_UNITS`.
     promises: What the selector's promises are counted on.
   """
 
@@ -175,7 +176,7 @@ def join(
       its calls take.
   """
   joined = _checked(config, data, llm, given)
-  cost_unit = strategies.cost_unit_of(data.responses, config.tradeoff.cost_unit)
+  cost_unit = options_lib.cost_unit_of(data.responses, config.tradeoff.cost_unit)
   asked = np.flatnonzero(joined.responses.observed[:, -1])
   labels = joined.responses.labels[asked, -1]
   responses, split = data.responses, predicted.split[0]
@@ -191,9 +192,9 @@ def join(
     logits=np.concatenate([development.logits, column[:, None]], 1),
   )
   complete = functools.partial(new_llm.impute, seed=config.seed)
-  part = strategies.fit_and_replay_from(
-    joined, split, development, predicted.embeddings, _contending(config, cost_unit), complete
-  )
+  rules = tuple(name for name in strategies.RULES if name in config.tradeoff.strategies)  # all that a selector holds
+  options = options_lib.TradeoffOptions(cost_unit, rules, vote=config.evaluate.vote, seed=config.seed)
+  part = strategies.fit_and_replay_from(joined, split, development, predicted.embeddings, options, complete)
   accuracy = float(labels.mean())
   learned = Learned(
     llm=llm,
@@ -204,11 +205,11 @@ def join(
     accuracy_ci=statistics.wilson_ci(accuracy, len(asked)),
     log_loss=_log_loss(column[asked], labels),
     log_loss_constant=_log_loss(_constant(labels, fold[asked]), labels),
-    expected=float(part.rules.expected[-1]),
+    expected=float(part.rules.expected_cost[-1]),
     cost_unit=cost_unit,
     promises=(
-      f'counted on {len(part.rows):,} development queries, held out; {llm} takes part in the {len(asked):,} that it '
-      'was asked, on all others it counts as one that cannot be called'
+      f'counted on {len(part.fitting_rows):,} development queries, held out; {llm} takes part in the {len(asked):,} '
+      'that it was asked, on all others it counts as one that cannot be called'
     ),
   )
   return part, joined, learned
@@ -230,27 +231,15 @@ def _checked(config: ml_collections.ConfigDict, data: dataset.Dataset, llm: str,
       f'{llm} is {"right" if labels.all() else "wrong"} on all {len(labels)} queries ({left_out}). Nothing can be '
       'learned about when such an LLM is right; give responses to more queries.'
     )
-  cost_unit = strategies.cost_unit_of(data.responses, config.tradeoff.cost_unit)
+  cost_unit = options_lib.cost_unit_of(data.responses, config.tradeoff.cost_unit)
   try:
-    strategies.cost_unit_of(joined.responses, cost_unit)
+    options_lib.cost_unit_of(joined.responses, cost_unit)
   except ValueError as error:
     raise ValueError(
       f'the run counts in {cost_unit}, but what calls of {llm} take is not known: give latencies or tokens with its '
       'responses, and its size or price in config.pool.file'
     ) from error
   return joined
-
-
-def _contending(config: ml_collections.ConfigDict, cost_unit: str) -> ml_collections.ConfigDict:
-  """The config with those strategies alone that a selector holds."""
-  config = config.copy_and_resolve_references().unlock()
-  rules = [name for name in config.tradeoff.strategies if name in strategies.RULES]
-  config.tradeoff = {
-    'strategies': tuple({'adaptive': None} | dict.fromkeys(rules)),
-    'cost_unit': cost_unit,
-    'limits': (),
-  }
-  return config
 
 
 def _log_loss(logits: np.ndarray, labels: np.ndarray) -> float:

@@ -9,12 +9,24 @@ from collections.abc import Callable
 from typing import Any
 
 import ml_collections
+import msgspec
 import numpy as np
 from flax import nnx
 
 from selectllm import config as config_lib
 from selectllm.data import dataset, load, splits
-from selectllm.evaluate import contamination, error_analysis, evaluator, predictions, strategies, tradeoff
+from selectllm.evaluate import (
+  assemble,
+  context,
+  error_analysis,
+  evaluator,
+  options,
+  predictions,
+  replay,
+  results,
+  strategies,
+  tradeoff,
+)
 from selectllm.infra import distributed, metric_writer, paths, run_dir
 from selectllm.models import inference, sharding
 from selectllm.models import options as model_options
@@ -29,6 +41,8 @@ _LOG = logging.getLogger(__name__)
 GetParams = Callable[..., tuple[int, nnx.State]]
 # Queries that the classifier's own latency is the median of.
 _TIMED = 20
+# Where the report of an earlier evaluation is while a new one is made.
+_EARLIER = 'report.json.earlier'
 
 
 def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -63,9 +77,8 @@ def load_table(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> data
   if distributed.is_first():
     run_dir.claim_data(workdir, identity)
   if config.tradeoff.strategies and data.responses.has_answers:
-    strategies.cost_unit_of(
-      data.responses, config.tradeoff.cost_unit
-    )  # refuses, before anything is done, what is not known
+    # Refuses, before anything is done, what is not known.
+    options.cost_unit_of(data.responses, config.tradeoff.cost_unit)
   return pseudo_labels.label(data, _split(config, data)[0]) if config.dataset.labels == 'agreement' else data
 
 
@@ -176,43 +189,46 @@ def _report(
   if not distributed.is_first():
     return
   begun = time.monotonic()
-  parts = [evaluator.FoldPredictions(*of) for of in zip(predicted.split, predicted.confidences, strict=True)]
-  contest = _contest(config, workdir, data, predicted) if data.responses.has_answers else []
-  chosen = tradeoff.best(contest) if contest else {}
-  further = {name: each.outcome for name, each in chosen.items()}
-  results, played = evaluator.evaluate(data, parts, predicted.embeddings, config.evaluate, further)
-  results['tradeoff'] = tradeoff.summarise(data, contest, chosen, config) if contest else None
+  run = context.RunContext(
+    data, predicted.split, predicted.confidences, predicted.embeddings, options.evaluate_config(config)
+  )
+  folds, summary, chosen = _compare_strategies(config, run)
+  evaluation = evaluator.evaluate(run, chosen)
+  cases = error_analysis.gather(run, evaluation)
+  classifier_latency_s = float(predicted.classifier_latency_s)
   if params is not None:
-    latency_s = float(predicted.classifier_latency_s)
-    selector.save(workdir / 'selector', config, data, contest[0], params, latency_s)
-  report_file = workdir / 'report.json'
-  earlier = json.loads(report_file.read_text())['timing'] if report_file.exists() else {}
-  # Where there is a report, all that lies beside it is of the same evaluation, also after a kill in between.
-  report_file.unlink(missing_ok=True)
-  predictions.save(workdir / 'outcomes.npz', played)
-  cases = error_analysis.gather(data, parts, results, played, config.evaluate)
-  results['by_task'] = error_analysis.by_task(data, cases, results, played)
-  results['error_analysis'] = error_analysis.explain(data, cases, predicted.tokens)
-  results['contamination'] = contamination.find(
-    data,
-    predicted.split,
-    results,
-    played,
-    near=config.evaluate.near_duplicates,
-    resamples=config.evaluate.resamples,
+    selector.save(workdir / 'selector', config, data, folds[0], params, classifier_latency_s)
+  earlier = _retire_report(workdir)
+  predictions.save(workdir / 'outcomes.npz', evaluation.outcomes)
+  found = assemble.assemble(
+    run,
+    evaluation,
+    cases,
+    tradeoff=summary,
+    tokens=predicted.tokens,
+    truncated=int(predicted.truncated),
+    labels=config.dataset.labels,
+    timing=results.Timing(classifier_latency_s, 0.0, **{**earlier, **timing}),
   )
-  results['dataset'] |= {'truncated': int(predicted.truncated), 'labels': config.dataset.labels}
-  results['evaluate_config'] = config.evaluate.to_dict()  # they may change when a run is evaluated anew
-  results['timing'] = {
-    **earlier,
-    'classifier_latency_s': float(predicted.classifier_latency_s),
-    **timing,
-    'evaluate_s': time.monotonic() - begun,
-  }
-  browser.write(
-    workdir / 'queries.html', report.title(results), error_analysis.listing(data, cases, config.evaluate.vote)
-  )
-  report.write(workdir, results)
+  spent = msgspec.structs.replace(found.timing, evaluate_s=time.monotonic() - begun)
+  found = msgspec.structs.replace(found, timing=spent)
+  listed = error_analysis.listing(data, cases, config.evaluate.vote)
+  browser.write(workdir / 'queries.html', found.dataset.title, listed)
+  report.write(workdir, found)
+  (workdir / _EARLIER).unlink(missing_ok=True)
+
+
+def _retire_report(workdir: pathlib.Path) -> dict[str, float]:
+  """Moves the report of an earlier evaluation aside, and returns how long the training took, if that is known.
+
+  Where there is a report.json, all that lies beside it is of the same evaluation, also after a kill in between. The
+  earlier report is kept until the new one is written, for it alone knows the time of the training.
+  """
+  current, earlier = workdir / 'report.json', workdir / _EARLIER
+  if current.exists():
+    current.replace(earlier)
+  timing = json.loads(earlier.read_text())['timing'] if earlier.exists() else {}
+  return {name: timing[name] for name in ('train_and_score_s',) if timing.get(name) is not None}
 
 
 def _has_selector(config: ml_collections.ConfigDict, data: dataset.Dataset, split: np.ndarray) -> bool:
@@ -231,19 +247,26 @@ def _selector_params(config: ml_collections.ConfigDict, workdir: pathlib.Path, d
     return None
 
 
-def _contest(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path, data: dataset.Dataset, predicted: predictions.Predictions
-) -> list[strategies.FoldResult]:
-  """Everything that chooses calls past the paper's policies, split by split."""
-  if not config.tradeoff.strategies:
-    return []
-  parts = []
-  progress = metric_writer.Progress('Strategies', len(predicted.split))
-  for split, confidences in zip(predicted.split, predicted.confidences, strict=True):
-    parts.append(strategies.fit_and_replay(data, split, confidences, predicted.embeddings, config))
-    progress.update(len(parts))
+def _compare_strategies(
+  config: ml_collections.ConfigDict, run: context.RunContext
+) -> tuple[list[strategies.FoldResult], results.Tradeoff | None, dict[str, replay.QueryMetrics]]:
+  """Fits and replays what chooses calls past the paper's policies; nothing for scores, or without strategies.
+
+  Returns:
+    The folds one by one; what reports say of them; each strategy's metrics on all test queries.
+  """
+  if not config.tradeoff.strategies or not run.data.responses.has_answers:
+    return [], None, {}
+  tradeoff_options = options.TradeoffOptions.from_config(config, run.data.responses)
+  folds: list[strategies.FoldResult] = []
+  progress = metric_writer.Progress('Strategies', len(run.split))
+  for fold in run.folds():
+    folds.append(strategies.fit_and_replay(run.data, *fold, run.embeddings, tradeoff_options))
+    progress.update(len(folds))
   progress.close()
-  return parts
+  chosen = tradeoff.best(folds)
+  summary = tradeoff.summarise(run.data, folds, chosen, tradeoff_options)
+  return folds, summary, {name: each.metrics for name, each in chosen.items()}
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:

@@ -82,12 +82,14 @@ def weighted_max_conf(confidences, latency_s, available, *, size, threshold) -> 
   return Selection(top.mask, confidences)
 
 
-# In the order of reports, whose headlines compare at the first one's size.
+# In the order of reports.
 POLICIES: dict[str, Policy] = {
   'weighted_max_conf': weighted_max_conf,
   'max_conf': max_conf,
   'labelled_max_conf': labelled_max_conf,
 }
+# The policy that reports explain, and whose size they compare at.
+HEADLINE = 'weighted_max_conf'
 
 
 def oracle(labels: jax.Array, observed: jax.Array, latency_s: jax.Array) -> jax.Array:

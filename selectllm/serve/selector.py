@@ -127,7 +127,7 @@ def save(
   partial = directory if paths.is_remote(directory) else directory.with_name(directory.name + '.part')
   paths.remove(partial)
   partial.mkdir(parents=True)
-  responses, develops = data.responses, part.rows
+  responses, develops = data.responses, part.fitting_rows
   with np.errstate(invalid='ignore'):
     seen = responses.observed[develops]
     latency_s, cost_usd = (
@@ -136,7 +136,7 @@ def save(
     )
   rules = part.rules
   arrays = Arrays(
-    part.development.estimator, rules.weights, rules.rules, rules.calibrators, rules.expected, latency_s, cost_usd
+    part.confidences.estimator, rules.weights, rules.rules, rules.calibrators, rules.expected_cost, latency_s, cost_usd
   )
   with (partial / _ARRAYS).open('wb') as file:
     np.savez_compressed(file, **_names(arrays))
@@ -151,7 +151,7 @@ def save(
     'dataset': data.name,
     'llms': list(data.llms),
     'rules': list(rules.rules),
-    'cost_unit': strategies.cost_unit_of(responses, config.tradeoff.cost_unit),
+    'cost_unit': rules.cost_unit,
     'latency': data.latency_is,
     'estimated': rules.estimated,
     'references': rules.references,

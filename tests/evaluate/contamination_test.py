@@ -1,6 +1,7 @@
 import json
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -37,9 +38,8 @@ def _played(split: np.ndarray) -> outcomes.Outcomes:
 
 def _find(questions: list[str] = QUESTIONS, split: np.ndarray = SPLIT, **changes: Any) -> dict[str, Any]:
   options = {'near': 0.8, 'resamples': 50} | changes
-  found = contamination.find(_table(questions), split, {'best_single': ['single:b']}, _played(split), **options)
-  json.dumps(found, allow_nan=False)
-  return found
+  found = contamination.find(_table(questions), split, ['single:b'], _played(split), **options)
+  return json.loads(json.dumps(msgspec.to_builtins(found), allow_nan=False))
 
 
 def test_leaks_are_counted_by_the_questions_not_by_what_the_classifier_reads():

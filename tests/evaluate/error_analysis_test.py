@@ -1,9 +1,12 @@
-import ml_collections
+import json
+
+import msgspec
 import numpy as np
 import pytest
 
 from selectllm.data import dataset
-from selectllm.evaluate import error_analysis, evaluator, metrics, outcomes, statistics
+from selectllm.evaluate import context, error_analysis, evaluator, metrics, outcomes, results, statistics
+from selectllm.selection import policies
 
 # Two LLMs; queries 0 to 3 train, 4 and 5 validate, 6 to 11 test. Ids: 0 is right.
 SPLIT = np.array([0] * 4 + [1] * 2 + [2] * 6, np.int8)
@@ -16,8 +19,8 @@ CONFIDENCES = np.array(
 )
 # The test queries' categories: b, b, b, a, a, none.
 TASK = np.array([0, 1, 2, 0, 1, 2, 1, 1, 1, 0, 0, 2], np.int16)
-CONFIG = ml_collections.ConfigDict(
-  {'threshold': 0.5, 'vote': 'majority', 'random_draws': 1, 'knn_neighbours': (2,), 'resamples': 5}
+OPTIONS = results.EvaluateConfig(
+  batch_size=1, knn_neighbours=[2], near_duplicates=0.8, random_draws=1, resamples=5, threshold=0.5, vote='majority'
 )
 
 
@@ -49,15 +52,25 @@ def _table(answers=ANSWERS, observed=None, labels=None, tasks=('a', 'b', '')) ->
 
 
 def _gathered(table: dataset.Dataset, folds: int = 1, over: str = 'majority'):
-  parts = [evaluator.FoldPredictions(SPLIT, CONFIDENCES)] * folds
-  results, played = evaluator.evaluate(table, parts, np.eye(len(SPLIT), dtype=np.float32), CONFIG)
-  config = ml_collections.ConfigDict(CONFIG.to_dict() | {'vote': over})
-  return error_analysis.gather(table, parts, results, played, config), results, played
+  run = context.RunContext(
+    table, np.stack([SPLIT] * folds), np.stack([CONFIDENCES] * folds), np.eye(len(SPLIT), dtype=np.float32),
+    msgspec.structs.replace(OPTIONS, vote=over),
+  )  # fmt: skip
+  evaluation = evaluator.evaluate(run)
+  return error_analysis.gather(run, evaluation), evaluation
+
+
+def _by_task(table: dataset.Dataset, cases: error_analysis.Cases, evaluation: evaluator.Evaluation) -> list[dict]:
+  return json.loads(msgspec.json.encode(error_analysis.by_task(table, cases, evaluation)))
+
+
+def _explain(table: dataset.Dataset, cases: error_analysis.Cases, tokens: np.ndarray) -> dict:
+  return json.loads(msgspec.json.encode(error_analysis.explain(table, cases, tokens)))
 
 
 def test_the_cases_are_those_of_the_headline_policy():
-  cases, results, played = _gathered(_table())
-  assert cases.policy == next(iter(results['selected']))
+  cases, evaluation = _gathered(_table())
+  assert next(iter(policies.POLICIES)) == policies.HEADLINE
   assert cases.sizes == [1]  # x alone is right on validation
   assert cases.rows.tolist() == [6, 7, 8, 9, 10, 11]
   assert cases.called.tolist() == [
@@ -73,11 +86,12 @@ def test_the_cases_are_those_of_the_headline_policy():
   assert cases.right.tolist() == [1, 0, 1, 0, 0, 1]
   assert cases.oracle.tolist() == [1, 1, 1, 0, 1, 1]
   assert cases.lost.tolist() == [0, 1, 0, 0, 1, 0]
-  np.testing.assert_array_equal(cases.elected == 0, played.correct[:, played.column(cases.policy, outcomes.CHOSEN)])
+  kept = evaluation.outcomes
+  np.testing.assert_array_equal(cases.elected == 0, kept.correct[:, kept.column(policies.HEADLINE, outcomes.CHOSEN)])
 
 
 def test_folds_follow_each_other():
-  cases, _, _ = _gathered(_table(), folds=2)
+  cases, _ = _gathered(_table(), folds=2)
   assert cases.sizes == [1, 1]
   assert cases.rows.tolist() == [6, 7, 8, 9, 10, 11] * 2
   assert cases.lost.tolist() == [0, 1, 0, 0, 1, 0] * 2
@@ -85,7 +99,7 @@ def test_folds_follow_each_other():
 
 def test_categories_one_by_one():
   table = _table()
-  rows = error_analysis.by_task(table, *_gathered(table))
+  rows = _by_task(table, *_gathered(table))
   assert [(row['task'], row['queries']) for row in rows] == [('(none)', 1), ('a', 2), ('b', 3)]
   _, a, b = rows
   assert list(a['methods']) == [
@@ -104,13 +118,13 @@ def test_categories_one_by_one():
 
 def test_one_category_is_none():
   table = _table(tasks=('a',))
-  assert error_analysis.by_task(table, *_gathered(table)) == []
+  assert _by_task(table, *_gathered(table)) == []
 
 
 def test_the_smallest_of_many_categories_are_put_together(monkeypatch):
   monkeypatch.setattr(error_analysis, 'MOST_CATEGORIES', 1)
   table = _table()
-  rows = error_analysis.by_task(table, *_gathered(table))
+  rows = _by_task(table, *_gathered(table))
   assert [(row['task'], row['queries']) for row in rows] == [('b', 3), ('(2 smaller ones)', 3)]
 
 
@@ -119,13 +133,13 @@ def test_a_missing_llm_counts_in_no_accuracy_and_a_query_without_any_counts_nowh
   observed[7, 1] = False
   observed[9] = False
   table = _table(observed=observed)
-  cases, results, played = _gathered(table)
+  cases, evaluation = _gathered(table)
   assert cases.valid.tolist() == [True, True, True, False, True, True]
   assert cases.oracle.tolist() == [1, 0, 1, 0, 1, 1]
-  _, a, b = error_analysis.by_task(table, cases, results, played)
+  _, a, b = _by_task(table, cases, evaluation)
   assert a['queries'] == 1
   assert b['llms']['y']['accuracy'] == pytest.approx(1 / 2)
-  assert error_analysis.explain(table, cases, np.arange(12))['queries'] == 5
+  assert _explain(table, cases, np.arange(12))['queries'] == 5
 
 
 @pytest.mark.parametrize(
@@ -168,9 +182,9 @@ def _feature(found, name):
 
 def test_the_gap_in_the_bins_of_a_feature():
   table = _table()
-  cases, _, _ = _gathered(table)
+  cases, _ = _gathered(table)
   tokens = np.array([0] * 6 + [5, 9, 5, 5, 9, 5])
-  found = error_analysis.explain(table, cases, tokens)
+  found = _explain(table, cases, tokens)
   assert (found['policy'], found['queries'], found['lost']) == ('weighted_max_conf', 6, pytest.approx(1 / 3))
   assert found['lost_ci'] == pytest.approx(statistics.wilson_ci(1 / 3, 6))
   tokens = _feature(found, 'tokens')
@@ -195,11 +209,11 @@ def test_the_gap_in_the_bins_of_a_feature():
 
 def test_p_values_are_those_of_the_chi_square_test_adjusted():
   table = _table()
-  cases, _, _ = _gathered(table)
-  repeated = cases.kept(np.repeat(np.arange(6), 10))
+  cases, _ = _gathered(table)
+  repeated = cases.select(np.repeat(np.arange(6), 10))
   noise = np.zeros(12, int)
-  found = error_analysis.explain(table._replace(tasks=('a', 'a', 'a')), repeated, noise)
-  alone = error_analysis.explain(table, repeated, np.array([0] * 6 + [5, 9, 5, 5, 9, 5]))
+  found = _explain(table._replace(tasks=('a', 'a', 'a')), repeated, noise)
+  alone = _explain(table, repeated, np.array([0] * 6 + [5, 9, 5, 5, 9, 5]))
   assert len(alone['features']) == len(found['features']) + 1
   tokens = _feature(alone, 'tokens')
   # The table [[40, 0], [0, 20]] has chi-square 60; Kruskal and Wallis take 59 of 60 of it.
@@ -209,8 +223,8 @@ def test_p_values_are_those_of_the_chi_square_test_adjusted():
 
 def test_nothing_lost_is_no_difference():
   table = _table(answers=np.zeros_like(ANSWERS))
-  cases, _, _ = _gathered(table)
-  found = error_analysis.explain(table, cases, np.arange(12))
+  cases, _ = _gathered(table)
+  found = _explain(table, cases, np.arange(12))
   assert found['lost'] == 0
   assert {feature['p'] for feature in found['features']} == {None}
   assert {feature['correlation'] for feature in found['features']} == {None}
@@ -219,12 +233,12 @@ def test_nothing_lost_is_no_difference():
 def test_scores_have_a_gap_and_no_agreement():
   labels = np.tile(np.float32([0.25, 1.0]), (12, 1))
   table = _table(answers=np.zeros((12, 0), np.int16), labels=labels)
-  cases, results, played = _gathered(table)
+  cases, evaluation = _gathered(table)
   assert cases.lost.tolist() == [0.75, 0.75, 0, 0.75, 0.75, 0.75]
-  found = error_analysis.explain(table, cases, np.arange(12))
+  found = _explain(table, cases, np.arange(12))
   assert _feature(found, 'agreement') is None
   assert found['lost'] == pytest.approx(0.625)
-  assert 'all_llms' not in error_analysis.by_task(table, cases, results, played)[0]['methods']
+  assert 'all_llms' not in _by_task(table, cases, evaluation)[0]['methods']
   listed = error_analysis.listing(table, cases, 'majority')
   assert not listed['votes']
   assert listed['queries'][0] == {
@@ -241,7 +255,7 @@ def test_queries_are_listed_with_answers_and_votes():
   observed = np.ones(ANSWERS.shape, bool)
   observed[6, 1] = False
   table = _table(observed=observed)
-  cases, _, _ = _gathered(table)
+  cases, _ = _gathered(table)
   listed = error_analysis.listing(table, cases._replace(called=table.responses.observed[cases.rows]), 'majority')
   assert (listed['tested'], listed['llms'], listed['tasks'], listed['votes']) == (
     6,
@@ -267,7 +281,7 @@ def test_samples_are_counted_one_by_one_where_they_vote():
   table = _table()
   sampled = np.stack([ANSWERS, np.zeros_like(ANSWERS), np.zeros_like(ANSWERS)], -1)
   table = table._replace(responses=table.responses._replace(answers=sampled, majority=dataset.majorities(sampled)))
-  cases, _, _ = _gathered(table, over='samples')
+  cases, _ = _gathered(table, over='samples')
   over = {over: error_analysis.listing(table, cases, over)['queries'][1] for over in ('majority', 'samples')}
   assert over['samples']['llms'][0]['answers'] == [['7', 2], ['8', 1]]
   assert over['samples']['tally'] == [['7', 1.6], ['8', 0.8]]
@@ -277,7 +291,7 @@ def test_samples_are_counted_one_by_one_where_they_vote():
 def test_too_many_queries_are_sampled_and_counted(monkeypatch):
   monkeypatch.setattr(error_analysis, 'MOST_LISTED', 4)
   table = _table()
-  cases, _, _ = _gathered(table)
+  cases, _ = _gathered(table)
   listed = error_analysis.listing(table, cases, 'majority')
   assert listed['tested'] == 6
   ids = [query['id'] for query in listed['queries']]

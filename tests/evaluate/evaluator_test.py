@@ -1,23 +1,42 @@
 import functools
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 import pytest
 
 from selectllm.data import dataset, splits
-from selectllm.evaluate import evaluator
+from selectllm.evaluate import assemble, context, error_analysis, evaluator, results
 from selectllm.infra import batching
 from selectllm.selection import baselines, policies, voting
 
 SIZED = ('max_conf', 'labelled_max_conf', 'weighted_max_conf', 'top_s', 'best_s', 'random')
 
 
-def _config(**changes: Any) -> ml_collections.ConfigDict:
-  options = {'threshold': 0.5, 'vote': 'majority', 'random_draws': 3, 'knn_neighbours': (2, 5), 'resamples': 20}
-  return ml_collections.ConfigDict(options | changes)
+def _options(**changes: Any) -> results.EvaluateConfig:
+  fields = {'threshold': 0.5, 'vote': 'majority', 'random_draws': 3, 'knn_neighbours': [2, 5], 'resamples': 20}
+  return results.EvaluateConfig(**{'batch_size': 1, 'near_duplicates': 0.0} | fields | changes)
+
+
+def _report(
+  data: dataset.Dataset,
+  split: Sequence[np.ndarray],
+  confidences: Sequence[np.ndarray],
+  embeddings: np.ndarray,
+  **changes: Any,
+) -> dict[str, Any]:
+  """What report.json holds, by the way that it goes there."""
+  run = context.RunContext(data, np.stack(split), np.stack(confidences), embeddings, _options(**changes))
+  evaluation = evaluator.evaluate(run)
+  found = assemble.assemble(
+    run, evaluation, error_analysis.gather(run, evaluation), tradeoff=None, tokens=np.zeros(len(data.queries), int),
+    truncated=0, labels='reference', timing=results.Timing(0.0, 0.0),
+  )  # fmt: skip
+  content = json.loads(results.to_json(found))
+  assert results.from_builtins(content) == found
+  return content
 
 
 def _table(answers, reference, latency_s, cost_usd, observed, latency_is: str = 'measured') -> dataset.Dataset:
@@ -55,8 +74,8 @@ def _selections(table: dataset.Dataset) -> dict[str, policies.Selection]:
   return jax.device_get(policies.select_all(_confidences(), table.responses.observed, selecting))
 
 
-def _rows(results: dict[str, Any]) -> dict[tuple[str, int | None], dict[str, Any]]:
-  return {(row['name'], row['size']): row for row in results['methods']}
+def _rows(content: dict[str, Any]) -> dict[tuple[str, int | None], dict[str, Any]]:
+  return {(row['name'], row['size']): row for row in content['methods']}
 
 
 # A case small enough to be reckoned by hand.
@@ -88,8 +107,7 @@ def by_hand() -> dict[str, Any]:
   cost_usd = np.tile(np.float32([1, 2, 4]), (8, 1))
   table = _table(np.array(HAND_ANSWERS)[..., None], [0] * 8, HAND_LATENCY_S, cost_usd, observed)
   embeddings = np.float32([[1, 0], [0, 1], [-1, 0], [1, 0], [1, 0], [0, 1], [-1, 0], [-1, 0]])
-  part = evaluator.FoldPredictions(HAND_SPLIT, HAND_CONFIDENCES)
-  return evaluator.evaluate(table, [part], embeddings, _config(knn_neighbours=(1,))).results
+  return _report(table, [HAND_SPLIT], [HAND_CONFIDENCES], embeddings, knn_neighbours=[1])
 
 
 @pytest.mark.parametrize(
@@ -173,7 +191,7 @@ def test_sizes_are_chosen_on_validation(by_hand):
   rows = _rows(by_hand)
   for name, row in chosen.items():
     alike = rows[name, row['sizes'][0]]
-    differing = {field for field in alike if alike[field] != row[field]}
+    differing = {field for field in alike if alike[field] != row[field]} - {'sizes'}
     assert differing == {'size', 'accuracy_ci'} or differing == {'size'}
 
 
@@ -210,13 +228,11 @@ def _with(table: dataset.Dataset, **arrays: np.ndarray) -> dataset.Dataset:
 
 
 def _evaluate(table: dataset.Dataset, split: np.ndarray = SPLIT, **changes: Any) -> dict[str, Any]:
-  return evaluator.evaluate(
-    table, [evaluator.FoldPredictions(split, _confidences())], _embeddings(), _config(**changes)
-  ).results
+  return _report(table, [split], [_confidences()], _embeddings(), **changes)
 
 
-@pytest.fixture(scope='module')
-def results() -> dict[str, Any]:
+@pytest.fixture(name='found', scope='module')
+def _found() -> dict[str, Any]:
   return _evaluate(_random_table())
 
 
@@ -224,25 +240,25 @@ def _number(value: Any) -> bool:
   return isinstance(value, float | int) and not isinstance(value, bool)
 
 
-def test_the_report_holds_what_was_promised(results):
-  dataset = results['dataset']
+def test_the_report_holds_what_was_promised(found):
+  dataset = found['dataset']
   assert {'name', 'llms', 'responses', 'latency', 'queries_per_split'} <= dataset.keys()
   assert (dataset['name'], dataset['llms']) == ('toy', ['a', 'b', 'c', 'd'])
   assert dataset['responses'] == 'recorded'
   assert dataset['latency'] == 'measured'
   assert dataset['queries_per_split'] == {'train': 22, 'validation': 14, 'test': 14}
-  assert list(results['llms']) == dataset['llms']
-  for row in results['llms'].values():
+  assert list(found['llms']) == dataset['llms']
+  for row in found['llms'].values():
     assert {'accuracy', 'missing', 'latency_s', 'cost_usd'} <= row.keys()
     for part in ('train', 'validation', 'test', 'all'):
       low, high = row['accuracy_ci'][part]
       assert -1e-9 <= low < high <= 1 + 1e-9
       assert low <= row['accuracy'][part] <= high
   for measure in ('weighted_f1', 'macro_f1', 'auroc', 'brier', 'ece'):
-    assert _number(results['classifier'][measure])
-  assert _number(results['oracle']['accuracy'])
-  assert _number(results['oracle']['latency_s'])
-  for row in results['methods']:
+    assert _number(found['classifier'][measure])
+  assert _number(found['oracle']['accuracy'])
+  assert _number(found['oracle']['latency_s'])
+  for row in found['methods']:
     for field in ('accuracy', 'calls', 'latency_parallel_s', 'latency_sequential_s', 'cost_usd', 'gap_to_oracle'):
       assert _number(row[field]), (row['name'], field)
     low, high = row['accuracy_ci']
@@ -255,20 +271,20 @@ def test_the_report_holds_what_was_promised(results):
         assert 0 <= comparison['p'] <= 1
         low, high = comparison['ci']
         assert low - 1e-9 <= comparison['delta'] <= high + 1e-9
-  json.dumps(results, allow_nan=False)
+  json.dumps(found, allow_nan=False)
 
 
-def test_every_method_is_there_at_every_size(results):
-  keys = [(row['name'], row['size']) for row in results['methods']]
+def test_every_method_is_there_at_every_size(found):
+  keys = [(row['name'], row['size']) for row in found['methods']]
   expected = {(name, size) for name in SIZED for size in range(1, LLMS + 1)}
   expected |= {(f'single:{llm}', 1) for llm in 'abcd'} | {('all_llms', LLMS), ('knn_top1', 1), ('oracle', None)}
   assert set(keys) == expected
   assert len(keys) == len(set(keys))
-  assert {row['name'] for row in results['chosen']} == set(SIZED)
+  assert {row['name'] for row in found['chosen']} == set(SIZED)
 
 
-def test_whoever_calls_everybody_fares_like_all_llms(results):
-  rows = _rows(results)
+def test_whoever_calls_everybody_fares_like_all_llms(found):
+  rows = _rows(found)
   for name in ('max_conf', 'top_s', 'best_s', 'random'):
     alike = {field: value for field, value in rows[name, LLMS].items() if field not in ('name', 'size')}
     # The mean of equal random draws may differ from each in the last bits.
@@ -276,10 +292,10 @@ def test_whoever_calls_everybody_fares_like_all_llms(results):
       assert alike[field] == pytest.approx(rows['all_llms', LLMS][field], rel=1e-5)
 
 
-def test_nothing_beats_the_oracle_and_nothing_is_faster_at_its_accuracy(results):
-  for row in results['methods']:
+def test_nothing_beats_the_oracle_and_nothing_is_faster_at_its_accuracy(found):
+  for row in found['methods']:
     if not row['name'].startswith('single:'):  # which may have been spared hard queries
-      assert row['accuracy'] <= results['oracle']['accuracy']
+      assert row['accuracy'] <= found['oracle']['accuracy']
     assert row['latency_parallel_s'] <= row['latency_sequential_s'] + 1e-6
     assert row['latency_parallel_p50_s'] <= row['latency_parallel_p95_s']
 
@@ -298,21 +314,21 @@ def test_an_llm_alone_is_as_accurate_as_its_labels_say(vote):
   assert evaluated['oracle']['accuracy'] == pytest.approx(right[test & table.responses.observed.any(1)].mean())
 
 
-def test_two_evaluations_are_equal(results):
-  assert _evaluate(_random_table()) == results
+def test_two_evaluations_are_equal(found):
+  assert _evaluate(_random_table()) == found
 
 
 @pytest.mark.parametrize('vote', voting.VOTES)
 def test_how_queries_are_blocked_changes_nothing(monkeypatch, vote):
   whole = _evaluate(_random_table(), vote=vote)
-  monkeypatch.setattr(batching, 'rows_of', lambda ballots: 5)  # test and validation have 14 queries
+  monkeypatch.setattr(batching, 'block_size', lambda ballots: 5)  # test and validation have 14 queries
   assert _evaluate(_random_table(), vote=vote) == whole
 
 
-def test_how_gains_are_blocked_changes_nothing(results, monkeypatch):
+def test_how_gains_are_blocked_changes_nothing(found, monkeypatch):
   monkeypatch.setattr(evaluator, '_GAINS', 14 * 10)
   in_blocks = _evaluate(_random_table())
-  for row, other in zip(in_blocks['methods'], results['methods'], strict=True):
+  for row, other in zip(in_blocks['methods'], found['methods'], strict=True):
     for name, versus in row['versus'].items():
       expected = other['versus'][name]
       assert (versus is None) == (expected is None)
@@ -352,7 +368,7 @@ def test_nearest_neighbours_are_tuned_on_validation_and_ask_the_best_llm_there_i
     scores = baselines.knn_scores(near, data.labels[train], data.observed[train])
     right = data.labels[np.arange(QUERIES), np.where(data.observed, scores, -1).argmax(1)]
     accuracy[neighbours] = [right[part == SPLIT].mean() for part in (splits.VALIDATION, splits.TEST)]
-  evaluated = _evaluate(table, knn_neighbours=(3, 9, 1))
+  evaluated = _evaluate(table, knn_neighbours=[3, 9, 1])
   best = max(accuracy, key=lambda neighbours: (accuracy[neighbours][0], neighbours))
   assert evaluated['knn_neighbours'] == [best]
   assert _rows(evaluated)['knn_top1', 1]['accuracy'] == pytest.approx(accuracy[best][1])
@@ -377,7 +393,7 @@ def _adverse(table: dataset.Dataset, which: int, rng: np.random.Generator) -> da
 
 
 def _fit(table: dataset.Dataset) -> baselines.FittedBaselines:
-  return baselines.fit_baselines(table.responses, SPLIT, _embeddings(), _config())
+  return baselines.fit_baselines(table.responses, SPLIT, _embeddings(), _options())
 
 
 def _same(one: baselines.FittedBaselines, other: baselines.FittedBaselines) -> dict[str, bool]:
@@ -421,7 +437,7 @@ def test_queries_that_are_unused_change_nothing():
     mixed = getattr(table.responses, name).copy()
     mixed[:4] = array[:4]
     other = _with(other, **{name: mixed})
-  one, two = (baselines.fit_baselines(t.responses, split, _embeddings(), _config()) for t in (table, other))
+  one, two = (baselines.fit_baselines(t.responses, split, _embeddings(), _options()) for t in (table, other))
   assert all(_same(one, two).values())
   here, there = (_evaluate(t, split) for t in (table, other))
   assert here['methods'] == there['methods']
@@ -463,13 +479,13 @@ def test_a_policy_selects_the_next_llm_where_its_first_is_missing():
   np.testing.assert_array_equal(mask[:, LLMS - 1].sum(1), LLMS - 1)
 
 
-def test_what_a_missing_call_would_have_answered_or_taken_changes_nothing(results):
+def test_what_a_missing_call_would_have_answered_or_taken_changes_nothing(found):
   table = _random_table()
   gone = ~table.responses.observed
   filled = {name: getattr(table.responses, name).copy() for name in ('answers', 'labels', 'latency_s', 'cost_usd')}
   for array, value in zip(filled.values(), (0, 1, 1e6, 1e6), strict=True):
     array[gone] = value
-  assert _evaluate(_with(table, **filled)) == results
+  assert _evaluate(_with(table, **filled)) == found
 
 
 def test_queries_that_nobody_answered_are_not_counted():
@@ -503,7 +519,7 @@ def test_an_llm_missing_from_all_of_test_has_no_accuracy_and_breaks_nothing():
 # Latencies and prices that nobody knows.
 
 
-def test_unknown_latencies_and_costs_are_none_and_valid_json(results):
+def test_unknown_latencies_and_costs_are_none_and_valid_json(found):
   table = _random_table()
   nothing = np.full((QUERIES, LLMS), np.nan, np.float32)
   evaluated = _evaluate(_with(table, latency_s=nothing, cost_usd=nothing)._replace(latency_is='unknown'))
@@ -602,11 +618,10 @@ def folded() -> tuple[dict[str, Any], list[dict[str, Any]], dataset.Dataset]:
   Query 42 to 49 never test.
   """
   table = _random_table(missing=0.1)
-  parts = [
-    evaluator.FoldPredictions(np.roll(SPLIT, 14 * (fold + 1)), _confidences() ** (fold + 1)) for fold in range(3)
-  ]
-  together = evaluator.evaluate(table, parts, _embeddings(), _config()).results
-  return together, [evaluator.evaluate(table, [part], _embeddings(), _config()).results for part in parts], table
+  split = [np.roll(SPLIT, 14 * (fold + 1)) for fold in range(3)]
+  confidences = [_confidences() ** (fold + 1) for fold in range(3)]
+  apart = [_report(table, [of], [its], _embeddings()) for of, its in zip(split, confidences, strict=True)]
+  return _report(table, split, confidences, _embeddings()), apart, table
 
 
 def test_every_query_of_the_folds_is_counted_once(folded):
@@ -625,9 +640,8 @@ def test_every_query_of_the_folds_is_counted_once(folded):
 def test_folds_do_not_make_more_queries_of_what_trains_in_each():
   """Twice the same split says as much about the LLMs as once."""
   table = _random_table()
-  part = evaluator.FoldPredictions(SPLIT, _confidences())
   once, twice = (
-    evaluator.evaluate(table, [part] * folds, _embeddings(), _config(resamples=200)).results['llms'] for folds in (1, 2)
+    _report(table, [SPLIT] * folds, [_confidences()] * folds, _embeddings(), resamples=200)['llms'] for folds in (1, 2)
   )
   assert twice == once
 

@@ -2,13 +2,12 @@
 
 import json
 
-import ml_collections
+import msgspec
 import numpy as np
 import pytest
 
-from configs import common
 from selectllm.data import dataset, splits
-from selectllm.evaluate import replay, strategies, tradeoff
+from selectllm.evaluate import options, replay, results, strategies, tradeoff
 from selectllm.selection import types
 
 LLMS = ('cheap', 'middling', 'dear')
@@ -40,45 +39,47 @@ def _table(count: int = 400, seed: int = 0) -> tuple[dataset.Dataset, np.ndarray
   return table, split, confidences, embeddings
 
 
-def _config(*strategies: str, limits: tuple[str, ...] = ('none',)) -> ml_collections.ConfigDict:
-  config = common.get_config()
-  config.tradeoff.strategies = strategies
-  config.tradeoff.limits = limits
-  config.evaluate.resamples = 100
-  return config
+def _options(
+  *strategies: str, limits: tuple[str, ...] = ('none',), cost_unit: str = 'seconds'
+) -> options.TradeoffOptions:
+  return options.TradeoffOptions(cost_unit, strategies, limits, resamples=100)
+
+
+def _builtins(summary: results.Tradeoff) -> dict:
+  return json.loads(json.dumps(msgspec.to_builtins(summary), allow_nan=False))
 
 
 def test_test_labels_change_what_is_counted_and_nothing_that_is_done():
   table, split, confidences, embeddings = _table()
-  config = _config('learned_vote', 'adaptive', 'subset', 'chain', 'knn_router')
-  before = strategies.fit_and_replay(table, split, confidences, embeddings, config)
+  wanted = _options('learned_vote', 'adaptive', 'subset', 'chain', 'knn_router')
+  before = strategies.fit_and_replay(table, split, confidences, embeddings, wanted)
   test = split == splits.TEST
   data = table.responses
   swapped = data._replace(
     labels=np.where(test[:, None], 1 - data.labels, data.labels),
     reference=np.where(test, (data.reference + 1) % 6, data.reference).astype(np.int16),
   )
-  after = strategies.fit_and_replay(table._replace(responses=swapped), split, confidences, embeddings, config)
-  for name, held in before.contests.items():
-    np.testing.assert_array_equal(held.expected, after.contests[name].expected, err_msg=name)
-    np.testing.assert_array_equal(held.development.correct, after.contests[name].development.correct, err_msg=name)
-    assert not np.array_equal(held.test.correct, after.contests[name].test.correct), name
+  after = strategies.fit_and_replay(table._replace(responses=swapped), split, confidences, embeddings, wanted)
+  for name, held in before.strategies.items():
+    np.testing.assert_array_equal(held.expected_cost, after.strategies[name].expected_cost, err_msg=name)
+    np.testing.assert_array_equal(held.fitting.correct, after.strategies[name].fitting.correct, err_msg=name)
+    assert not np.array_equal(held.test.correct, after.strategies[name].test.correct), name
   assert json.dumps(before.rules.estimated) == json.dumps(after.rules.estimated)
 
 
 def test_the_summary_holds_promises_against_the_test():
   table, split, confidences, embeddings = _table()
-  config = _config(
+  wanted = _options(
     *strategies.STRATEGIES,
     limits=('none', 'seconds<=60%', 'accuracy>=best_single', 'accuracy>=0.999', 'query_seconds<=4', 'p95_seconds<=13'),
   )
-  part = strategies.fit_and_replay(table, split, confidences, embeddings, config)
+  part = strategies.fit_and_replay(table, split, confidences, embeddings, wanted)
   chosen = tradeoff.best([part])
-  results = json.loads(json.dumps(tradeoff.summarise(table, [part], chosen, config)))
-  assert results['cost_unit'] == 'seconds'
-  assert set(results['curves']) == set(strategies.STRATEGIES)
-  rows = {row['constraint']: row for row in results['constraints']}
-  assert rows['none']['measured']['accuracy'] > results['references']['all_llms']['accuracy'] - 0.1
+  summary = _builtins(tradeoff.summarise(table, [part], chosen, wanted))
+  assert summary['cost_unit'] == 'seconds'
+  assert set(summary['curves']) == set(strategies.STRATEGIES)
+  rows = {row['constraint']: row for row in summary['constraints']}
+  assert rows['none']['measured']['accuracy'] > summary['references']['all_llms']['accuracy'] - 0.1
   assert rows['seconds<=60%']['estimated']['seconds'] <= 0.6 * 13
   assert rows['accuracy>=0.999']['operating_points'] is None
   assert rows['query_seconds<=4']['measured']['seconds'] <= 4
@@ -87,11 +88,11 @@ def test_the_summary_holds_promises_against_the_test():
   assert rows['p95_seconds<=13']['measured']['p95_seconds_ci'][0] <= 13
   low, high = rows['none']['measured']['accuracy_ci']
   assert low <= rows['none']['measured']['accuracy'] <= high
-  coverage = dict(map(tuple, results['p_right']['coverage']))
+  coverage = dict(map(tuple, summary['p_right']['coverage']))
   assert coverage[1.0] == pytest.approx(rows['none']['measured']['accuracy'], abs=0.05)
-  assert results['p_right']['abstain_20']['gain'] >= 0
-  assert set(results['confidences']) == set(LLMS)
-  for row in results['batch_budgets']:
+  assert summary['p_right']['abstain_20']['gain'] >= 0
+  assert set(summary['confidences']) == set(LLMS)
+  for row in summary['batch_budgets']:
     assert row['estimated']['cost'] <= row['budget'] * 13 + 1e-4
 
 
@@ -111,43 +112,44 @@ def test_accounts_add_stages_and_take_the_slowest_of_each():
 
 def test_calls_are_paid_in_what_is_known():
   data = _table()[0].responses
-  assert strategies.cost_unit_of(data, '') == 'seconds'
+  assert options.cost_unit_of(data, '') == 'seconds'
   unknown = data._replace(latency_s=data.latency_s * np.nan)
-  assert strategies.cost_unit_of(unknown, '') == 'calls'
-  assert strategies.cost_unit_of(unknown._replace(cost_usd=data.latency_s), '') == 'usd'
+  assert options.cost_unit_of(unknown, '') == 'calls'
+  assert options.cost_unit_of(unknown._replace(cost_usd=data.latency_s), '') == 'usd'
   with pytest.raises(ValueError, match=r"config\.tradeoff\.cost_unit='usd'"):
-    strategies.cost_unit_of(data, 'usd')
+    options.cost_unit_of(data, 'usd')
 
 
 def test_two_splits_are_counted_together():
   table, split, confidences, embeddings = _table()
-  config = _config('adaptive', limits=('seconds<=60%',))
-  parts = [strategies.fit_and_replay(table, each, confidences, embeddings, config) for each in (split, split)]
-  results = tradeoff.summarise(table, parts, tradeoff.best(parts), config)
-  alone = tradeoff.summarise(table, parts[:1], tradeoff.best(parts[:1]), config)
-  assert len(results['constraints'][0]['operating_points']) == 2
-  assert results['constraints'][0]['measured']['accuracy'] == pytest.approx(
+  wanted = _options('adaptive', limits=('seconds<=60%',))
+  parts = [strategies.fit_and_replay(table, each, confidences, embeddings, wanted) for each in (split, split)]
+  summary = _builtins(tradeoff.summarise(table, parts, tradeoff.best(parts), wanted))
+  alone = _builtins(tradeoff.summarise(table, parts[:1], tradeoff.best(parts[:1]), wanted))
+  assert len(summary['constraints'][0]['operating_points']) == 2
+  assert summary['constraints'][0]['measured']['accuracy'] == pytest.approx(
     alone['constraints'][0]['measured']['accuracy']
   )
-  assert isinstance(parts[0].contests['adaptive'].test, replay.QueryMetrics)
+  assert isinstance(parts[0].strategies['adaptive'].test, replay.QueryMetrics)
 
 
 def test_what_a_selector_holds_is_played_whoever_contends():
   table, split, confidences, embeddings = _table()
-  part = strategies.fit_and_replay(table, split, confidences, embeddings, _config('learned_vote'))
+  part = strategies.fit_and_replay(table, split, confidences, embeddings, _options('learned_vote'))
   assert list(part.rules.rules) == list(part.rules.estimated) == ['adaptive']
 
 
 def test_limits_that_nothing_can_keep_or_judge_are_said_not_raised():
   table, split, confidences, embeddings = _table()
-  config = _config('adaptive', limits=('query_seconds<=0.5', 'seconds<=100%'))
   unknown = table.responses.latency_s.copy()
   unknown[np.flatnonzero(split == splits.TEST)[0]] = np.nan
   table = table._replace(responses=table.responses._replace(latency_s=unknown))
-  config.tradeoff.cost_unit = ''
-  parts = [strategies.fit_and_replay(table, split, confidences, embeddings, config)]
+  limits, cost_unit = ('query_seconds<=0.5', 'seconds<=100%'), options.cost_unit_of(table.responses, '')
+  wanted = _options('adaptive', limits=limits, cost_unit=cost_unit)
+  parts = [strategies.fit_and_replay(table, split, confidences, embeddings, wanted)]
   rows = {
-    row['constraint']: row for row in tradeoff.summarise(table, parts, tradeoff.best(parts), config)['constraints']
+    row['constraint']: row
+    for row in _builtins(tradeoff.summarise(table, parts, tradeoff.best(parts), wanted))['constraints']
   }
   assert rows['query_seconds<=0.5']['operating_points'] is None
   assert rows['seconds<=100%']['met'] is None

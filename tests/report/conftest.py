@@ -3,26 +3,17 @@
 import hashlib
 from collections.abc import Callable
 
-import ml_collections
 import numpy as np
 import pytest
 
 from selectllm.data import dataset
-from selectllm.evaluate import contamination, error_analysis, evaluator, results
+from selectllm.evaluate import assemble, context, error_analysis, evaluator, results
 from selectllm.selection import baselines
 
 # Twelve queries train, eight validate, eight test.
 SPLIT = np.repeat(np.int8([0, 1, 2]), (12, 8, 8))
-CONFIG = ml_collections.ConfigDict(
-  {
-    'batch_size': 8,
-    'knn_neighbours': (3,),
-    'near_duplicates': 0.8,
-    'random_draws': 2,
-    'resamples': 20,
-    'threshold': 0.5,
-    'vote': 'majority',
-  }
+OPTIONS = results.EvaluateConfig(
+  batch_size=8, knn_neighbours=[3], near_duplicates=0.8, random_draws=2, resamples=20, threshold=0.5, vote='majority'
 )
 
 
@@ -59,24 +50,15 @@ def _evaluate(llms: int, kind: str) -> results.Results:
   questions[20], questions[21] = questions[0], questions[1] + '?'
   table = table._replace(questions=questions)
   confidences = np.clip(np.linspace(0.3, 0.8, llms) + rng.normal(0, 0.1, shape), 0, 1).astype(np.float32)
-  part = evaluator.FoldPredictions(SPLIT, confidences)
-  embeddings = np.eye(len(SPLIT), dtype=np.float32)
   folds = 2 if kind == 'folds' else 1
-  found, played = evaluator.evaluate(table, [part] * folds, embeddings, CONFIG)
-  cases = error_analysis.gather(table, [part] * folds, found, played, CONFIG)
-  return results.from_builtins(
-    found
-    | {
-      'schema_version': results.SCHEMA_VERSION,
-      'dataset': found['dataset'] | {'truncated': 0, 'labels': 'reference'},
-      'contamination': contamination.find(table, np.stack([SPLIT] * folds), found, played, near=0.8, resamples=20),
-      'by_task': error_analysis.by_task(table, cases, found, played),
-      'error_analysis': error_analysis.explain(table, cases, tokens=np.arange(len(SPLIT), dtype=np.int32)),
-      'tradeoff': None,
-      'evaluate_config': CONFIG.to_dict(),
-      'timing': {'classifier_latency_s': 0.25, 'evaluate_s': 1.0},
-    }
+  run = context.RunContext(
+    table, np.stack([SPLIT] * folds), np.stack([confidences] * folds), np.eye(len(SPLIT), dtype=np.float32), OPTIONS
   )
+  evaluation = evaluator.evaluate(run)
+  return assemble.assemble(
+    run, evaluation, error_analysis.gather(run, evaluation), tradeoff=None,
+    tokens=np.arange(len(SPLIT), dtype=np.int32), truncated=0, labels='reference', timing=results.Timing(0.25, 1.0),
+  )  # fmt: skip
 
 
 @pytest.fixture(scope='session')

@@ -13,7 +13,7 @@ import pytest
 import selectllm
 from configs import jsonl
 from selectllm.data import load, splits
-from selectllm.evaluate import predictions, strategies
+from selectllm.evaluate import options, predictions, strategies
 from selectllm.infra import paths, run_dir
 from selectllm.models import inference
 from selectllm.models import options as model_options
@@ -61,8 +61,9 @@ def as_the_run_chose(run: pathlib.Path) -> tuple[list[str], strategies.FoldResul
   config.update(json.loads((run / 'config.json').read_text()))
   table, _ = load.load(config, run_dir.begun_with(run))
   kept = predictions.read_predictions(run / 'predictions.npz')
-  part = strategies.fit_and_replay(table, kept.split[0], kept.confidences[0], kept.embeddings, config)
-  return [table.queries[row] for row in part.test], part
+  wanted = options.TradeoffOptions.from_config(config, table.responses)
+  part = strategies.fit_and_replay(table, kept.split[0], kept.confidences[0], kept.embeddings, wanted)
+  return [table.queries[row] for row in part.test_rows], part
 
 
 def test_two_lines_choose_what_the_run_chose(run, as_the_run_chose):
@@ -73,10 +74,10 @@ def test_two_lines_choose_what_the_run_chose(run, as_the_run_chose):
     rule, weights = part.rules.rules[loaded.rule], part.rules.weights
     state = loaded.score(queries)
     test = np.flatnonzero(predictions.read_predictions(run / 'predictions.npz').split[0] == splits.TEST)
-    np.testing.assert_allclose(state.logits, part.development.logits[test], atol=1e-4)
+    np.testing.assert_allclose(state.logits, part.confidences.logits[test], atol=1e-4)
     first = [
-      set(np.flatnonzero(_first(rule, weights, loaded.setting, logits, part.rules.expected)))
-      for logits in part.development.logits[test]
+      set(np.flatnonzero(_first(rule, weights, loaded.setting, logits, part.rules.expected_cost)))
+      for logits in part.confidences.logits[test]
     ]
     assert [{loaded.llms.index(llm) for llm in choice.llms} for choice in choices] == first
     assert all(choice.llms for choice in choices)
@@ -170,5 +171,5 @@ def test_new_queries_get_the_log_odds_of_the_run(run, as_the_run_chose):
   queries, part = as_the_run_chose
   kept = predictions.read_predictions(run / 'predictions.npz')
   test = np.flatnonzero(kept.split[0] == splits.TEST)
-  logits = confidence.estimate(part.development.estimator, queries, kept.embeddings[test], kept.confidences[0][test])
-  np.testing.assert_allclose(logits, part.development.logits[test], atol=1e-5)
+  logits = confidence.estimate(part.confidences.estimator, queries, kept.embeddings[test], kept.confidences[0][test])
+  np.testing.assert_allclose(logits, part.confidences.logits[test], atol=1e-5)

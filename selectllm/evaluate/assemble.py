@@ -1,0 +1,134 @@
+"""Puts the parts of an evaluation together: the one place that makes `results.Results`."""
+
+import numpy as np
+
+from selectllm.data import splits
+from selectllm.evaluate import contamination, context, error_analysis, evaluator, metrics, results, statistics
+from selectllm.selection import policies
+
+
+def assemble(
+  run: context.RunContext,
+  evaluation: evaluator.Evaluation,
+  cases: error_analysis.Cases,
+  *,
+  tradeoff: results.Tradeoff | None,
+  tokens: np.ndarray,
+  truncated: int,
+  labels: str,
+  timing: results.Timing,
+) -> results.Results:
+  """Returns the content of report.json.
+
+  Args:
+    run: What was predicted.
+    evaluation: From `evaluator.evaluate`.
+    cases: From `error_analysis.gather`.
+    tradeoff: From `tradeoff.summarise`; None without strategies.
+    tokens: int[N], of all queries.
+    truncated: See `results.DatasetSummary`.
+    labels: Likewise.
+    timing: What all that took.
+  """
+  oracle = next(row for row in evaluation.methods if row.name == 'oracle')
+  return results.Results(
+    schema_version=results.SCHEMA_VERSION,
+    dataset=_summarise_dataset(run, len(evaluation.test_rows), truncated, labels),
+    llms=_summarise_llms(run),
+    classifier=_judge_classifier(run, evaluation),
+    oracle=results.OracleSummary(oracle.accuracy, oracle.latency_sequential_s),
+    best_single=evaluation.best_single,
+    policy_tradeoff=evaluation.policy_tradeoff,
+    knn_neighbours=[fold.baselines.neighbours for fold in evaluation.folds],
+    methods=evaluation.methods,
+    chosen=evaluation.chosen,
+    selected={
+      name: (sum(fold.methods.selected[name] for fold in evaluation.folds) / len(evaluation.test_rows)).tolist()
+      for name in policies.POLICIES
+    },
+    tradeoff=tradeoff,
+    by_task=error_analysis.by_task(run.data, cases, evaluation),
+    error_analysis=error_analysis.explain(run.data, cases, tokens),
+    contamination=contamination.find(
+      run.data,
+      run.split,
+      evaluation.best_single,
+      evaluation.outcomes,
+      near=run.options.near_duplicates,
+      resamples=run.options.resamples,
+    ),
+    evaluate_config=run.options,
+    timing=timing,
+  )
+
+
+def _summarise_dataset(run: context.RunContext, tested: int, truncated: int, labels: str) -> results.DatasetSummary:
+  data, folds = run.data, len(run.split)
+
+  def queries(which: int) -> int:
+    return int(np.mean(np.sum(run.split == which, axis=1)))
+
+  return results.DatasetSummary(
+    name=data.name,
+    llms=list(data.llms),
+    tasks=list(data.tasks),
+    responses='recorded',
+    latency=data.latency_is,
+    sizes_assumed=list(data.sizes_assumed),
+    in_place_of=data.in_place_of,
+    notes=list(data.notes),
+    folds=folds if folds > 1 else 0,
+    queries=len(data.queries),
+    queries_per_split=results.QueriesPerSplit(queries(splits.TRAIN), queries(splits.VALIDATION), tested),
+    unused=queries(splits.UNUSED),
+    truncated=truncated,
+    labels=labels,
+  )
+
+
+def _accuracy_interval(interval: np.ndarray, accuracy: float | None, count: int) -> results.Interval:
+  """Returns the bootstrap's interval; Wilson's where all are right or all wrong, and resampling sees no doubt."""
+  return statistics.wilson_ci(accuracy, count) if accuracy in (0, 1) else results.interval(interval)
+
+
+def _summarise_llms(run: context.RunContext) -> dict[str, results.LLMSummary]:
+  """Sums up each LLM alone.
+
+  With folds a query counts once in each split that it is in in any fold: counted once for each fold it would be
+  resampled as if it were several queries, and the intervals would be too narrow.
+  """
+  responses = run.data.responses
+  members = {name: np.any(run.split == which, axis=0) for which, name in enumerate(splits.NAMES)}
+  members['all'] = np.ones(len(responses.labels), bool)
+  intervals = {
+    name: statistics.bootstrap_ci(responses.labels[of], responses.observed[of], resamples=run.options.resamples)
+    for name, of in members.items()
+  }
+  summaries = {}
+  for column, llm in enumerate(run.data.llms):
+    observed = responses.observed[:, column]
+    counted = {name: observed & of for name, of in members.items()}
+    accuracy = {name: metrics.known_mean(responses.labels[:, column], of) for name, of in counted.items()}
+    summaries[llm] = results.LLMSummary(
+      accuracy=accuracy,
+      accuracy_ci={
+        name: _accuracy_interval(intervals[name][column], accuracy[name], int(of.sum())) for name, of in counted.items()
+      },
+      missing=int((~observed).sum()),
+      latency_s=metrics.known_mean(responses.latency_s[:, column], observed),
+      cost_usd=metrics.known_mean(responses.cost_usd[:, column], observed),
+    )
+  return summaries
+
+
+def _judge_classifier(run: context.RunContext, evaluation: evaluator.Evaluation) -> results.ClassifierQuality:
+  """Judges the confidences of all (query, LLM) pairs of test."""
+  responses, rows = run.data.responses, evaluation.test_rows
+  confidences = np.concatenate([fold.confidences[fold.test_rows] for fold in run.folds()])
+  judged = (responses.labels[rows], confidences, responses.observed[rows])
+  confusion = metrics.confusion(*judged, threshold=run.options.threshold).tolist()
+  return results.ClassifierQuality(
+    **metrics.classifier_report(*judged),
+    reliability=metrics.reliability(*judged).summary(),
+    confusion=dict(zip(run.data.llms, confusion, strict=True)),
+  )

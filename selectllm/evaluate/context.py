@@ -1,0 +1,48 @@
+"""Holds what every part of an evaluation looks at; NumPy only."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from selectllm.data import dataset, splits
+from selectllm.evaluate import results
+
+
+class Fold(NamedTuple):
+  """Holds one split, and the confidences of the classifier that was trained on it.
+
+  Attributes:
+    split: int8[N], see `splits.assign`.
+    confidences: float32[N, K]; those of train queries are not looked at.
+  """
+
+  split: np.ndarray
+  confidences: np.ndarray
+
+  @property
+  def test_rows(self) -> np.ndarray:
+    """Returns the test queries, int[T]."""
+    return np.flatnonzero(self.split == splits.TEST)
+
+
+class RunContext(NamedTuple):
+  """Holds the predictions of a run for N queries and K LLMs, in F folds, and how they are evaluated.
+
+  Attributes:
+    data: The data set.
+    split: int8[F, N], one split or all folds of a cross-validation, whose test queries together are what is reported.
+    confidences: float32[F, N, K], see `Fold`.
+    embeddings: float32[N, D], unit vectors of the pretrained encoder.
+    options: The fields of `config.evaluate`.
+  """
+
+  data: dataset.Dataset
+  split: np.ndarray
+  confidences: np.ndarray
+  embeddings: np.ndarray
+  options: results.EvaluateConfig
+
+  def folds(self) -> Iterator[Fold]:
+    """Yields the folds one by one."""
+    return map(Fold, self.split, self.confidences)

@@ -1,0 +1,80 @@
+"""Options of an evaluation, as a config gives them."""
+
+import dataclasses
+
+import ml_collections
+import numpy as np
+
+from selectllm.data import dataset
+from selectllm.evaluate import results
+from selectllm.selection import constraints
+
+COST_UNITS = ('seconds', 'usd', 'calls')
+
+
+def cost_unit_of(responses: dataset.Responses, wanted: str) -> str:
+  """Returns what calls are paid in: as asked, or seconds where all are known, else dollars, else the number of calls.
+
+  Raises:
+    ValueError: when what is asked for is not known of all calls.
+  """
+  known = {
+    'seconds': not np.isnan(responses.latency_s[responses.observed]).any(),
+    'usd': not np.isnan(responses.cost_usd[responses.observed]).any(),
+    'calls': True,
+  }
+  if not wanted:
+    return next(name for name in COST_UNITS if known[name])
+  if not known[wanted]:
+    raise ValueError(f'config.tradeoff.cost_unit={wanted!r}, but it is not known what every call took; take another')
+  return wanted
+
+
+@dataclasses.dataclass(frozen=True)
+class TradeoffOptions:
+  """Says which strategies are compared, and how.
+
+  Attributes:
+    cost_unit: From `cost_unit_of`.
+    strategies: Some of `strategies.STRATEGIES`; `adaptive`, which a selector holds, is always fitted.
+    limits: Constraints, see `selectllm.selection.constraints`.
+    vote: What the plain vote of all LLMs is over, see `voting.vote`.
+    resamples: Of the bootstrap.
+    seed: Of everything that is drawn.
+  """
+
+  cost_unit: str
+  strategies: tuple[str, ...] = ()
+  limits: tuple[str, ...] = ()
+  vote: str = 'majority'
+  resamples: int = 2000
+  seed: int = 0
+
+  @property
+  def timed(self) -> bool:
+    """Tells whether calls are paid in time: calling at once saves some, and a query may have too much of it."""
+    return self.cost_unit == 'seconds'
+
+  @property
+  def budgets(self) -> dict[str, float]:
+    """Returns the constraints on single queries, and the most that the calls of one may be expected to take."""
+    parsed = [constraints.parse(text) for text in self.limits if self.timed]
+    return {limit.text: limit.value for limit in parsed if limit.quantity == 'query_seconds' and limit.value}
+
+  @classmethod
+  def from_config(cls, config: ml_collections.ConfigDict, responses: dataset.Responses) -> 'TradeoffOptions':
+    """Takes the options from a config; refuses a cost unit as `cost_unit_of` does."""
+    return cls(
+      cost_unit=cost_unit_of(responses, config.tradeoff.cost_unit),
+      strategies=tuple(config.tradeoff.strategies),
+      limits=tuple(config.tradeoff.limits),
+      vote=config.evaluate.vote,
+      resamples=config.evaluate.resamples,
+      seed=config.seed,
+    )
+
+
+def evaluate_config(config: ml_collections.ConfigDict) -> results.EvaluateConfig:
+  """Takes the fields of `config.evaluate`, which may differ from evaluation to evaluation of one run."""
+  fields = config.evaluate.to_dict()
+  return results.EvaluateConfig(**fields | {'knn_neighbours': list(fields['knn_neighbours'])})
