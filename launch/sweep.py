@@ -1,9 +1,6 @@
 """Runs sweeps: see selectllm/sweeps/main.py."""
 
-from absl import app
-
-from selectllm import main as command
-from selectllm.sweeps import main
+import runpy
 
 if __name__ == '__main__':
-  app.run(main.main, flags_parser=command.parse_flags)
+  runpy.run_module('selectllm.sweeps.main', run_name='__main__', alter_sys=True)

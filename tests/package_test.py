@@ -106,3 +106,13 @@ def test_without_the_extra_an_error_names_it(python):
   done = python('-c', code, '--config=gsm8k:collect', '--workdir=run')
   assert done.stderr == "error: asking LLMs needs yarl: pip install 'selectllm[collect]'\n"
   assert done.returncode == 1
+
+
+def test_without_the_extra_all_that_asks_no_llm_can_be_imported(python):
+  code = (
+    'import sys; sys.modules |= dict.fromkeys(("aiohttp", "uvloop", "yarl"));'
+    'import selectllm; from selectllm import modes; selectllm.load;'
+    '[mode.load() for name, mode in modes.MODES.items() if name not in ("answer", "collect")]'
+  )
+  done = python('-c', code)
+  assert done.returncode == 0, done.stderr

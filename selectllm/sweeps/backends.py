@@ -52,7 +52,7 @@ class Backend(Protocol):
     """Starts a command; its output is appended to `log`."""
 
   def poll(self, handle: Any) -> int | None:
-    """The exit code, None while it runs."""
+    """Returns the exit code, None while it runs."""
 
   def stop(self, handles: Sequence[Any]) -> None:
     """Ends commands and all that they started."""
@@ -96,7 +96,7 @@ def send(process: subprocess.Popen, number: int) -> None:
 
 
 def thread_limits(cores: float) -> dict[str, str]:
-  """Environment that keeps a command's threads to its share of the cores.
+  """Returns the environment that keeps a command's threads to its share of the cores.
 
   XLA and BLAS start as many threads as the machine has cores, in every process: many runs on a machine of many cores
   would wait for each other. Runs are not bound to certain cores, for others may be busy there.
@@ -125,7 +125,7 @@ class Local:
 
 
 def _run_to_end(command: list[str], log: str, cwd: str, variables: dict[str, str]) -> int:
-  """What a Ray worker does: runs a command until it ends or the task is cancelled."""
+  """Runs a command until it ends or the task is cancelled; this is what a Ray worker does."""
   process = _spawn(command, pathlib.Path(log), cwd=cwd, env={**os.environ, **variables})
   try:
     while process.poll() is None:
@@ -152,7 +152,7 @@ class Cluster:
     try:
       import ray
     except ImportError as error:
-      raise RuntimeError("--ray needs Ray: pip install -e '.[ray]'") from error
+      raise RuntimeError("--ray needs Ray: pip install 'selectllm[ray]'") from error
     self._ray, self._cpus = ray, cpus
     try:
       dashboard = False if address == 'local' else None
@@ -205,7 +205,7 @@ def _clock(seconds: float) -> str:
 
 
 class _Progress:
-  """What a sweep shows: a line for everything that ends, and on a terminal a bar."""
+  """Shows a line for everything that ends, and on a terminal a bar."""
 
   def __init__(self, total: int):
     self._begun = time.monotonic()
@@ -230,8 +230,18 @@ class _Progress:
   def __exit__(self, *_: Any) -> None:
     self._bar.stop()
 
+  def say(self, text: str) -> None:
+    """Prints a line."""
+    self._bar.console.print(rich.markup.escape(text), highlight=False, soft_wrap=True)
+
+  def count(self, job: Job, seconds: float) -> str:
+    """Counts a job that was done; returns how many of how many."""
+    self._seconds.setdefault(job.kind, []).append(seconds)
+    self._ended += 1
+    return f'[{self._ended}/{self._total}]'
+
   def note(self, waiting: Sequence[Job], running: Sequence[Job], failed: int) -> str:
-    """How many are in which state, and the time that is left; updates the bar."""
+    """Returns how many run and have failed, and the time that is left; updates the bar."""
     parts = [f'{len(running)} running', f'{failed} failed']
     known = [seconds for times in self._seconds.values() for seconds in times]
     if known and (left := [*waiting, *running]):
@@ -241,16 +251,6 @@ class _Progress:
     text = ', '.join(parts)
     self._bar.update(self._task, completed=self._ended, note=text)
     return text
-
-  def say(self, text: str) -> None:
-    """Prints a line."""
-    self._bar.console.print(rich.markup.escape(text), highlight=False, soft_wrap=True)
-
-  def ended(self, job: Job, seconds: float) -> str:
-    """Counts a job that was done; returns how many of how many."""
-    self._seconds.setdefault(job.kind, []).append(seconds)
-    self._ended += 1
-    return f'[{self._ended}/{self._total}]'
 
 
 @contextlib.contextmanager
@@ -267,6 +267,64 @@ def signals() -> Iterator[list[int]]:
       signal.signal(number, handler)
 
 
+class _Queue:
+  """Which jobs wait, run and have failed.
+
+  Attributes:
+    waiting: Jobs in the order in which they start.
+    running: Handle of the backend -> the job, and when it began.
+    failed: Name of a job -> why it failed.
+  """
+
+  def __init__(self, jobs: Sequence[Job], backend: Backend, progress: _Progress):
+    self.waiting, self.running = list(jobs), dict[Any, tuple[Job, float]]()
+    self.failed: dict[str, str] = {}
+    self._backend, self._progress = backend, progress
+    self._unfinished = {job.name for job in jobs}
+    self._attempts: collections.Counter[str] = collections.Counter()
+
+  def start(self, at_once: int) -> None:
+    """Starts jobs whose predecessor is done, until so many run."""
+    while len(self.running) < at_once:
+      job = next((job for job in self.waiting if job.after not in self._unfinished), None)
+      if job is None:
+        return
+      self.waiting.remove(job)
+      self._attempts[job.name] += 1
+      job.prepare()
+      self.running[self._backend.start(job.command, job.log)] = job, time.monotonic()
+
+  def poll(self) -> None:
+    """Takes note of the jobs that have ended, and says so."""
+    for handle, (job, begun) in list(self.running.items()):
+      if (code := self._backend.poll(handle)) is None:
+        continue
+      del self.running[handle]
+      line = self._end(job, code, time.monotonic() - begun)
+      note = self._progress.note(self.waiting, [job for job, _ in self.running.values()], len(self.failed))
+      self._progress.say(f'{line}; {note}')
+
+  def _end(self, job: Job, code: int, seconds: float) -> str:
+    line = f'{job.kind} {job.name}'
+    if code == 0:
+      self._unfinished.remove(job.name)
+      return f'{self._progress.count(job, seconds)} {line}: {_clock(seconds)}'
+    if self._attempts[job.name] < ATTEMPTS:
+      self.waiting.insert(0, job)
+      return f'{line}: ended with {code} after {_clock(seconds)}, and is tried again'
+    self.failed[job.name] = f'ended with {code}, {ATTEMPTS} times'
+    for other in [other for other in self.waiting if other.after == job.name]:
+      self.waiting.remove(other)
+      self.failed[other.name] = f'it needs the classifier of {job.name}, which failed'
+    return f'{line}: ended with {code} again'
+
+  def stop(self) -> None:
+    """Stops what runs."""
+    if self.running:
+      self._progress.say(f'Stopping {len(self.running)} runs')
+      self._backend.stop(list(self.running))
+
+
 def run_all(jobs: Sequence[Job], backend: Backend, at_once: int) -> dict[str, str]:
   """Runs all jobs, a crashed one twice; goes on with the others when one fails for good.
 
@@ -281,54 +339,22 @@ def run_all(jobs: Sequence[Job], backend: Backend, at_once: int) -> dict[str, st
   Raises:
     KeyboardInterrupt: on Ctrl-C or SIGTERM, when all that ran has been stopped.
   """
-  waiting, running = list(jobs), dict[Any, tuple[Job, float]]()
-  attempts: collections.Counter[str] = collections.Counter()
-  failed: dict[str, str] = {}
-  names = {job.name for job in jobs}
-  unfinished = set(names)
-
-  def is_ready(job: Job) -> bool:
-    return job.after not in unfinished
-
-  with _Progress(len(jobs)) as board, signals() as interrupted:
+  with _Progress(len(jobs)) as progress, signals() as interrupted:
+    queue = _Queue(jobs, backend, progress)
     try:
-      while waiting or running:
+      while queue.waiting or queue.running:
         if interrupted:
           raise KeyboardInterrupt
-        while len(running) < at_once and (job := next(filter(is_ready, waiting), None)):
-          waiting.remove(job)
-          attempts[job.name] += 1
-          job.prepare()
-          running[backend.start(job.command, job.log)] = job, time.monotonic()
-        for handle, (job, begun) in list(running.items()):
-          if (code := backend.poll(handle)) is None:
-            continue
-          del running[handle]
-          seconds = time.monotonic() - begun
-          line = f'{job.kind} {job.name}'
-          if code == 0:
-            unfinished.remove(job.name)
-            line = f'{board.ended(job, seconds)} {line}: {_clock(seconds)}'
-          elif attempts[job.name] < ATTEMPTS:
-            waiting.insert(0, job)
-            line += f': ended with {code} after {_clock(seconds)}, and is tried again'
-          else:
-            failed[job.name] = f'ended with {code}, {ATTEMPTS} times'
-            line += f': ended with {code} again'
-            for other in [other for other in waiting if other.after == job.name]:
-              waiting.remove(other)
-              failed[other.name] = f'it needs the classifier of {job.name}, which failed'
-          board.say(f'{line}; {board.note(waiting, [job for job, _ in running.values()], len(failed))}')
+        queue.start(at_once)
+        queue.poll()
         time.sleep(_POLL_S)
     finally:
-      if running:
-        board.say(f'Stopping {len(running)} runs')
-        backend.stop(list(running))
-  return failed
+      queue.stop()
+  return queue.failed
 
 
 def tail(log: pathlib.Path, lines: int = 15) -> str:
-  """The end of what a command printed."""
+  """Returns the end of what a command printed."""
   try:
     return '\n'.join(log.read_text(errors='replace').splitlines()[-lines:])
   except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The grid algebra that a config's `get_hyper(hyper, argument)` writes its sweeps in.
+"""Combines grids; a config's `get_hyper(hyper, argument)` writes its sweeps with these functions.
 
 A grid is a list of points, a point a dict of overrides: {'config.seed': 1, 'config.train.loss': 'balanced_bce'}. Two
 further keys, `axis` and `variant`, name what a point is about in tables; without them, its overrides do.
@@ -13,12 +13,12 @@ Grid = list[Point]
 
 
 def fixed(name: str, value: Any) -> Grid:
-  """A grid of one point."""
+  """Returns a grid of one point."""
   return [{name: value}]
 
 
 def sweep(name: str, values: collections.abc.Iterable[Any]) -> Grid:
-  """A point for each value of a field.
+  """Returns a point for each value of a field.
 
   Raises:
     ValueError: without values, for then nothing would be run.
@@ -30,7 +30,7 @@ def sweep(name: str, values: collections.abc.Iterable[Any]) -> Grid:
 
 
 def product(grids: collections.abc.Sequence[Grid]) -> Grid:
-  """Every combination of a point from each grid; the last grid varies fastest.
+  """Returns every combination of a point from each grid; the last grid varies fastest.
 
   Raises:
     ValueError: when two grids set the same field.
@@ -39,7 +39,7 @@ def product(grids: collections.abc.Sequence[Grid]) -> Grid:
 
 
 def zipit(grids: collections.abc.Sequence[Grid]) -> Grid:
-  """The first points of all grids together, then the second ones, and so on; a grid of one point goes with every one.
+  """Puts the first points of all grids together, then the second ones, and so on; a grid of one point goes with each.
 
   Raises:
     ValueError: when grids of several points differ in length, or two set the same field.
@@ -52,7 +52,7 @@ def zipit(grids: collections.abc.Sequence[Grid]) -> Grid:
 
 
 def chainit(grids: collections.abc.Iterable[Grid]) -> Grid:
-  """The points of all grids, one grid after the other."""
+  """Returns the points of all grids, one grid after the other."""
   return list(itertools.chain.from_iterable(grids))
 
 

@@ -1,9 +1,9 @@
-"""Sweeps: all runs of a grid that a config's `get_hyper` spans, then one table and figures.
+"""Runs a sweep: all runs of a grid that a config's `get_hyper` spans, then one table and figures.
 
-  python -m selectllm.sweeps.main --config=configs/mini.py:ablations                       # one run at a time
-  python -m selectllm.sweeps.main --config=configs/mini.py:ablation=encoder --at_once=4    # four at a time
-  python -m selectllm.sweeps.main --config=configs/mini.py:ablations --ray=auto            # on a Ray cluster
-  python -m selectllm.sweeps.main --config=configs/mini.py:ablations --print               # says what it would run
+  python -m selectllm.sweeps.main --config=mini:ablations                       # one run at a time
+  python -m selectllm.sweeps.main --config=mini:ablation=encoder --at_once=4    # four at a time
+  python -m selectllm.sweeps.main --config=mini:ablations --ray=auto            # on a Ray cluster
+  python -m selectllm.sweeps.main --config=mini:ablations --print               # says what it would run
 
 Fields that are set (--config.train.epochs=1) hold for all runs. The same command goes on where it was stopped; runs are
 in --workdir, runs/sweeps/<config> by default, with their output in log.txt. Runs that differ only in how they are
@@ -34,14 +34,14 @@ _RAY = flags.DEFINE_string('ray', None, 'Run on the Ray cluster of this address;
 _CPUS = flags.DEFINE_float('cpus_per_run', 1.0, 'Cores that Ray gives a run.', lower_bound=0.0)
 _GPUS = flags.DEFINE_float('gpus_per_run', 0.0, 'GPUs that Ray gives a run.', lower_bound=0.0)
 _PRINT = flags.DEFINE_bool('print', False, 'Print the commands of the runs that are left, and run nothing.')
-_GATHER = flags.DEFINE_bool('gather', False, 'Gather the runs that are done, and run nothing.')
+_REPORT = flags.DEFINE_bool('report', False, 'Report on the runs that are done, and run nothing.')
 
 # Mode of a run -> what it is said to have been.
 _KINDS = {'train_and_evaluate': 'trained', 'evaluate': 'evaluated'}
 
 
 def load_config_file(path: str) -> types.ModuleType:
-  """The module of a config file, for what it holds beside `get_config`."""
+  """Imports a config file, for what it holds beside `get_config`."""
   spec = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
   if spec is None or spec.loader is None:
     raise ValueError(f'{path} is no Python file')
@@ -51,7 +51,7 @@ def load_config_file(path: str) -> types.ModuleType:
 
 
 def make_plan() -> plan.Plan:
-  """The sweep that the flags ask for.
+  """Returns the sweep that the flags ask for.
 
   Raises:
     ValueError: when the config has no such sweep, or a point of it cannot be run.
@@ -78,7 +78,7 @@ def _command(run: plan.Run, directory: pathlib.Path, mode: str) -> list[str]:
 
 
 def make_jobs(sweep: plan.Plan, workdir: pathlib.Path) -> list[backends.Job]:
-  """What is left to run: a classifier is trained once, and then only evaluated."""
+  """Returns what is left to run: a classifier is trained once, and then only evaluated."""
   trainers, jobs = plan.trainers(sweep, workdir), []
   left = [run for run in sweep.runs.values() if not plan.is_done(run, workdir)]
   for run in left:
@@ -136,13 +136,13 @@ def _sweep(workdir: pathlib.Path) -> int:
     return 0
   with run_dir.lock(workdir):
     plan.save(sweep, workdir)
-    failed = {} if _GATHER.value else _run(sweep, make_jobs(sweep, workdir))
-    _say_what_failed(failed, workdir)
+    failed = {} if _REPORT.value else _run(sweep, make_jobs(sweep, workdir))
+    _print_failures(failed, workdir)
     missing = report.write(sweep, workdir, failed)
-  return 1 if missing and not _GATHER.value else 0
+  return 1 if missing and not _REPORT.value else 0
 
 
-def _say_what_failed(failed: dict[str, str], workdir: pathlib.Path) -> None:
+def _print_failures(failed: dict[str, str], workdir: pathlib.Path) -> None:
   console = rich.console.Console(stderr=True)
   for name, why in failed.items():
     log = workdir / name / 'log.txt'

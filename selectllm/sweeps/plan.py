@@ -1,4 +1,4 @@
-"""What a sweep consists of: the points of its grid, and the runs that they need, each of them once."""
+"""Plans a sweep: the points of its grid, and the runs that they need, each of them once."""
 
 import copy
 import difflib
@@ -107,7 +107,7 @@ def make(base: ml_collections.ConfigDict, spanned: grid.Grid, given: dict[str, A
 
 
 def _labels_and_overrides(point: grid.Point) -> tuple[str, str, dict[str, Any]]:
-  """Axis, variant, and overrides by field; points without labels are named after what they override."""
+  """Returns axis, variant, and overrides by field; points without labels are named after what they override."""
   overrides = {name.removeprefix('config.'): value for name, value in point.items() if name.startswith('config.')}
   if strange := [name for name in point if name not in ('axis', 'variant') and not name.startswith('config.')]:
     raise ValueError(f'{point}: {strange[0]!r} is neither a field, config.{strange[0]}, nor axis or variant')
@@ -141,14 +141,14 @@ def _text(value: Any) -> str:
 
 
 def _differing(base: ml_collections.ConfigDict, config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """Fields but for the seed that differ from the experiment's."""
+  """Returns the fields but for the seed that differ from the experiment's."""
   before = run_dir.flatten(base.to_dict())
   after = run_dir.flatten(config.to_dict())
   return {name: value for name, value in after.items() if value != before[name] and name != 'seed'}
 
 
 def _name(base: ml_collections.ConfigDict, config: ml_collections.ConfigDict) -> str:
-  """A folder's name that tells what a run is, the same in every sweep around the same experiment; has no comma."""
+  """Names a run's folder after what the run is, the same in every sweep around the same experiment; without comma."""
   differing = _differing(base, config)
   told = _JOINER.join(f'{name}={_text(value)}' for name, value in differing.items())
   name = re.sub(r'[^\w.=+-]+', '_', told)
@@ -158,17 +158,17 @@ def _name(base: ml_collections.ConfigDict, config: ml_collections.ConfigDict) ->
 
 
 def _own_fields(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """The fields that decide a run's results, as JSON knows them."""
+  """Returns the fields that decide a run's results, as JSON knows them."""
   return run_dir.own_fields(json.loads(json.dumps(run_dir.flatten(config.to_dict()))))
 
 
 def _scored_by(config: ml_collections.ConfigDict) -> dict[str, Any]:
-  """The fields that a run's classifier and its scores depend on: all but how they are evaluated."""
+  """Returns the fields that a run's classifier and its scores depend on: all but how they are evaluated."""
   return {name: value for name, value in _own_fields(config).items() if not name.startswith('evaluate.')}
 
 
 def trainers(plan: Plan, workdir: pathlib.Path) -> dict[str, str]:
-  """For every run the one whose classifier it uses: the first of equals, or one that has been trained already."""
+  """Finds for every run the one whose classifier it uses: the first of equals, or one that is trained already."""
   groups: dict[str, list[str]] = {}
   for run in plan.runs.values():
     groups.setdefault(json.dumps(_scored_by(run.config), sort_keys=True), []).append(run.name)
@@ -180,12 +180,12 @@ def trainers(plan: Plan, workdir: pathlib.Path) -> dict[str, str]:
 
 
 def is_scored(directory: pathlib.Path) -> bool:
-  """Whether a run directory holds the scores that an evaluation starts from."""
+  """Returns True where a run directory holds the scores that an evaluation starts from."""
   return (directory / 'predictions.npz').exists()
 
 
 def is_done(run: Run, workdir: pathlib.Path) -> bool:
-  """Whether the report of a run is there and is of its config, and what else is read of it."""
+  """Returns True where the report of a run is there and is of its config, and what else is read of it."""
   if not is_scored(workdir / run.name) or not (workdir / run.name / 'outcomes.npz').exists():
     return False
   try:
@@ -243,7 +243,7 @@ def check_data(runs: Iterable[Run], workdir: pathlib.Path) -> None:
 
 
 def _data_of(run: Run, data: dict[str, Any]) -> dict[tuple[str, str], Any]:
-  """What must be the same in all runs that have it: (the fields that say which data, its name) -> its value."""
+  """Returns what must be the same in all runs that have it: (the fields that say which data, its name) -> its value."""
   options = run.config.dataset
   fields = [options[name] for name in _DATA]
   read = [*fields, sorted(run.config.pool.llms)] if options.name in _A_FILE_EACH else fields

@@ -203,7 +203,7 @@ def write(sweep: plan.Plan, workdir: pathlib.Path, failed: dict[str, str]) -> di
   """
   runs, missing = results.load(sweep, workdir, failed)
   if not runs:
-    raise ValueError(f'no run of this sweep has finished in {workdir}; there is nothing to gather')
+    raise ValueError(f'no run of this sweep has finished in {workdir}; there is nothing to report')
   axes = results.collect(sweep, runs)
   base = {sweep.runs[name].config.seed: runs[name] for name in sweep.base if name in runs}
   choices = results.choices(base) if base else []

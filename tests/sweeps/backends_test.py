@@ -130,7 +130,7 @@ def test_killed_it_leaves_no_run_behind(tmp_path):
 
 def test_without_ray_the_message_says_what_to_install(monkeypatch):
   monkeypatch.setitem(sys.modules, 'ray', None)
-  with pytest.raises(RuntimeError, match=r"--ray needs Ray: pip install -e '\.\[ray\]'"):
+  with pytest.raises(RuntimeError, match=r"--ray needs Ray: pip install 'selectllm\[ray\]'"):
     backends.Cluster('auto', cpus=1, gpus=0)
 
 

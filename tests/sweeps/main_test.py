@@ -80,9 +80,9 @@ def test_killed_in_the_middle_it_goes_on_with_what_is_left(start, environment, c
   assert threshold['evaluate_config']['threshold'] == 0.9
   assert threshold['classifier']['auroc'] == _results(workdir / 'seed=1')['classifier']['auroc']
   assert threshold['classifier']['confusion'] != _results(workdir / 'seed=1')['classifier']['confusion']
-  _check_gathered(workdir, out)
+  _check_report(workdir, out)
 
-  # Once more it runs nothing, and gathers the same.
+  # Once more it runs nothing, and reports the same.
   table = (workdir / 'sweep.csv').read_text()
   nothing = start(*arguments)
   assert '12 done, 0 to train, 0 to evaluate' in nothing.communicate()[1]
@@ -99,7 +99,7 @@ def test_killed_in_the_middle_it_goes_on_with_what_is_left(start, environment, c
   assert report.exists()
 
 
-def _check_gathered(workdir: pathlib.Path, out: str) -> None:
+def _check_report(workdir: pathlib.Path, out: str) -> None:
   found = json.loads((workdir / 'sweep.json').read_text())
   assert not found['missing']
   directories = [point['run'] for point in found['points']]
@@ -175,10 +175,10 @@ def test_what_cannot_be_swept_is_refused_before_anything_runs(arguments, message
   assert not (tmp_path / 'sweep').exists()
 
 
-def test_gathering_nothing_is_an_error(config_file, tmp_path):
-  done = _sweep(f'--config={config_file(FOUR)}', f'--workdir={tmp_path}', '--gather')
+def test_a_report_on_nothing_is_an_error(config_file, tmp_path):
+  done = _sweep(f'--config={config_file(FOUR)}', f'--workdir={tmp_path}', '--report')
   assert done.returncode == 1
-  assert done.stderr == f'error: no run of this sweep has finished in {tmp_path}; there is nothing to gather\n'
+  assert done.stderr == f'error: no run of this sweep has finished in {tmp_path}; there is nothing to report\n'
 
 
 def test_printed_it_is_a_script_that_does_what_the_sweep_would(config_file, tmp_path):
