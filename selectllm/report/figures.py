@@ -295,8 +295,10 @@ class Gain(NamedTuple):
   tie: bool
 
 
-def forest(axes: matplotlib.axes.Axes, gains: Sequence[Gain | None], headings: Collection[int]) -> None:
-  """Draws gains in points, one below the other, hollow and grey where they are ties; a line stands above a heading."""
+def forest(
+  axes: matplotlib.axes.Axes, labels: Sequence[str], gains: Sequence[Gain | None], headings: Collection[int]
+) -> None:
+  """Draws gains in points, one below the other, hollow and grey where they are ties; a line separates headings."""
   axes.axvline(0, color='black', linewidth=1)
   for place, gain in enumerate(gains):
     if place in headings:
@@ -310,6 +312,9 @@ def forest(axes: matplotlib.axes.Axes, gains: Sequence[Gain | None], headings: C
   axes.set_ylim(len(gains) - 0.5, -0.5)
   axes.tick_params(axis='y', length=0)
   axes.grid(axis='x', alpha=0.25)
+  axes.set_yticks(range(len(labels)), labels, fontsize=8)
+  for place, label in enumerate(axes.get_yticklabels()):
+    label.set_fontweight('bold' if place in headings else 'normal')
 
 
 def save(figure: matplotlib.figure.Figure, path: pathlib.Path) -> None:

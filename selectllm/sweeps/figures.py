@@ -1,4 +1,4 @@
-"""The figures of a sweep."""
+"""Draws the figures of a sweep."""
 
 from collections.abc import Callable, Sequence
 
@@ -21,24 +21,20 @@ _CURVES = {
 
 
 def gains(axes: Sequence[results.Axis]) -> matplotlib.figure.Figure | None:
-  """What every variant gains over the experiment, with intervals, a panel for each headline."""
+  """Draws the gains of every variant over the experiment, with intervals, a panel for each headline."""
   lines: list[tuple[str, results.Row | None]] = []
   for axis in axes:
     if rows := [row for row in axis.rows if any(row.gains.values())]:
       lines += [(f'{axis.name}, against {axis.reference}', None), *((row.variant, row) for row in rows)]
   if not lines:
     return None
+  headings = [at for at, (_, row) in enumerate(lines) if row is None]
   panels = [name for name in results.HEADLINES if any(row and row.gains[name] for _, row in lines)]
   figure = matplotlib.figure.Figure(figsize=(3 + 2.8 * len(panels), 1.4 + 0.24 * len(lines)), layout='constrained')
   grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
   for panel, name in zip(grid, panels, strict=True):
-    figures.forest(
-      panel, [row and _gain(row, name) for _, row in lines], [at for at, (_, row) in enumerate(lines) if row is None]
-    )
+    figures.forest(panel, [label for label, _ in lines], [row and _gain(row, name) for _, row in lines], headings)
     panel.set_title(name, fontsize=10)
-  grid[0].set_yticks(range(len(lines)), [label for label, _ in lines], fontsize=8)
-  for label, (_, row) in zip(grid[0].get_yticklabels(), lines, strict=True):
-    label.set_fontweight('bold' if row is None else 'normal')
   figure.supxlabel('points of accuracy gained, with 95 % interval; hollow and grey: a tie', fontsize=9)
   return figure
 
@@ -51,7 +47,7 @@ def _gain(row: results.Row, headline: str) -> figures.Gain | None:
 def _curves(
   title: str, rows: Sequence[results.Row], x: Sequence[int], names: Sequence[str]
 ) -> tuple[matplotlib.figure.Figure, matplotlib.axes.Axes]:
-  """Accuracies by name against a number, with a band of one standard deviation over the seeds."""
+  """Draws accuracies by name against a number, with a band of one standard deviation over the seeds."""
   figure = matplotlib.figure.Figure(figsize=(7.5, 4.4), layout='constrained')
   axes = figure.subplots()
   for name in names:
@@ -79,7 +75,7 @@ def _rows_of(axes: Sequence[results.Axis], name: str) -> list[results.Row]:
 
 
 def learning_curve(axes: Sequence[results.Axis]) -> matplotlib.figure.Figure | None:
-  """Accuracy against the number of training queries."""
+  """Draws accuracy against the number of training queries."""
   rows = sorted(_rows_of(axes, 'train_share'), key=lambda row: row.queries)
   if len(rows) < 2:
     return None
@@ -93,7 +89,7 @@ def learning_curve(axes: Sequence[results.Axis]) -> matplotlib.figure.Figure | N
 
 
 def pool_size(axes: Sequence[results.Axis]) -> matplotlib.figure.Figure | None:
-  """Accuracy against the size of the pool, which grows from the best LLM to the worst."""
+  """Draws accuracy against the size of the pool, which grows from the best LLM to the worst."""
   rows = sorted(_rows_of(axes, 'pool_size'), key=lambda row: row.llms)
   if len(rows) < 2:
     return None

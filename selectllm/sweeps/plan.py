@@ -12,8 +12,10 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import ml_collections
+import msgspec
 
 from selectllm import config as config_lib
+from selectllm.evaluate import results
 from selectllm.infra import paths, run_dir
 from selectllm.sweeps import grid
 
@@ -189,11 +191,11 @@ def is_done(run: Run, workdir: pathlib.Path) -> bool:
   if not is_scored(workdir / run.name) or not (workdir / run.name / 'outcomes.npz').exists():
     return False
   try:
-    report = json.loads((workdir / run.name / 'report.json').read_text())
-  except (OSError, ValueError):  # not there, or not all of it
+    found = results.load(workdir / run.name / 'report.json')
+  except (OSError, ValueError):  # not there, not all of it, or of another version
     return False
   # The config of a run stays the one that it was trained with; the report says how it was evaluated.
-  return report.get('evaluate_config') == json.loads(json.dumps(run.config.evaluate.to_dict()))
+  return msgspec.to_builtins(found.evaluate_config) == json.loads(json.dumps(run.config.evaluate.to_dict()))
 
 
 def check_directories(plan: Plan, workdir: pathlib.Path) -> None:

@@ -1,4 +1,4 @@
-"""The report of a sweep: sweep.md, sweep.csv, sweep.json, figures, and tables on the console."""
+"""Writes the report of a sweep: sweep.md, sweep.csv, sweep.json, figures, and tables on the console."""
 
 import csv
 import pathlib
@@ -7,11 +7,10 @@ from typing import Any
 
 import rich.console
 
-from selectllm.evaluate import outcomes
+from selectllm.evaluate import comparison, finished_runs, outcomes
 from selectllm.infra import paths
-from selectllm.modes import compare
 from selectllm.report import figures as report_figures
-from selectllm.report import report, tables
+from selectllm.report import tables
 from selectllm.sweeps import figures, plan, results
 
 _SIZED = ('max_conf', 'labelled_max_conf', 'weighted_max_conf', 'top_s', 'best_s', 'random')
@@ -23,7 +22,7 @@ _AS_THEY_ARE = ('AUROC, validation', 'weighted F1', 'AUROC', 'ECE')
 
 
 def _cell(name: str, value: results.Measured) -> str:
-  """Mean ± standard deviation: shares as percent, others as they are."""
+  """Returns mean ± standard deviation: shares as percent, others as they are."""
   if value.mean is None:
     return '-'
   scale, digits = (1, 3) if name in _AS_THEY_ARE else (1, 1) if name == 'minutes' else (100, 1)
@@ -36,21 +35,21 @@ def _name(row: results.Row) -> str:
 
 
 def measures_table(axis: results.Axis) -> tables.Table:
-  """Every measure of every variant."""
+  """Tabulates every measure of every variant."""
   names = list(axis.rows[0].measures)
   header = [name if name in (*_AS_THEY_ARE, 'minutes') else f'{name} %' for name in names]
   rows = [[_name(row), str(len(row.seeds)), *(_cell(name, row.measures[name]) for name in names)] for row in axis.rows]
   return tables.Table([axis.name or 'experiment', 'seeds', *header], rows)
 
 
-def _gain_cells(found: compare.Comparison | None, p: float) -> list[str]:
+def _gain_cells(found: comparison.Gain | None, p: float) -> list[str]:
   if found is None:
     return ['-', '-']
-  return [tables.gain(found.delta, p), ' to '.join(f'{100 * bound:+.1f}' for bound in found.ci)]
+  return [tables.gain(found.delta, p), tables.gain_interval(found.ci)]
 
 
 def gains_table(axis: results.Axis) -> tables.Table:
-  """What every variant gains over the reference, in points, with intervals; ties are called ties."""
+  """Tabulates the gains of every variant over the reference, in points, with intervals."""
   header = [text for name in results.HEADLINES for text in (f'{name}, points', '95 % interval')]
   rows = [
     [row.variant, *(cell for name in results.HEADLINES for cell in _gain_cells(row.gains[name], row.p[name]))]
@@ -60,9 +59,9 @@ def gains_table(axis: results.Axis) -> tables.Table:
   return tables.Table([f'gained over {axis.reference}', *header], rows)
 
 
-def policies_table(runs: Sequence[compare.Run]) -> tables.Table:
-  """Accuracy of policies and fixed choices by subset size, over the seeds of the experiment itself."""
-  count = max(len(run.results['dataset']['llms']) for run in runs)
+def policies_table(runs: Sequence[finished_runs.Run]) -> tables.Table:
+  """Tabulates the accuracy of policies and fixed choices by subset size, over the seeds of the experiment itself."""
+  count = max(len(run.results.dataset.llms) for run in runs)
   rows = []
   for size in (*range(1, count + 1), outcomes.CHOSEN):
     cells = [results.summary([results.accuracy(run, name, size) for run in runs]) for name in _SIZED]
@@ -72,7 +71,7 @@ def policies_table(runs: Sequence[compare.Run]) -> tables.Table:
 
 
 def choices_table(choices: Sequence[results.Choice]) -> tables.Table:
-  """What every policy gains at every size over the first policy at the size chosen for it."""
+  """Tabulates the gains of every policy at every size over the first policy at the size chosen for it."""
   by_key = {(choice.policy, choice.size): (choice.gain, choice.p) for choice in choices}
   names = list(dict.fromkeys(choice.policy for choice in choices))
   rows = []
@@ -90,12 +89,12 @@ def _size(size: int) -> str:
 _EXPLANATION = """\
 Accuracies are on the test queries, mean ± standard deviation over seeds, with policies at the subset size chosen on
 validation, `weighted_max_conf` at s=3, and the single most confident LLM (top-1). Choose between variants by the
-validation columns; the test columns then say what the choice is worth. *Minutes* are those of the run itself: runs that
+validation columns; the test columns then measure the choice. *Minutes* are those of the run itself: runs that
 share a classifier only evaluate.
 
 Gains are in points on the same queries: every query's correctness is averaged over the seeds that both variants
 finished, intervals are bootstrapped over queries, and a paired test is corrected for the number of variants on the axis
-(Holm); the policies and sizes of the experiment itself are one axis. What it finds inside the noise
+(Holm); the policies and sizes of the experiment itself are one axis. What it finds not significant
 (p > {significant}) is a tie. Seeds change what training draws, not the split. Intervals and tests are about other
 queries, not about other trainings: they hold for these trained classifiers, and the standard deviation over seeds says
 how much training itself varies.
@@ -104,13 +103,13 @@ how much training itself varies.
 
 def markdown(
   axes: list[results.Axis],
-  base: Sequence[compare.Run],
+  base: Sequence[finished_runs.Run],
   choices: Sequence[results.Choice],
   missing: dict[str, str],
   drawn: Sequence[str],
 ) -> str:
-  """The sweep as Markdown."""
-  title = f'# Sweep of {report.title(base[0].results)}\n' if base else '# Sweep\n'
+  """Returns the sweep as Markdown."""
+  title = f'# Sweep of {base[0].results.dataset.title}\n' if base else '# Sweep\n'
   sections = [title]
   if missing:
     sections += [f'**Missing runs: {len(missing)}**\n', '\n'.join(f'- {run}: {why}' for run, why in missing.items())]
@@ -129,7 +128,7 @@ def markdown(
 
 
 def _write_csv(path: pathlib.Path, axes: list[results.Axis], choices: Sequence[results.Choice]) -> None:
-  """One line for each variant and measure, policies and sizes among the variants; gains where there are some."""
+  """Writes a line for each variant and measure, policies and sizes among the variants; gains where there are some."""
   with path.open('w', newline='') as file:
     writer = csv.writer(file)
     writer.writerow(['axis', 'variant', 'seeds', 'measure', 'mean', 'std', 'gain', 'gain_low', 'gain_high', 'p_holm'])
@@ -145,7 +144,7 @@ def _write_csv(path: pathlib.Path, axes: list[results.Axis], choices: Sequence[r
       writer.writerow([_POLICY_AND_SIZE, variant, choice.seeds, 'accuracy', *choice.accuracy, *compared])
 
 
-def _compared(found: compare.Comparison | None, p: float) -> list[Any]:
+def _compared(found: comparison.Gain | None, p: float) -> list[Any]:
   return ['', '', '', ''] if found is None else [found.delta, *found.ci, p]
 
 
@@ -153,7 +152,7 @@ def _measure_of(headline: str) -> str:
   return f'{headline}, s chosen' if results.HEADLINES[headline][1] == outcomes.CHOSEN else headline
 
 
-def _gain_as_json(found: compare.Comparison | None, p: float) -> dict[str, Any] | None:
+def _gain_as_json(found: comparison.Gain | None, p: float) -> dict[str, Any] | None:
   return None if found is None else {**found._asdict(), 'p_holm': p}
 
 
@@ -175,7 +174,7 @@ def _as_json(axis: results.Axis) -> dict[str, Any]:
 
 
 def _console(axes: list[results.Axis]) -> None:
-  """Prints what of the tables fits a terminal."""
+  """Prints the columns that fit a terminal."""
   console = rich.console.Console()
   for axis in filter(lambda axis: axis.rows, axes):
     cells = []

@@ -1,4 +1,4 @@
-"""What a sweep found: axis by axis, what its variants score over the seeds and gain over the experiment."""
+"""Collects the results of a sweep: axis by axis, the scores of its variants over the seeds, and their gains."""
 
 import pathlib
 from collections.abc import Sequence
@@ -7,13 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from selectllm.data import splits
-from selectllm.evaluate import metrics, outcomes, statistics
-from selectllm.modes import compare
-from selectllm.report import tables
+from selectllm.evaluate import comparison, finished_runs, metrics, outcomes, statistics
 from selectllm.sweeps import plan
 
-# What variants are compared by: a label -> method and size.
-HEADLINES: dict[str, compare.Key] = {
+# The methods that variants are compared by: a label -> method and size.
+HEADLINES: dict[str, comparison.Key] = {
   'weighted_max_conf': ('weighted_max_conf', outcomes.CHOSEN),
   'labelled_max_conf': ('labelled_max_conf', outcomes.CHOSEN),  # the one that the threshold changes
   'top-1': ('max_conf', 1),
@@ -38,7 +36,7 @@ class Row(NamedTuple):
     queries: That the classifier was trained on.
     llms: How many are in the pool.
     measures: By name, see `measures`.
-    gains: What it gains over the reference, by headline; None for the reference itself, and where nothing compares.
+    gains: Over the reference, by headline; None for the reference itself, and where nothing compares.
     p: The tests' p-values, by headline, corrected for the number of variants on the axis (Holm).
   """
 
@@ -48,7 +46,7 @@ class Row(NamedTuple):
   queries: int
   llms: int
   measures: dict[str, Measured]
-  gains: dict[str, compare.Comparison | None]
+  gains: dict[str, comparison.Gain | None]
   p: dict[str, float]
 
 
@@ -82,12 +80,12 @@ class Choice(NamedTuple):
   size: int
   seeds: int
   accuracy: Measured
-  gain: compare.Comparison | None
+  gain: comparison.Gain | None
   p: float
 
 
-def accuracy(run: compare.Run, name: str, size: int) -> float | None:
-  """Of a method on the test queries; None where the run does not have it."""
+def accuracy(run: finished_runs.Run, name: str, size: int) -> float | None:
+  """Returns the accuracy of a method on the test queries; None where the run does not have it."""
   column = run.outcomes.column(name, size)
   if column is None:
     return None
@@ -95,8 +93,8 @@ def accuracy(run: compare.Run, name: str, size: int) -> float | None:
   return None if np.isnan(mean) else mean
 
 
-def _validation(run: compare.Run) -> dict[str, float | None]:
-  """What a choice between variants may look at: top-1 selection and the classifier, on the validation queries."""
+def _validation(run: finished_runs.Run) -> dict[str, float | None]:
+  """Returns what a choice between variants may use: top-1 accuracy and AUROC on the validation queries."""
   with np.load(run.path / 'predictions.npz') as arrays:
     split, confidences = arrays['split'] == splits.VALIDATION, arrays['confidences']
     labels, observed = arrays['labels'], arrays['observed']
@@ -113,27 +111,27 @@ def _validation(run: compare.Run) -> dict[str, float | None]:
   }
 
 
-def measures(run: compare.Run) -> dict[str, float | None]:
-  """What is shown of a run, by name: accuracies as shares, then numbers as they are."""
-  results, count = run.results, len(run.results['dataset']['llms'])
-  singles, timing = results['best_single'], results['timing']
+def measures(run: finished_runs.Run) -> dict[str, float | None]:
+  """Returns the measures of a run, by name: accuracies as shares, then numbers as they are."""
+  found = run.results
+  classifier, singles, timing = found.classifier, found.best_single, found.timing
   return {
-    **{f'{name}, s chosen': accuracy(run, name, outcomes.CHOSEN) for name in tables.policies(results)},
+    **{f'{name}, s chosen': accuracy(run, name, outcomes.CHOSEN) for name in found.selected},
     'top-1': accuracy(run, *HEADLINES['top-1']),
     's=3': accuracy(run, *HEADLINES['s=3']),
     'best single': accuracy(run, singles[0], 1) if len(singles) == 1 else None,
-    'all LLMs': accuracy(run, 'all_llms', count),
-    'oracle': results['oracle']['accuracy'],
+    'all LLMs': accuracy(run, 'all_llms', len(found.dataset.llms)),
+    'oracle': found.oracle.accuracy,
     **_validation(run),
-    'weighted F1': results['classifier']['weighted_f1'],
-    'AUROC': results['classifier']['auroc'],
-    'ECE': results['classifier']['ece'],
-    'minutes': (timing.get('train_and_score_s', 0.0) + timing['evaluate_s']) / 60,
+    'weighted F1': classifier.weighted_f1,
+    'AUROC': classifier.auroc,
+    'ECE': classifier.ece,
+    'minutes': ((timing.train_and_score_s or 0.0) + timing.evaluate_s) / 60,
   }
 
 
 def summary(values: Sequence[float | None]) -> Measured:
-  """Sums up the values of all seeds."""
+  """Returns mean and standard deviation of the known values of all seeds."""
   known = [value for value in values if value is not None]
   if not known:
     return Measured(None, None)
@@ -141,9 +139,12 @@ def summary(values: Sequence[float | None]) -> Measured:
 
 
 def gain(
-  runs: dict[int, compare.Run], key: compare.Key, reference: dict[int, compare.Run], reference_key: compare.Key
-) -> compare.Comparison | None:
-  """What a variant gains over another: their correctness on each query, averaged over the seeds that both finished.
+  runs: dict[int, finished_runs.Run],
+  key: comparison.Key,
+  reference: dict[int, finished_runs.Run],
+  reference_key: comparison.Key,
+) -> comparison.Gain | None:
+  """Compares a variant with another: the correctness on each query is averaged over the seeds that both finished.
 
   Args:
     runs: By seed.
@@ -159,38 +160,40 @@ def gain(
   keys = [of for of in (reference_key, key) for _ in seeds]
   if not seeds or any(each.column(*of) is None for each, of in zip(played, keys, strict=True)):
     return None
-  aligned = compare.align(played, keys)
+  aligned = comparison.align(played, keys)
   if not len(aligned.query_ids):
     return None
   valid = np.all(aligned.valid, axis=1, keepdims=True)
   before, after = (aligned.correct[:, part].mean(1) for part in (slice(len(seeds)), slice(len(seeds), None)))
-  return compare.compare_pairs(before[:, None], after[:, None], valid)[0]
+  return comparison.compare_pairs(before[:, None], after[:, None], valid)[0]
 
 
-def _row(variant: str, is_base: bool, runs: dict[int, compare.Run], reference: dict[int, compare.Run]) -> Row:
+def _row(
+  variant: str, is_base: bool, runs: dict[int, finished_runs.Run], reference: dict[int, finished_runs.Run]
+) -> Row:
   by_seed = [measures(run) for run in runs.values()]
-  first = next(iter(runs.values())).results['dataset']
+  first = next(iter(runs.values())).results.dataset
   return Row(
     variant=variant,
     is_base=is_base,
     seeds=tuple(runs),
-    queries=first['queries_per_split']['train'],
-    llms=len(first['llms']),
+    queries=first.queries_per_split.train,
+    llms=len(first.llms),
     measures={name: summary([values[name] for values in by_seed]) for name in by_seed[0]},
     gains={name: None if runs is reference else gain(runs, key, reference, key) for name, key in HEADLINES.items()},
     p={},
   )
 
 
-def choices(base: dict[int, compare.Run]) -> list[Choice]:
+def choices(base: dict[int, finished_runs.Run]) -> list[Choice]:
   """Compares policies and subset sizes with the first policy at the size chosen for it.
 
   Args:
     base: The runs of the experiment itself, by seed; at least one.
   """
-  results = next(iter(base.values())).results
-  names, sizes = tables.policies(results), (outcomes.CHOSEN, *range(1, len(results['dataset']['llms']) + 1))
-  keys = [(name, size) for name in names for size in sizes]
+  first = next(iter(base.values())).results
+  sizes = (outcomes.CHOSEN, *range(1, len(first.dataset.llms) + 1))
+  keys = [(name, size) for name in first.selected for size in sizes]
   found = []
   for key in keys:
     known = [accuracy(run, *key) for run in base.values()]
@@ -201,7 +204,7 @@ def choices(base: dict[int, compare.Run]) -> list[Choice]:
 
 
 def _corrected(rows: list[Row]) -> list[Row]:
-  """The rows with Holm's correction over the variants of an axis."""
+  """Corrects the p-values of rows for the number of variants on an axis (Holm)."""
   for name in HEADLINES:
     p = statistics.holm(np.array([np.nan if (g := row.gains[name]) is None else g.p for row in rows]))
     for row, value in zip(rows, p.tolist(), strict=True):
@@ -209,7 +212,7 @@ def _corrected(rows: list[Row]) -> list[Row]:
   return rows
 
 
-def collect(sweep: plan.Plan, runs: dict[str, compare.Run]) -> list[Axis]:
+def collect(sweep: plan.Plan, runs: dict[str, finished_runs.Run]) -> list[Axis]:
   """Brings the finished runs, by name, into axes and variants; of what has not finished there is nothing."""
   variants: dict[str, dict[str, dict[int, str]]] = {}
   for point in sweep.points:
@@ -239,8 +242,8 @@ def collect(sweep: plan.Plan, runs: dict[str, compare.Run]) -> list[Axis]:
 
 def load(
   sweep: plan.Plan, workdir: pathlib.Path, failed: dict[str, str]
-) -> tuple[dict[str, compare.Run], dict[str, str]]:
-  """The runs that are done, and why the others are not, by name.
+) -> tuple[dict[str, finished_runs.Run], dict[str, str]]:
+  """Reads the runs that are done; says of the others why they are missing, by name.
 
   Raises:
     ValueError: when runs were not on the same data, see `plan.check_data`.
@@ -251,7 +254,7 @@ def load(
       missing[run.name] = failed.get(run.name, 'not finished')
       continue
     try:
-      runs[run.name] = compare.load_run(workdir / run.name)
+      runs[run.name] = finished_runs.load_run(workdir / run.name)
     except (FileNotFoundError, ValueError) as error:
       missing[run.name] = str(error)
   plan.check_data([sweep.runs[name] for name in runs], workdir)

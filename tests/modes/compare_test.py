@@ -6,13 +6,15 @@ import pathlib
 import subprocess
 import sys
 
+import msgspec
 import numpy as np
 import pytest
 
 from configs import common, jsonl
-from selectllm.evaluate import outcomes
+from selectllm.evaluate import comparison, finished_runs, outcomes, results
 from selectllm.modes import compare, experiment
-from selectllm.report import comparison
+from selectllm.report import comparison as comparison_report
+from tests.helpers import made_results
 
 ROOT = pathlib.Path(__file__).parents[2]
 LLMS = ('big', 'small')
@@ -33,19 +35,18 @@ def write_run(
   path.mkdir(parents=True)
   config = common.get_config()
   config.update_from_flattened_dict({name.replace('__', '.'): value for name, value in fields.items()})
-  chosen = [{'name': name, 'sizes': [2]} for name, size in correct if size == outcomes.CHOSEN]
-  results = {
-    'dataset': {
-      'name': 'Sums', 'llms': list(llms), 'queries_per_split': {'test': len(queries)}, 'folds': 0, 'queries': 99,
-      'responses': 'recorded', 'latency': 'measured',
-    },
-    'best_single': list(best_single),
-    'chosen': chosen,
-    'selected': {row['name']: [] for row in chosen if row['name'].endswith('max_conf')},
-    'evaluate_config': config.evaluate.to_dict(),
-  }  # fmt: skip
+  chosen = [made_results.METHOD | {'name': name, 'sizes': [2]} for name, size in correct if size == outcomes.CHOSEN]
+  found = made_results.make(
+    config,
+    list(llms),
+    dataset={'queries_per_split': {'train': 0, 'validation': 0, 'test': len(queries)}},
+    best_single=list(best_single),
+    chosen=chosen,
+    selected={row['name']: [] for row in chosen if row['name'].endswith('max_conf')},
+  )
+  (path / 'report.json').write_text(results.to_json(found))
   data = {'name': 'jsonl_pool', 'identity': identity, 'llms': {llm: {'price': None} for llm in llms}}
-  for name, content in {'config': config.to_dict(), 'data': data, 'report': results}.items():
+  for name, content in {'config': config.to_dict(), 'data': data}.items():
     (path / f'{name}.json').write_text(json.dumps(content))
   values = np.array(list(correct.values()), np.float32).T
   valid = ~np.isin(queries, missing)
@@ -73,12 +74,16 @@ def methods(policy: list[float]) -> dict[tuple[str, int], list[float]]:
   }
 
 
-def compared_runs(*paths: pathlib.Path) -> dict:
-  return compare.compare_runs(compare.load_runs(paths), resamples=200)
+def compared_runs(*paths: pathlib.Path) -> comparison.Comparison:
+  return comparison.compare_runs(finished_runs.load_runs(paths), resamples=200)
 
 
-def row_of(found: dict, name: str) -> dict:
-  return next(row for row in found['methods'] if row['name'] == name)
+def read_comparison(workdir: pathlib.Path) -> comparison.Comparison:
+  return msgspec.json.decode((workdir / 'comparison.json').read_bytes(), type=comparison.Comparison)
+
+
+def row_of(found: comparison.Comparison, name: str) -> comparison.ComparedMethod:
+  return next(row for row in found.methods if row.name == name)
 
 
 def ids(*numbers: int) -> list[str]:
@@ -97,22 +102,21 @@ def test_gains_are_over_the_shared_queries_whatever_their_order(tmp_path):
   # Query by query: q08 and q09 stay right, q04 and q05 are won, q06 is lost; q20 and q21 are its own.
   b = write_run(tmp_path / 'b', ids(9, 20, 8, 6, 5, 4, 21), methods([1, 1, 1, 0, 1, 1, 1]))
   found = compared_runs(a, b)
-  assert found['shared_queries'] == 5
-  assert [run['tested'] for run in found['runs']] == [10, 7]
+  assert found.shared_queries == 5
+  assert [run.tested for run in found.runs] == [10, 7]
   row = row_of(found, 'max_conf')
-  assert row['queries'] == 5
-  first, second = row['runs']
-  assert first['accuracy'] == pytest.approx(3 / 5)
-  assert second['accuracy'] == pytest.approx(4 / 5)
-  assert first['gain'] is None
-  assert second['gain']['delta'] == pytest.approx(1 / 5)
-  assert second['gain']['p'] == second['gain']['p_holm'] == 1.0  # two wins against one loss
-  low, high = second['gain']['ci']
+  assert row.queries == 5
+  first, second = row.runs
+  assert first.accuracy == pytest.approx(3 / 5)
+  assert second.accuracy == pytest.approx(4 / 5)
+  assert first.gain is None
+  assert second.gain.delta == pytest.approx(1 / 5)
+  assert second.gain.p == second.gain.p_holm == 1.0  # two wins against one loss
+  low, high = second.gain.ci
   assert low <= 1 / 5 <= high
   for same in ('all_llms', 'single:big', 'oracle'):
-    assert row_of(found, same)['runs'][1]['gain'] | {'p_holm': None} == {
-      'delta': 0.0, 'ci': [0.0, 0.0], 'p': 1.0, 'p_holm': None,
-    }  # fmt: skip
+    gain = row_of(found, same).runs[1].gain
+    assert (gain.delta, gain.ci, gain.p) == (0.0, (0.0, 0.0), 1.0)
 
 
 def test_alignment_pairs_each_query_with_itself():
@@ -125,22 +129,22 @@ def test_alignment_pairs_each_query_with_itself():
       keys, (['c', 'a', 'b'], ['b', 'd', 'c']), ([0.3, 0.1, 0.2], [20, 40, 30]), ([1, 1, 0], [1, 1, 1]), strict=True
     )
   ]
-  aligned = compare.align(played, keys)
+  aligned = comparison.align(played, keys)
   assert aligned.query_ids.tolist() == ['b', 'c']
   np.testing.assert_array_equal(aligned.correct, np.float32([[0.2, 20], [0.3, 30]]))
   np.testing.assert_array_equal(aligned.valid, [[False, True], [True, True]])
-  assert not compare.align(played, [keys[0], None]).valid[:, 1].any()
+  assert not comparison.align(played, [keys[0], None]).valid[:, 1].any()
   with pytest.raises(KeyError, match="'max_conf' of size 2"):
-    compare.align(played, [('max_conf', 2), keys[1]])
+    comparison.align(played, [('max_conf', 2), keys[1]])
 
 
 def test_a_query_that_one_run_does_not_count_is_left_out_of_all(tmp_path):
   a = write_run(tmp_path / 'a', ids(0, 1, 2, 3), methods([1, 1, 0, 0]))
   b = write_run(tmp_path / 'b', ids(0, 1, 2, 3), methods([1, 1, 1, 0]), missing=('q00',))
   row = row_of(compared_runs(a, b), 'max_conf')
-  assert row['queries'] == 3
-  assert [run['accuracy'] for run in row['runs']] == pytest.approx([1 / 3, 2 / 3])
-  assert row['runs'][1]['gain']['delta'] == pytest.approx(1 / 3)
+  assert row.queries == 3
+  assert [run.accuracy for run in row.runs] == pytest.approx([1 / 3, 2 / 3])
+  assert row.runs[1].gain.delta == pytest.approx(1 / 3)
 
 
 def test_with_several_runs_p_values_are_corrected_and_decide_what_is_a_tie(tmp_path):
@@ -151,16 +155,16 @@ def test_with_several_runs_p_values_are_corrected_and_decide_what_is_a_tie(tmp_p
     for name, won in zip('abc', wins, strict=True)
   ]
   alone, both = compared_runs(*paths[:2]), compared_runs(*paths)
-  gain = row_of(alone, 'max_conf')['runs'][1]['gain']
-  assert gain['p'] == gain['p_holm'] == pytest.approx(2 / 2**6)
-  assert 0 < gain['ci'][0] < 1 / 2 < gain['ci'][1]
-  assert '+50.0 (p=0.031)' in comparison.markdown(alone)
-  assert 'Holm' not in comparison.markdown(alone)
-  gain = row_of(both, 'max_conf')['runs'][1]['gain']
-  assert gain['p'] == pytest.approx(2 / 2**6)
-  assert gain['p_holm'] == pytest.approx(4 / 2**6)
-  assert '+50.0 (tie)' in comparison.markdown(both)
-  assert 'Holm' in comparison.markdown(both)
+  gain = row_of(alone, 'max_conf').runs[1].gain
+  assert gain.p == gain.p_holm == pytest.approx(2 / 2**6)
+  assert 0 < gain.ci[0] < 1 / 2 < gain.ci[1]
+  assert '+50.0 (p=0.031)' in comparison_report.markdown(alone)
+  assert 'Holm' not in comparison_report.markdown(alone)
+  gain = row_of(both, 'max_conf').runs[1].gain
+  assert gain.p == pytest.approx(2 / 2**6)
+  assert gain.p_holm == pytest.approx(4 / 2**6)
+  assert '+50.0 (tie)' in comparison_report.markdown(both)
+  assert 'Holm' in comparison_report.markdown(both)
 
 
 def test_says_what_differs_and_nothing_else(tmp_path):
@@ -169,10 +173,10 @@ def test_says_what_differs_and_nothing_else(tmp_path):
     tmp_path / 'b', ids(0, 1), methods([1, 0]), train__epochs=5, dataset__manual_dir='x', collect__samples=3
   )
   found = compared_runs(a, b)
-  assert found['differences'] == {'train.epochs': [3, 5]}
-  assert found['warnings'] == []
-  assert '| train.epochs | 3 | 5 |' in comparison.markdown(found)
-  assert comparison.title(found) == 'b against a on 2 shared queries'
+  assert found.differences == {'train.epochs': [3, 5]}
+  assert found.warnings == []
+  assert '| train.epochs | 3 | 5 |' in comparison_report.markdown(found)
+  assert comparison_report.title(found) == 'b against a on 2 shared queries'
 
 
 def test_facts_about_an_llm_that_all_runs_know_are_compared(tmp_path):
@@ -180,7 +184,7 @@ def test_facts_about_an_llm_that_all_runs_know_are_compared(tmp_path):
   data = json.loads((b / 'data.json').read_text())
   data['llms']['small']['price'] = 2.5
   (b / 'data.json').write_text(json.dumps(data))
-  assert compared_runs(a, b)['differences'] == {'data.llms.small.price': [None, 2.5]}
+  assert compared_runs(a, b).differences == {'data.llms.small.price': [None, 2.5]}
 
 
 def test_an_evaluation_made_anew_is_told_by_its_own_settings(tmp_path):
@@ -189,7 +193,7 @@ def test_an_evaluation_made_anew_is_told_by_its_own_settings(tmp_path):
   report = json.loads((b / 'report.json').read_text())
   report['evaluate_config']['vote'] = 'samples'  # config.json says what the run was made with at first
   (b / 'report.json').write_text(json.dumps(report))
-  assert compared_runs(a, b)['differences'] == {'evaluate.vote': ['majority', 'samples']}
+  assert compared_runs(a, b).differences == {'evaluate.vote': ['majority', 'samples']}
 
 
 def test_runs_of_different_pools(tmp_path):
@@ -201,25 +205,25 @@ def test_runs_of_different_pools(tmp_path):
     tmp_path / 'b', ids(0, 1, 2), other, llms=('big', 'tiny', 'nano'), best_single=('single:nano', 'single:tiny')
   )
   found = compared_runs(a, b)
-  assert 'The pool of a lacks nano, tiny.' in found['warnings']
-  assert 'The pool of b lacks small.' in found['warnings']
-  assert found['differences'] == {}  # facts of LLMs that not all runs know are no differences
-  assert row_of(found, 'all_llms')['runs'][1]['gain']['delta'] == 1.0
-  absent, tiny = row_of(found, 'single:tiny')['runs']
+  assert 'The pool of a lacks nano, tiny.' in found.warnings
+  assert 'The pool of b lacks small.' in found.warnings
+  assert found.differences == {}  # facts of LLMs that not all runs know are no differences
+  assert row_of(found, 'all_llms').runs[1].gain.delta == 1.0
+  absent, tiny = row_of(found, 'single:tiny').runs
   assert absent is None
-  assert tiny['accuracy'] == pytest.approx(1 / 3)
-  assert tiny['gain'] is None
-  assert row_of(found, 'single:big')['runs'][1]['gain']['delta'] == 0.0
-  comparison.write(tmp_path / 'out', found)
+  assert tiny.accuracy == pytest.approx(1 / 3)
+  assert tiny.gain is None
+  assert row_of(found, 'single:big').runs[1].gain.delta == 0.0
+  comparison_report.write(tmp_path / 'out', found)
 
 
 def test_warns_of_other_references_and_other_data(tmp_path):
   a = write_run(tmp_path / 'a', ids(0, 1, 2), methods([1, 0, 0]))
   b = write_run(tmp_path / 'b', ids(0, 1, 2), methods([1, 0, 0]) | {('single:small', 1): [0, 1, 0]}, identity='b2')
   found = compared_runs(a, b)
-  assert found['differences'] == {'data.identity': ['a1', 'b2']}
-  assert any('not on the same data' in warning for warning in found['warnings'])
-  assert any('On 1 of 3 shared queries the same LLM is right' in warning for warning in found['warnings'])
+  assert found.differences == {'data.identity': ['a1', 'b2']}
+  assert any('not on the same data' in warning for warning in found.warnings)
+  assert any('On 1 of 3 shared queries the same LLM is right' in warning for warning in found.warnings)
 
 
 def test_warns_when_few_queries_are_shared_but_not_of_folds_beside_one_split(tmp_path):
@@ -227,10 +231,10 @@ def test_warns_when_few_queries_are_shared_but_not_of_folds_beside_one_split(tmp
   inside = write_run(tmp_path / 'b', ids(3, 4), methods([0, 1]))
   beside = write_run(tmp_path / 'c', ids(8, 9, 10), methods([0, 1, 1]))
   mixed, apart = compared_runs(a, inside), compared_runs(a, beside)
-  assert not any('fewer than half' in warning for warning in mixed['warnings'])
-  assert any('Only 1 queries are shared' in warning for warning in apart['warnings'])
+  assert not any('fewer than half' in warning for warning in mixed.warnings)
+  assert any('Only 1 queries are shared' in warning for warning in apart.warnings)
   for found in (mixed, apart):
-    assert any('do not test the same queries' in warning for warning in found['warnings'])
+    assert any('do not test the same queries' in warning for warning in found.warnings)
 
 
 def test_no_shared_query_is_refused_with_what_each_tested(tmp_path):
@@ -255,7 +259,7 @@ def test_what_is_missing_is_named_with_how_to_make_it(tmp_path, name, said):
   a = write_run(tmp_path / 'a', ids(0, 1), methods([1, 0]))
   (a / name).unlink()
   with pytest.raises(FileNotFoundError, match=said):
-    compare.load_run(a)
+    finished_runs.load_run(a)
 
 
 @pytest.mark.parametrize('name', ['report.json', 'outcomes.npz'])
@@ -263,17 +267,17 @@ def test_what_is_missing_is_named_with_how_to_make_it(tmp_path, name, said):
 def test_what_is_damaged_is_named(tmp_path, name, size):
   a = write_run(tmp_path / 'a', ids(0, 1), methods([1, 0]))
   (a / name).write_bytes((a / name).read_bytes()[:size])
-  with pytest.raises(ValueError, match=rf'a/{name} (is no JSON|cannot be read)'):
-    compare.load_run(a)
+  with pytest.raises(ValueError, match=rf'a/{name} (is not JSON|cannot be read)'):
+    finished_runs.load_run(a)
 
 
 def test_runs_are_named_by_what_tells_them_apart(tmp_path):
   paths = [tmp_path / name for name in ('gsm8k/first', 'mmlu/first', 'mmlu/second')]
   for path in paths:
     write_run(path, ids(0, 1), methods([1, 0]))
-  assert compare.load_run(paths[0]).name == 'first'
-  assert [run.name for run in compare.load_runs(paths[1:])] == ['first', 'second']
-  assert [run.name for run in compare.load_runs(paths)] == ['gsm8k/first', 'mmlu/first', 'mmlu/second']
+  assert finished_runs.load_run(paths[0]).name == 'first'
+  assert [run.name for run in finished_runs.load_runs(paths[1:])] == ['first', 'second']
+  assert [run.name for run in finished_runs.load_runs(paths)] == ['gsm8k/first', 'mmlu/first', 'mmlu/second']
 
 
 def test_the_command_reads_patterns_keeps_the_first_first_and_draws(tmp_path):
@@ -284,8 +288,8 @@ def test_the_command_reads_patterns_keeps_the_first_first_and_draws(tmp_path):
   done = command('--config.compare.runs=sweep/b, sweep/*', cwd=tmp_path)
   assert done.returncode == 0, done.stderr
   (workdir,) = (tmp_path / 'runs' / 'compare').iterdir()
-  found = json.loads((workdir / 'comparison.json').read_text())
-  assert [run['name'] for run in found['runs']] == ['b', 'a', 'c']
+  found = read_comparison(workdir)
+  assert [run.name for run in found.runs] == ['b', 'a', 'c']
   assert (workdir / 'comparison.md').read_text().startswith('# 2 runs against b on 8 shared queries\n')
   assert (workdir / 'figures' / 'comparison.png').read_bytes().startswith(b'\x89PNG')
   assert 'max_conf' in done.stdout
@@ -329,18 +333,18 @@ def test_real_runs(tiny_encoder, responses_file, tmp_path, monkeypatch):
   config.compare.runs = ','.join(str(tmp_path / name) for name in changed)
   config.evaluate.resamples = 100
   compare.compare(config, tmp_path / 'compared')
-  found = json.loads((tmp_path / 'compared' / 'comparison.json').read_text())
-  assert [run['tested'] for run in found['runs']] == [found['shared_queries']] * 2
-  assert found['differences'] == {'encoder.freeze': [True, False]}
-  assert found['warnings'] == []
+  found = read_comparison(tmp_path / 'compared')
+  assert [run.tested for run in found.runs] == [found.shared_queries] * 2
+  assert found.differences == {'encoder.freeze': [True, False]}
+  assert found.warnings == []
   # What depends on no classifier is the same in both runs; what does is what each run reported.
   for name in ('all_llms', 'oracle'):
-    assert row_of(found, name)['runs'][1]['gain']['ci'] == [0, 0]
-    assert f'| {name} | all the same |' in comparison.markdown(found)
-  reported = [json.loads((tmp_path / name / 'report.json').read_text()) for name in changed]
+    assert row_of(found, name).runs[1].gain.ci == (0, 0)
+    assert f'| {name} | all the same |' in comparison_report.markdown(found)
+  reported = [results.load(tmp_path / name / 'report.json') for name in changed]
   for policy in ('max_conf', 'labelled_max_conf', 'weighted_max_conf'):
-    of = [next(row for row in report['chosen'] if row['name'] == policy)['accuracy'] for report in reported]
-    rows = row_of(found, policy)['runs']
-    assert [row['accuracy'] for row in rows] == pytest.approx(of)
-    assert rows[1]['gain']['delta'] == pytest.approx(of[1] - of[0])
-  assert row_of(found, 'weighted_max_conf, s=3')['runs'][0]['sizes'] == [3]
+    of = [next(row for row in report.chosen if row.name == policy).accuracy for report in reported]
+    rows = row_of(found, policy).runs
+    assert [row.accuracy for row in rows] == pytest.approx(of)
+    assert rows[1].gain.delta == pytest.approx(of[1] - of[0])
+  assert row_of(found, 'weighted_max_conf, s=3').runs[0].sizes == [3]

@@ -5,8 +5,10 @@ import ml_collections
 import pytest
 
 from configs import gsm8k, jsonl, mini, mmlu, mmlu_pro
+from selectllm.evaluate import results
 from selectllm.infra import run_dir
 from selectllm.sweeps import grid, plan
+from tests.helpers import made_results
 
 SEEDS = grid.sweep('config.seed', (0, 1))
 EVALUATED = grid.sweep('config.evaluate.threshold', (0.3, 0.5))
@@ -105,8 +107,8 @@ def _write_run(workdir: pathlib.Path, run: plan.Run, **settings) -> None:
   (directory / 'predictions.npz').touch()
   (directory / 'outcomes.npz').touch()
   (directory / 'config.json').write_text(run.config.to_json_best_effort())
-  settings = {**json.loads(run.config.evaluate.to_json()), **settings}
-  (directory / 'report.json').write_text(json.dumps({'evaluate_config': settings}))
+  found = made_results.make(run.config, ['a', 'b'], evaluate_config=settings)
+  (directory / 'report.json').write_text(results.to_json(found))
 
 
 def test_a_run_is_done_when_its_report_is_all_there_and_its_own(base, tmp_path):

@@ -7,15 +7,16 @@ import pytest
 
 from configs import mini
 from selectllm.data import splits
-from selectllm.evaluate import outcomes
-from selectllm.modes import compare
+from selectllm.evaluate import finished_runs, outcomes
+from selectllm.evaluate import results as evaluate_results
 from selectllm.sweeps import figures, grid, plan, report, results
+from tests.helpers import made_results
 
 QUERIES = 400
 POLICIES = ('weighted_max_conf', 'max_conf', 'labelled_max_conf')
 
 
-def make_run(path: pathlib.Path, config, accuracy: float, *, missing: int = 0) -> compare.Run:
+def make_run(path: pathlib.Path, config, accuracy: float, *, missing: int = 0) -> finished_runs.Run:
   """A run of which every policy is right with that probability; its first `missing` queries do not count."""
   llms = list(config.pool.llms) or [f'llm-{n}' for n in range(8)]
   # Runs are right on about the same queries, as variants of one classifier are.
@@ -41,18 +42,19 @@ def make_run(path: pathlib.Path, config, accuracy: float, *, missing: int = 0) -
     labels=np.array([[1, 0], [0, 1], [0, 1], [1, 1]], np.float32),
     observed=np.array([[1, 1], [1, 1], [1, 1], [0, 1]], bool),
   )
-  results = {
-    'dataset': {
-      'name': 'Made up', 'llms': llms, 'folds': 0, 'queries': 1000, 'responses': 'recorded', 'latency': 'measured',
-      'queries_per_split': {'train': int(500 * config.dataset.train_share), 'test': QUERIES},
+  found = made_results.make(
+    config,
+    llms,
+    dataset={
+      'name': 'Made up', 'queries': 1000,
+      'queries_per_split': {'train': int(500 * config.dataset.train_share), 'validation': 0, 'test': QUERIES},
     },
-    'best_single': [f'single:{llms[0]}'],
-    'oracle': {'accuracy': 0.9},
-    'classifier': {'weighted_f1': 0.7, 'auroc': None if config.seed else 0.75, 'ece': 0.05},
-    'selected': dict.fromkeys(POLICIES),
-    'timing': {'train_and_score_s': 90.0, 'evaluate_s': 30.0},
-  }  # fmt: skip
-  return compare.Run(path.name, path, {}, {}, results, played)
+    oracle={'accuracy': 0.9},
+    classifier={'weighted_f1': 0.7, 'auroc': None if config.seed else 0.75, 'ece': 0.05},
+    selected={policy: [] for policy in POLICIES},
+    timing={'train_and_score_s': 90.0, 'evaluate_s': 30.0},
+  )  # fmt: skip
+  return finished_runs.Run(path.name, path, {}, {}, found, played)
 
 
 def make_sweep(tmp_path, argument, accuracy, seeds=2):
@@ -134,15 +136,14 @@ def test_without_the_experiment_itself_the_first_variant_is_the_reference(tmp_pa
   assert axis.rows[1].gains['top-1'].delta == 0.0
 
 
-def write_runs(sweep: plan.Plan, runs: dict[str, compare.Run]) -> None:
+def write_runs(sweep: plan.Plan, runs: dict[str, finished_runs.Run]) -> None:
   """Makes the directories ones that are read again."""
   for name, run in runs.items():
     config = sweep.runs[name].config
     (run.path / 'config.json').write_text(config.to_json_best_effort())
     (run.path / 'data.json').write_text('{}')
     np.savez(run.path / 'outcomes.npz', **run.outcomes._asdict())
-    results = {**run.results, 'evaluate_config': json.loads(config.evaluate.to_json())}
-    (run.path / 'report.json').write_text(json.dumps(results))
+    (run.path / 'report.json').write_text(evaluate_results.to_json(run.results))
 
 
 def test_what_is_missing_is_listed(tmp_path, capsys):
