@@ -6,7 +6,6 @@ The run is one with checkpoints. The first confidence comes twice: with nothing 
 left in the compilation cache.
 """
 
-import json
 import os
 import pathlib
 import statistics
@@ -16,6 +15,7 @@ import tempfile
 import time
 
 from benchmarks import results
+from selectllm.evaluate import results as run_results
 from selectllm.report import tables
 
 HELP_S, CONFIDENCE_S = 1.5, 6.0
@@ -56,7 +56,7 @@ def main() -> None:
   parser.add_argument('--run', type=pathlib.Path, required=True)
   parser.add_argument('--repeats', type=int, default=5)
   options = parser.parse_args()
-  llms = len(json.loads((options.run / 'report.json').read_text())['llms'])
+  llms = len(run_results.load(options.run / 'report.json').llms)
   first = ['-c', FIRST_CONFIDENCE, str(options.run), QUERY, str(llms)]
   with tempfile.TemporaryDirectory() as cache:
     cold = seconds(first, cache)

@@ -20,7 +20,7 @@ import rich.console
 from sklearn import linear_model
 
 from selectllm.data import dataset, load, splits
-from selectllm.evaluate import predictions, replay, statistics
+from selectllm.evaluate import predictions, replay, results, statistics
 from selectllm.models import inference, pretrained, sharding
 from selectllm.models import options as model_options
 from selectllm.report import tables
@@ -99,7 +99,7 @@ def main() -> None:
   if len(predicted.split) > 1:
     parser.error(f'{run} has {len(predicted.split)} folds; this benchmark takes a run with one split')
   responses, split = data.responses, predicted.split[0]
-  seconds = json.loads((run / 'report.json').read_text())['timing'].get('train_and_score_s', np.nan)
+  seconds = results.load(run / 'report.json').timing.train_and_score_s or np.nan
 
   category = np.eye(len(data.tasks))[responses.task]
   texts = {'question': (list(data.questions), QUESTION_TOKENS)}

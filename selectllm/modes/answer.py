@@ -15,12 +15,19 @@ import orjson
 
 from selectllm.client import command, dispatch, preflight, rate_limits, runner, store
 from selectllm.data import pool_file, queries
+from selectllm.evaluate import results
 from selectllm.infra import metric_writer, paths, run_dir
 from selectllm.report import answers
 from selectllm.serve import decider, fixed_policy, selector, session
 from selectllm.train import checkpoints
 
-_REFUSALS = (*command.REFUSALS, run_dir.RunDirError, checkpoints.CheckpointError, selector.SelectorError)
+_REFUSALS = (
+  *command.REFUSALS,
+  run_dir.RunDirError,
+  results.ResultsError,
+  checkpoints.CheckpointError,
+  selector.SelectorError,
+)
 
 
 def answer(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:

@@ -1,7 +1,6 @@
 """Answers with the policy of a finished run: all calls for a query are chosen beforehand, and they vote."""
 
 import functools
-import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ import ml_collections
 import numpy as np
 
 from selectllm.data import pool_file
+from selectllm.evaluate import results
 from selectllm.infra import run_dir
 from selectllm.models import inference, sharding
 from selectllm.models import options as model_options
@@ -103,6 +103,7 @@ def load(run: pathlib.Path, policy: str, size: int, mesh: ml_collections.ConfigD
 
   Raises:
     FileNotFoundError: when the directory holds no such run.
+    results.ResultsError: when another version wrote its report.json.
     run_dir.RunDirError: when it is damaged, or of an earlier version.
     pool_file.PoolError: for a policy or size that there is not.
     checkpoints.CheckpointError: when its checkpoint cannot be read.
@@ -111,13 +112,13 @@ def load(run: pathlib.Path, policy: str, size: int, mesh: ml_collections.ConfigD
     if not (run / name).is_file():
       raise FileNotFoundError(f'config.answer.run={str(run)!r} is not a finished run: it has no {name}')
   trained_with = ml_collections.ConfigDict(run_dir.read(run / 'config.json'))
-  report = json.loads((run / 'report.json').read_text())
-  if report['dataset']['folds']:
+  found = results.load(run / 'report.json')
+  if found.dataset.folds:
     raise FileNotFoundError(f'config.answer.run={str(run)!r} cross-validated: it has a classifier for each fold')
   if policy not in policies.POLICIES:
     raise pool_file.PoolError(f'config.answer.policy={policy!r} is not one of {", ".join(policies.POLICIES)}')
-  llms = tuple(report['dataset']['llms'])
-  size = size or next(row['sizes'][0] for row in report['chosen'] if row['name'] == policy)
+  llms = tuple(found.dataset.llms)
+  size = size or next(row.sizes[0] for row in found.chosen if row.name == policy and row.sizes)
   if not 1 <= size <= len(llms):
     raise pool_file.PoolError(f'config.answer.size={size}: the run knows {len(llms)} LLMs')
   trained_with.mesh = mesh
@@ -127,6 +128,6 @@ def load(run: pathlib.Path, policy: str, size: int, mesh: ml_collections.ConfigD
   with np.load(run / 'predictions.npz') as arrays:
     latency_s, classifier_latency_s = arrays['latency_s'][0], float(arrays['classifier_latency_s'])
   selecting = policies.PolicyOptions(latency_s, np.array([size], np.int32), trained_with.evaluate.threshold)
-  costs = np.array([report['llms'][llm]['cost_usd'] for llm in llms], np.float32)
+  costs = np.array([found.llms[llm].cost_usd for llm in llms], np.float32)
   vote = trained_with.evaluate.vote
   return FixedPolicy(llms, model, params, selecting, policy, vote, costs, classifier_latency_s)
