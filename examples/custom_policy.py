@@ -13,6 +13,7 @@ import ml_collections
 
 from selectllm.evaluate import results
 from selectllm.modes import experiment
+from selectllm.report import tables
 from selectllm.selection import policies
 
 MARGIN = 0.1
@@ -28,11 +29,12 @@ def near_the_top(confidences, latency_s, available, *, size, threshold) -> polic
 def main(run: pathlib.Path) -> results.MethodResult:
   """Writes the report of a run again, with the policy in it; returns its results at the size chosen on validation."""
   policies.POLICIES['near_the_top'] = near_the_top
+  policies.select_all.clear_cache()  # it may have been compiled for the policies before
   config = ml_collections.ConfigDict(json.loads((run / 'config.json').read_text()))
   config.mode = 'evaluate'
   experiment.run(config, run)
   found = next(row for row in results.load(run / 'report.json').chosen if row.name == 'near_the_top')
-  print(f'near_the_top: {100 * found.accuracy:.1f} % right with {found.calls:.2f} calls')
+  print(f'near_the_top: {tables.percent(found.accuracy)} % right with {found.calls} calls a query')
   return found
 
 

@@ -48,6 +48,7 @@ def main(workdir: pathlib.Path, encoder: str = DEFAULT_ENCODER) -> pathlib.Path:
   config.dataset.extractor = 'number-v1'  # answers are taken from the texts
   config.encoder.name = encoder
   config.train.epochs = 3
+  config.mesh.data = 1  # one device is enough for so little
   config.tradeoff.strategies = ('adaptive',)
   config.tradeoff.limits = ('accuracy>=best_single', 'seconds<=50%', 'none')
   experiment.run(config, workdir / 'run')

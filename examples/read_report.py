@@ -4,21 +4,21 @@ import pathlib
 import sys
 
 from selectllm.evaluate import results
+from selectllm.report import tables
 
 
 def main(report: pathlib.Path) -> list[str]:
   """Returns a line for each policy and for each constraint."""
   found = results.load(report)
+  chosen = {row.name: row for row in found.chosen}
   lines = []
-  for name in found.selected:
-    row = next(row for row in found.chosen if row.name == name)
-    gain = row.versus['best_single']
-    against = f', {100 * gain.delta:+.1f} points against the best single LLM (p={gain.p:.2g})' if gain else ''
-    lines.append(f'{name}: {100 * row.accuracy:.1f} % right with {row.calls:.2f} calls{against}')
-  for kept in found.tradeoff.constraints if found.tradeoff else ():
-    if kept.measured:
-      estimated, measured = kept.estimated.accuracy, kept.measured.accuracy
-      lines.append(f'{kept.constraint}: {100 * estimated:.1f} % estimated, {100 * measured:.1f} % measured')
+  for name in tables.policies(found):
+    gain = tables.versus(chosen[name], 'best_single')
+    lines.append(f'{name}: {tables.percent(chosen[name].accuracy)} % right, {gain} points over the best single LLM')
+  for row in found.tradeoff.constraints if found.tradeoff else ():
+    if row.estimated and row.measured:
+      estimated, measured = tables.percent(row.estimated.accuracy), tables.percent(row.measured.accuracy)
+      lines.append(f'{row.constraint}: {estimated} % right estimated, {measured} % measured')
   print('\n'.join(lines))
   return lines
 

@@ -17,7 +17,7 @@ import sys
 from typing import Any
 
 from selectllm.evaluate import results
-from selectllm.report import tables
+from selectllm.report import tables, tradeoff
 
 _ROOT = pathlib.Path(__file__).parents[1]
 _MARKED = re.compile(r'(<!-- results: ([\w/]+) -->\n)(.*?)(<!-- /results -->)', re.DOTALL)
@@ -36,82 +36,38 @@ SUMMARY = {
   '`none`': '`adaptive`, asked for the most accurate',
 }
 
+# Columns of the report's tables that pages are too narrow for.
+_METHODS_LEFT_OUT = ('seconds, parallel', 'of the oracle %')
+_CONSTRAINTS_LEFT_OUT = ('#', 'operating point', 'calls', 'seconds, parallel (p95)')
+
 Extract = dict[str, Any]
 
 
-def _methods(found: results.Results, rows: list[results.MethodResult]) -> tables.Table:
-  """Methods with intervals, calls, summed seconds and gains on the same queries."""
-  own = found.timing.classifier_latency_s
-  references = [name for name in ('best_single', 'all_llms', 'top_s') if any(row.versus[name] for row in rows)]
-  names = {'best_single': 'best single', 'all_llms': 'all LLMs'}
-  header = ['method', 's', 'accuracy %', '95 % interval', 'calls', 'seconds, sequential']
-  cells = []
-  for row in rows:
-    classified = row.name in (*found.selected, 'knn_top1')  # the classifier, or its encoder, takes part
-    latency = row.latency_sequential_s
-    if latency is not None and classified:
-      latency += own
-    cells.append(
-      [
-        row.name,
-        tables.size_of(row),
-        tables.percent(row.accuracy),
-        ' to '.join(map(tables.percent, row.accuracy_ci)),
-        '-' if row.calls is None else f'{row.calls:.2f}',
-        tables.seconds(latency),
-        *(tables.versus(row, name) for name in references),
-      ]
-    )
-  return tables.Table([*header, *(f'vs {names.get(name, name)}' for name in references)], cells)
+def _without(table: tables.Table, left_out: tuple[str, ...]) -> tables.Table:
+  """Returns a table without these columns, and without those that hold nothing but dashes."""
+  known = (any(cells[place] != '-' for cells in table.rows) for place in range(len(table.header)))
+  places = enumerate(zip(table.header, known, strict=True))
+  return table.columns([place for place, (name, said) in places if said and name not in left_out])
 
 
-def _share(measured: results.Measurement, tradeoff: results.Tradeoff) -> str:
-  """Its cost in per cent of calling all LLMs."""
-  unit = tradeoff.cost_unit
-  return f'{100 * getattr(measured, unit) / getattr(tradeoff.references["all_llms"], unit):.0f}'
-
-
-def _tradeoff(tradeoff: results.Tradeoff) -> tables.Table:
-  """What references, constraints and strategies gave on test, and for what cost."""
-  references = tradeoff.references
-  measured = {'vote of all LLMs': references['all_llms'], 'best single LLM': references['best_single']}
-  measured |= {f'`{row.constraint}`': row.measured for row in tradeoff.constraints if row.measured}
-  measured |= {f'`{name}`': row.measured for name, row in tradeoff.best.items()}
+def _tradeoff(of: results.Tradeoff, scale: tradeoff.CostScale) -> tables.Table:
+  """Tabulates what references, constraints and strategies gave on test, and at what cost."""
+  measured = {'vote of all LLMs': of.references['all_llms'], 'best single LLM': of.references['best_single']}
+  measured |= {f'`{row.constraint}`': row.measured for row in of.constraints if row.measured}
+  measured |= {f'`{name}`': row.measured for name, row in of.best.items()}
   rows = [
-    [name, tables.with_interval(row.accuracy, row.accuracy_ci), _share(row, tradeoff)] for name, row in measured.items()
+    [name, tables.with_interval(row.accuracy, row.accuracy_ci or (None, None)), f'{scale.percent_of_all(row):.0f}']
+    for name, row in measured.items()
   ]
-  return tables.Table(['on test', 'accuracy %', f'{tradeoff.cost_unit}, % of all'], rows)
-
-
-def _verdict(row: results.ConstraintResult) -> str:
-  if row.constraint == 'none' or row.met is None:
-    return '-'
-  return 'met' if row.met else 'missed, within its interval' if row.within else 'missed'
-
-
-def _constraints(tradeoff: results.Tradeoff) -> tables.Table:
-  """What cross-validation estimated of each constraint's operating point, and what the test gave."""
-  header = ['constraint', 'strategy', 'estimated accuracy %', 'measured accuracy % (95 % interval)']
-  header += [f'estimated {tradeoff.cost_unit}', f'measured {tradeoff.cost_unit}', '% of all', 'on test']
-  rows = []
-  for row in tradeoff.constraints:
-    cells = [f'`{row.constraint}`', row.strategy or '-']
-    if row.estimated is None or row.measured is None:
-      rows.append([*cells, *['-'] * 5, 'not reached in cross-validation'])
-      continue
-    costs = (tables.seconds(getattr(each, tradeoff.cost_unit)) for each in (row.estimated, row.measured))
-    cells += [tables.percent(row.estimated.accuracy)]
-    cells += [tables.with_interval(row.measured.accuracy, row.measured.accuracy_ci), *costs]
-    cells += [_share(row.measured, tradeoff), _verdict(row)]
-    rows.append(cells)
-  return tables.Table(header, rows)
+  return tables.Table(['on test', 'accuracy %', f'{of.cost_unit}, % of all'], rows)
 
 
 def _probability(found: results.AnswerProbability) -> tables.Table:
-  """How far P(the answer is right) can be trusted."""
-  gain = f'{100 * found.abstain_20.gain:+.1f}'
-  ece = '-' if found.ece is None else f'{found.ece:.3f}'
-  rows = [['ECE of P(right)', ece], ['points gained by leaving the least sure 20 % unanswered', gain]]
+  """Tabulates how far P(the answer is right) can be trusted."""
+  rows = [
+    ['ECE of P(right)', tables.measure(found.ece)],
+    ['points gained by leaving the least sure 20 % unanswered', f'{100 * found.abstain_20.gain:+.1f}'],
+  ]
   return tables.Table(['', found.strategy], rows)
 
 
@@ -127,15 +83,17 @@ def extract(name: str, run: pathlib.Path) -> Extract:
   """
   found = results.load(run / 'report.json')
   environment = json.loads((run / 'environment.json').read_text())
-  policy = next(iter(found.selected))
+  sizes = [row for row in found.methods if row.name == tables.policies(found)[0]]
   made = {
-    'methods': _methods(found, tables.headline_rows(found)),
-    'sizes': _methods(found, [row for row in found.methods if row.name == policy]),
+    'methods': _without(tables.methods_table(tables.headline_rows(found), found), _METHODS_LEFT_OUT),
+    'sizes': _without(tables.methods_table(sizes, found), _METHODS_LEFT_OUT),
   }
-  if found.tradeoff:
-    made |= {'tradeoff': _tradeoff(found.tradeoff), 'constraints': _constraints(found.tradeoff)}
-    if found.tradeoff.p_right:
-      made['probability'] = _probability(found.tradeoff.p_right)
+  if of := found.tradeoff:
+    scale = tradeoff.cost_scale(found.dataset, of)
+    made['tradeoff'] = _tradeoff(of, scale)
+    made['constraints'] = _without(tradeoff.constraints_table(of, scale), _CONSTRAINTS_LEFT_OUT)
+    if of.p_right:
+      made['probability'] = _probability(of.p_right)
   return {
     'source': 'report.json',
     'command': _COMMAND.format(config=RUNS[name], name=name),
@@ -147,8 +105,9 @@ def extract(name: str, run: pathlib.Path) -> Extract:
 
 
 def _beside(extracts: dict[str, Extract], key: str, shown: dict[str, str] | None = None) -> tables.Table:
-  """A table of several extracts side by side: all rows, or these under the names given."""
-  header, rows, width = [''], {}, 1
+  """Puts a table of several extracts side by side: all rows, or these under the names given."""
+  header, width = [''], 1
+  rows: dict[str, list[str]] = {}
   for name, title in COMPARED.items():
     if found := extracts.get(name, {'tables': {}})['tables'].get(key):
       header[0] = found['header'][0]
