@@ -53,7 +53,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def config_name() -> str:
-  """The config file's name and argument as a folder's name: gsm8k, gsm8k-folds=5."""
+  """Returns the config file's name and argument as a folder's name: gsm8k, gsm8k-folds=5."""
   path, _, argument = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
   return '-'.join(filter(None, [pathlib.Path(path).stem, re.sub(r'[^\w=.]+', '-', argument)]))
 
@@ -80,7 +80,7 @@ def _run(config: ml_collections.ConfigDict, workdir: str | None) -> int:
 
 
 def _is_ours(error: Exception) -> bool:
-  """Whether our own code raised an error: then its message says all there is to say."""
+  """Tells whether our own code raised an error: then its message says all there is to say."""
   *_, (frame, _) = traceback.walk_tb(error.__traceback__)
   return frame.f_globals.get('__name__', '').startswith('selectllm')
 

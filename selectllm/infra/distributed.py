@@ -1,4 +1,4 @@
-"""The start of JAX: what is compiled is kept for later runs, and one job may be many processes.
+"""Starts JAX: keeps what is compiled for later runs, and makes one job of many processes.
 
 All processes of a job run the same command on the same run directory, which they share. They train and score together,
 each with its own devices and its share of the data; the first alone keeps the run directory, reports and narrates.

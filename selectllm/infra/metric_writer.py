@@ -1,4 +1,4 @@
-"""Where a run's progress goes: metrics.jsonl, TensorBoard, and a line (or bar) with the time that is left."""
+"""Writes a run's progress: metrics.jsonl, TensorBoard, and a line (or bar) with the time that is left."""
 
 import contextlib
 import logging
@@ -66,7 +66,7 @@ class MetricWriter:
 
 
 class Clock:
-  """Tells where the time of a loop goes."""
+  """Measures where the time of a loop goes."""
 
   def __init__(self, *parts: str):
     self._seconds = dict.fromkeys(parts, 0.0)
@@ -74,7 +74,7 @@ class Clock:
 
   @contextlib.contextmanager
   def on(self, part: str) -> Iterator[None]:
-    """The time inside is this part's."""
+    """Counts the time inside as this part's."""
     begun = time.perf_counter()
     try:
       yield
@@ -82,19 +82,19 @@ class Clock:
       self._seconds[part] += time.perf_counter() - begun
 
   def since_last(self) -> dict[str, float]:
-    """Seconds of each part since this was asked last."""
+    """Returns the seconds of each part since the last call."""
     passed = {part: seconds - self._noted[part] for part, seconds in self._seconds.items()}
     self._noted = dict(self._seconds)
     return passed
 
   def shares(self) -> str:
-    """What part takes how much, of all that was noted."""
+    """Says what part takes how much of all that was noted."""
     total = max(sum(self._seconds.values()), 1e-9)
     return ', '.join(f'{part} {100 * seconds / total:.0f} %' for part, seconds in self._seconds.items())
 
 
 class Progress:
-  """A bar on a terminal, else a log line now and then; both with the time that is left."""
+  """Shows a bar on a terminal, else a log line now and then; both with the time that is left."""
 
   def __init__(self, what: str, total: int, *, start: int = 0):
     self._what, self._total, self._start = what, total, start

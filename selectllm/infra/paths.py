@@ -1,4 +1,4 @@
-"""Where a run directory lies: on a disk, or on gs://, Google's object store.
+"""Paths of run directories, on a disk or on gs://, Google's object store, and of the cache.
 
 Objects are written whole, take no appending and no locks, and have no folders. What a run keeps is read and written by
 what `pathlib` and `etils.epath` share; Orbax finds its own way to the store.
@@ -19,7 +19,7 @@ REACHED_BY = 'gcsfs'
 
 
 def place(name: str | pathlib.Path) -> pathlib.Path:
-  """The path that is named, on a disk or on gs://, where it is one of `etils.epath`.
+  """Makes a path of a name, of `pathlib` on a disk and of `etils.epath` on gs://.
 
   Raises:
     ValueError: when gs:// is named and what it is reached by is not installed.
@@ -62,11 +62,11 @@ def atomic_write(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def cache_dir() -> pathlib.Path:
-  """Where data sets, downloads and what is made once for many runs go: $SELECTLLM_CACHE, else ~/.cache/selectllm."""
+  """Returns the folder of what many runs share: $SELECTLLM_CACHE, else ~/.cache/selectllm."""
   return pathlib.Path(os.environ.get('SELECTLLM_CACHE', '~/.cache/selectllm')).expanduser()
 
 
 def file_sha256(path: pathlib.Path) -> str:
-  """SHA-256 of a file, hexadecimal."""
+  """Returns the SHA-256 of a file, hexadecimal."""
   with open(path, 'rb') as file:
     return hashlib.file_digest(file, 'sha256').hexdigest()

@@ -1,4 +1,4 @@
-"""The run directory: whose it is, and what it was made with."""
+"""Ties a run directory to a config and to data, and notes what it was made with."""
 
 import contextlib
 import datetime

@@ -1,4 +1,4 @@
-"""The classifier: which LLMs of the pool will answer a query right.
+"""The classifier: predicts which LLMs of the pool will answer a query right.
 
 An encoder reads the query, its hidden states are pooled into one vector, and a linear head gives every LLM of the
 pool a logit; its sigmoid is the confidence that the LLM answers right.
@@ -117,7 +117,7 @@ class Classifier(nnx.Module):
 
 
 def param_groups(params: nnx.State) -> Any:
-  """Says of every parameter of a `Classifier` whether it belongs to the `encoder` or to the `head`.
+  """Labels every parameter of a `Classifier` by whether it belongs to the `encoder` or to the `head`.
 
   Args:
     params: The classifier's parameters, or any tree of their structure.

@@ -1,4 +1,4 @@
-"""The BERT and RoBERTa encoders, in Flax NNX.
+"""BERT and RoBERTa encoders (Devlin et al. 2019; Liu et al. 2019), in Flax NNX.
 
 One class serves both families: they differ in where position embeddings start and in nothing else that shows
 here. Parameters are float32 and carry logical axis names, which `selectllm.models.sharding` maps onto a mesh; matrix
@@ -69,12 +69,12 @@ class EncoderConfig:
 
   @property
   def position_offset(self) -> int:
-    """The row of the position embedding table that a query's first token uses."""
+    """Returns the row of the position embedding table that a query's first token uses."""
     return self.pad_token_id + 1 if self.family == 'roberta' else 0
 
   @property
   def max_length(self) -> int:
-    """Tokens in the longest query that the encoder can read."""
+    """Returns the tokens of the longest query that the encoder can read."""
     return self.max_positions - self.position_offset
 
   @classmethod
@@ -98,13 +98,13 @@ class EncoderConfig:
 
 
 def initializer(*axes: str | None) -> nnx.Initializer:
-  """BERT's initialiser for a parameter whose dimensions have these logical axes, None for one never split."""
+  """Makes BERT's initialiser for a parameter whose dimensions have these logical axes, None for one never split."""
   # Not sharded eagerly, so that a module can also be made where there is no mesh.
   return nnx.with_partitioning(nnx.initializers.truncated_normal(0.02), axes, eager_sharding=False)
 
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array, same: jax.Array) -> jax.Array:
-  """Softmax attention that normalises last, which spares CPUs much of what `jax.nn.dot_product_attention` does.
+  """Computes softmax attention, normalised last, which spares CPUs much of what `jax.nn.dot_product_attention` does.
 
   Args:
     query: [R, H, L, D/H].
@@ -124,7 +124,7 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, same: jax.Array) 
 
 
 def gelu(x: jax.Array) -> jax.Array:
-  """The exact GELU, by erf; erfc, which `jax.nn.gelu` takes, is dearer on CPUs."""
+  """Computes the exact GELU by erf; erfc, which `jax.nn.gelu` takes, is slower on CPUs."""
   return x * (0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5))
 
 
@@ -244,7 +244,7 @@ class Encoder(nnx.Module):
 
 
 def positions_within(segments: jax.Array) -> jax.Array:
-  """Where each token stands in its own query, counted from zero: int32[R, L] -> int32[R, L]."""
+  """Counts each token's place in its own query from zero: int32[R, L] -> int32[R, L]."""
   place = jnp.arange(segments.shape[1], dtype=jnp.int32)
   begins = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)))
   return place - jax.lax.cummax(jnp.where(begins, place, 0), axis=1)

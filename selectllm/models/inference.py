@@ -1,4 +1,4 @@
-"""From texts to what the classifier says of them: confidences and selections, and embeddings.
+"""Turns texts into what the classifier says of them: confidences and selections, and embeddings.
 
 Queries are tokenized once and packed, several to a row, into batches of one shape.
 """
@@ -27,7 +27,7 @@ _FORM = 'embeddings-v2'
 
 
 class Scores(NamedTuple):
-  """What the classifier makes of N queries.
+  """Confidences and selections of N queries.
 
   Attributes:
     confidences: float32[N, K].
@@ -127,12 +127,12 @@ def cached_embeddings(model: Model, tokens: tokenizer.Tokens, *, batch_size: int
 
 
 def unit(embeddings: np.ndarray) -> np.ndarray:
-  """Embeddings, float32[N, D], as vectors of length one."""
+  """Scales embeddings, float32[N, D], to vectors of length one."""
   return embeddings / np.maximum(np.linalg.norm(embeddings, axis=-1, keepdims=True), 1e-12)
 
 
 def time_one_query(model: Model, params: nnx.State, queries: Sequence[str], selecting: policies.PolicyOptions) -> float:
-  """Seconds from the text of one query, asked alone, to its selection: the median over the queries."""
+  """Measures the seconds from the text of one query, asked alone, to its selection: the median over the queries."""
   available = np.ones((1, selecting.latency_s.size), bool)
   seconds = []
   for query in [*queries, *queries]:  # the first time round compiles

@@ -7,7 +7,7 @@ import ml_collections
 
 @dataclasses.dataclass(frozen=True)
 class EncoderOptions:
-  """Which encoder reads the queries, and how.
+  """Options of the encoder that reads the queries.
 
   Attributes:
     name: A folder, or a model's name on the Hugging Face hub.
@@ -30,7 +30,7 @@ class EncoderOptions:
 
 @dataclasses.dataclass(frozen=True)
 class ModelOptions:
-  """Everything that a classifier is built by, but for the LLMs of its pool.
+  """Options that a classifier is built by, whatever its pool.
 
   Attributes:
     encoder: What reads the queries.

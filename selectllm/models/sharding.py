@@ -1,4 +1,4 @@
-"""Where arrays live: the device mesh, and the rules that lay parameters and batches over it.
+"""Places arrays on devices: the mesh, and the rules that lay parameters and batches over it.
 
 The mesh has two axes. `data` splits batches only; `fsdp` splits batches and, along their embedding dimension,
 the parameters, so that a model (and its optimiser) may be larger than one device.
@@ -58,12 +58,12 @@ def make_mesh(data: int = -1, fsdp: int = 1) -> Mesh:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """The sharding of a batch: its first dimension, which `data * fsdp` has to divide, over all devices."""
+  """Returns the sharding of a batch: its first dimension, which `data * fsdp` has to divide, over all devices."""
   return NamedSharding(mesh, PartitionSpec(RULES['batch']))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """The sharding of what every device holds whole."""
+  """Returns the sharding of what every device holds whole."""
   return NamedSharding(mesh, PartitionSpec())
 
 
@@ -113,7 +113,7 @@ def _describe_array(path: jax.tree_util.KeyPath, array: Any, sharding: NamedShar
 
 
 def bytes_held(mesh: Mesh, tree: Any) -> str:
-  """In words: how large the arrays of a tree are, and what of them each device holds."""
+  """Says how large the arrays of a tree are, and what of them each device holds."""
   whole = held = 0
   for array in jax.tree.leaves(tree):
     whole += array.nbytes

@@ -1,4 +1,4 @@
-"""From texts to tokens: all queries are tokenized once, and laid into rows of static length."""
+"""Turns texts into tokens, once, and lays them into rows of static length."""
 
 import collections.abc
 import itertools
@@ -27,7 +27,7 @@ class Tokens(NamedTuple):
 
   @property
   def lengths(self) -> np.ndarray:
-    """int32[N]."""
+    """Returns the tokens in each query, int32[N]."""
     return np.diff(self.offsets).astype(np.int32)
 
   def rows(self, index: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -54,7 +54,7 @@ class Tokens(NamedTuple):
 
 
 class Tokenizer:
-  """A Hugging Face tokenizer, cutting at the encoder's limit."""
+  """Wraps a Hugging Face tokenizer, cutting at the encoder's limit."""
 
   def __init__(self, folder: pathlib.Path, max_length: int):
     os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')  # it would advise to install PyTorch

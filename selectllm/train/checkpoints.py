@@ -1,4 +1,4 @@
-"""Orbax checkpoints: the newest, to resume from, and the best by validation loss, to score with."""
+"""Keeps Orbax checkpoints: the newest, to resume from, and the best by validation loss, to score with."""
 
 import logging
 import pathlib
@@ -23,7 +23,7 @@ def _validation_loss(metrics: dict[str, float]) -> float:
 
 
 def address(directory: pathlib.Path) -> pathlib.Path:
-  """What Orbax is to be told of a directory; it writes to gs:// by itself."""
+  """Returns what Orbax is to be told of a directory; it writes to gs:// by itself."""
   return directory if paths.is_remote(directory) else directory.absolute()
 
 

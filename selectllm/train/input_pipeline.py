@@ -1,4 +1,4 @@
-"""From texts to batches in which little is padding: tokenized once; bucketed by length to train, packed to score."""
+"""Makes training batches in which little is padding: queries are bucketed by length."""
 
 import collections.abc
 import functools
@@ -25,7 +25,7 @@ class Features(NamedTuple):
   lengths: np.ndarray
 
   def rows(self, index: np.ndarray, length: int) -> tuple[np.ndarray]:
-    """The features float32[R, D] of the queries `index`, int[R, 1]; those of the last one where it is -1."""
+    """Returns the features float32[R, D] of the queries `index`, int[R, 1]; those of the last one where it is -1."""
     del length
     return (self.values[index[:, 0]],)
 
@@ -49,7 +49,7 @@ class Batch(NamedTuple):
 
 
 def buckets(lengths: np.ndarray, max_length: int) -> np.ndarray:
-  """The padded lengths, ascending int[<= MOST_BUCKETS], that together pad the queries least."""
+  """Finds the padded lengths, ascending int[<= MOST_BUCKETS], that together pad the queries least."""
   rounded = -(-np.asarray(lengths) // tokenizer.LENGTH_MULTIPLE) * tokenizer.LENGTH_MULTIPLE
   present, counts = np.unique(np.minimum(rounded, max_length), return_counts=True)
   if not len(present):
@@ -69,7 +69,7 @@ def buckets(lengths: np.ndarray, max_length: int) -> np.ndarray:
 
 
 def fitting(edges: np.ndarray, length: int) -> int:
-  """The shortest padded length that holds a sequence; the longest one where none does."""
+  """Returns the shortest padded length that holds a sequence; the longest one where none does."""
   return int(edges[min(int(np.searchsorted(edges, length)), len(edges) - 1)])
 
 
@@ -118,7 +118,7 @@ class TrainingBatches:
 
   @property
   def steps_per_epoch(self) -> int:
-    """Batches that hold every query once."""
+    """Returns the number of batches that hold every query once."""
     return -(-len(self._index) // self._batch_size)
 
   def __len__(self) -> int:
@@ -152,7 +152,7 @@ def _pad_batch(
   weight: np.ndarray,
   rows: slice = slice(None),
 ) -> Batch:
-  """The queries `index` as a batch of static shape; `rows` takes one process's share."""
+  """Pads the queries `index` to a batch of static shape; `rows` takes one process's share."""
   filled = np.full(batch_size, -1)
   filled[: len(index)] = index
   filled = filled[rows]

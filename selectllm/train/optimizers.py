@@ -1,4 +1,4 @@
-"""The optimiser: AdamW, warmed up and decayed, the head faster than the encoder, or the encoder frozen."""
+"""Makes the optimiser: AdamW, warmed up and decayed, the head faster than the encoder, or the encoder frozen."""
 
 from collections.abc import Callable
 from typing import Any

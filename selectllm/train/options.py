@@ -7,7 +7,7 @@ import ml_collections
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
-  """How a classifier is trained; most fields are those of `config.train`.
+  """Options of a training; most fields are those of `config.train`.
 
   Attributes:
     epochs: How often each training query is seen.
