@@ -31,7 +31,7 @@ from selectllm.selection import adaptive, confidence, learned_vote, new_llm, typ
 
 LABELLED = (30, 100, 300)
 SIZE = 3  # LLMs that the learned vote calls
-PRICE = 0.5  # the adaptive rule's setting, one of `adaptive.PRICES`
+PRICE = 0.5  # the adaptive rule's setting, one of `adaptive.COST_WEIGHTS`
 
 Numbers = Any  # one float, or float[K]
 
@@ -52,7 +52,7 @@ def read(run: pathlib.Path, most: int) -> Data:
   config = ml_collections.ConfigDict(json.loads((run / 'config.json').read_text()))
   data, predicted = experiment.load_table(config, run), predictions.read_predictions(run / 'predictions.npz')
   responses, split = data.responses, predicted.split[0]
-  development = confidence.develop(
+  development = confidence.fit(
     data.queries, predicted.embeddings, predicted.confidences[0], responses.labels, responses.observed, split,
     seed=config.seed, questions=data.questions,
   )  # fmt: skip
@@ -91,7 +91,7 @@ def selected(known: types.StrategyQueries, asked: types.StrategyQueries, rule: b
   if rule:
     played, setting = (
       adaptive.replay(adaptive.fit(weights, known, seed=0), weights, asked),
-      adaptive.PRICES.index(PRICE),
+      adaptive.COST_WEIGHTS.index(PRICE),
     )
   else:
     played, setting = learned_vote.by_confidence(weights, asked), SIZE - 1

@@ -18,6 +18,7 @@ from selectllm.selection import (
   adaptive,
   baselines,
   calibration,
+  cascades,
   confidence,
   constraints,
   learned_vote,
@@ -27,7 +28,8 @@ from selectllm.selection import (
 )
 
 OURS = ('learned_vote', 'bayes_vote', 'adaptive', 'adaptive_stages', 'subset')
-STRATEGIES = (*OURS, *routers.STRATEGIES)
+BASELINES = {**cascades.STRATEGIES, **routers.STRATEGIES}
+STRATEGIES = (*OURS, *BASELINES)
 # Those that a constraint may choose, and a selector may hold.
 RULES = ('adaptive', 'adaptive_stages')
 _CROSS = 3
@@ -90,7 +92,7 @@ class FoldResult(NamedTuple):
     references: How the best single LLM and the plain vote of all fare on test, arrays [T, 2].
   """
 
-  confidences: confidence.Development
+  confidences: confidence.Confidences
   fitting_rows: np.ndarray
   test_rows: np.ndarray
   strategies: dict[str, StrategyResult]
@@ -99,7 +101,7 @@ class FoldResult(NamedTuple):
 
 
 def queries_of(
-  data: dataset.Dataset, development: confidence.Development, embeddings: np.ndarray, split: np.ndarray, cost_unit: str
+  data: dataset.Dataset, development: confidence.Confidences, embeddings: np.ndarray, split: np.ndarray, cost_unit: str
 ) -> types.StrategyQueries:
   """All queries of a data set as strategies see them, with what only those to learn from may tell."""
   responses = data.responses
@@ -150,7 +152,7 @@ def _replay(
     'bayes_vote': lambda: learned_vote.by_confidence(learned_vote.bayes(hidden.observed.shape[1]), hidden),
     'subset': lambda: subset_router.subset(known, hidden, seed=seed),
     **{name: functools.partial(adaptive.replay, rule, weights, hidden) for name, rule in rules.items()},
-    **{name: functools.partial(router, known, hidden, seed=seed) for name, router in routers.STRATEGIES.items()},
+    **{name: functools.partial(baseline, known, hidden, seed=seed) for name, baseline in BASELINES.items()},
   }
   names = dict.fromkeys((*options.strategies, 'adaptive'))
   decisions = {name: players[name]() for name in names if name in players}
@@ -225,7 +227,7 @@ def fit_and_replay(
     options: Which strategies, and how.
   """
   responses = data.responses
-  calibrated = confidence.develop(
+  calibrated = confidence.fit(
     data.queries, embeddings, confidences, responses.labels, responses.observed, split,
     seed=options.seed, questions=data.questions,
   )  # fmt: skip
@@ -235,7 +237,7 @@ def fit_and_replay(
 def fit_and_replay_from(
   data: dataset.Dataset,
   split: np.ndarray,
-  confidences: confidence.Development,
+  confidences: confidence.Confidences,
   embeddings: np.ndarray,
   options: options_lib.TradeoffOptions,
   complete: Callable[[types.StrategyQueries], types.StrategyQueries] = lambda known: known,

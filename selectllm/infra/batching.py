@@ -26,6 +26,11 @@ def pad(array: Any, rows: int) -> Any:
   return array if len(array) == rows else np.resize(array, (rows, *array.shape[1:]))
 
 
+def fill_up(array: Any, block: int) -> Any:
+  """Repeats rows up to a multiple of `block`: few shapes, so that not every number of rows is compiled anew."""
+  return fill(array, -(-len(array) // block) * block)
+
+
 def apply(function: Callable[..., Any], arrays: tuple[Any, ...], *, rows: int) -> Any:
   """Applies a jitted function to blocks of queries.
 
@@ -48,3 +53,9 @@ def apply(function: Callable[..., Any], arrays: tuple[Any, ...], *, rows: int) -
   return jax.tree.map(
     lambda *parts: np.concatenate([np.asarray(part)[:size] for part, size in zip(parts, sizes, strict=True)]), *results
   )
+
+
+def apply_filled(function: Callable[..., Any], arrays: tuple[Any, ...], *, rows: int) -> Any:
+  """Applies a jitted function as `apply` does, but to blocks of exactly `rows`, whatever N is."""
+  filled = tuple(fill_up(array, rows) for array in arrays)
+  return jax.tree.map(lambda result: result[: len(arrays[0])], apply(function, filled, rows=rows))

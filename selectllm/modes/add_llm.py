@@ -180,7 +180,7 @@ def join(
   asked = np.flatnonzero(joined.responses.observed[:, -1])
   labels = joined.responses.labels[asked, -1]
   responses, split = data.responses, predicted.split[0]
-  development = confidence.develop(
+  development = confidence.fit(
     data.queries, predicted.embeddings, predicted.confidences[0], responses.labels, responses.observed, split,
     seed=config.seed, questions=data.questions,
   )  # fmt: skip

@@ -3,7 +3,7 @@
 It is optimal stopping, fitted as Longstaff and Schwartz (2001) fit the value of going on: recorded responses tell what
 every order of calls would have brought. Over the subsets of LLMs called so far, from the whole pool back to nobody, a
 regression for every next call predicts, from what is known by then, what going on gains: the answer's chance to be
-right at the end, minus the price of all further calls. The rule calls what gains most, and stops when nothing gains.
+right at the end, minus the cost of all further calls. The rule calls what gains most, and stops when nothing gains.
 """
 
 import functools
@@ -13,12 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from selectllm.infra import batching
+from selectllm.infra.typing import Array
 from selectllm.selection import learned_vote, types
 
 # Subsets double with every LLM: a larger pool is cut to those whose votes do best together.
 MOST_LLMS = {1: 10, 2: 8}  # by how many LLMs one stage may call
-# What a whole pool's worth of price is worth in accuracy, from dear (few calls) to cheap: the settings of a rule.
-PRICES = (
+# The accuracy that calling the whole pool must bring, from few calls to many: the operating points of a rule.
+COST_WEIGHTS = (
   *(6.0, 4.0, 3.0, 2.5, 2.0, 1.7, 1.5, 1.4, 1.3, 1.2, 1.1, 1.0, 0.9, 0.8, 0.65, 0.5, 0.4, 0.3, 0.2),
   *(0.16, 0.13, 0.1, 0.08, 0.065, 0.05, 0.03, 0.01, 0.0),
 )
@@ -30,7 +32,7 @@ _BLOCK = 512
 
 
 class Rule(NamedTuple):
-  """When to call whom, for k LLMs of the pool, A actions and P settings.
+  """A rule that says when to call whom, for k LLMs of the pool, A actions and P operating points.
 
   Attributes:
     llms: int32[k], which of the K LLMs it may call.
@@ -39,20 +41,20 @@ class Rule(NamedTuple):
       `_features`.
   """
 
-  llms: types.Array
-  actions: types.Array
-  weights: types.Array
+  llms: Array
+  actions: Array
+  weights: Array
 
 
 def actions_of(count: int, at_once: int) -> np.ndarray:
-  """All sets of 1 to `at_once` LLMs of k, bool[A, k]; single LLMs first."""
+  """Returns all sets of 1 to `at_once` LLMs of k, bool[A, k]; single LLMs first."""
   codes = sorted(range(1, 1 << count), key=lambda code: (code.bit_count(), code))
   codes = [code for code in codes if code.bit_count() <= at_once]
   return (np.array(codes)[:, None] >> np.arange(count) & 1).astype(bool)
 
 
 def _features(found: learned_vote.Posterior, logits: jax.Array, actions: jax.Array) -> jax.Array:
-  """What the gain of each action is predicted from, float32[A, F]: how sure the vote is, and what the next is worth."""
+  """Returns what each action's gain is predicted from, float32[A, F]: how sure the vote is, how good the next call."""
   best = jnp.max(jnp.where(actions, jax.nn.sigmoid(logits), 0.0), -1)
   of_query = jnp.stack([jnp.ones(()), found.top, found.top**2, found.second, logits.mean()])
   return jnp.concatenate(
@@ -60,27 +62,27 @@ def _features(found: learned_vote.Posterior, logits: jax.Array, actions: jax.Arr
   )
 
 
-def shortlist(weights: learned_vote.Weights, known: types.StrategyQueries, most: int) -> np.ndarray:
-  """The LLMs to choose from: all, or those that do best together, added one by one, int32[k]."""
-  count = known.observed.shape[1]
+def shortlist(weights: learned_vote.Weights, train: types.StrategyQueries, most: int) -> np.ndarray:
+  """Chooses the LLMs that a rule may call, int32[k]: all, or those that do best together, added one by one."""
+  count = train.observed.shape[1]
   if count <= most:
     return np.arange(count, dtype=np.int32)
-  every = learned_vote.gather_all(known.answers)
+  votes = learned_vote.count_all_votes(train.answers)
   chosen: list[int] = []
   for _ in range(most):
     rest = [llm for llm in range(count) if llm not in chosen]
     masks = np.zeros((len(rest), count), bool)
     masks[:, chosen] = True
     masks[np.arange(len(rest)), rest] = True
-    right = _accuracy(weights, known.logits, every, known.observed, known.reference, masks)
+    right = _accuracy(weights, train.logits, votes, train.observed, train.reference, masks)
     chosen.append(rest[int(np.argmax(right))])
   return np.sort(np.array(chosen, np.int32))
 
 
 @jax.jit
-def _accuracy(weights, logits, every, observed, reference, masks):
+def _accuracy(weights, logits, votes, observed, reference, masks):
   def of_set(mask):
-    found = jax.vmap(learned_vote.posterior, in_axes=(None, 0, 0, 0))(weights, logits, every, observed & mask)
+    found = jax.vmap(learned_vote.posterior, in_axes=(None, 0, 0, 0))(weights, logits, votes, observed & mask)
     return jnp.mean(found.answer == reference)
 
   return jax.lax.map(of_set, masks)
@@ -90,33 +92,33 @@ def _members(code: jax.Array, count: int) -> jax.Array:
   return (code >> jnp.arange(count) & 1).astype(bool)
 
 
-def _cut(weights: learned_vote.Weights, llms: types.Array) -> learned_vote.Weights:
-  """The vote of some of the LLMs."""
+def _cut(weights: learned_vote.Weights, llms: Array) -> learned_vote.Weights:
+  """Returns the vote of some of the LLMs."""
   return weights._replace(
     bias=weights.bias[llms], pair=weights.pair[llms][:, llms], other_called=weights.other_called[llms]
   )
 
 
-def _action_price(price: types.Array, actions: types.Array, parallel: bool) -> jax.Array:
-  """Prices [..., A] of actions bool[A, k] where calls take [..., k]."""
-  each = jnp.where(actions, price[..., None, :], 0.0)
+def _action_cost(cost: Array, actions: Array, parallel: bool) -> jax.Array:
+  """Returns costs [..., A] of actions bool[A, k] where calls take [..., k]."""
+  each = jnp.where(actions, cost[..., None, :], 0.0)
   return each.max(-1) if parallel else each.sum(-1)
 
 
 @jax.jit
-def _backward(weights, logits, every, observed, reference, price, counted, actions, multipliers):
-  """The regressions of `Rule.weights`, float32[2^k, A, F, P], from the full subset back to the empty one.
+def _backward(weights, logits, votes, observed, reference, cost, counted, actions, cost_weights):
+  """Fits the regressions of `Rule.weights`, float32[2^k, A, F, P], from the full subset back to the empty one.
 
   Args:
     weights: Of the vote, cut to k LLMs.
     logits: float32[N, k].
-    every: Evidence of the k LLMs.
+    votes: Those of the k LLMs.
     observed: bool[N, k].
     reference: int[N].
-    price: float32[N, A], what each action takes.
+    cost: float32[N, A], what each action takes.
     counted: float32[N], 0 for rows that only fill up.
     actions: bool[A, k].
-    multipliers: float32[P].
+    cost_weights: float32[P].
   """
   count, subsets = actions.shape[1], 1 << actions.shape[1]
   codes = jnp.sum(actions << jnp.arange(count), -1)
@@ -125,7 +127,7 @@ def _backward(weights, logits, every, observed, reference, price, counted, actio
 
   def step(value, code):
     known = observed & _members(code, count)
-    found = jax.vmap(learned_vote.posterior, in_axes=(None, 0, 0, 0))(weights, logits, every, known)
+    found = jax.vmap(learned_vote.posterior, in_axes=(None, 0, 0, 0))(weights, logits, votes, known)
     features = jax.vmap(_features, in_axes=(0, 0, None))(found, logits, actions)  # [N, A, F]
     fresh = (codes & code) == 0
     usable = possible & fresh
@@ -135,7 +137,7 @@ def _backward(weights, logits, every, observed, reference, price, counted, actio
     spread = jnp.sqrt(jnp.einsum('na,naf->af', weight, (features - mean) ** 2) / total).at[:, 0].set(1.0) + 1e-6
     scaled = (features - mean) / spread
     later = value[codes | code]  # [A, N, P]
-    target = jnp.moveaxis(later, 0, 1) - price[:, :, None] * multipliers - found.top[:, None, None]
+    target = jnp.moveaxis(later, 0, 1) - cost[:, :, None] * cost_weights - found.top[:, None, None]
     gram = jnp.einsum('na,naf,nag->afg', weight, scaled, scaled) + shrink
     solved = jnp.linalg.solve(gram, jnp.einsum('na,naf,nap->afp', weight, scaled, target)) / spread[:, :, None]
     solved = solved.at[:, 0].add(-jnp.einsum('af,afp->ap', mean, solved))
@@ -146,46 +148,45 @@ def _backward(weights, logits, every, observed, reference, price, counted, actio
     right = (found.answer == reference).astype(jnp.float32)[:, None]
     return value.at[code].set(jnp.where(goes, brought, right)), solved
 
-  value = jnp.zeros((subsets, logits.shape[0], multipliers.size))
+  value = jnp.zeros((subsets, logits.shape[0], cost_weights.size))
   _, solved = jax.lax.scan(step, value, jnp.arange(subsets - 1, -1, -1))
   return solved[::-1]
 
 
 def fit(
-  weights: learned_vote.Weights, known: types.StrategyQueries, *, seed: int, at_once: int = 1, parallel: bool = False
+  weights: learned_vote.Weights, train: types.StrategyQueries, *, seed: int, at_once: int = 1, parallel: bool = False
 ) -> Rule:
-  """Fits the rule for every setting of `PRICES`.
+  """Fits the rule for every operating point of `COST_WEIGHTS`.
 
   Args:
     weights: Of the vote, from `learned_vote.fit`.
-    known: Queries with labels, their logits out of fold.
+    train: Queries with labels, their logits out of fold.
     seed: Of the queries that are taken where there are very many.
     at_once: The most LLMs that one stage calls, a key of `MOST_LLMS`.
-    parallel: Whether a stage's price is that of its dearest call (as for latency), not the sum (as for dollars).
+    parallel: Whether a stage's cost is that of its most expensive call (as for latency), not the sum (as for dollars).
   """
-  llms = shortlist(weights, known, MOST_LLMS[at_once])
-  rows = np.random.default_rng(seed).permutation(len(known.reference))[:_MOST_QUERIES]
-  filled = np.resize(rows, -(-len(rows) // _BLOCK) * _BLOCK)  # few shapes, so that not every fold is compiled anew
-  asked = known.rows(filled)
+  llms = shortlist(weights, train, MOST_LLMS[at_once])
+  rows = np.random.default_rng(seed).permutation(len(train.reference))[:_MOST_QUERIES]
+  filled = batching.fill_up(rows, _BLOCK)
+  queries = train.with_all_costs().rows(filled)
   actions = actions_of(len(llms), at_once)
-  price = np.asarray(np.where(np.isnan(asked.cost), asked.expected_cost, asked.cost))
-  multipliers = np.array(PRICES, np.float32) / max(float(known.expected_cost.sum()), 1e-12)
+  cost_weights = np.array(COST_WEIGHTS, np.float32) / max(float(train.expected_cost.sum()), 1e-12)
   solved = _backward(
     _cut(weights, llms),
-    asked.logits[:, llms],
-    learned_vote.gather_all(asked.answers[:, llms]),
-    asked.observed[:, llms],
-    asked.reference.astype(np.int32),
-    np.asarray(_action_price(price[:, llms], actions, parallel)),
+    queries.logits[:, llms],
+    learned_vote.count_all_votes(queries.answers[:, llms]),
+    queries.observed[:, llms],
+    queries.reference.astype(np.int32),
+    np.asarray(_action_cost(queries.cost[:, llms], actions, parallel)),
     (np.arange(len(filled)) < len(rows)).astype(np.float32),
     actions,
-    multipliers,
+    cost_weights,
   )
   return Rule(llms, actions, np.moveaxis(np.asarray(solved), -1, 0))
 
 
 class State(NamedTuple):
-  """How far a query has come.
+  """The state of one query.
 
   Attributes:
     called: bool[K], the LLMs whose answers are known.
@@ -193,87 +194,87 @@ class State(NamedTuple):
     found: What the answers so far make likely.
   """
 
-  called: types.Array
-  action: types.Array
+  called: Array
+  action: Array
   found: learned_vote.Posterior
 
 
 def decide(
   rule: Rule,
   weights: learned_vote.Weights,
-  setting: jax.Array,
+  point: jax.Array,
   logits: jax.Array,
-  says: learned_vote.Evidence,
+  votes: learned_vote.Votes,
   called: jax.Array,
   available: jax.Array,
   expected: jax.Array,
   budget: jax.Array,
 ) -> State:
-  """What to do next for one query.
+  """Decides what to do next for one query.
 
   Args:
     rule: From `fit`.
     weights: Of the vote.
-    setting: int32[], which of the settings.
+    point: int32[], which of the operating points.
     logits: float32[K].
-    says: Evidence; looked at only where `called`.
+    votes: Looked at only where `called`.
     called: bool[K], whose answers are known.
     available: bool[K], who can still be called, those already called included.
     expected: float32[K], what a call of each LLM is expected to take.
     budget: float32[], the most that this query's calls may be expected to take in sum; infinite for no limit.
   """
   llms = rule.llms
-  found = learned_vote.posterior(weights, logits, says, called)
+  found = learned_vote.posterior(weights, logits, votes, called)
   # The rule was fitted on the LLMs that it may call, and knows the votes of these alone.
-  within = learned_vote.Evidence(says.candidates[llms], says.support[llms][:, llms])
+  within = learned_vote.Votes(votes.candidates[llms], votes.support[llms][:, llms])
   known = called[llms]
   seen = learned_vote.posterior(_cut(weights, llms), logits[llms], within, known)
   code = jnp.sum(known << jnp.arange(llms.size))
   features = _features(seen, logits[llms], rule.actions)
   possible = jnp.all((available[llms] & ~known) | ~rule.actions, -1)
   possible &= jnp.sum(called * expected) + rule.actions @ expected[llms] <= budget
-  gain = jnp.where(possible, jnp.sum(rule.weights[setting, code] * features, -1), -jnp.inf)
+  gain = jnp.where(possible, jnp.sum(rule.weights[point, code] * features, -1), -jnp.inf)
   best = jnp.argmax(gain)
   goes = (gain[best] > 0) | (~known.any() & possible.any())
   return State(called, jnp.where(goes, best, -1), found)
 
 
-@functools.partial(jax.jit, static_argnames='settings')
-def _replay(rule: Rule, weights: learned_vote.Weights, logits, answers, observed, expected, budget, settings: int):
-  def one(logits, answers, observed, setting):
-    says = learned_vote.gather(answers)
+@functools.partial(jax.jit, static_argnames='points')
+def _replay(rule: Rule, weights: learned_vote.Weights, logits, answers, observed, expected, budget, points: int):
+  def one(logits, answers, observed, point):
+    votes = learned_vote.count_votes(answers)
     sets = jnp.zeros((len(rule.actions), logits.size), bool).at[:, rule.llms].set(rule.actions)
 
     def stage(carry, number):
       called, when = carry
-      action = decide(rule, weights, setting, logits, says, called, observed, expected, budget).action
+      action = decide(rule, weights, point, logits, votes, called, observed, expected, budget).action
       fresh = sets[action] & (action >= 0)
       return (called | fresh, jnp.where(fresh, number, when)), None
 
     start = (jnp.zeros(logits.size, bool), jnp.zeros(logits.size, jnp.int8))
     (called, when), _ = jax.lax.scan(stage, start, jnp.arange(rule.llms.size, dtype=jnp.int8))
-    found = learned_vote.posterior(weights, logits, says, called)
+    found = learned_vote.posterior(weights, logits, votes, called)
     return called, found.answer.astype(jnp.int16), found.top, when
 
-  of_settings = jax.vmap(one, in_axes=(None, None, None, 0))
-  return jax.vmap(of_settings, in_axes=(0, 0, 0, None))(logits, answers, observed, jnp.arange(settings))
+  of_points = jax.vmap(one, in_axes=(None, None, None, 0))
+  return jax.vmap(of_points, in_axes=(0, 0, 0, None))(logits, answers, observed, jnp.arange(points))
 
 
 def replay(
-  rule: Rule, weights: learned_vote.Weights, asked: types.StrategyQueries, *, budget: float = np.inf
+  rule: Rule, weights: learned_vote.Weights, test: types.StrategyQueries, *, budget: float = np.inf
 ) -> types.Decisions:
-  """Plays the rule at every setting on recorded responses; an answer is looked at only once its LLM has been called.
+  """Replays the rule at every operating point; an answer is looked at only once its LLM has been called.
 
   Args:
     rule: From `fit`.
     weights: Of the vote.
-    asked: N queries.
+    test: N queries with recorded responses.
     budget: The most that the calls of one query may be expected to take.
   """
-  settings, count = rule.weights.shape[0], len(asked.logits)
-  parts = []
-  for start in range(0, count, _BLOCK):
-    part = asked.rows(np.resize(np.arange(start, min(start + _BLOCK, count)), _BLOCK))  # one shape for all
-    of_queries = (part.logits, part.answers, part.observed, part.expected_cost)
-    parts.append(jax.device_get(_replay(rule, weights, *of_queries, np.float32(budget), settings)))
-  return types.Decisions(*(np.concatenate(arrays)[:count] for arrays in zip(*parts, strict=True)))
+  points = rule.weights.shape[0]
+
+  def step(*of_queries: np.ndarray) -> tuple[jax.Array, ...]:
+    return _replay(rule, weights, *of_queries, test.expected_cost, np.float32(budget), points)
+
+  of_queries = (test.logits, test.answers, test.observed)
+  return types.Decisions(*batching.apply_filled(step, of_queries, rows=_BLOCK))

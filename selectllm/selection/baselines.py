@@ -1,4 +1,4 @@
-"""What a policy must beat (PAPER: baselines): fixed subsets, random subsets, nearest neighbours."""
+"""Baselines of SelectLLM (arXiv 2408.08545): fixed subsets, random subsets, nearest neighbours."""
 
 import functools
 import itertools
@@ -24,18 +24,18 @@ _BLOCK = 1 << 24
 
 
 def subsample(rows: np.ndarray) -> np.ndarray:
-  """At most `MOST_KNOWN` of the rows int[N], chosen at random, in their order."""
+  """Returns at most `MOST_KNOWN` of the rows int[N], chosen at random, in their order."""
   return rows if len(rows) <= MOST_KNOWN else np.sort(np.random.default_rng(0).choice(rows, MOST_KNOWN, replace=False))
 
 
 def mean_by_llm(values: np.ndarray, observed: np.ndarray) -> np.ndarray:
-  """Means over the queries that each LLM was observed on, float64[K]; NaN where there are none."""
+  """Returns means over the queries that each LLM was observed on, float64[K]; NaN where there are none."""
   with np.errstate(invalid='ignore'):
     return np.where(observed, values, 0).sum(0, dtype=np.float64) / observed.sum(0)
 
 
 def by_accuracy(labels: np.ndarray, observed: np.ndarray, latency_s: np.ndarray) -> np.ndarray:
-  """LLMs from the most to the least accurate, int[K]; ties to the faster one.
+  """Ranks LLMs from the most to the least accurate, int[K]; ties to the faster one.
 
   Args:
     labels: float32[N, K] of the queries to choose on.
@@ -48,7 +48,7 @@ def by_accuracy(labels: np.ndarray, observed: np.ndarray, latency_s: np.ndarray)
 
 @functools.partial(jax.jit, static_argnames='over')
 def _subset_accuracy(subsets, answers, reference, observed, latency_s, over):
-  """The vote's accuracy, float32[M], of every subset bool[M, K], over queries that it was observed on."""
+  """Returns the vote's accuracy, float32[M], of every subset bool[M, K], over queries that it was observed on."""
 
   def right(subset, answers, reference, observed):
     elected = voting.vote(answers, subset & observed, jnp.ones_like(latency_s), latency_s, over=over)
@@ -69,7 +69,7 @@ def best_subsets(
   *,
   over: str = 'majority',
 ) -> np.ndarray:
-  """For every size, the subset whose vote was most accurate on the given queries; ties to the faster one.
+  """Finds for every size the subset whose vote was most accurate on the given queries; ties to the faster one.
 
   Args:
     answers: int16[N, K, S] of train and validation queries, see `dataset.Responses.ballots`.
@@ -90,15 +90,14 @@ def best_subsets(
         subsets[row, list(members)] = True
     else:
       subsets = best[size - 2] | np.eye(count, dtype=bool)[~best[size - 2]]
-    # Filled up to a few shapes, so that not every size is compiled anew.
-    filled = np.resize(subsets, (-(-len(subsets) // 128) * 128, count))
+    filled = batching.fill_up(subsets, 128)
     accuracy = np.asarray(_subset_accuracy(filled, answers, reference, observed, latency_s, over))[: len(subsets)]
     best[size - 1] = subsets[np.lexsort((subsets @ latency_s, -accuracy))[0]]
   return best
 
 
 def random_ranks(rng: int | np.random.Generator, available: np.ndarray) -> np.ndarray:
-  """One random order of the LLMs for each query, int[N, K]: `random_ranks < s` is a random subset of size s.
+  """Draws one random order of the LLMs for each query, int[N, K]: `random_ranks < s` is a random subset of size s.
 
   Args:
     rng: A seed; or a generator, which goes on where it stopped at the last block of queries.
@@ -117,7 +116,7 @@ def _nearest(embeddings, bank, neighbours):
 
 
 def nearest(embeddings: np.ndarray, bank: np.ndarray, *, neighbours: int) -> np.ndarray:
-  """The most similar known queries, from the most similar one, int32[N, neighbours].
+  """Finds the most similar known queries, from the most similar one, int32[N, neighbours].
 
   Args:
     embeddings: float32[N, D], unit vectors.
@@ -138,7 +137,7 @@ def _knn_scores(near, labels, observed):
 
 
 def knn_scores(near: np.ndarray, labels: np.ndarray, observed: np.ndarray) -> np.ndarray:
-  """Each LLM's accuracy on the most similar known queries, float32[N, K], with the mean as one more neighbour.
+  """Returns each LLM's accuracy on the most similar known queries, float32[N, K], with the mean as one neighbour more.
 
   Args:
     near: int32[N, neighbours], from `nearest`.
@@ -150,7 +149,7 @@ def knn_scores(near: np.ndarray, labels: np.ndarray, observed: np.ndarray) -> np
 
 
 class FittedBaselines(NamedTuple):
-  """What train (and, for choices, validation) says of the pool.
+  """The baselines, fitted on train (and, for choices, validation).
 
   Attributes:
     latency_s: float32[K], see `expected_latency_s`.
@@ -170,12 +169,12 @@ class FittedBaselines(NamedTuple):
 
 
 def sizes_of(responses: dataset.Responses) -> np.ndarray:
-  """The subset sizes to evaluate: 1..K, or 1 alone where there are scores and no votes."""
+  """Returns the subset sizes to evaluate: 1..K, or 1 alone where there are scores and no votes."""
   return np.arange(1, (responses.labels.shape[1] if responses.has_answers else 1) + 1, dtype=np.int32)
 
 
 def expected_latency_s(responses: dataset.Responses, split: np.ndarray) -> np.ndarray:
-  """Each LLM's mean latency on train, float32[K]; where it is unknown, as slow as any, so that it wins no tie."""
+  """Returns each LLM's mean latency on train, float32[K]; where it is unknown, as slow as any, to win no tie."""
   latency_s, observed = (array[split == splits.TRAIN] for array in (responses.latency_s, responses.observed))
   mean = mean_by_llm(latency_s, observed & ~np.isnan(latency_s))
   slowest = np.max(mean, where=~np.isnan(mean), initial=0)

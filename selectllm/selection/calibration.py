@@ -4,7 +4,7 @@ Maps are fitted on the host, on queries that the log-odds themselves were not fi
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ import numpy as np
 import scipy.optimize
 import scipy.special
 
-Array = Any  # of numpy on the host, of JAX on the device
+from selectllm.infra.typing import Array
 
 KINDS = ('identity', 'temperature', 'platt', 'isotonic')
 KNOTS = 32
@@ -55,14 +55,14 @@ def _calibrator(slope: float, intercept: float, x: Array = (0.0,), y: Array = (0
 
 
 def _targets(labels: np.ndarray) -> np.ndarray:
-  """Labels as if one query more had been right, and one more wrong (Platt 1999): never 0 or 1, so that fits end."""
+  """Returns labels as if one query more had been right, one more wrong (Platt 1999): never 0 or 1, so that fits end."""
   right = labels.sum()
   wrong = len(labels) - right
   return labels * (right + 1) / (right + 2) + (1 - labels) / (wrong + 2)
 
 
 def _logistic(columns: np.ndarray, targets: np.ndarray) -> np.ndarray:
-  """Weights float64[P] of the logistic regression of targets, float64[N] in (0, 1), on columns, float64[N, P]."""
+  """Returns weights float64[P] of the logistic regression of targets float64[N] in (0, 1) on columns float64[N, P]."""
 
   def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
     logits = columns @ weights
@@ -134,18 +134,23 @@ def fit(logits: np.ndarray, labels: np.ndarray, kind: str) -> Calibrator:
 
 
 def apply(calibrator: Calibrator, logits: Array) -> Array:
-  """Calibrated log-odds, of any shape; `identity` changes no bit, and NaN stays NaN."""
+  """Returns calibrated log-odds, of any shape; `identity` changes no bit, and NaN stays NaN."""
   return calibrator.slope * logits + calibrator.intercept + jnp.interp(logits, calibrator.x, calibrator.y)
 
 
+def log_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+  """Returns the log loss of each of the log-odds, on the host."""
+  return np.logaddexp(0, logits) - labels * logits
+
+
 def _log_losses(calibrator: Calibrator, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-  """The log losses of a map, on the host: every fold has another shape, and would be compiled anew."""
+  """Returns the log losses of a map, on the host: every fold has another shape, and would be compiled anew."""
   calibrated = calibrator.slope * logits + calibrator.intercept + np.interp(logits, calibrator.x, calibrator.y)
-  return np.logaddexp(0, calibrated) - labels * calibrated
+  return log_losses(calibrated, labels)
 
 
 def choose(logits: np.ndarray, labels: np.ndarray, *, folds: int = 5, seed: int = 0) -> str:
-  """The simplest kind whose cross-validated log loss none betters by more than a standard error of the difference.
+  """Chooses the simplest kind whose cross-validated log loss none betters by over a standard error of the difference.
 
   Args:
     logits: float[N], log-odds, finite.
@@ -164,8 +169,8 @@ def choose(logits: np.ndarray, labels: np.ndarray, *, folds: int = 5, seed: int 
   def losses(kind: str) -> np.ndarray:
     found = np.zeros(len(labels))
     for part in range(folds):
-      known, out = fold != part, fold == part
-      found[out] = _log_losses(fit(logits[known], labels[known], kind), logits[out], labels[out])
+      rest, out = fold != part, fold == part
+      found[out] = _log_losses(fit(logits[rest], labels[rest], kind), logits[out], labels[out])
     return found
 
   best, best_losses = KINDS[0], losses(KINDS[0])
@@ -202,5 +207,5 @@ def fit_pool(logits: np.ndarray, labels: np.ndarray, observed: np.ndarray, *, fo
 
 @jax.jit
 def apply_pool(pool: Pool, logits: Array) -> jax.Array:
-  """Every LLM's log-odds through its own map: float32[..., K] to float32[..., K]."""
+  """Maps every LLM's log-odds through its own map: float32[..., K] to float32[..., K]."""
   return jax.vmap(apply, in_axes=(0, -1), out_axes=-1)(pool.calibrators, logits)

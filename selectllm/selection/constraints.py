@@ -1,6 +1,6 @@
-"""Limits as users state them: one string each, kept by a choice of setting, and judged by what the test gave.
+"""Constraints as users state them: one string each, kept by a choice of operating point, judged by the test.
 
-A limit is one of
+A constraint is one of
 
   accuracy>=best_single, accuracy>=all_llms, accuracy>=0.9    right as often as the best single LLM, as all, as that
   seconds<=20, usd<=0.001                                     the mean over queries of all calls' seconds, dollars
@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-# Fixed choices of LLMs that limits may refer to.
+# Fixed choices of LLMs that constraints may refer to.
 REFERENCES = ('best_single', 'all_llms')
 # What may have to stay below a number, and of these what the number may be a percentage of calling all LLMs for.
 CEILINGS = ('seconds', 'usd', 'p95_seconds', 'query_seconds')
@@ -28,14 +28,14 @@ Quantities = Mapping[str, float | None]
 
 
 class Constraint(NamedTuple):
-  """A limit that a user stated.
+  """A constraint that a user stated.
 
   Attributes:
     quantity: `accuracy`, one of `CEILINGS`, or `none`.
     value: The number stated, None where there is none.
     reference: Which of `REFERENCES` the quantity is compared with, None where with `value` alone.
     percent: Whether `value` is in percent of the reference.
-    text: The limit in words, without spaces.
+    text: As it was stated, without spaces.
   """
 
   quantity: str
@@ -46,7 +46,7 @@ class Constraint(NamedTuple):
 
 
 def parse(text: str) -> Constraint:
-  """Reads a limit.
+  """Reads a constraint.
 
   Raises:
     ValueError: If it is none of those in this module's description.
@@ -65,88 +65,88 @@ def parse(text: str) -> Constraint:
     elif sign == '<=' and quantity in (SHARES if percent else CEILINGS) and value:
       return Constraint(quantity, value, 'all_llms' if percent else None, bool(percent), stated)
   raise ValueError(
-    f'limit {text!r}; it must be accuracy>=X, X being {", ".join(REFERENCES)} or a number up to 1; Q<=X, Q being '
+    f'constraint {text!r}; it must be accuracy>=X, X being {", ".join(REFERENCES)} or a number up to 1; Q<=X, Q being '
     f'{", ".join(CEILINGS)} and X a number above 0; Q<=X%, Q being {", ".join(SHARES)}; or none'
   )
 
 
-def target(limit: Constraint, references: Mapping[str, Quantities]) -> float | None:
-  """The number that a limit comes to.
+def target(constraint: Constraint, references: Mapping[str, Quantities]) -> float | None:
+  """Returns the number that a constraint comes to.
 
   Args:
-    limit: From `parse`.
+    constraint: From `parse`.
     references: What each of `REFERENCES` gives.
 
   Returns:
-    The number, in the limit's quantity; None without a limit, or where the reference's is unknown.
+    The number, in the constraint's quantity; None without a constraint, or where the reference's is unknown.
   """
-  if limit.reference is None:
-    return limit.value
-  known = references[limit.reference].get(limit.quantity)
-  if known is None or limit.value is None:
+  if constraint.reference is None:
+    return constraint.value
+  known = references[constraint.reference].get(constraint.quantity)
+  if known is None or constraint.value is None:
     return known
-  return known * limit.value / 100
+  return known * constraint.value / 100
 
 
-def cost(setting: Quantities) -> float:
-  """What a setting takes: seconds, where they are unknown dollars, where these are too calls."""
+def cost(point: Quantities) -> float:
+  """Returns what an operating point takes: seconds, where they are unknown dollars, where these are too calls."""
   for quantity in ('seconds', 'usd', 'calls'):
-    if (taken := setting.get(quantity)) is not None:
+    if (taken := point.get(quantity)) is not None:
       return taken
   return 0.0
 
 
-def choose(limit: Constraint, settings: Sequence[Quantities], references: Mapping[str, Quantities]) -> int | None:
-  """The setting that serves a limit best.
+def choose(constraint: Constraint, points: Sequence[Quantities], references: Mapping[str, Quantities]) -> int | None:
+  """Chooses the operating point that serves a constraint best.
 
   Args:
-    limit: From `parse`.
-    settings: What each setting promises.
-    references: What each of `REFERENCES` promises.
+    constraint: From `parse`.
+    points: The estimates of each operating point.
+    references: The estimates of each of `REFERENCES`.
 
   Returns:
-    Under a ceiling, the most accurate setting that keeps it, of equal ones the one that takes least. For an accuracy,
-    the cheapest setting (in seconds; in dollars or calls where they are unknown) that reaches it, of equal ones the
-    more accurate. None where no setting is known to.
+    Under a ceiling, the most accurate point that keeps it, of equal ones the one that takes least. For an accuracy,
+    the cheapest point (in seconds; in dollars or calls where they are unknown) that reaches it, of equal ones the
+    more accurate. None where no point is known to.
   """
-  bound = target(limit, references)
+  bound = target(constraint, references)
   ranks: dict[int, tuple[float, ...]] = {}
-  for index, setting in enumerate(settings):
-    accuracy, value = setting.get('accuracy'), setting.get(limit.quantity)
+  for index, point in enumerate(points):
+    accuracy, value = point.get('accuracy'), point.get(constraint.quantity)
     if accuracy is None:
       continue
-    if limit.quantity == 'none':
-      ranks[index] = (-accuracy, cost(setting))
+    if constraint.quantity == 'none':
+      ranks[index] = (-accuracy, cost(point))
     elif value is None or bound is None:
       continue
-    elif limit.quantity == 'accuracy' and accuracy >= bound:
-      ranks[index] = (cost(setting), -accuracy)
-    elif limit.quantity != 'accuracy' and value <= bound:
-      ranks[index] = (-accuracy, value, cost(setting))
+    elif constraint.quantity == 'accuracy' and accuracy >= bound:
+      ranks[index] = (cost(point), -accuracy)
+    elif constraint.quantity != 'accuracy' and value <= bound:
+      ranks[index] = (-accuracy, value, cost(point))
   return min(ranks, key=lambda index: ranks[index]) if ranks else None
 
 
-def judge(limit: Constraint, test: Mapping[str, Any], target: float | None) -> tuple[bool, bool]:
-  """Whether a test kept a limit.
+def judge(constraint: Constraint, test: Mapping[str, Any], target: float | None) -> tuple[bool, bool]:
+  """Tells whether a test kept a constraint.
 
   Args:
-    limit: From `parse`.
-    test: The limit's quantity as tested and, under `<quantity>_ci`, its 95 % interval, a pair; without one, the
+    constraint: From `parse`.
+    test: The constraint's quantity as tested and, under `<quantity>_ci`, its 95 % interval, a pair; without one, the
       quantity is taken to be exact.
-    target: The number that the limit came to, from `target`.
+    target: The number that the constraint came to, from `target`.
 
   Returns:
-    Whether the tested number keeps the limit; whether it or anything in its interval does. Both are true of `none`.
+    Whether the tested number keeps the constraint; whether anything in its interval does. Both are true of `none`.
 
   Raises:
     ValueError: If the quantity or the target is unknown.
   """
-  if limit.quantity == 'none':
+  if constraint.quantity == 'none':
     return True, True
-  value = test.get(limit.quantity)
+  value = test.get(constraint.quantity)
   if value is None or target is None:
-    raise ValueError(f'limit {limit.text}: nothing to judge by, tested {value} against {target}')
-  interval = [value, *(bound for bound in test.get(f'{limit.quantity}_ci') or () if bound is not None)]
-  if limit.quantity == 'accuracy':
+    raise ValueError(f'constraint {constraint.text}: nothing to judge by, tested {value} against {target}')
+  interval = [value, *(bound for bound in test.get(f'{constraint.quantity}_ci') or () if bound is not None)]
+  if constraint.quantity == 'accuracy':
     return value >= target, max(interval) >= target
   return value <= target, min(interval) <= target

@@ -1,4 +1,4 @@
-"""Votes that weigh evidence: how likely each answer is right, given who gave it.
+"""A learned vote: how likely each answer is right, given who gave it.
 
 A conditional logit over the answers that the called LLMs gave, and over "another one": an LLM adds to the utility of
 its answer what its log-odds say, pairs of LLMs that agree add what their agreement is worth (less, where they err
@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from selectllm.infra import optimize
+from selectllm.infra import batching, optimize
+from selectllm.infra.typing import Array
 from selectllm.selection import types, voting
 
 # An LLM that errs is taken to choose evenly among so many wrong answers, where nothing better is known.
@@ -25,16 +26,16 @@ _CALLED_SETS = 5
 _SHRINK, _SHRINK_PAIRS = 5.0, 5.0
 
 
-class Evidence(NamedTuple):
-  """What K LLMs say of one query, called or not.
+class Votes(NamedTuple):
+  """The votes of K LLMs on one query, called or not.
 
   Attributes:
     candidates: int32[K], each LLM's majority answer; -1 for none.
     support: float32[K, K], the share of the row's samples that give the column's answer.
   """
 
-  candidates: types.Array
-  support: types.Array
+  candidates: Array
+  support: Array
 
 
 class Weights(NamedTuple):
@@ -50,17 +51,17 @@ class Weights(NamedTuple):
     other_logit: float32[], what the mean log-odds of the called LLMs add to it.
   """
 
-  bias: types.Array
-  slope: types.Array
-  pair: types.Array
-  other: types.Array
-  other_called: types.Array
-  other_distinct: types.Array
-  other_logit: types.Array
+  bias: Array
+  slope: Array
+  pair: Array
+  other: Array
+  other_called: Array
+  other_distinct: Array
+  other_logit: Array
 
 
 class Posterior(NamedTuple):
-  """What the called LLMs make likely.
+  """The likeliest answers, given those of the called LLMs.
 
   Attributes:
     answer: int32[], the likeliest answer; -1 where nobody called gave one.
@@ -68,35 +69,35 @@ class Posterior(NamedTuple):
     second: float32[], that of the next likeliest answer given; 0 without one.
   """
 
-  answer: types.Array
-  top: types.Array
-  second: types.Array
+  answer: Array
+  top: Array
+  second: Array
 
 
-def gather(answers: jax.Array) -> Evidence:
-  """The evidence in the answers int[K, S] of one query."""
+def count_votes(answers: jax.Array) -> Votes:
+  """Counts the votes in the answers int[K, S] to one query."""
   candidates = voting.majority(answers)
   given = answers != voting.NO_ANSWER
   says = (answers[:, :, None] == candidates[None, None, :]) & given[:, :, None]  # [K, S, K]
-  return Evidence(candidates, jnp.sum(says, 1) / jnp.maximum(given.sum(1), 1)[:, None])
+  return Votes(candidates, jnp.sum(says, 1) / jnp.maximum(given.sum(1), 1)[:, None])
 
 
 def bayes(num_llms: int) -> Weights:
-  """Bayes' rule for LLMs that err independently of each other: a vote weighs its log-odds (and an even prior)."""
+  """Returns Bayes' rule for LLMs that err independently: a vote weighs its log-odds (and an even prior)."""
   prior = np.float32(np.log(_DISTRACTORS))
   zeros = np.zeros(num_llms, np.float32)
   none = np.float32(0)
   return Weights(zeros + prior, np.float32(1), np.zeros((num_llms, num_llms), np.float32), prior, zeros, none, none)
 
 
-def _log_probabilities(weights: Weights, logits: jax.Array, evidence: Evidence, called: jax.Array):
-  """Log-probabilities of the candidates float32[K] (-inf but for the first called LLM with that answer), of others."""
-  support = evidence.support * called[:, None]
+def _log_probabilities(weights: Weights, logits: jax.Array, votes: Votes, called: jax.Array):
+  """Returns log-probabilities of candidates float32[K] (-inf but for the first called LLM with one), of others."""
+  support = votes.support * called[:, None]
   utility = (weights.bias + weights.slope * logits) @ support
   utility += 0.5 * jnp.einsum('kc,kj,jc->c', support, weights.pair, support)
-  same = (evidence.candidates[:, None] == evidence.candidates[None, :]) & called[:, None]
+  same = (votes.candidates[:, None] == votes.candidates[None, :]) & called[:, None]
   first = jnp.argmax(same, 0) == jnp.arange(logits.size)
-  stands = called & (evidence.candidates != voting.NO_ANSWER) & first
+  stands = called & (votes.candidates != voting.NO_ANSWER) & first
   other = weights.other + weights.other_called @ called + weights.other_distinct * jnp.log1p(stands.sum())
   other += weights.other_logit * jnp.sum(called * logits) / jnp.maximum(called.sum(), 1)
   utility = jnp.where(stands, utility, -jnp.inf)
@@ -104,35 +105,35 @@ def _log_probabilities(weights: Weights, logits: jax.Array, evidence: Evidence, 
   return utility - total, other - total
 
 
-def posterior(weights: Weights, logits: jax.Array, evidence: Evidence, called: jax.Array) -> Posterior:
-  """How likely the likeliest answers of one query are right.
+def posterior(weights: Weights, logits: jax.Array, votes: Votes, called: jax.Array) -> Posterior:
+  """Returns how likely the likeliest answers to one query are right.
 
   Args:
     weights: Of the vote.
     logits: float32[K], calibrated log-odds that each LLM is right.
-    evidence: From `gather`.
+    votes: From `count_votes`.
     called: bool[K], whose answers are known; those of the others are not looked at.
   """
-  given, _ = _log_probabilities(weights, logits, evidence, called)
+  given, _ = _log_probabilities(weights, logits, votes, called)
   best = jnp.argmax(given)
   rest = jnp.where(jnp.arange(given.size) == best, -jnp.inf, given)
-  answer = jnp.where(jnp.isfinite(given[best]), evidence.candidates[best], voting.NO_ANSWER)
+  answer = jnp.where(jnp.isfinite(given[best]), votes.candidates[best], voting.NO_ANSWER)
   return Posterior(answer, jnp.exp(given[best]), jnp.exp(rest.max()))
 
 
-def _loss(weights: Weights, logits, evidence, called, reference, counted) -> jax.Array:
-  """Negative log-likelihood of the right answers under random sets of called LLMs, and the distance from Bayes."""
+def _loss(weights: Weights, logits, votes, called, reference, counted) -> jax.Array:
+  """Returns the negative log-likelihood of right answers under random sets of called LLMs, shrunk towards Bayes."""
   pair = (weights.pair + weights.pair.T) / 2 * (1 - jnp.eye(logits.shape[1]))
   shaped = weights._replace(pair=pair)
 
-  def one(logits, evidence, called, reference):
-    given, other = _log_probabilities(shaped, logits, evidence, called)
-    right = jnp.isfinite(given) & (evidence.candidates == reference)
+  def one(logits, votes, called, reference):
+    given, other = _log_probabilities(shaped, logits, votes, called)
+    right = jnp.isfinite(given) & (votes.candidates == reference)
     found = jnp.where(right, given, -jnp.inf).max()
     return -jnp.where(right.any(), jnp.where(right.any(), found, 0.0), other)
 
   of_sets = jax.vmap(one, in_axes=(None, None, 0, None))
-  losses = jax.vmap(of_sets)(logits, evidence, called, reference).mean(1)
+  losses = jax.vmap(of_sets)(logits, votes, called, reference).mean(1)
   spread = jnp.sum((weights.bias - weights.bias.mean()) ** 2) + jnp.sum(weights.other_called**2)
   rest = (weights.slope - 1) ** 2 + weights.other_distinct**2 + weights.other_logit**2
   shrink = _SHRINK * (spread + rest) + _SHRINK_PAIRS * jnp.sum(pair**2) / 2
@@ -140,9 +141,9 @@ def _loss(weights: Weights, logits, evidence, called, reference, counted) -> jax
 
 
 @jax.jit
-def gather_all(answers: jax.Array) -> Evidence:
-  """`gather` for N queries, int[N, K, S]."""
-  return jax.vmap(gather)(answers)
+def count_all_votes(answers: jax.Array) -> Votes:
+  """`count_votes` for N queries, int[N, K, S]."""
+  return jax.vmap(count_votes)(answers)
 
 
 def fit(logits: np.ndarray, answers: np.ndarray, reference: np.ndarray, observed: np.ndarray, *, seed: int) -> Weights:
@@ -158,13 +159,13 @@ def fit(logits: np.ndarray, answers: np.ndarray, reference: np.ndarray, observed
   rng = np.random.default_rng(seed)
   count, num_llms = observed.shape
   rows = rng.permutation(count)[:_MOST_QUERIES]
-  filled = np.resize(rows, -(-len(rows) // 512) * 512)  # few shapes, so that not every fold is compiled anew
+  filled = batching.fill_up(rows, 512)
   counted = (np.arange(len(filled)) < len(rows)).astype(np.float32)
   sizes = rng.integers(1, num_llms + 1, (len(filled), _CALLED_SETS, 1))
   places = rng.random((len(filled), _CALLED_SETS, num_llms)).argsort(-1).argsort(-1)
   called = np.concatenate([places < sizes, np.ones((len(filled), 1, num_llms), bool)], 1) & observed[filled, None]
-  evidence = gather_all(answers[filled])
-  data = (logits[filled].astype(np.float32), evidence, called, reference[filled].astype(np.int32), counted)
+  votes = count_all_votes(answers[filled])
+  data = (logits[filled].astype(np.float32), votes, called, reference[filled].astype(np.int32), counted)
   found = optimize.minimise(_loss, bayes(num_llms), *data)
   return found._replace(pair=(found.pair + found.pair.T) / 2 * (1 - np.eye(num_llms, dtype=np.float32)))
 
@@ -175,16 +176,16 @@ def _by_confidence(weights: Weights, logits, answers, observed, expected, sizes:
     order = jnp.lexsort((expected, -jnp.where(observed, logits, -jnp.inf)))
     rank = jnp.zeros_like(order).at[order].set(jnp.arange(order.size))
     mask = (rank < jnp.array(sizes)[:, None]) & observed
-    found = jax.vmap(posterior, in_axes=(None, None, None, 0))(weights, logits, gather(answers), mask)
+    found = jax.vmap(posterior, in_axes=(None, None, None, 0))(weights, logits, count_votes(answers), mask)
     return mask, found.answer.astype(jnp.int16), found.top
 
   return jax.vmap(one)(logits, answers, observed)
 
 
-def by_confidence(weights: Weights, asked: types.StrategyQueries) -> types.Decisions:
-  """Calls the s most confident LLMs, s = 1..K being the settings, and takes their likeliest answer."""
-  sizes = tuple(range(1, asked.observed.shape[1] + 1))
+def by_confidence(weights: Weights, test: types.StrategyQueries) -> types.Decisions:
+  """Calls the s most confident LLMs, s = 1..K being the operating points, and takes their likeliest answer."""
+  sizes = tuple(range(1, test.observed.shape[1] + 1))
   mask, answer, top = jax.device_get(
-    _by_confidence(weights, asked.logits, asked.answers, asked.observed, asked.expected_cost, sizes)
+    _by_confidence(weights, test.logits, test.answers, test.observed, test.expected_cost, sizes)
   )
   return types.Decisions(mask, answer, top, np.zeros(mask.shape, np.int8))

@@ -1,15 +1,15 @@
-"""Which LLMs to call, from a classifier's confidences (PAPER: policy), written for one query and vmapped.
+"""Policies of SelectLLM (arXiv 2408.08545): the LLMs to call, from confidences; written for one query and vmapped.
 
 A policy is a pure function `(confidences[K], latency_s[K], available[K], *, size, threshold) -> Selection`. It sees
 the expected latency of each LLM, never what an LLM answered to this query or how long it took.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 
-Array = Any  # of numpy on the host, of JAX on the device
+from selectllm.infra.typing import Array
 
 
 class Selection(NamedTuple):
@@ -25,7 +25,7 @@ class Selection(NamedTuple):
 
 
 class Policy(Protocol):
-  """What all policies share: called for one query, with K LLMs."""
+  """A policy, called for one query, with K LLMs."""
 
   def __call__(
     self,
@@ -52,7 +52,7 @@ MOST_COUNTED = 64
 
 
 def rank(confidences: jax.Array, latency_s: jax.Array, available: jax.Array) -> jax.Array:
-  """The place of each LLM, int32[K], from the most confident (0); ties by latency, unavailable LLMs last."""
+  """Ranks LLMs, int32[K], from the most confident (0); ties by latency, unavailable LLMs last."""
   confidences, llm = jnp.where(available, confidences, -jnp.inf), jnp.arange(confidences.size)
   if confidences.size > MOST_COUNTED:
     return jnp.argsort(jnp.lexsort((latency_s, -confidences))).astype(jnp.int32)
@@ -63,21 +63,21 @@ def rank(confidences: jax.Array, latency_s: jax.Array, available: jax.Array) -> 
 
 
 def max_conf(confidences, latency_s, available, *, size, threshold) -> Selection:
-  """The `size` most confident LLMs; every vote counts 1."""
+  """Selects the `size` most confident LLMs; every vote counts 1."""
   del threshold
   mask = available & (rank(confidences, latency_s, available) < size)
   return Selection(mask, jnp.ones_like(confidences))
 
 
 def labelled_max_conf(confidences, latency_s, available, *, size, threshold) -> Selection:
-  """The `size` most confident among the LLMs predicted to be right; the `size` most confident where none is."""
+  """Selects the `size` most confident of those predicted to be right; the `size` most confident where none is."""
   top = max_conf(confidences, latency_s, available, size=size, threshold=threshold)
   labelled = top.mask & (confidences > threshold)
   return Selection(jnp.where(labelled.any(), labelled, top.mask), top.weight)
 
 
 def weighted_max_conf(confidences, latency_s, available, *, size, threshold) -> Selection:
-  """The same LLMs as `max_conf`; every vote counts its LLM's confidence."""
+  """Selects the same LLMs as `max_conf`; every vote counts its LLM's confidence."""
   top = max_conf(confidences, latency_s, available, size=size, threshold=threshold)
   return Selection(top.mask, confidences)
 
@@ -93,7 +93,7 @@ HEADLINE = 'weighted_max_conf'
 
 
 def oracle(labels: jax.Array, observed: jax.Array, latency_s: jax.Array) -> jax.Array:
-  """The LLM that the oracle calls for each query: the fastest that is right, the fastest of all where none is.
+  """Calls for each query the fastest LLM that is right, the fastest of all where none is.
 
   Args:
     labels: float32[N, K], right (or the score) of each LLM.
@@ -110,7 +110,7 @@ def oracle(labels: jax.Array, observed: jax.Array, latency_s: jax.Array) -> jax.
 
 
 class PolicyOptions(NamedTuple):
-  """What the policies need beside confidences.
+  """The options of all policies.
 
   Attributes:
     latency_s: float32[K], expected.

@@ -16,7 +16,7 @@ _BLOCK = 4096
 
 
 class _Counts(NamedTuple):
-  """What the LLMs' answers to N queries say of the LLMs, under weights for their votes.
+  """Counts of how the LLMs' answers to N queries agree, under weights for their votes.
 
   Attributes:
     agreed: float32[N, K], 1 where the vote of the others elects the LLM's answer, and 0.5 where it is a tie.
@@ -32,20 +32,20 @@ class _Counts(NamedTuple):
 
 
 def _elect(own: jax.Array, weight: jax.Array) -> jax.Array:
-  """The elected answer, int32[], of majority answers int32[K]; a tie goes to the LLM that comes first."""
+  """Elects the answer, int32[], of majority answers int32[K]; a tie goes to the LLM that comes first."""
   return voting.vote(own[:, None], own != voting.NO_ANSWER, weight, jnp.zeros_like(weight))
 
 
 def _count(own: jax.Array, observed: jax.Array, weight: jax.Array) -> _Counts:
-  """The counts of one query, from majority answers int32[K]."""
+  """Counts for one query, from majority answers int32[K]."""
   given = own != voting.NO_ANSWER
   same = (own[:, None] == own) & given[:, None] & given
   support = same @ weight
   # Each LLM is held against the vote of the others: with its own vote counted, the heaviest LLM would always be right.
   backed = support - weight
-  rival = jnp.max(jnp.where(given & ~same, support, 0.0), axis=-1)
+  strongest = jnp.max(jnp.where(given & ~same, support, 0.0), axis=-1)
   others = jnp.sum(given) > given
-  agreed = jnp.where(given, jnp.heaviside(backed - rival, 0.5), 0.0)
+  agreed = jnp.where(given, jnp.heaviside(backed - strongest, 0.5), 0.0)
   differs = given & (own != _elect(own, weight))
   pairs = jnp.triu(differs[:, None] & differs, k=1)
   return _Counts(
@@ -62,7 +62,7 @@ def _counts(own: jax.Array, observed: jax.Array, weight: jax.Array) -> _Counts:
 
 @jax.jit
 def _weigh(own: jax.Array, observed: jax.Array) -> jax.Array:
-  """What each LLM's vote counts, float32[K], from majority answers int32[N, K] alone."""
+  """Weighs each LLM's vote, float32[K], from majority answers int32[N, K] alone."""
 
   def again(weight: jax.Array, _: None) -> tuple[jax.Array, None]:
     agreed, asked, alike, apart = (count.sum(axis=0) for count in _counts(own, observed, weight))
@@ -80,7 +80,7 @@ def _own(responses: dataset.Responses) -> np.ndarray:
 
 
 def pseudo_reference(responses: dataset.Responses) -> np.ndarray:
-  """The answer that all LLMs elect together, each weighted by how far the others bear it out.
+  """Elects the answers of all LLMs together, each weighted by how far the others bear it out.
 
   Dawid and Skene's estimate (1979) with one parameter for each LLM, from hard votes. It begins with the plain vote of
   the LLMs' majority answers; then weights follow from agreement, and agreement from weights, for some rounds. A weight

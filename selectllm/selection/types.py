@@ -1,12 +1,15 @@
-"""What all that chooses calls past the paper's policies shares: what it may know, and what it says whom it called.
+"""Strategies: what one may know, and what it says whom it called.
 
-A strategy is a function `(known, asked, seed) -> Played`: fitted on the queries `known`, it plays `asked` at each of
-its settings, from the cheapest to the dearest. It looks at an answer in `asked` only of an LLM that it calls.
+A strategy is a function `(train, test, seed) -> Decisions`: fitted on the queries `train`, it replays `test` at each of
+its operating points, from the cheapest to the most expensive. It looks at an answer in `test` only of an LLM that it
+calls.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-Array = Any  # of numpy on the host, of JAX on the device
+import numpy as np
+
+from selectllm.infra.typing import Array
 
 
 class StrategyQueries(NamedTuple):
@@ -18,9 +21,9 @@ class StrategyQueries(NamedTuple):
     answers: int16[N, K, S], what each LLM would answer; -1 for none.
     majority: int16[N, K], see `dataset.majorities`.
     observed: bool[N, K], false for an LLM that cannot be called.
-    reference: int16[N], the right answer's id; -2, which no answer equals, for queries that are asked.
-    labels: float32[N, K], whether each LLM is right; NaN for queries that are asked.
-    cost: float32[N, K], of each call (seconds, dollars or 1); NaN for queries that are asked.
+    reference: int16[N], the right answer's id; -2, which no answer equals, where it is not known.
+    labels: float32[N, K], whether each LLM is right; NaN where it is not known.
+    cost: float32[N, K], of each call (seconds, dollars or 1); NaN where it is not known.
     expected_cost: float32[K], each LLM's mean cost on fitting queries.
   """
 
@@ -38,9 +41,21 @@ class StrategyQueries(NamedTuple):
     """Returns some of the queries, by index or mask."""
     return StrategyQueries(*(array[index] for array in self[:-1]), self.expected_cost)
 
+  def with_all_costs(self) -> 'StrategyQueries':
+    """Returns the queries with what is expected for costs that are not known."""
+    return self._replace(cost=np.where(np.isfinite(self.cost), self.cost, self.expected_cost))
+
+  def right(self) -> np.ndarray:
+    """Returns the labels, float32[N, K]; 0 for LLMs that were not observed."""
+    return np.where(self.observed, self.labels, 0).astype(np.float32)
+
+  def accuracy(self) -> np.ndarray:
+    """Returns each LLM's accuracy, float64[K]; 0 for one that was never observed."""
+    return self.right().sum(0, dtype=np.float64) / np.maximum(self.observed.sum(0), 1)
+
 
 class Decisions(NamedTuple):
-  """What a strategy did with N queries at M settings.
+  """What a strategy did with N queries at M operating points.
 
   Attributes:
     mask: bool[N, M, K], the LLMs called.
@@ -57,7 +72,7 @@ class Decisions(NamedTuple):
 
 
 class Strategy(Protocol):
-  """How a strategy is called."""
+  """A way to choose the LLMs to call."""
 
-  def __call__(self, known: StrategyQueries, asked: StrategyQueries, *, seed: int) -> Decisions:
-    """Fits on `known`, plays on `asked`."""
+  def __call__(self, train: StrategyQueries, test: StrategyQueries, *, seed: int) -> Decisions:
+    """Fits on `train`, replays `test`."""

@@ -1,4 +1,4 @@
-"""The vote of the called LLMs (PAPER: policy), written for one query."""
+"""The vote of the called LLMs of SelectLLM (arXiv 2408.08545), written for one query."""
 
 import functools
 
@@ -15,7 +15,7 @@ VOTES = ('majority', 'samples')
 
 
 def majority(answers: jax.Array) -> jax.Array:
-  """Each LLM's majority answer, int32[K], from its samples int[K, S]; a tie goes to the answer first to reach it."""
+  """Returns each LLM's majority answer, int32[K], of samples int[K, S], by the rule of `dataset.majorities`."""
   samples = answers.shape[1]
   same = (answers[:, :, None] == answers[:, None, :]) & (answers != NO_ANSWER)[:, :, None]  # [K, S, S]
   reached = jnp.tril(same).sum(axis=-1)  # [K, S]: how often a sample's answer had been given when the sample came
@@ -26,7 +26,7 @@ def majority(answers: jax.Array) -> jax.Array:
 def vote(
   answers: jax.Array, mask: jax.Array, weight: jax.Array, latency_s: jax.Array, *, over: str = 'majority'
 ) -> jax.Array:
-  """The answer that the called LLMs elect.
+  """Elects the answer of the called LLMs.
 
   Args:
     answers: int[K, S], ids of answers to this query; -1 for none, which casts no vote.
@@ -65,7 +65,7 @@ _NUMBERS = 1 << 22
 
 
 def shortlist(confidences: jax.Array, latency_s: jax.Array, available: jax.Array, *, size: int) -> jax.Array:
-  """The `size` LLMs that `policies.rank` puts first, int32[size], in that order; written for one query.
+  """Returns the `size` LLMs that `policies.rank` puts first, int32[size], in that order; written for one query.
 
   Args:
     confidences: float32[K] in [0, 1].
@@ -90,7 +90,7 @@ def shortlist(confidences: jax.Array, latency_s: jax.Array, available: jax.Array
 
 @functools.partial(jax.jit, static_argnames=('size', 'over'))
 def _ballots(confidences, answers, available, latency_s, size, over):
-  """What the policy and the vote need of those on each query's shortlist; all LLMs where they are no more than that."""
+  """Returns what policy and vote need of each query's shortlist; of all LLMs where they are no more than that."""
   place = jnp.argsort(jnp.argsort(latency_s)).astype(jnp.float32)
 
   def one(confidences, answers, available):
@@ -127,7 +127,7 @@ def elect(
   threshold: float = 0.5,
   over: str = 'majority',
 ) -> np.ndarray:
-  """The answers that the LLMs elect which a policy selects, block by block.
+  """Elects the answers of the LLMs that a policy selects, block by block.
 
   No policy selects an LLM that is not among the `size` most confident, so only their answers are looked at.
 

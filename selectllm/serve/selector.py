@@ -305,7 +305,7 @@ class Selector:
 @jax.jit
 def _next(rule, weights, setting, logits, answers, called, available, expected, budget):
   def one(logits, answers, called, available):
-    says = learned_vote.gather(answers)
+    says = learned_vote.count_votes(answers)
     action = adaptive.decide(rule, weights, setting, logits, says, called, available, expected, budget).action
     chosen = jnp.zeros(logits.size, bool).at[rule.llms].set(rule.actions[action])
     return chosen & (action >= 0)
@@ -316,7 +316,7 @@ def _next(rule, weights, setting, logits, answers, called, available, expected, 
 @jax.jit
 def _finish(weights, logits, answers, called):
   def one(logits, answers, called):
-    found = learned_vote.posterior(weights, logits, learned_vote.gather(answers), called)
+    found = learned_vote.posterior(weights, logits, learned_vote.count_votes(answers), called)
     return found.answer, found.top
 
   return jax.vmap(one)(logits, answers, called)

@@ -42,7 +42,7 @@ def test_it_pays_for_the_dear_llm_where_the_cheap_one_does_not_know(fitted):
   played = adaptive.replay(rule, weights, asked)
   calls_dear = played.mask[:, :, 2]
   easy = asked.logits[:, 0] > 0
-  setting = adaptive.PRICES.index(0.3)
+  setting = adaptive.COST_WEIGHTS.index(0.3)
   assert calls_dear[easy, setting].mean() < 0.15
   assert calls_dear[~easy, setting].mean() > 0.85
   right = played.answer == asked.reference[:, None]
@@ -58,7 +58,7 @@ def test_answers_that_were_not_asked_for_change_nothing(fitted):
   rule, weights = fitted
   asked = _queries(100, seed=2)
   before = adaptive.replay(rule, weights, asked)
-  setting = adaptive.PRICES.index(0.3)
+  setting = adaptive.COST_WEIGHTS.index(0.3)
   answers = asked.answers.copy()
   answers[~before.mask[:, setting]] = 31
   hidden = asked._replace(
@@ -99,14 +99,14 @@ def test_deciding_step_by_step_does_what_the_replay_did(fitted):
   rule, weights = fitted
   asked = _queries(30, seed=5)
   played = adaptive.replay(rule, weights, asked)
-  setting = adaptive.PRICES.index(0.5)
+  setting = adaptive.COST_WEIGHTS.index(0.5)
   for row in range(30):
     called = np.zeros(3, bool)
     stages = np.zeros(3, int)
     for stage in range(4):
       known = np.where(called[:, None], asked.answers[row], -1)  # nobody else has said anything yet
       state = adaptive.decide(
-        rule, weights, setting, asked.logits[row], learned_vote.gather(known), called, np.ones(3, bool),
+        rule, weights, setting, asked.logits[row], learned_vote.count_votes(known), called, np.ones(3, bool),
         asked.expected_cost, np.inf,
       )  # fmt: skip
       if state.action < 0:

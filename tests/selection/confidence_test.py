@@ -24,7 +24,7 @@ def _problem(count: int = 600, seed: int = 0):
 
 def test_the_blend_comes_nearer_to_the_truth_than_the_classifier():
   *problem, truth = _problem()
-  developed = confidence.develop(*problem, seed=0)
+  developed = confidence.fit(*problem, seed=0)
   queries, _, confidences, labels, _, split = problem
   test = split == splits.TEST
 
@@ -40,10 +40,10 @@ def test_the_blend_comes_nearer_to_the_truth_than_the_classifier():
 
 def test_test_labels_touch_nothing():
   *problem, _ = _problem()
-  before = confidence.develop(*problem, seed=0)
+  before = confidence.fit(*problem, seed=0)
   labels, split = problem[3].copy(), problem[5]
   labels[split == splits.TEST] = 1 - labels[split == splits.TEST]
-  after = confidence.develop(*problem[:3], labels, *problem[4:], seed=0)
+  after = confidence.fit(*problem[:3], labels, *problem[4:], seed=0)
   np.testing.assert_array_equal(before.logits, after.logits)
 
 
@@ -52,7 +52,7 @@ def test_training_queries_are_scored_by_what_has_not_seen_them():
   noise = np.random.default_rng(1).normal(size=(300, 200)).astype(np.float32)  # enough to learn any label by heart
   noise /= np.linalg.norm(noise, axis=1, keepdims=True)
   labels = np.random.default_rng(2).integers(0, 2, labels.shape).astype(np.float32)
-  developed = confidence.develop(queries, noise, confidences, labels, observed, split, seed=0)
+  developed = confidence.fit(queries, noise, confidences, labels, observed, split, seed=0)
   train = split == splits.TRAIN
   loss = np.mean(np.logaddexp(0, developed.logits[train]) - labels[train] * developed.logits[train])
   assert loss > 0.69
@@ -61,7 +61,7 @@ def test_training_queries_are_scored_by_what_has_not_seen_them():
 
 def test_new_queries_get_what_the_same_queries_got_in_the_run():
   *problem, _ = _problem()
-  developed = confidence.develop(*problem, seed=0)
+  developed = confidence.fit(*problem, seed=0)
   queries, embeddings, confidences, _, _, split = problem
   test = np.flatnonzero(split == splits.TEST)
   again = confidence.estimate(developed.estimator, [queries[row] for row in test], embeddings[test], confidences[test])
@@ -78,5 +78,5 @@ def test_equal_questions_are_held_out_together():
   half = len(queries) // 2
   twice = [np.concatenate([array[:half], array[:half]]) for array in (embeddings, confidences, labels, observed, split)]
   questions = [*queries[:half], *(f'  {query.upper()}' for query in queries[:half])]
-  developed = confidence.develop(queries, *twice, seed=0, questions=questions)
+  developed = confidence.fit(queries, *twice, seed=0, questions=questions)
   np.testing.assert_array_equal(developed.fold[:half], developed.fold[half:])

@@ -145,5 +145,5 @@ def test_no_limit_is_always_kept():
 
 
 def test_what_was_not_tested_cannot_be_judged():
-  with pytest.raises(ValueError, match='limit usd<=3: nothing to judge by'):
+  with pytest.raises(ValueError, match='constraint usd<=3: nothing to judge by'):
     constraints.judge(constraints.parse('usd<=3'), {'seconds': 3, 'usd': None}, 3)

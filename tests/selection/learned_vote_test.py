@@ -8,7 +8,7 @@ from selectllm.selection import learned_vote, types
 
 
 def _posterior(weights, logits, answers, called) -> learned_vote.Posterior:
-  says = learned_vote.gather(np.asarray(answers, np.int16))
+  says = learned_vote.count_votes(np.asarray(answers, np.int16))
   return learned_vote.posterior(weights, np.asarray(logits, np.float32), says, np.asarray(called, bool))
 
 

@@ -120,14 +120,14 @@ def test_llms_that_err_together_are_not_called_together():
 def test_only_what_a_contender_may_know_decides():
   known, asked = _random(4, 150, 4), _as_asked(_random(5, 40, 4))
   played = subset_router.subset(known, asked, seed=0)
-  assert played.mask.shape == (40, len(subset_router.RATES), 4)
+  assert played.mask.shape == (40, len(subset_router.COST_WEIGHTS), 4)
   assert not (played.mask & ~asked.observed[:, None]).any()
   assert not played.stage.any()
   twos = asked._replace(answers=np.full_like(asked.answers, 2), majority=np.full_like(asked.majority, 2))
   others = subset_router.subset(known, twos, seed=0)
   np.testing.assert_array_equal(others.mask, played.mask)
   np.testing.assert_array_equal(others.p_right, played.p_right)
-  for setting in range(0, len(subset_router.RATES), 6):
+  for setting in range(0, len(subset_router.COST_WEIGHTS), 6):
     called = played.mask[:, setting]
     answers = np.where(called[..., None], asked.answers, 3).astype(np.int16)
     hidden = asked._replace(answers=answers, majority=dataset.majorities(answers))
@@ -170,7 +170,7 @@ def test_where_no_llm_can_be_called_there_is_no_answer():
   assert not played.mask[1].any()
   assert (played.answer[1] == voting.NO_ANSWER).all()
   assert (played.p_right[1] == 0).all()
-  assert played.mask[2].tolist() == [[False, True, False]] * len(subset_router.RATES)
+  assert played.mask[2].tolist() == [[False, True, False]] * len(subset_router.COST_WEIGHTS)
 
 
 def _family(known: types.StrategyQueries, rates) -> np.ndarray:

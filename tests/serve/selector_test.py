@@ -85,7 +85,7 @@ def test_two_lines_choose_what_the_run_chose(run, as_the_run_chose):
 
 def _first(rule, weights, setting, logits, expected) -> np.ndarray:
   count = len(logits)
-  nothing = learned_vote.gather(np.full((count, 1), -1, np.int16))
+  nothing = learned_vote.count_votes(np.full((count, 1), -1, np.int16))
   called = np.zeros(count, bool)
   state = adaptive.decide(rule, weights, setting, logits, nothing, called, ~called, expected, np.inf)
   mask = np.zeros(count, bool)
