@@ -11,6 +11,7 @@ import numpy as np
 from selectllm.data import dataset
 from selectllm.evaluate import results
 from selectllm.infra import batching
+from selectllm.infra.typing import Array
 from selectllm.selection import baselines, policies, voting
 
 # What names a method: a name and a size, None where size means nothing.
@@ -29,12 +30,12 @@ class QueryMetrics(NamedTuple):
     cost_usd: float32[N], all calls' dollars, NaN where unknown.
   """
 
-  correct: policies.Array
-  valid: policies.Array
-  calls: policies.Array
-  latency_parallel_s: policies.Array
-  latency_sequential_s: policies.Array
-  cost_usd: policies.Array
+  correct: Array
+  valid: Array
+  calls: Array
+  latency_parallel_s: Array
+  latency_sequential_s: Array
+  cost_usd: Array
 
 
 def concatenate(parts: list[QueryMetrics], axis: int = 0) -> QueryMetrics:
@@ -46,7 +47,7 @@ class Replayed(NamedTuple):
   """How M selections for each of N queries fare: metrics [N, M], and the elected answers int32[N, M], -1 for none."""
 
   metrics: QueryMetrics
-  answer: policies.Array
+  answer: Array
 
 
 @functools.partial(jax.jit, static_argnames='over')

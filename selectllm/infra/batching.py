@@ -26,9 +26,9 @@ def pad(array: Any, rows: int) -> Any:
   return array if len(array) == rows else np.resize(array, (rows, *array.shape[1:]))
 
 
-def fill_up(array: Any, block: int) -> Any:
-  """Repeats rows up to a multiple of `block`: few shapes, so that not every number of rows is compiled anew."""
-  return fill(array, -(-len(array) // block) * block)
+def pad_to_multiple(array: Any, rows: int) -> Any:
+  """Repeats queries up to a multiple of `rows`: few shapes, so that not every number of queries is compiled anew."""
+  return pad(array, -(-len(array) // rows) * rows)
 
 
 def apply(function: Callable[..., Any], arrays: tuple[Any, ...], *, rows: int) -> Any:
@@ -55,7 +55,7 @@ def apply(function: Callable[..., Any], arrays: tuple[Any, ...], *, rows: int) -
   )
 
 
-def apply_filled(function: Callable[..., Any], arrays: tuple[Any, ...], *, rows: int) -> Any:
+def apply_padded(function: Callable[..., Any], arrays: tuple[Any, ...], *, rows: int) -> Any:
   """Applies a jitted function as `apply` does, but to blocks of exactly `rows`, whatever N is."""
-  filled = tuple(fill_up(array, rows) for array in arrays)
-  return jax.tree.map(lambda result: result[: len(arrays[0])], apply(function, filled, rows=rows))
+  padded = tuple(pad_to_multiple(array, rows) for array in arrays)
+  return jax.tree.map(lambda result: result[: len(arrays[0])], apply(function, padded, rows=rows))

@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 
 from selectllm.infra import distributed, paths
+from selectllm.infra.typing import Array
 from selectllm.models import classifier, options, pretrained, sharding, tokenizer
 from selectllm.selection import policies
 
@@ -34,7 +35,7 @@ class Scores(NamedTuple):
     selections: Policy name -> Selection of mask bool[N, M, K] and weight float32[N, M, K], for M sizes.
   """
 
-  confidences: policies.Array
+  confidences: Array
   selections: dict[str, policies.Selection]
 
 

@@ -167,7 +167,7 @@ def fit(
   """
   llms = shortlist(weights, train, MOST_LLMS[at_once])
   rows = np.random.default_rng(seed).permutation(len(train.reference))[:_MOST_QUERIES]
-  filled = batching.fill_up(rows, _BLOCK)
+  filled = batching.pad_to_multiple(rows, _BLOCK)
   queries = train.with_all_costs().rows(filled)
   actions = actions_of(len(llms), at_once)
   cost_weights = np.array(COST_WEIGHTS, np.float32) / max(float(train.expected_cost.sum()), 1e-12)
@@ -277,4 +277,4 @@ def replay(
     return _replay(rule, weights, *of_queries, test.expected_cost, np.float32(budget), points)
 
   of_queries = (test.logits, test.answers, test.observed)
-  return types.Decisions(*batching.apply_filled(step, of_queries, rows=_BLOCK))
+  return types.Decisions(*batching.apply_padded(step, of_queries, rows=_BLOCK))

@@ -90,7 +90,7 @@ def best_subsets(
         subsets[row, list(members)] = True
     else:
       subsets = best[size - 2] | np.eye(count, dtype=bool)[~best[size - 2]]
-    filled = batching.fill_up(subsets, 128)
+    filled = batching.pad_to_multiple(subsets, 128)
     accuracy = np.asarray(_subset_accuracy(filled, answers, reference, observed, latency_s, over))[: len(subsets)]
     best[size - 1] = subsets[np.lexsort((subsets @ latency_s, -accuracy))[0]]
   return best

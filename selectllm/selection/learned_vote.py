@@ -159,7 +159,7 @@ def fit(logits: np.ndarray, answers: np.ndarray, reference: np.ndarray, observed
   rng = np.random.default_rng(seed)
   count, num_llms = observed.shape
   rows = rng.permutation(count)[:_MOST_QUERIES]
-  filled = batching.fill_up(rows, 512)
+  filled = batching.pad_to_multiple(rows, 512)
   counted = (np.arange(len(filled)) < len(rows)).astype(np.float32)
   sizes = rng.integers(1, num_llms + 1, (len(filled), _CALLED_SETS, 1))
   places = rng.random((len(filled), _CALLED_SETS, num_llms)).argsort(-1).argsort(-1)

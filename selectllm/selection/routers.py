@@ -134,7 +134,7 @@ def _fit_factors(train: types.StrategyQueries, rows: np.ndarray, decay: float, s
   start = Factors(*(rng.standard_normal(shape).astype(np.float32) for shape in shapes))
   start = start._replace(weight=start.weight / np.float32(_FACTORS**0.5))
   batches = rng.choice(rows, (_STEPS, _BATCH))
-  filled = train.rows(batching.fill_up(np.arange(count), _BLOCK))
+  filled = train.rows(batching.pad_to_multiple(np.arange(count), _BLOCK))
   return _factorise(start, filled.embeddings, filled.right(), filled.observed, batches, decay)
 
 
@@ -200,7 +200,7 @@ def _call_by_cluster(
   place = np.argsort(np.lexsort((np.broadcast_to(queries.expected_cost, value.shape), -value)))
   mask = np.concatenate([place < 1, place < _VOTERS], 1) & queries.observed[:, None]
   of_queries = (queries.majority[..., None], mask, accuracy)
-  answer = batching.apply_filled(lambda *block: _vote(*block, queries.expected_cost), of_queries, rows=_BLOCK)
+  answer = batching.apply_padded(lambda *block: _vote(*block, queries.expected_cost), of_queries, rows=_BLOCK)
   p_right = np.where(mask.sum(-1) == 1, np.sum(mask * accuracy[:, None], -1), np.nan)
   return mask, answer, p_right
 

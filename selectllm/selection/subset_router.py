@@ -149,7 +149,7 @@ def family(
       more = grown[:, None] | single  # [C, K, K]; where a member is added again, the subset is as it was
       distinct, where = np.unique(more.reshape(-1, count), axis=0, return_inverse=True)
       right = _right(
-        batching.fill_up(distinct, 256), train.expected_cost, weight, answers, train.observed, train.reference
+        batching.pad_to_multiple(distinct, 256), train.expected_cost, weight, answers, train.observed, train.reference
       )
       accuracy = np.asarray(right.mean(0))[where].reshape(more.shape[:-1])
       best = np.argmax(accuracy - cost_weight[:, None] * (more @ train.expected_cost), -1)

@@ -11,6 +11,7 @@ import numpy as np
 from selectllm.data import pool_file
 from selectllm.evaluate import results
 from selectllm.infra import run_dir
+from selectllm.infra.typing import Array
 from selectllm.models import inference, sharding
 from selectllm.models import options as model_options
 from selectllm.selection import policies, voting
@@ -22,9 +23,9 @@ from selectllm.train import options as train_options
 class State(NamedTuple):
   """Scores of N queries: every LLM's confidence, whether to call it, and its weight in the vote, [N, K] each."""
 
-  confidences: policies.Array
-  mask: policies.Array
-  weight: policies.Array
+  confidences: Array
+  mask: Array
+  weight: Array
 
 
 class FixedPolicy(NamedTuple):

@@ -22,8 +22,9 @@ import orbax.checkpoint as ocp
 from selectllm.data import dataset
 from selectllm.evaluate import strategies
 from selectllm.infra import paths, run_dir
+from selectllm.infra.typing import Array
 from selectllm.models import inference, options, pretrained, sharding
-from selectllm.selection import adaptive, calibration, confidence, constraints, learned_vote, types, voting
+from selectllm.selection import adaptive, calibration, confidence, constraints, learned_vote, voting
 from selectllm.serve import decider
 from selectllm.train import checkpoints
 
@@ -62,8 +63,8 @@ class Arrays(NamedTuple):
 class State(NamedTuple):
   """What is known of N queries before any call: confidences and calibrated log-odds float32[N, K]."""
 
-  confidences: types.Array
-  logits: types.Array
+  confidences: Array
+  logits: Array
 
 
 class Choice(NamedTuple):
