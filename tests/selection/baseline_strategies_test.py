@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from selectllm.selection import cascades, routers, types, voting
+from selectllm.selection import cascades, operating_points, routers, types, voting
 from tests.helpers import strategy_queries
 
 STRATEGIES = {**cascades.STRATEGIES, **routers.STRATEGIES}
@@ -27,9 +27,9 @@ def test_only_llms_that_can_be_called_are_called_and_only_they_are_heard(name):
   train, test = strategy_queries.topics(0, 300, missing=0.3), strategy_queries.topics(1, 80, missing=0.3)
   test.observed[:3], test.observed[3:6] = False, [True, False, False, False]
   decisions = STRATEGIES[name](train, strategy_queries.hide(test), seed=0)
-  settings = len(routers.COST_WEIGHTS)
-  assert decisions.mask.shape == decisions.stage.shape == (80, settings, 4)
-  assert decisions.answer.shape == decisions.p_right.shape == (80, settings)
+  points = len(operating_points.COST_WEIGHTS)
+  assert decisions.mask.shape == decisions.stage.shape == (80, points, 4)
+  assert decisions.answer.shape == decisions.p_right.shape == (80, points)
   assert (decisions.answer.dtype, decisions.p_right.dtype, decisions.stage.dtype) == (np.int16, np.float32, np.int8)
   assert not (decisions.mask & ~test.observed[:, None]).any()
   assert not decisions.mask[:3].any()
