@@ -49,7 +49,7 @@ def get_config() -> ml_collections.ConfigDict:
   """The defaults of an experiment, in sections."""
   config = ml_collections.ConfigDict()
   config.mode = 'train_and_evaluate'  # or evaluate, collect, select, answer, compare, add_llm
-  config.seed = 0
+  config.seed = 0  # of weights, batches, dropout and all that is fitted
   config.profile = False  # trace some steps of the training, for TensorBoard or Perfetto
 
   config.dataset = ml_collections.ConfigDict()
@@ -65,9 +65,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.dataset.labels = 'reference'  # or agreement: the pool's own weighted vote, where there are no references
   config.dataset.query_includes_options = False  # mmlu_pro_pool: the classifier reads the options too
   config.dataset.split = 'hash'  # of the question, by the shares below; or published: the one that each query names
-  config.dataset.split_seed = 0
-  config.dataset.validation_share = 0.1
-  config.dataset.test_share = 0.2
+  config.dataset.split_seed = 0  # another seed puts other queries into train, validation and test
+  config.dataset.validation_share = 0.1  # of the queries
+  config.dataset.test_share = 0.2  # of the queries
   config.dataset.folds = 0  # above 1: cross-validate, every query is tested once
   config.dataset.train_share = 1.0  # of the training queries that are used; a smaller share is part of a larger one
 
@@ -80,21 +80,21 @@ def get_config() -> ml_collections.ConfigDict:
   config.encoder.pooling = 'mean'  # or cls
   config.encoder.max_length = 128  # tokens; longer queries are cut
   config.encoder.dtype = 'float32'  # of activations: float32, bfloat16
-  config.encoder.dropout = 0.1
+  config.encoder.dropout = 0.1  # rate of all dropouts of the encoder
   config.encoder.freeze = False  # train the head alone, on embeddings that are made once
-  config.encoder.remat = False
+  config.encoder.remat = False  # compute activations again in the backward pass: less memory, more time
 
   config.train = ml_collections.ConfigDict()
-  config.train.epochs = 10
-  config.train.batch_size = 32
-  config.train.learning_rate = 5e-5
-  config.train.head_learning_rate = 1e-3
+  config.train.epochs = 10  # passes over the training queries
+  config.train.batch_size = 32  # queries a step, over all devices
+  config.train.learning_rate = 5e-5  # peak, of the encoder
+  config.train.head_learning_rate = 1e-3  # peak, of the layer on top
   config.train.schedule = 'linear'  # or cosine, constant
-  config.train.warmup_share = 0.1
-  config.train.weight_decay = 0.01
-  config.train.clip_norm = 1.0
+  config.train.warmup_share = 0.1  # of the steps, in which the learning rate rises
+  config.train.weight_decay = 0.01  # AdamW's
+  config.train.clip_norm = 1.0  # gradients of a larger norm are scaled down to it
   config.train.loss = 'bce'  # or balanced_bce
-  config.train.log_every_steps = 10
+  config.train.log_every_steps = 10  # losses go to metrics.jsonl and TensorBoard
   config.train.checkpoint_every_steps = 0  # beside those at the end of each epoch
 
   config.evaluate = ml_collections.ConfigDict()
