@@ -48,7 +48,7 @@ class _Struct(msgspec.Struct, frozen=True):
   """A JSON object of comparison.json."""
 
 
-class ComparedRun(_Struct):
+class ComparedRun(_Struct, frozen=True):
   """A run that is compared: its name, directory, data set in words, and number of test queries."""
 
   name: str
@@ -57,7 +57,7 @@ class ComparedRun(_Struct):
   tested: int
 
 
-class GainOverFirst(_Struct):
+class GainOverFirst(_Struct, frozen=True):
   """A gain over the first run; `p_holm` is corrected for the number of runs that are compared with it."""
 
   delta: float
@@ -66,7 +66,7 @@ class GainOverFirst(_Struct):
   p_holm: float
 
 
-class MethodOfRun(_Struct):
+class MethodOfRun(_Struct, frozen=True):
   """A method in one run: its sizes, its accuracy on the shared queries, and its gain over the first run."""
 
   sizes: list[int]
@@ -75,7 +75,7 @@ class MethodOfRun(_Struct):
   gain: GainOverFirst | None
 
 
-class ComparedMethod(_Struct):
+class ComparedMethod(_Struct, frozen=True):
   """A method in all runs, None where a run does not have it; `queries` count in every run that has it."""
 
   name: str
@@ -83,7 +83,7 @@ class ComparedMethod(_Struct):
   runs: list[MethodOfRun | None]
 
 
-class Comparison(_Struct):
+class Comparison(_Struct, frozen=True):
   """The content of comparison.json.
 
   Attributes:

@@ -37,7 +37,7 @@ def interval(bounds: Iterable[Any]) -> Interval:
   return low, high
 
 
-class QueriesPerSplit(_Struct):
+class QueriesPerSplit(_Struct, frozen=True):
   """Numbers of queries; with folds the mean of train and validation, and all test queries."""
 
   train: int
@@ -45,7 +45,7 @@ class QueriesPerSplit(_Struct):
   test: int
 
 
-class DatasetSummary(_Struct):
+class DatasetSummary(_Struct, frozen=True):
   """The data set and the split.
 
   Attributes:
@@ -89,7 +89,7 @@ class DatasetSummary(_Struct):
     )
 
 
-class LLMSummary(_Struct):
+class LLMSummary(_Struct, frozen=True):
   """One LLM alone.
 
   Attributes:
@@ -107,7 +107,7 @@ class LLMSummary(_Struct):
   cost_usd: float | None
 
 
-class Reliability(_Struct):
+class Reliability(_Struct, frozen=True):
   """A reliability diagram of B bins; None in an empty bin."""
 
   mean_confidence: list[float | None]
@@ -115,7 +115,7 @@ class Reliability(_Struct):
   count: list[float]
 
 
-class ClassifierQuality(_Struct):
+class ClassifierQuality(_Struct, frozen=True):
   """How good the confidences are, over all (query, LLM) pairs of test.
 
   Attributes:
@@ -131,14 +131,14 @@ class ClassifierQuality(_Struct):
   confusion: dict[str, list[list[int]]]
 
 
-class OracleSummary(_Struct):
+class OracleSummary(_Struct, frozen=True):
   """The fastest right LLM of every query."""
 
   accuracy: float | None
   latency_s: float | None
 
 
-class Comparison(_Struct):
+class Comparison(_Struct, frozen=True):
   """A gain over another method on the same queries: its mean, interval and the p-value of a paired test."""
 
   delta: float
@@ -146,7 +146,7 @@ class Comparison(_Struct):
   ci: Interval
 
 
-class MethodResult(_Struct):
+class MethodResult(_Struct, frozen=True):
   """A policy or baseline at one subset size; see `replay.QueryMetrics` for the quantities.
 
   Attributes:
@@ -172,14 +172,14 @@ class MethodResult(_Struct):
   sizes: list[int] | None = None
 
 
-class PolicyTradeoff(_Struct):
+class PolicyTradeoff(_Struct, frozen=True):
   """What a policy's sizes buy together: AIQ (RouterBench, arXiv 2403.12031) and the largest saving at no loss."""
 
   aiq: float
   save: float
 
 
-class Estimate(_Struct):
+class Estimate(_Struct, frozen=True):
   """Means over queries at one operating point; seconds are summed over calls, parallel_seconds wait for the slowest."""
 
   accuracy: float | None
@@ -190,7 +190,7 @@ class Estimate(_Struct):
   p95_seconds: float | None
 
 
-class Measurement(Estimate):
+class Measurement(Estimate, frozen=True):
   """The same, measured on test, with intervals of what is known.
 
   Attributes:
@@ -205,14 +205,14 @@ class Measurement(Estimate):
   query_seconds: float | None = None
 
 
-class PairedGain(_Struct):
+class PairedGain(_Struct, frozen=True):
   """A gain over another method on the same queries, and the p-value of a paired test."""
 
   delta: float
   p: float
 
 
-class OperatingPoint(_Struct):
+class OperatingPoint(_Struct, frozen=True):
   """One operating point of a strategy: cross-validated on train and validation, measured on test."""
 
   operating_point: int
@@ -220,7 +220,7 @@ class OperatingPoint(_Struct):
   measured: Measurement
 
 
-class StrategySummary(_Struct):
+class StrategySummary(_Struct, frozen=True):
   """A strategy at the operating points that are most accurate in cross-validation, one for each fold."""
 
   operating_points: list[int]
@@ -229,7 +229,7 @@ class StrategySummary(_Struct):
   versus: dict[str, PairedGain]
 
 
-class ConstraintResult(_Struct):
+class ConstraintResult(_Struct, frozen=True):
   """What a constraint led to; nothing where no operating point keeps it in cross-validation.
 
   Attributes:
@@ -250,14 +250,14 @@ class ConstraintResult(_Struct):
   versus: dict[str, PairedGain] | None
 
 
-class Abstention(_Struct):
+class Abstention(_Struct, frozen=True):
   """Accuracy where the least sure 20 % of the queries stay unanswered, and the gain."""
 
   accuracy: float
   gain: float
 
 
-class AnswerProbability(_Struct):
+class AnswerProbability(_Struct, frozen=True):
   """How far P(the answer is right) can be trusted.
 
   Attributes:
@@ -272,14 +272,14 @@ class AnswerProbability(_Struct):
   abstain_20: Abstention
 
 
-class CalibrationQuality(_Struct):
+class CalibrationQuality(_Struct, frozen=True):
   """Expected calibration error and Brier score."""
 
   ece: float | None
   brier: float | None
 
 
-class ConfidenceCalibration(_Struct):
+class ConfidenceCalibration(_Struct, frozen=True):
   """An LLM's confidences before and after calibration of this kind (or kinds, with folds)."""
 
   kind: str
@@ -287,14 +287,14 @@ class ConfidenceCalibration(_Struct):
   after: CalibrationQuality
 
 
-class BudgetEstimate(_Struct):
+class BudgetEstimate(_Struct, frozen=True):
   """Expected accuracy and cost a query."""
 
   accuracy: float
   cost: float
 
 
-class BatchBudget(_Struct):
+class BatchBudget(_Struct, frozen=True):
   """All test queries under one budget, a share of calling all LLMs."""
 
   budget: float
@@ -302,7 +302,7 @@ class BatchBudget(_Struct):
   measured: Measurement
 
 
-class Tradeoff(_Struct):
+class Tradeoff(_Struct, frozen=True):
   """Strategies that choose calls by accuracy and cost.
 
   Attributes:
@@ -328,14 +328,14 @@ class Tradeoff(_Struct):
   batch_budgets: list[BatchBudget]
 
 
-class TaskMethod(_Struct):
+class TaskMethod(_Struct, frozen=True):
   """A method's accuracy on one category, with Wilson's interval."""
 
   accuracy: float
   accuracy_ci: Interval
 
 
-class TaskLLM(_Struct):
+class TaskLLM(_Struct, frozen=True):
   """An LLM on one category: its accuracy, and the shares of queries where it is the first choice and is called."""
 
   accuracy: float | None
@@ -343,7 +343,7 @@ class TaskLLM(_Struct):
   called: float
 
 
-class TaskResult(_Struct):
+class TaskResult(_Struct, frozen=True):
   """One category of queries."""
 
   task: str
@@ -352,7 +352,7 @@ class TaskResult(_Struct):
   llms: dict[str, TaskLLM]
 
 
-class FeatureBin(_Struct):
+class FeatureBin(_Struct, frozen=True):
   """Queries with a feature in one range; `lost` is how often the oracle is right and the policy is not."""
 
   bin: str
@@ -363,7 +363,7 @@ class FeatureBin(_Struct):
   lost_ci: Interval
 
 
-class FeatureResult(_Struct):
+class FeatureResult(_Struct, frozen=True):
   """How the gap to the oracle varies with one feature of the queries.
 
   Attributes:
@@ -379,7 +379,7 @@ class FeatureResult(_Struct):
   bins: list[FeatureBin]
 
 
-class ErrorAnalysis(_Struct):
+class ErrorAnalysis(_Struct, frozen=True):
   """Where the oracle is right and the headline policy is not."""
 
   policy: str
@@ -390,7 +390,7 @@ class ErrorAnalysis(_Struct):
   features: list[FeatureResult]
 
 
-class DuplicateCount(_Struct):
+class DuplicateCount(_Struct, frozen=True):
   """Queries of one split whose question stands in another, exactly or nearly; None where that was not searched."""
 
   of: str
@@ -400,7 +400,7 @@ class DuplicateCount(_Struct):
   near: int | None
 
 
-class DuplicateExample(_Struct):
+class DuplicateExample(_Struct, frozen=True):
   """Two questions that are nearly the same, and their Jaccard similarity."""
 
   of: str
@@ -410,7 +410,7 @@ class DuplicateExample(_Struct):
   similarity: float
 
 
-class CleanAccuracy(_Struct):
+class CleanAccuracy(_Struct, frozen=True):
   """A method's accuracy on all test queries, and on those without a duplicate in train or validation."""
 
   name: str
@@ -419,7 +419,7 @@ class CleanAccuracy(_Struct):
   clean_ci: Interval
 
 
-class Contamination(_Struct):
+class Contamination(_Struct, frozen=True):
   """Questions that stand in two splits.
 
   Attributes:
@@ -443,7 +443,7 @@ class Contamination(_Struct):
   methods: list[CleanAccuracy]
 
 
-class EvaluateConfig(_Struct):
+class EvaluateConfig(_Struct, frozen=True):
   """The fields of `config.evaluate` that made this report."""
 
   batch_size: int
@@ -455,7 +455,7 @@ class EvaluateConfig(_Struct):
   vote: str
 
 
-class Timing(_Struct):
+class Timing(_Struct, frozen=True):
   """Everything measured about ourselves, in seconds: it differs from run to run.
 
   Attributes:
@@ -469,7 +469,7 @@ class Timing(_Struct):
   train_and_score_s: float | None = None
 
 
-class Results(_Struct):
+class Results(_Struct, frozen=True):
   """The content of report.json.
 
   Attributes:

@@ -78,7 +78,9 @@ def gains(found: comparison.Comparison) -> matplotlib.figure.Figure:
       lines += [(run.name, row.gain) for run, row in zip(others, method.runs[1:], strict=True) if row and row.gain]
   figure = matplotlib.figure.Figure(figsize=(7.5, 1.2 + 0.26 * len(lines)), layout='constrained')
   axes = figure.subplots()
-  points = [gain and figures.Gain(gain.delta, gain.ci, gain.p_holm > tables.SIGNIFICANT) for _, gain in lines]
+  points = [
+    None if gain is None else figures.Gain(gain.delta, gain.ci, gain.p_holm > tables.SIGNIFICANT) for _, gain in lines
+  ]
   figures.forest(axes, [name for name, _ in lines], points, [at for at, gain in enumerate(points) if gain is None])
   axes.set_xlabel('points of accuracy, with 95 % interval; hollow and grey: a tie')
   axes.set_title(f'Gain over {first.name} on {found.shared_queries:,} shared queries', fontsize=10)

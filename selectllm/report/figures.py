@@ -135,7 +135,7 @@ def reliability_panels(
   """Draws a reliability diagram, without its empty bins, above the counts of its bins."""
   filled = [place for place, count in enumerate(bins.count) if count]
   top.plot((0, 1), (0, 1), ':', color='black', linewidth=1)
-  confidence, frequency = ([values[place] for place in filled] for values in (bins.mean_confidence, bins.frequency))
+  confidence, frequency = np.array([bins.mean_confidence, bins.frequency], float)[:, filled]
   top.plot(confidence, frequency, 'o-', color=colour)
   top.set(xlim=(0, 1), ylim=(0, 1))
   top.grid(alpha=0.25)

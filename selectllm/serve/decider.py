@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from selectllm.evaluate import answers
+
 Array = Any  # of numpy on the host, of JAX on the device
 State = Any  # a NamedTuple of arrays along N queries, one of them `confidences`, float32[N, K]
 
@@ -36,28 +38,6 @@ class Finished(NamedTuple):
   p_right: Array
 
 
-class DeciderFacts(NamedTuple):
-  """A decider, as the report of the queries that it answered describes it.
-
-  Attributes:
-    llms: K names.
-    policy: Which policy or rule selected.
-    size: The most LLMs that it called at first, None where it has no such limit.
-    asked: How many queries were to be answered.
-    expected_latency_s: float32[K], of a call when the classifier was trained; for LLMs that were never called.
-    expected_cost_usd: float32[K], likewise; NaN where unknown.
-    classifier_latency_s: From one query's text to its selection, when the classifier was trained.
-  """
-
-  llms: tuple[str, ...]
-  policy: str
-  size: int | None
-  asked: int
-  expected_latency_s: np.ndarray
-  expected_cost_usd: np.ndarray
-  classifier_latency_s: float
-
-
 class Decider(Protocol):
   """Chooses the calls for queries, and makes one answer of what they bring.
 
@@ -73,7 +53,7 @@ class Decider(Protocol):
   def in_stages(self) -> bool:
     """True when `decide` is asked again after the calls; else LLMs that fail are replaced by confidence."""
 
-  def facts(self, asked: int) -> DeciderFacts:
+  def facts(self, asked: int) -> answers.DeciderFacts:
     """Describes the decider, for so many queries to be answered."""
 
   def score(self, texts: list[str], available: np.ndarray, *, batch_size: int) -> State:

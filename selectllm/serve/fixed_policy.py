@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 
 from selectllm.data import pool_file
-from selectllm.evaluate import results
+from selectllm.evaluate import answers, results
 from selectllm.infra import run_dir
 from selectllm.infra.typing import Array
 from selectllm.models import inference, sharding
@@ -53,9 +53,9 @@ class FixedPolicy(NamedTuple):
   classifier_latency_s: float
   in_stages: bool = False
 
-  def facts(self, asked: int) -> decider.DeciderFacts:
+  def facts(self, asked: int) -> answers.DeciderFacts:
     """Describes the policy as of when the run was trained."""
-    return decider.DeciderFacts(
+    return answers.DeciderFacts(
       llms=self.llms,
       policy=self.policy,
       size=int(self.selecting.sizes[0]),

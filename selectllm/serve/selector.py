@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from selectllm.data import dataset
-from selectllm.evaluate import strategies
+from selectllm.evaluate import answers, strategies
 from selectllm.infra import paths, run_dir
 from selectllm.infra.typing import Array
 from selectllm.models import inference, options, pretrained, sharding
@@ -243,9 +243,9 @@ class Selector:
     reach = f'accuracy goes up to {max(accuracies):.3f}'
     return reach + (f', mean seconds down to {min(seconds):.3g}' if seconds else '')
 
-  def facts(self, asked: int) -> decider.DeciderFacts:
+  def facts(self, asked: int) -> answers.DeciderFacts:
     """What the report of answers says of it."""
-    return decider.DeciderFacts(
+    return answers.DeciderFacts(
       llms=self.llms,
       policy=f'{self.rule} ({self.limit.text})',
       size=None,

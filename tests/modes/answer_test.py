@@ -17,6 +17,7 @@ import yaml
 from configs import jsonl
 from selectllm.client import command
 from selectllm.data import records
+from selectllm.evaluate import answers
 from selectllm.modes import answer, experiment
 from selectllm.selection import policies
 from selectllm.serve import decider, selector
@@ -341,7 +342,7 @@ class UntilTwoAgree:
     self.asked_about: list[int] = []
 
   def facts(self, asked):
-    return decider.DeciderFacts(self.llms, 'until_two_agree', None, asked, np.ones(3), np.full(3, 0.001), 0.01)
+    return answers.DeciderFacts(self.llms, 'until_two_agree', None, asked, np.ones(3), np.full(3, 0.001), 0.01)
 
   def score(self, texts, available, *, batch_size):
     return State(np.tile(np.array([0.4, 0.8, 0.6], np.float32), (len(texts), 1)))

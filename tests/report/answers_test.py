@@ -1,8 +1,9 @@
+import msgspec
 import numpy as np
 import pytest
 
-from selectllm.report import answers
-from selectllm.serve import decider
+from selectllm.evaluate import answers
+from selectllm.report import answers as answers_report
 
 
 def call(latency_s=1.0, cost_usd=0.001, *, correct=True, error=None):
@@ -35,16 +36,16 @@ def line(calls, *, correct=True, **fields):
 
 
 def facts(expected_cost=0.005, asked=2):
-  return decider.DeciderFacts(
+  return answers.DeciderFacts(
     ('a', 'b', 'c'), 'max_conf', 2, asked, np.array([9.0, 9.0, 4.0]), np.array([9.0, 9.0, expected_cost]), 0.02
   )
 
 
 def test_what_calling_all_would_have_taken():
   lines = [line({'a': call(1.0, 0.001), 'b': call(2.0, 0.002)}), line({'a': call(3.0, 0.003)}, correct=False)]
-  found = answers.results(lines, facts())
+  found = answers.summarise(lines, facts())
   # b takes 2 s where it was not called, as it did on average; c was never called, so 4 s, as expected of it.
-  assert found['savings']['calling_all'] == pytest.approx(
+  assert msgspec.to_builtins(found.savings.calling_all) == pytest.approx(
     {
       'calls': 6,
       'latency_parallel_s': 4.0,
@@ -52,13 +53,13 @@ def test_what_calling_all_would_have_taken():
       'cost_usd': 0.003 + 0.005 + 0.005 + 0.005,
     }
   )
-  assert found['savings']['made'] == pytest.approx(
+  assert msgspec.to_builtins(found.savings.made) == pytest.approx(
     {'calls': 3, 'latency_parallel_s': 2.5, 'latency_sequential_s': 3.0, 'cost_usd': 0.006}
   )
-  (method,) = found['methods']
-  assert method['accuracy'] == 0.5
-  assert method['calls'] == 1.5
-  assert found['llms']['c'] == {
+  (method,) = found.methods
+  assert method.accuracy == 0.5
+  assert method.calls == 1.5
+  assert msgspec.to_builtins(found.llms['c']) == {
     'calls': 0,
     'missing': 0,
     'accuracy': {'train': None, 'validation': None, 'test': None},
@@ -69,19 +70,19 @@ def test_what_calling_all_would_have_taken():
 
 def test_unknown_costs_are_not_shown():
   lines = [line({'a': call(cost_usd=None)})]
-  savings = answers.results(lines, facts())['savings']
-  assert savings['made']['cost_usd'] is None
-  assert savings['calling_all']['cost_usd'] is None
-  assert answers.results([line({'a': call()})], facts(np.nan))['savings']['calling_all']['cost_usd'] is None
+  savings = answers.summarise(lines, facts()).savings
+  assert savings.made.cost_usd is None
+  assert savings.calling_all.cost_usd is None
+  assert answers.summarise([line({'a': call()})], facts(np.nan)).savings.calling_all.cost_usd is None
 
 
 def test_failures_and_nothing_at_all_are_written(tmp_path, capsys):
-  answers.write(tmp_path, [line({'a': call(error='http_400')}, correct=False)], facts(asked=3))
+  answers_report.write(tmp_path, [line({'a': call(error='http_400')}, correct=False)], facts(asked=3))
   out = capsys.readouterr().out
   assert '1 of 3 queries were asked' in out
   assert 'For 1 of them every call failed' in out
   assert '| a | 1 | 1 | - | - | - |' in (tmp_path / 'report.md').read_text()
-  answers.write(tmp_path, [], facts(asked=3))
+  answers_report.write(tmp_path, [], facts(asked=3))
   assert '0 of 3 queries were asked' in capsys.readouterr().out
 
 
@@ -93,8 +94,8 @@ def test_how_likely_answers_are_right_is_held_against_the_references(tmp_path, c
   sure = [line({'a': call()}, correct=n != 0, p_right=0.9, reference='1' if n else '2') for n in range(40)]
   withheld = [unsure(p_right=0.3, reference='1' if n < 4 else '2') for n in range(16)]
   unknown = [line({'a': call()}, correct=None, p_right=0.5)] * 4
-  found = answers.results([*sure, *withheld, *unknown], facts())
-  assert found['p_right'] == pytest.approx(
+  found = answers.summarise([*sure, *withheld, *unknown], facts())
+  assert msgspec.to_builtins(found.p_right) == pytest.approx(
     {
       'mean': (40 * 0.9 + 16 * 0.3 + 4 * 0.5) / 60,
       'queries': 60,
@@ -104,18 +105,18 @@ def test_how_likely_answers_are_right_is_held_against_the_references(tmp_path, c
       'brier': (39 * 0.1**2 + 0.9**2 + 4 * 0.7**2 + 12 * 0.3**2) / 56,
     }
   )
-  (method,) = found['methods']
-  assert (method['abstained'], method['queries'], method['accuracy']) == (16, 40, 39 / 40)
-  answers.write(tmp_path, [*sure, *withheld, *unknown], facts()._replace(size=None))
+  (method,) = found.methods
+  assert (method.abstained, method.queries, method.accuracy) == (16, 40, 39 / 40)
+  answers_report.write(tmp_path, [*sure, *withheld, *unknown], facts()._replace(size=None))
   out = ' '.join(capsys.readouterr().out.split())
   assert 'For 16 of them the answer is withheld' in out
-  assert 'with a probability of 71.3 % on average' in out
+  assert 'with an estimated probability of 71.3 % on average' in out
   assert 'Of the 56 with a reference, withheld ones included, 76.8 % are right' in out
   assert (tmp_path / 'report.md').read_text().startswith('# max_conf on 2 new queries')
 
 
 def test_few_references_say_nothing_of_calibration():
   lines = [line({'a': call()}, p_right=0.9, reference='1')] * 49
-  found = answers.results(lines, facts())['p_right']
-  assert (found['references'], found['accuracy'], found['ece'], found['brier']) == (49, 1.0, None, None)
-  assert answers.results([line({'a': call()})], facts())['p_right'] is None
+  found = answers.summarise(lines, facts()).p_right
+  assert (found.references, found.accuracy, found.ece, found.brier) == (49, 1.0, None, None)
+  assert answers.summarise([line({'a': call()})], facts()).p_right is None
