@@ -5,4 +5,4 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/install.sh
 install_selectllm test
-exec .venv/bin/python -m pytest -m 'not slow' --numprocesses=auto --maxprocesses=4 --dist=loadfile "$@"
+exec .venv/bin/python -m pytest -m 'not slow' --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder "$@"

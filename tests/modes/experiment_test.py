@@ -308,6 +308,7 @@ def test_offline_the_mini_pool_takes_the_place_of_gsm8k(tiny_encoder, dead_url, 
 def test_folds_test_every_query_once(config, tmp_path):
   config.dataset.folds = 2
   config.train.epochs = 1
+  config.tradeoff.strategies = ()
   experiment.run(config, tmp_path)
   report = _report(tmp_path)
   assert report['dataset']['folds'] == 2
@@ -343,6 +344,7 @@ def _as_sldata(responses_file: pathlib.Path, folder: pathlib.Path) -> pathlib.Pa
 def test_the_papers_own_files_and_splits(tiny_encoder, responses_file, tmp_path):
   config = gsm8k.get_config('sldata')
   shrunk = {'encoder.name': str(tiny_encoder), 'train.epochs': 1, 'train.batch_size': 16, 'evaluate.resamples': 100}
+  shrunk['tradeoff.strategies'] = ()
   overrides = {'dataset.path': str(_as_sldata(responses_file, tmp_path)), 'dataset.train_share': 0.5, 'mesh.data': 1}
   config.update_from_flattened_dict(overrides | shrunk)
   experiment.run(config.lock(), tmp_path / 'run')
@@ -394,6 +396,7 @@ def test_scores_only_pool(config, tmp_path):
   ]
   path.write_text(''.join(json.dumps(record) + '\n' for record in records))
   config.dataset.path, config.train.epochs = str(path), 1
+  config.tradeoff.strategies = ()
   experiment.run(config, tmp_path / 'run')
   report = _report(tmp_path / 'run')
   assert {row['size'] for row in report['methods']} == {1, None}
@@ -443,6 +446,7 @@ def test_options_that_cannot_be_are_refused_at_once(config, tmp_path):
 
 def test_half_written_checkpoint_is_cleared_and_a_damaged_one_named(config, tmp_path):
   config.train.epochs = 1
+  config.tradeoff.strategies = ()
   experiment.run(config, tmp_path)
   expected = _report(tmp_path)
   half = tmp_path / 'checkpoints' / '99.orbax-checkpoint-tmp-1'
