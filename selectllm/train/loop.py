@@ -260,7 +260,7 @@ def make_train_step(
     loss, gradient = jax.value_and_grad(loss_fn)(state.params)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    norms = {'gradient_norm': optax.global_norm(gradient), 'update_norm': optax.global_norm(updates)}
+    norms = {'gradient_norm': optax.tree.norm(gradient), 'update_norm': optax.tree.norm(updates)}
     return TrainState(state.step + 1, params, opt_state), {'loss': loss, **norms}
 
   return step
