@@ -7,17 +7,7 @@ import ml_collections
 
 @dataclasses.dataclass(frozen=True)
 class EncoderOptions:
-  """Options of the encoder that reads the queries.
-
-  Attributes:
-    name: A folder, or a model's name on the Hugging Face hub.
-    pooling: See `classifier.POOLINGS`.
-    max_length: Tokens; longer queries are cut.
-    dtype: Of activations, see `inference.DTYPES`.
-    dropout: Rate.
-    freeze: Whether the head alone is trained.
-    remat: Whether the backward pass recomputes inner activations.
-  """
+  """Options of the encoder that reads the queries: the fields of `config.encoder`."""
 
   name: str
   pooling: str

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 from flax import nnx
 
 from selectllm.data import dataset, splits
@@ -194,29 +193,18 @@ def _train(wanted: options.TrainOptions, task: _Task, workdir: pathlib.Path) -> 
         continue
       told.flush(step)
       if saves:
-        _save(manager, step, state, task.validation_loss if epoch_ends else None, told)
+        loss = None
+        if epoch_ends:
+          with told.clock.on('evaluation'):
+            loss = task.validation_loss(state.params)
+          told.validated(step, loss)
+        with told.clock.on('checkpoint'):
+          checkpoints.save(manager, step, state, loss)
       told.flush_time(step)
       if stops:
         manager.wait_until_finished()
         _LOG.info('Stopped by SIGTERM: step %d of %d is saved, and the same command goes on from there', step, steps)
         raise SystemExit(0)
-
-
-def _save(
-  manager: ocp.CheckpointManager,
-  step: int,
-  state: TrainState,
-  validation_loss: Callable[[nnx.State], float] | None,
-  told: log.TrainingLog,
-) -> None:
-  """Saves a checkpoint, with its loss on validation where that is asked for."""
-  loss = None
-  if validation_loss:
-    with told.clock.on('evaluation'):
-      loss = validation_loss(state.params)
-    told.validated(step, loss)
-  with told.clock.on('checkpoint'):
-    checkpoints.save(manager, step, state, loss)
 
 
 def init_state(model: inference.Model, optimizer: optax.GradientTransformation) -> TrainState:

@@ -7,21 +7,10 @@ import ml_collections
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptions:
-  """Options of a training; most fields are those of `config.train`.
+  """Options of a training: the fields of `config.train`, and of others what a training needs.
 
   Attributes:
-    epochs: How often each training query is seen.
-    batch_size: Queries in a step, over all processes.
-    learning_rate: Of the encoder, at its peak.
-    head_learning_rate: Of the head, at its peak.
-    schedule: One of `optimizers.SCHEDULES`.
-    warmup_share: Of the steps.
-    weight_decay: Of kernels and embeddings.
-    clip_norm: The longest that a gradient may be.
-    loss: One of `loop.LOSSES`.
-    log_every_steps: How often scalars are written.
-    checkpoint_every_steps: Beside the checkpoints at the end of each epoch; 0 for none.
-    seed: Of the order of queries and of dropout.
+    seed: Of the order of queries, and of dropout.
     scoring_batch_size: Rows of queries that are scored together on validation.
     profile: Whether some steps are traced.
   """
@@ -43,10 +32,6 @@ class TrainOptions:
 
 
 def from_config(config: ml_collections.ConfigDict) -> TrainOptions:
-  """Takes the options of a training out of a config: `train`, `seed`, `evaluate.batch_size` and `profile`."""
-  return TrainOptions(
-    **config.train.to_dict(),
-    seed=config.seed,
-    scoring_batch_size=config.evaluate.batch_size,
-    profile=config.profile,
-  )
+  """Takes the options of a training out of a config."""
+  others = {'seed': config.seed, 'scoring_batch_size': config.evaluate.batch_size, 'profile': config.profile}
+  return TrainOptions(**config.train.to_dict(), **others)
