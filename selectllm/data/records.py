@@ -98,6 +98,53 @@ _RECORD_TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
+# Of the JSON schema of a record; raised when a field is renamed, removed or means something else.
+SCHEMA_VERSION = 1
+_JSON_TYPES = {str: 'string', type(None): 'null', int: 'integer', float: 'number', dict: 'object'}
+# What a value must be beside its type, and what is true of objects as a whole.
+_TOKENS = {'minimum': 0, 'maximum': _MOST_TOKENS}
+_SAMPLE_RULES: dict[str, dict[str, Any]] = {
+  'answer': {'minLength': 1},
+  'error': {'minLength': 1},
+  'latency_s': {'minimum': 0},
+  'latency_is': {'enum': list(LATENCY_KINDS)},
+  'prompt_tokens': _TOKENS,
+  'completion_tokens': _TOKENS,
+}
+_NOT_BLANK = {'pattern': r'\S'}
+_RECORD_RULES: dict[str, dict[str, Any]] = {
+  'query_id': _NOT_BLANK,
+  'query': _NOT_BLANK,
+  'responses': {'additionalProperties': {'type': 'array', 'items': {'$ref': '#/$defs/Sample'}}},
+  'scores': {'additionalProperties': {'type': 'number', 'minimum': 0, 'maximum': 1}},
+  'split': {'enum': ['', *splits.NAMES]},
+}
+_EITHER = [
+  {'required': ['responses'], 'properties': {'responses': {'minProperties': 1}, 'reference': _NOT_BLANK}},
+  {'required': ['scores'], 'properties': {'scores': {'minProperties': 1}}},
+]
+
+
+def _object_schema(types: dict[str, tuple[type, ...]], rules: dict[str, dict[str, Any]]) -> dict[str, Any]:
+  properties = {
+    name: {'type': [_JSON_TYPES[each] for each in wanted], **rules.get(name, {})} for name, wanted in types.items()
+  }
+  return {'type': 'object', 'additionalProperties': False, 'properties': properties}
+
+
+def schema() -> dict[str, Any]:
+  """Returns the JSON schema (2020-12) of a response record, a line of JSONL; `from_json` reads what it accepts."""
+  return {
+    '$schema': 'https://json-schema.org/draft/2020-12/schema',
+    '$id': f'urn:selectllm:response_record:{SCHEMA_VERSION}',
+    'title': 'Response record',
+    **_object_schema(_RECORD_TYPES, _RECORD_RULES),
+    'required': ['query_id', 'query'],
+    'oneOf': _EITHER,
+    '$defs': {'Sample': _object_schema(_SAMPLE_TYPES, _SAMPLE_RULES)},
+  }
+
+
 def _checked_fields(value: Any, types: dict[str, tuple[type, ...]], what: str, where: str) -> dict[str, Any]:
   if not isinstance(value, dict):
     raise RecordError(f'{where}: {what} must be an object, not {value!r:.80}')

@@ -545,4 +545,11 @@ def load(path: pathlib.Path) -> Results:
 
 def schema() -> dict[str, Any]:
   """Returns the JSON schema (2020-12) of report.json."""
-  return msgspec.json.schema(Results)
+  content = msgspec.json.schema(Results)
+  content['$defs']['Results']['properties']['schema_version'] = {'const': SCHEMA_VERSION}
+  return {
+    '$schema': 'https://json-schema.org/draft/2020-12/schema',
+    '$id': f'urn:selectllm:report:{SCHEMA_VERSION}',
+    'title': 'report.json',
+    **content,
+  }
