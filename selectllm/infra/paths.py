@@ -29,7 +29,7 @@ def place(name: str | pathlib.Path) -> pathlib.Path:
   from etils import epath  # takes its time, and most runs lie on a disk
 
   if importlib.util.find_spec(REACHED_BY) is None:
-    raise ValueError(f"{name}: gs:// is reached by {REACHED_BY}: pip install -e '.[gcs]'")
+    raise ValueError(f"{name}: gs:// is reached by {REACHED_BY}: pip install 'selectllm[gcs]'")
   return typing.cast(pathlib.Path, epath.Path(name))
 
 

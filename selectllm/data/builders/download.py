@@ -1,4 +1,4 @@
-"""Published files: found in a folder or downloaded, and always checked by size and SHA-256.
+"""Finds published files in a folder or downloads them, and always checks size and SHA-256.
 
 A file whose digest was not known beforehand is held to the one that it had when it was first used.
 """
@@ -20,11 +20,11 @@ _TIMEOUT_S = (10, 60)  # connect, read
 
 
 class SourceError(RuntimeError):
-  """A published file that cannot be had, or is not what was published."""
+  """Says that a published file cannot be had, or is not what was published."""
 
 
 class UnavailableError(SourceError):
-  """A published file that can be neither found nor downloaded."""
+  """Says that a published file can be neither found nor downloaded."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Source:
   sha256: str = ''
 
   def url(self, base_url: str) -> str:
-    """Where the file lies: at GitHub by commit, on any other host below `base_url` by its path."""
+    """Returns the file's address: at GitHub by commit, on any other host below `base_url` by its path."""
     if base_url:
       return f'{base_url.rstrip("/")}/{self.path}'
     owner, repository, inside = self.path.split('/', 2)
@@ -52,17 +52,17 @@ class Source:
 
 
 def digest(sources: collections.abc.Iterable[Source]) -> str:
-  """One hash over all files' hashes: the identity of what is built from them."""
+  """Returns one hash over all files' hashes: the identity of what is built from them."""
   return hashlib.sha256('\n'.join(sorted(f'{s.path} {s.sha256}' for s in sources)).encode()).hexdigest()
 
 
 def seen(source: Source, path: pathlib.Path) -> Source:
-  """The source with the size and digest of the file at `path`."""
+  """Returns the source with the size and digest of the file at `path`."""
   return dataclasses.replace(source, size=path.stat().st_size, sha256=paths.file_sha256(path))
 
 
 def remembered(source: Source, cache_dir: pathlib.Path) -> Source:
-  """The source with the size and digest that its file had when it was first used, where they were not known."""
+  """Returns the source with the size and digest that its file had when it was first used, where none was known."""
   note = _note(source, cache_dir)
   if source.sha256 or not note.exists():
     return source
@@ -90,7 +90,7 @@ def remember(source: Source, path: pathlib.Path, cache_dir: pathlib.Path) -> Non
 
 
 def _problem(path: pathlib.Path, source: Source) -> str | None:
-  """What is wrong with a file, None when it is what was published, or nothing is known of that."""
+  """Returns what is wrong with a file, None when it is what was published, or nothing is known of that."""
   if not source.sha256:
     return None
   if (size := path.stat().st_size) != source.size:
@@ -122,7 +122,7 @@ def _download(url: str, path: pathlib.Path, source: Source, progress: rich.progr
 
 
 def _is_wrong_address(error: requests.RequestException, base_url: str) -> bool:
-  """Whether it is `base_url` that is wrong: no address at all, or one where the file is not."""
+  """Returns True when it is `base_url` that is wrong: no address at all, or one where the file is not."""
   if isinstance(error, ValueError):  # requests' own for what is no URL
     return True
   return bool(base_url) and error.response is not None and error.response.status_code == requests.codes.not_found

@@ -109,7 +109,7 @@ class Builder(base.PoolBuilder):
       try:
         from apache_beam.options import pipeline_options
       except ImportError as error:
-        raise RuntimeError("config.dataset.beam needs Apache Beam: pip install -e '.[beam]'") from error
+        raise RuntimeError("config.dataset.beam needs Apache Beam: pip install 'selectllm[beam]'") from error
       options = pipeline_options.PipelineOptions(shlex.split(self._beam))
       runner = options.view_as(pipeline_options.StandardOptions).runner or 'DirectRunner'
       download_config = tfds.download.DownloadConfig(beam_runner=runner, beam_options=options)
