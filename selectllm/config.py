@@ -3,6 +3,7 @@
 import ml_collections
 
 from selectllm.data import splits
+from selectllm.evaluate import options as evaluate_options
 from selectllm.infra import run_dir
 from selectllm.selection import constraints
 
@@ -20,7 +21,6 @@ STRATEGIES = (
   'learned_vote', 'bayes_vote', 'adaptive', 'adaptive_stages', 'subset',
   'chain', 'frugal_cascade', 'knn_router', 'mf_router', 'clusters',
 )  # fmt: skip
-COST_UNITS = ('seconds', 'usd', 'calls')
 
 _AT_LEAST = {
   'encoder.max_length': 8,
@@ -82,8 +82,8 @@ def _tradeoff_problems(options: ml_collections.ConfigDict) -> list[str]:
   problems = []
   if strange := [name for name in options.strategies if name not in STRATEGIES]:
     problems.append(f'tradeoff.strategies names {", ".join(strange)}; there are {", ".join(STRATEGIES)}')
-  if options.cost_unit not in ('', *COST_UNITS):
-    problems.append(f'tradeoff.cost_unit={options.cost_unit!r}: one of {", ".join(COST_UNITS)}, or empty')
+  if options.cost_unit not in ('', *(units := evaluate_options.COST_UNITS)):
+    problems.append(f'tradeoff.cost_unit={options.cost_unit!r}: one of {", ".join(units)}, or empty')
   for text in options.limits:
     try:
       constraints.parse(text)

@@ -8,7 +8,7 @@ import pytest
 from configs import common
 from selectllm import config as config_lib
 from selectllm.data import splits
-from selectllm.evaluate import options, strategies
+from selectllm.evaluate import strategies
 from selectllm.models import classifier, inference
 from selectllm.selection import voting
 from selectllm.train import loop, optimizers
@@ -31,7 +31,6 @@ def test_the_choices_are_those_that_are_acted_on():
     'dataset.labels': ('reference', 'agreement'),
   } == config_lib.CHOICES
   assert config_lib.STRATEGIES == strategies.STRATEGIES == common.STRATEGIES
-  assert config_lib.COST_UNITS == options.COST_UNITS
 
 
 def test_strategies_units_and_limits_that_there_are_not_are_named():
