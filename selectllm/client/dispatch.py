@@ -15,7 +15,7 @@ Decide = collections.abc.Callable[[str, Responses], collections.abc.Awaitable[tu
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Selection:
-  """Whom to call for one query, at first.
+  """LLMs to call for one query, at first.
 
   Attributes:
     query: The query.
@@ -30,11 +30,11 @@ class Selection:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Called:
-  """What the calls for one query brought.
+  """Outcome of the calls for one query.
 
   Attributes:
-    selection: Whom to call, at first.
-    responses: What each called LLM gave, in the order in which they were called.
+    selection: The LLMs to call, at first.
+    responses: Of each called LLM, in the order in which they were called.
     stages: The LLMs called at once, stage after stage; all calls of a stage had ended when the next one began.
     replaced: LLM that failed -> the reserve called in its place, within the same stage.
   """
@@ -45,16 +45,16 @@ class Called:
   replaced: dict[str, str]
 
   def failed(self) -> list[str]:
-    """The LLMs that were called and gave no response at all."""
+    """Returns the LLMs that were called and gave no response at all."""
     return [llm for llm, samples in self.responses.items() if has_failed(samples)]
 
   def chain(self, llm: str) -> list[str]:
-    """An LLM of a stage, and those that were called one after the other in its place."""
+    """Returns an LLM of a stage, and those that were called one after the other in its place."""
     return [llm, *(self.chain(self.replaced[llm]) if llm in self.replaced else ())]
 
 
 def has_failed(samples: list[store.Response]) -> bool:
-  """Whether an LLM gave no response at all."""
+  """Tells whether an LLM gave no response at all."""
   return all(sample.error is not None for sample in samples)
 
 
@@ -67,14 +67,14 @@ async def call_selected(
   at_once: int,
   decide: Decide | None = None,
 ) -> collections.abc.AsyncIterator[Called]:
-  """Yields what the calls brought, query by query as they finish.
+  """Yields the outcome of the calls, query by query as they finish.
 
   A selection is drawn when a place gets free, while the others are being called, so selections may be made in
   batches. Answers that the journal already holds are not asked for again; what failed is.
 
   Args:
     asking: The runner, entered.
-    selections: Whom to call.
+    selections: The LLMs to call.
     samples: Responses of each called LLM.
     on_failure: `next`: an LLM that fails is replaced by the first reserve not yet called; `fewer`: it is not.
     at_once: Queries that are worked on at the same time.
@@ -83,7 +83,7 @@ async def call_selected(
       decide alike on the same responses: then a second run goes the same way, on what the journal holds.
 
   Raises:
-    limits.Stopped: the runner was stopped; what was answered before has been yielded.
+    rate_limits.Stopped: the runner was stopped; what was answered before has been yielded.
     ValueError: `decide` names an LLM that has been called.
   """
   chosen, drawing = aiter(selections), asyncio.Lock()

@@ -1,4 +1,4 @@
-"""Talking to one endpoint: requests with an identity, replies checked, every way to fail typed."""
+"""Talks to one endpoint: requests have an identity, replies are checked, every way to fail is typed."""
 
 import asyncio
 import dataclasses
@@ -22,7 +22,7 @@ _BYTES_PER_TOKEN = 4  # a rough estimate, where no tokenizer is at hand
 
 @dataclasses.dataclass(slots=True)
 class RawReply:
-  """What came back over the wire."""
+  """A reply as it came over the wire."""
 
   status: int
   headers: Any  # a case-insensitive mapping
@@ -80,7 +80,7 @@ class Transport:
     """POSTs a body, or GETs where there is none.
 
     Raises:
-      limits.Failure: nothing usable came back; aiohttp's own errors hold request headers and go no further.
+      rate_limits.Failure: nothing usable came back; aiohttp's own errors hold request headers and go no further.
     """
     try:
       async with self._session.request(
@@ -117,7 +117,7 @@ async def _capped_body(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _as_failure(error: Exception) -> rate_limits.Failure | None:
-  """The failure that a transport error means, None when it is none. Only the error's class and OS message are kept."""
+  """Returns the failure that a transport error means, None for a bug; it keeps but the class and the OS message."""
   if isinstance(error, rate_limits.Failure):
     return error
   name = type(error).__name__
@@ -141,7 +141,7 @@ def _as_failure(error: Exception) -> rate_limits.Failure | None:
 
 
 def _decoded(body: bytes) -> Any:
-  """The JSON of a reply, bytes that are no UTF-8 and escaped lone surrogates kept."""
+  """Returns the JSON of a reply, bytes that are no UTF-8 and escaped lone surrogates kept."""
   try:
     return orjson.loads(body)
   except orjson.JSONDecodeError:
@@ -180,7 +180,7 @@ def _status_failure(status: int, headers: Any, detail: str) -> rate_limits.Failu
 
 
 def _error_failure(error: Any, headers: Any) -> rate_limits.Failure:
-  """What an `error` object within a reply of status 200 means: its code where it has one of HTTP's."""
+  """Returns what an `error` object within a reply of status 200 means: its code where it has one of HTTP's."""
   code = error.get('code') if isinstance(error, dict) else None
   detail = str(error.get('message', error) if isinstance(error, dict) else error)[:_DETAIL]
   if isinstance(code, int) and 400 <= code < 600:
@@ -200,7 +200,7 @@ class Endpoint:
     """Prepares requests and reads the key from the environment; nothing is opened yet.
 
     Raises:
-      spec.PoolError: the LLM has no endpoint.
+      pool_file.PoolError: the LLM has no endpoint.
     """
     if llm.endpoint is None:
       raise pool_file.PoolError(f'{llm.name!r} has no endpoint in the pool file; it cannot be asked')
@@ -234,10 +234,10 @@ class Endpoint:
     await self._transport.close()
 
   def request(self, query: queries.Query, sample: int) -> Request:
-    """The request for one sample of the response to a query.
+    """Returns the request for one sample of the response to a query.
 
     Raises:
-      spec.PoolError: the template names a field that the query lacks.
+      pool_file.PoolError: the template names a field that the query lacks.
     """
     if query is not self._last[0]:  # samples of a query come one after the other
       if missing := self._fields - query.texts().keys():
@@ -264,10 +264,10 @@ class Endpoint:
     return orjson.dumps(content | self._sampling | self._extra)
 
   async def call(self, body: bytes) -> Reply:
-    """One attempt.
+    """Makes one attempt.
 
     Raises:
-      limits.Failure: it brought no answer.
+      rate_limits.Failure: it brought no answer.
     """
     raw = await self._exchange(self._url, body)
     if raw.status != 200:
@@ -275,7 +275,7 @@ class Endpoint:
     return self._checked(_decoded(raw.body), raw.headers)
 
   async def problem(self) -> str | None:
-    """What keeps the endpoint from being used: a key that is not set, or what it says when it is asked.
+    """Returns what keeps the endpoint from being used: a key that is not set, or what it says when it is asked.
 
     It is asked for its list of models or, when it has none, for a response of one token.
     """
@@ -340,7 +340,7 @@ class Endpoint:
     )
 
   def _is_ours(self, model: str) -> bool:
-    """Whether a reply's model is the one asked: the same, a dated version of it, or without the owner's prefix."""
+    """Tells whether a model is the one asked: the same, a dated version of it, or without the owner's prefix."""
     asked = self.spec.model
     if model in (asked, *self.spec.answers_as) or model.startswith((f'{asked}-', f'{asked}:', f'{asked}@')):
       return True
@@ -348,7 +348,7 @@ class Endpoint:
 
 
 def _key_of(llm: str, variable: str | None) -> tuple[str, str | None]:
-  """The key in an environment variable, and what is wrong with it."""
+  """Returns the key in an environment variable, and what is wrong with it."""
   if variable is None:
     return '', None
   key = os.environ.get(variable, '').strip()
@@ -368,5 +368,5 @@ def _with_seed(body: bytes, seed: int) -> bytes:
 
 
 def _said(body: bytes) -> str:
-  """What an error body says, on one line."""
+  """Returns what an error body says, on one line."""
   return ' '.join(body[:_DETAIL].decode('utf-8', 'replace').split())

@@ -1,4 +1,4 @@
-"""An append-only JSONL file with a checksum on every line, in which a collection survives anything.
+"""Appends to a JSONL file with a checksum on every line, in which a collection survives anything.
 
 A line is `{"crc":"<8 hex digits>","entry":{...}}`, the CRC-32 taken over the bytes of the entry. A line that was
 appended outlives this process; once it is committed, with all others of its group, it outlives the machine's power.
@@ -29,7 +29,7 @@ class JournalError(RuntimeError):
 
 
 def encode(entry: Any) -> bytes:
-  """One line of an entry (a dict or dataclass). Text that is no valid Unicode is kept by JSON escapes."""
+  """Returns one line of an entry (a dict or dataclass). Text that is no valid Unicode is kept by JSON escapes."""
   try:
     body = orjson.dumps(entry)
   except TypeError:  # a lone surrogate: what undecodable bytes of a reply became
@@ -39,7 +39,7 @@ def encode(entry: Any) -> bytes:
 
 
 def decode(line: bytes) -> dict[str, Any] | None:
-  """The entry of a line, None when the line is torn or damaged."""
+  """Returns the entry of a line, None when the line is torn or damaged."""
   body = line[_ENTRY_AT : -len(_TAIL)]
   if not line.endswith(_TAIL) or line[:_ENTRY_AT] != b'%b%08x%b' % (_HEAD, zlib.crc32(body), _MIDDLE):
     return None
@@ -58,7 +58,7 @@ def _scan(file: BinaryIO) -> collections.abc.Iterator[tuple[int, bytes, dict[str
 
 
 def _good_lines(path: str | pathlib.Path) -> collections.abc.Iterator[tuple[int, bytes, dict[str, Any]]]:
-  """`_scan` without a torn last line, and with everything else checked."""
+  """Yields what `_scan` does without a torn last line, and with everything else checked."""
   damaged = None
   with open(path, 'rb') as file:
     for number, (offset, line, entry) in enumerate(_scan(file), start=1):
@@ -169,7 +169,7 @@ class Journal:
     return offset
 
   def entry_at(self, offset: int) -> dict[str, Any]:
-    """The entry at an offset."""
+    """Returns the entry at an offset."""
     size = 4096
     while b'\n' not in (line := os.pread(self._file, size, offset)) and len(line) == size:
       size *= 4

@@ -1,4 +1,4 @@
-"""What a collection shows while it runs: a live table on a terminal, plain lines elsewhere."""
+"""Shows how far a collection is while it runs: a live table on a terminal, plain lines elsewhere."""
 
 import asyncio
 import collections.abc
@@ -31,7 +31,7 @@ class Row:
   eta_s: float | None
 
   def cells(self) -> list[str]:
-    """The row as texts."""
+    """Returns the row as texts."""
     eta = '' if self.eta_s is None else _clock(self.eta_s)
     return [
       self.llm,
@@ -55,7 +55,7 @@ def _clock(seconds: float) -> str:
 
 
 def rows(asking: runner.Runner, wanted: collections.abc.Mapping[str, int], seconds: float) -> list[Row]:
-  """The state of every LLM after so many seconds of asking."""
+  """Returns the state of every LLM after so many seconds of asking."""
   result = []
   for llm, tally in asking.tallies.items():
     failed = tally.failed.total()
@@ -79,7 +79,7 @@ def rows(asking: runner.Runner, wanted: collections.abc.Mapping[str, int], secon
 
 
 def table(state: collections.abc.Iterable[Row]) -> rich.table.Table:
-  """The rows as a table."""
+  """Returns the rows as a table."""
   shown = rich.table.Table(*_COLUMNS)
   for column in shown.columns[1:]:
     column.justify = 'right'

@@ -1,4 +1,4 @@
-"""How fast one endpoint may be asked: concurrency, pauses, pace, circuit breaker, budget. All clocks are monotonic."""
+"""Limits how fast one endpoint is asked: concurrency, pauses, pace, circuit breaker, budget; by monotonic clocks."""
 
 import asyncio
 import collections
@@ -55,7 +55,7 @@ class Stopped(Exception):  # noqa: N818
 
 
 def retry_after_s(headers: collections.abc.Mapping[str, str]) -> float | None:
-  """Seconds that a `Retry-After` header asks to wait, None when it is absent or makes no sense.
+  """Returns the seconds that a `Retry-After` header asks to wait, None when it is absent or makes no sense.
 
   A date is compared with the server's own `Date`, so that neither clock need be right.
   """
@@ -75,7 +75,7 @@ def retry_after_s(headers: collections.abc.Mapping[str, str]) -> float | None:
 
 
 def backoff_s(failures: int, limits: pool_file.Limits) -> float:
-  """Seconds to wait after so many failures in a row: exponential, with full jitter."""
+  """Draws the seconds to wait after so many failures in a row: exponential, with full jitter."""
   return random.uniform(0, min(limits.longest_backoff_s, limits.first_backoff_s * 2 ** min(failures - 1, 30)))
 
 
@@ -107,7 +107,7 @@ class Gate:
 
   @property
   def concurrency(self) -> int:
-    """How many may be in flight now; one probe at a time while the breaker is open."""
+    """Returns how many may be in flight now; one probe at a time while the breaker is open."""
     return 1 if self._opened_at is not None else int(self._concurrency)
 
   async def enter(self, tokens: int) -> float:

@@ -5,14 +5,10 @@ import collections
 import collections.abc
 import contextlib
 import dataclasses
-import logging
-import time
 from typing import Any
 
-from selectllm.client import endpoints, journal, rate_limits, store
+from selectllm.client import attempts, endpoints, journal, rate_limits, store
 from selectllm.data import pool_file, queries
-
-_LOG = logging.getLogger(__name__)
 
 _GROUP_S = 0.005  # how long a group waits for company before it is committed
 _MOST_UNACKNOWLEDGED = 4096  # more than this, and the disk is what everybody waits for
@@ -35,13 +31,13 @@ class Item:
   answered: asyncio.Future[store.Response] | None = None
 
   def key(self) -> store.Key:
-    """What the response belongs to."""
+    """Returns what the response belongs to."""
     return self.query.query_id, self.llm, self.sample
 
 
 @dataclasses.dataclass(slots=True)
 class Tally:
-  """What became of the items of one LLM in this run."""
+  """Counts what became of the items of one LLM in this run."""
 
   recorded: int = 0  # found in the journal
   answered: int = 0
@@ -53,12 +49,13 @@ class Tally:
 
 
 class _Lane:
-  """An LLM's endpoint, its gate, and the items that wait for a worker."""
+  """An LLM's endpoint, the gate before it, and the items that wait for a worker."""
 
-  def __init__(self, endpoint: endpoints.Endpoint):
+  def __init__(self, endpoint: endpoints.Endpoint, budget: rate_limits.Budget, pause: attempts.Pause):
     self.endpoint = endpoint
     self.limits = endpoint.spec.limits
     self.gate = rate_limits.Gate(endpoint.llm.name, self.limits)
+    self.sender = attempts.Sender(endpoint, self.gate, budget, pause)
     self.inbox: asyncio.Queue[Item] = asyncio.Queue(2 * self.limits.concurrency)
     self.tally = Tally()
 
@@ -83,8 +80,8 @@ class Runner:
     """Makes an endpoint of each LLM.
 
     Raises:
-      spec.PoolError: an LLM has no endpoint.
-      collection.CollectionError: recorded answers were asked for differently.
+      pool_file.PoolError: an LLM has no endpoint.
+      store.CollectionError: recorded answers were asked for differently.
     """
     self.collection = recorded
     self.stopped: str | None = None
@@ -106,7 +103,8 @@ class Runner:
     """Opens the endpoints and starts their workers; `problems` tells whether they can be used."""
     async with contextlib.AsyncExitStack() as exits:
       for endpoint in self._endpoints:
-        self._lanes[endpoint.llm.name] = _Lane(await exits.enter_async_context(endpoint))
+        await exits.enter_async_context(endpoint)
+        self._lanes[endpoint.llm.name] = _Lane(endpoint, self._budget, self._pause)
       self._exits = exits.pop_all()
     self._workers = [
       asyncio.create_task(self._work(lane)) for lane in self._lanes.values() for _ in range(lane.limits.concurrency)
@@ -136,12 +134,12 @@ class Runner:
 
   @property
   def tallies(self) -> dict[str, Tally]:
-    """What became of the items so far, by LLM."""
+    """Returns what became of the items so far, by LLM."""
     return {name: lane.tally for name, lane in self._lanes.items()}
 
   @property
   def gates(self) -> dict[str, rate_limits.Gate]:
-    """The rates that the endpoints bear, by LLM."""
+    """Returns the gates before the endpoints, by LLM."""
     return {name: lane.gate for name, lane in self._lanes.items()}
 
   async def problems(self, llms: collections.abc.Iterable[str]) -> list[str]:
@@ -172,7 +170,7 @@ class Runner:
     """Hands an item to the workers of its LLM, waiting while they have enough to do.
 
     Raises:
-      limits.Stopped: the runner is stopping.
+      rate_limits.Stopped: the runner is stopping.
     """
     if self.stopped:
       raise rate_limits.Stopped(self.stopped)
@@ -181,10 +179,10 @@ class Runner:
       self._let_all_go()
 
   async def ask(self, query: queries.Query, llm: str, sample: int = 0) -> store.Response:
-    """The terminal record of one response; a failure is a record too.
+    """Returns the terminal record of one response; a failure is a record too.
 
     Raises:
-      limits.Stopped: the runner stopped before there was one.
+      rate_limits.Stopped: the runner stopped before there was one.
     """
     self.collection.add_queries([query])
     answered = asyncio.get_running_loop().create_future()
@@ -238,7 +236,9 @@ class Runner:
         lane.tally.recorded += 1
         self._unacknowledged.append((lane, item, response))
       else:
-        response = response or await self._ask(lane, item, request)
+        if response is None:
+          response = store.Response(*item.key(), request.identity.hex())
+          await lane.sender.send(request, response)
         self._record(lane, response, waiting)
     except BaseException:
       for waiter in waiting:
@@ -284,67 +284,6 @@ class Runner:
     self._error = self._error or error
     self.stop(str(error))
 
-  async def _ask(self, lane: _Lane, item: Item, request: endpoints.Request) -> store.Response:
-    """Attempts until there is an answer or no hope."""
-    llm = lane.endpoint.llm
-    most_usd = llm.cost_usd(request.prompt_tokens, request.max_tokens - request.prompt_tokens) or 0.0
-    response = store.Response(*item.key(), request.identity.hex())
-    throttled, began = 0, time.monotonic()
-    while True:
-      try:
-        await self._attempt(lane, request, response, most_usd)
-        response.elapsed_s = time.monotonic() - began
-        return response
-      except rate_limits.Failure as failure:
-        throttled += failure.kind == 'rate_limited'
-        failures = response.attempts - throttled
-        hopeless = failures >= lane.limits.attempts or throttled >= lane.limits.rate_limited_attempts
-        if not failure.retry or hopeless:
-          response.error, response.detail = failure.kind, failure.detail
-          response.elapsed_s = time.monotonic() - began
-          return response
-        if failure.kind != 'rate_limited':  # for those the gate makes everybody wait
-          await self._pause(rate_limits.backoff_s(failures, lane.limits))
-
-  async def _attempt(self, lane: _Lane, request: endpoints.Request, response: store.Response, most_usd: float) -> None:
-    """One attempt, its outcome noted in the gate, the budget and the response."""
-    await self._budget.reserve(most_usd)
-    spent_usd = 0.0
-    try:
-      entered = await lane.gate.enter(request.max_tokens)
-      response.attempts += 1
-      spent_usd = most_usd  # whatever ends the attempt now, it may have been charged for
-      try:
-        reply = await lane.endpoint.call(request.body)
-      except rate_limits.Failure as failure:
-        spent_usd = most_usd if failure.billed else 0.0
-        response.lost_usd += spent_usd
-        lane.gate.leave(entered, failure, 0 if failure.billed else request.max_tokens)
-        if failure.stops and lane.gate.stopped is None:
-          _LOG.error('%s is not asked any more: %s', lane.endpoint.llm.name, failure)
-          lane.gate.stop(failure)
-        raise
-      except BaseException:
-        lane.gate.abandon()
-        raise
-      response.latency_s = time.monotonic() - entered
-      spent_usd = self._note_reply(lane, request, response, reply)
-      lane.gate.leave(entered, None, request.max_tokens - _used_tokens(response, request))
-    finally:
-      self._budget.settle(most_usd, spent_usd)
-
-  def _note_reply(
-    self, lane: _Lane, request: endpoints.Request, response: store.Response, reply: endpoints.Reply
-  ) -> float:
-    response.text, response.finish_reason = reply.text, reply.finish_reason
-    response.prompt_tokens, response.completion_tokens = reply.prompt_tokens, reply.completion_tokens
-    prompt = request.prompt_tokens if reply.prompt_tokens is None else reply.prompt_tokens
-    written = reply.completion_tokens
-    if written is None:
-      written = request.max_tokens - request.prompt_tokens
-    response.cost_usd = lane.endpoint.llm.cost_usd(prompt, written)
-    return response.cost_usd or 0.0
-
   async def _pause(self, seconds: float) -> None:
     with contextlib.suppress(TimeoutError):
       await asyncio.wait_for(self._stopping.wait(), seconds)
@@ -365,14 +304,8 @@ async def _first_of(work: asyncio.Future[Any], event: asyncio.Event) -> None:
     await asyncio.gather(work, waiting, return_exceptions=True)
 
 
-def _used_tokens(response: store.Response, request: endpoints.Request) -> int:
-  if response.prompt_tokens is None or response.completion_tokens is None:
-    return request.max_tokens
-  return response.prompt_tokens + response.completion_tokens
-
-
 def _for_key(response: store.Response, key: store.Key) -> store.Response:
-  """The response as that of an equal request, which cost nothing of its own."""
+  """Returns the response as that of an equal request, which cost nothing of its own."""
   if response.key() == key:
     return response
   return dataclasses.replace(

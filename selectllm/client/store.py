@@ -1,4 +1,4 @@
-"""What a journal says: which LLM answered what; added to while a collection runs, read when it is exported.
+"""Keeps which LLM answered what in a journal, added to while a collection runs and read when it is exported.
 
 A journal holds four kinds of entry: `journal` (its format), `llm` (what the identities of an LLM's requests were made
 of), `query`, and `response` (one terminal record each). Of several entries about the same thing the last one counts,
@@ -30,8 +30,8 @@ class Response:
   """The terminal record of one (query, LLM, sample index).
 
   Attributes:
-    query_id: Whose response this is.
-    llm: Who was asked.
+    query_id: The query that was asked.
+    llm: The LLM that was asked.
     sample: Sample index, from 0.
     identity: Hash of everything that the response depends on, 32 hex digits.
     text: The raw response, None when the call failed.
@@ -66,12 +66,12 @@ class Response:
   kind: str = 'response'
 
   def key(self) -> Key:
-    """What the response belongs to."""
+    """Returns what the response belongs to."""
     return self.query_id, self.llm, self.sample
 
 
 def journal_name(shard: tuple[int, int] | None = None) -> str:
-  """File name of a collection's journal; each shard has its own."""
+  """Returns the file name of a collection's journal; each shard has its own."""
   return f'journal-{shard[0]}-of-{shard[1]}.jsonl' if shard else 'journal.jsonl'
 
 
@@ -115,11 +115,11 @@ class Collection:
       self._copies[response.key()] = offset
 
   def holds(self, identity: bytes) -> bool:
-    """Whether an equal request has an answer."""
+    """Tells whether an equal request has an answer."""
     return identity in self._offsets
 
   def find(self, identity: bytes, key: Key) -> Response | None:
-    """The recorded answer to an equal request: this key's own, or else another's."""
+    """Returns the recorded answer to an equal request: this key's own, or else another's."""
     offset = self._copies.get(key) if self._copies else None
     if offset is None:
       offset = self._offsets.get(identity)
@@ -181,7 +181,7 @@ class Collection:
       self.journal.append({'kind': 'query', **dataclasses.asdict(query)})
 
   def _is_known(self, query: queries.Query) -> bool | None:
-    """Whether the query is recorded as it is; None when it is not recorded at all."""
+    """Tells whether the query is recorded as it is; None when it is not recorded at all."""
     recorded = self._queries.get(query.query_id)
     return None if recorded is None else recorded == _digest(query)
 

@@ -1,4 +1,4 @@
-"""The mode that says, for new queries, which LLMs to call first: by a saved selector, calling nobody."""
+"""Selects the LLMs to call first for new queries, by a saved selector; calls nobody."""
 
 import json
 import pathlib
@@ -16,39 +16,49 @@ _SHOWN = 20
 
 
 def select(config: ml_collections.ConfigDict, workdir: pathlib.Path | None) -> None:
-  """Prints whom to call first for each query, and writes it to `selections.jsonl` where there is a workdir.
+  """Prints the LLMs to call first for each query, and writes them to `selections.jsonl` where there is a workdir.
 
   Raises:
-    selector.SelectorError: when the directory holds no selector that keeps the limit.
+    selector.SelectorError: when the directory holds no selector that keeps the constraint.
     queries.QueryError: for queries that cannot be read.
   """
   options = config.select
   asked = queries.read(options.queries, options.manual_dir)
   chooser = selector.load(options.selector, options.limit, config.mesh)
   choices = chooser.select([query.query for query in asked])
-  table = rich.table.Table(title=f'Whom to call first: {chooser.rule}, {chooser.limit.text}')
-  for column in ('query', 'call first', 'likely right'):
-    table.add_column(column, overflow='fold')
-  for query, choice in list(zip(asked, choices, strict=True))[:_SHOWN]:
-    likely = ', '.join(f'{llm} {100 * p:.0f} %' for llm, p in list(choice.confidences.items())[:3])
-    table.add_row(query.query_id, ', '.join(choice.llms), likely)
+  chosen = list(zip(asked, choices, strict=True))
   console = rich.console.Console()
-  console.print(table)
+  console.print(_table(chooser, chosen[:_SHOWN]))
   if len(asked) > _SHOWN:
     console.print(f'... and {len(asked) - _SHOWN:,} more')
-  estimated = chooser.estimated
-  reach = f'On development queries this setting answered {100 * (estimated["accuracy"] or 0):.1f} % right'
-  if estimated['calls'] is not None:
-    reach += f' with {estimated["calls"]:.2f} calls'
-  if estimated['seconds'] is not None:
-    reach += f' that took {estimated["seconds"]:.3g} s in sum ({chooser.latency_is})'
-  console.print(reach + '; further calls depend on what the first ones answer.', highlight=False)
+  console.print(_estimate(chooser), highlight=False)
   if workdir is None:
     return
   workdir.mkdir(parents=True, exist_ok=True)
   path = workdir / 'selections.jsonl'
   with paths.atomic_write(path) as partial, partial.open('w') as lines:
-    for query, choice in zip(asked, choices, strict=True):
+    for query, choice in chosen:
       line = {'query_id': query.query_id, 'query': choice.query, 'call': choice.llms, 'confidences': choice.confidences}
       lines.write(json.dumps(line, ensure_ascii=False) + '\n')
   console.print(f'Written: {path}')
+
+
+def _table(chooser: selector.Selector, chosen: list[tuple[queries.Query, selector.Choice]]) -> rich.table.Table:
+  table = rich.table.Table(title=f'Whom to call first: {chooser.rule}, {chooser.limit.text}')
+  for column in ('query', 'call first', 'likely right'):
+    table.add_column(column, overflow='fold')
+  for query, choice in chosen:
+    likely = ', '.join(f'{llm} {100 * p:.0f} %' for llm, p in list(choice.confidences.items())[:3])
+    table.add_row(query.query_id, ', '.join(choice.llms), likely)
+  return table
+
+
+def _estimate(chooser: selector.Selector) -> str:
+  """Returns what to expect of the operating point, in words."""
+  estimated = chooser.estimated
+  text = f'In cross-validation this operating point answered {100 * (estimated["accuracy"] or 0):.1f} % right'
+  if estimated['calls'] is not None:
+    text += f' with {estimated["calls"]:.1f} calls'
+  if estimated['seconds'] is not None:
+    text += f', {estimated["seconds"]:.3g} s summed ({chooser.latency_is} latencies)'
+  return text + '. Later calls depend on what the first ones answer.'

@@ -1,15 +1,16 @@
-"""A saved selector: everything it takes to choose calls for new queries, in one directory.
+"""Saves and loads selectors: everything it takes to choose calls for new queries, in one directory.
 
   selector = selectllm.load('runs/mine/selector', limit='seconds<=35%')
   selector.select(['What is 6 x 7?'])
 
 It holds the classifier, the calibration, the learned vote, the rules of `selectllm.selection.adaptive` at all their
-settings with what these promise, the pool's expected prices, and the versions that made it. The pretrained encoder is
-found by its name, and is checked to be the same.
+operating points with the cross-validated estimates of these, the pool's expected costs, and the versions that made it.
+The pretrained encoder is found by its name, and is checked to be the same.
 """
 
 import json
 import pathlib
+import secrets
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -23,13 +24,14 @@ from selectllm.data import dataset
 from selectllm.evaluate import answers, strategies
 from selectllm.infra import paths, run_dir
 from selectllm.infra.typing import Array
-from selectllm.models import inference, options, pretrained, sharding
-from selectllm.selection import adaptive, calibration, confidence, constraints, learned_vote, voting
+from selectllm.models import inference, options, pretrained, sharding, tokenizer
+from selectllm.selection import adaptive, calibration, confidence, constraints, learned_vote, policies, voting
 from selectllm.serve import decider
 from selectllm.train import checkpoints
 
-_FORMAT = 2
-_FACTS, _ARRAYS, _CLASSIFIER = 'selector.json', 'arrays.npz', 'classifier'
+_FORMAT = 3
+_FACTS = 'selector.json'
+# Queries that are scored together, at most.
 _BATCH = 64
 
 
@@ -38,17 +40,17 @@ class SelectorError(RuntimeError):
 
 
 class Arrays(NamedTuple):
-  """What a selector decides by.
+  """The numbers that a selector decides by.
 
   Attributes:
     estimator: Confidences to log-odds.
     weights: Of the learned vote.
-    rules: By name, at all settings.
-    calibrators: By rule, and by limit on single queries, of P(the answer is right); one for each setting along the
-      first dimension.
-    expected: float32[K], what a call is expected to take, in the selector's cost_unit.
-    latency_s: float32[K], what it is expected to take in seconds; NaN where unknown.
-    cost_usd: float32[K], in dollars; NaN where unknown.
+    rules: By name, at all operating points.
+    calibrators: By rule, and by constraint on single queries, of P(the answer is right); one for each operating point
+      along the first dimension.
+    expected: float32[K], the expected cost of a call, in the selector's cost_unit.
+    latency_s: float32[K], its expected seconds; NaN where unknown.
+    cost_usd: float32[K], its expected dollars; NaN where unknown.
   """
 
   estimator: confidence.Estimator
@@ -61,14 +63,14 @@ class Arrays(NamedTuple):
 
 
 class State(NamedTuple):
-  """What is known of N queries before any call: confidences and calibrated log-odds float32[N, K]."""
+  """N queries before any call: confidences and calibrated log-odds, float32[N, K]."""
 
   confidences: Array
   logits: Array
 
 
 class Choice(NamedTuple):
-  """Whom to call first for one query.
+  """The LLMs to call first for one query.
 
   Attributes:
     query: Its text.
@@ -87,7 +89,7 @@ def _names(tree: Any) -> dict[str, Any]:
 
 
 def _template(rules: Sequence[str], calibrated: Sequence[str]) -> Arrays:
-  """The structure of the arrays of a selector with these rules, and these names of calibrators."""
+  """Returns the structure of the arrays of a selector with these rules, and these names of calibrators."""
   leaf: Any = 0
   calibrator = calibration.Calibrator(*[leaf] * len(calibration.Calibrator._fields))
   pool = calibration.Pool(leaf, calibrator)
@@ -108,64 +110,73 @@ def save(
   directory: pathlib.Path,
   config: ml_collections.ConfigDict,
   data: dataset.Dataset,
-  part: strategies.FoldResult,
+  fold: strategies.FoldResult,
   params: Any,
   classifier_latency_s: float,
   added: dict[str, Any] | None = None,
 ) -> None:
   """Saves the selector of a run, in place of what is there; complete or not at all.
 
+  The facts name the files that belong to them and are written last: until then the selector that was there stands.
+
   Args:
     directory: `selector/` of a run directory.
-    config: The run's.
+    config: The run's, kept with the selector.
     data: Its data set.
-    part: Its one split.
+    fold: The results of its one split.
     params: Of the classifier.
     classifier_latency_s: Seconds from one query's text to its confidences.
-    added: What a reader must know of LLMs that were added later.
+    added: Facts of LLMs that were added later.
   """
-  # On gs:// nothing is renamed: there it is complete once the facts are there, which come last.
-  partial = directory if paths.is_remote(directory) else directory.with_name(directory.name + '.part')
-  paths.remove(partial)
-  partial.mkdir(parents=True)
-  responses, develops = data.responses, part.fitting_rows
+  directory.mkdir(parents=True, exist_ok=True)
+  version = secrets.token_hex(4)
+  arrays, classifier = f'arrays-{version}.npz', f'classifier-{version}'
+  with (directory / arrays).open('wb') as file:
+    np.savez_compressed(file, **_names(_arrays(data.responses, fold)))
+  _save_params(directory / classifier, params)
+  facts = {
+    'format': _FORMAT,
+    'dataset': data.name,
+    'llms': list(data.llms),
+    'rules': list(fold.rules.rules),
+    'cost_unit': fold.rules.cost_unit,
+    'latency': data.latency_is,
+    'estimated': fold.rules.estimated,
+    'references': fold.rules.references,
+    'classifier_latency_s': classifier_latency_s,
+    'added': added,
+    'arrays': arrays,
+    'classifier': classifier,
+    'encoder_sha256': _encoder_sha256(config),
+    'config': json.loads(config.to_json_best_effort()),
+    'environment': run_dir.environment(),
+  }
+  with paths.atomic_write(directory / _FACTS) as partial:
+    partial.write_text(json.dumps(facts, indent=2) + '\n')
+  for path in directory.iterdir():
+    if path.name not in (_FACTS, arrays, classifier):
+      paths.remove(path) if path.is_dir() else path.unlink()
+
+
+def _arrays(responses: dataset.Responses, fold: strategies.FoldResult) -> Arrays:
+  seen = responses.observed[fold.fitting_rows]
+
+  def mean_of_calls(values: np.ndarray) -> np.ndarray:
+    return (np.where(seen, values[fold.fitting_rows], 0).sum(0) / seen.sum(0)).astype(np.float32)
+
   with np.errstate(invalid='ignore'):
-    seen = responses.observed[develops]
-    latency_s, cost_usd = (
-      (np.where(seen, values[develops], 0).sum(0) / seen.sum(0)).astype(np.float32)
-      for values in (responses.latency_s, responses.cost_usd)
-    )
-  rules = part.rules
-  arrays = Arrays(
-    part.confidences.estimator, rules.weights, rules.rules, rules.calibrators, rules.expected_cost, latency_s, cost_usd
-  )
-  with (partial / _ARRAYS).open('wb') as file:
-    np.savez_compressed(file, **_names(arrays))
+    latency_s, cost_usd = mean_of_calls(responses.latency_s), mean_of_calls(responses.cost_usd)
+  rules, estimator = fold.rules, fold.confidences.estimator
+  return Arrays(estimator, rules.weights, rules.rules, rules.calibrators, rules.expected_cost, latency_s, cost_usd)
+
+
+def _save_params(path: pathlib.Path, params: Any) -> None:
   # One process of a job may save alone.
   alone = ocp.options.MultiprocessingOptions(
     primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix='selector'
   )
   with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
-    checkpointer.save(checkpoints.address(partial / _CLASSIFIER), params)
-  facts = {
-    'format': _FORMAT,
-    'dataset': data.name,
-    'llms': list(data.llms),
-    'rules': list(rules.rules),
-    'cost_unit': rules.cost_unit,
-    'latency': data.latency_is,
-    'estimated': rules.estimated,
-    'references': rules.references,
-    'classifier_latency_s': classifier_latency_s,
-    'added': added,
-    'encoder_sha256': _encoder_sha256(config),
-    'config': json.loads(config.to_json_best_effort()),
-    'environment': run_dir.environment(),
-  }
-  (partial / _FACTS).write_text(json.dumps(facts, indent=2) + '\n')
-  if partial != directory:
-    paths.remove(directory)
-    partial.rename(directory)
+    checkpointer.save(checkpoints.address(path), params)
 
 
 def load(
@@ -175,19 +186,23 @@ def load(
 
   Args:
     directory: What `save` wrote, `selector/` of a run directory.
-    limit: What the calls must keep, see `selectllm.selection.constraints`; by default the most accurate setting.
+    limit: A constraint on the calls, see `selectllm.selection.constraints`; none for the most accurate operating point.
     mesh: `data` and `fsdp`, devices; one by default.
 
   Raises:
-    SelectorError: when there is none, its encoder is not the one that it was made with, or no setting keeps the limit.
-    ValueError: for a limit that is none.
+    SelectorError: when there is none, it is of another format, its encoder is not the one that it was made with, or no
+      operating point keeps the constraint.
+    ValueError: for a text that is no constraint.
   """
   directory = paths.place(directory)
   if not (directory / _FACTS).is_file():
     raise SelectorError(f'{str(directory)!r} holds no selector: it has no {_FACTS}. Runs keep theirs in selector/')
   facts = json.loads((directory / _FACTS).read_text())
   if facts['format'] != _FORMAT:
-    raise SelectorError(f'{directory} is of format {facts["format"]}, this version reads {_FORMAT}; run the run again')
+    raise SelectorError(
+      f'{directory} was saved by another version of selectllm (format {facts["format"]}, this one reads {_FORMAT}): '
+      'run its experiment again, in another workdir'
+    )
   config = ml_collections.ConfigDict(facts['config'])
   config.mesh = ml_collections.ConfigDict({'data': 1, 'fsdp': 1}) if mesh is None else mesh
   if (found := _encoder_sha256(config)) != facts['encoder_sha256']:
@@ -195,14 +210,14 @@ def load(
       f'the encoder {config.encoder.name} found here has other weights ({found[:12]}...) than the one that '
       f'{directory} was made with ({facts["encoder_sha256"][:12]}...)'
     )
-  with (directory / _ARRAYS).open('rb') as file, np.load(file) as stored:
+  with (directory / facts['arrays']).open('rb') as file, np.load(file) as stored:
     template = _template(facts['rules'], list(facts['estimated']))
     named = {name: stored[name] for name in _names(template)}
   arrays = jax.tree.unflatten(jax.tree.structure(template), list(named.values()))
   model = inference.make_model(options.from_config(config), len(facts['llms']) - len(arrays.estimator.added))
   with ocp.StandardCheckpointer() as checkpointer:
     abstract = sharding.abstract(model.mesh, model.params)
-    params = checkpointer.restore(checkpoints.address(directory / _CLASSIFIER), abstract)
+    params = checkpointer.restore(checkpoints.address(directory / facts['classifier']), abstract)
   return Selector(facts, arrays, model, params, constraints.parse(limit))
 
 
@@ -220,31 +235,33 @@ class Selector:
     self._facts, self._arrays, self._model, self._params = facts, arrays, model, params
     chosen = strategies.choose(facts['estimated'], facts['references'], limit)
     if chosen is None:
-      raise SelectorError(f'no setting keeps {limit.text!r} on the development queries; {self._reach()}')
-    self._played, self.setting = chosen
-    self.rule = self._played if self._played in arrays.rules else 'adaptive'
+      raise SelectorError(f'no operating point keeps {limit.text!r} in cross-validation; {self._reach()}')
+    # A constraint on single queries is one on what `adaptive` does, with estimates and calibrators of its own.
+    self._estimates, self.operating_point = chosen
+    self.rule = self._estimates if self._estimates in arrays.rules else 'adaptive'
     self._rule = arrays.rules[self.rule]
     self._budget = np.float32(limit.value if limit.quantity == 'query_seconds' else np.inf)
 
   @property
   def latency_is(self) -> str:
-    """What the seconds of its pool are: measured, published, estimated or unknown."""
+    """Says where the seconds of its pool are from: measured, published, estimated or unknown."""
     return self._facts['latency']
 
   @property
   def estimated(self) -> dict[str, float | None]:
-    """What the setting was worth on development queries, held out."""
-    return self._facts['estimated'][self._played][self.setting]
+    """Returns the means of the operating point in cross-validation, in the units of constraints."""
+    return self._facts['estimated'][self._estimates][self.operating_point]
 
   def _reach(self) -> str:
-    worth = [worth for estimated in self._facts['estimated'].values() for worth in estimated]
-    accuracies = [each['accuracy'] for each in worth if each['accuracy'] is not None]
-    seconds = [each['seconds'] for each in worth if each['seconds'] is not None]
+    points = [point for points in self._facts['estimated'].values() for point in points]
+    accuracies, seconds = (
+      [point[unit] for point in points if point[unit] is not None] for unit in ('accuracy', 'seconds')
+    )
     reach = f'accuracy goes up to {max(accuracies):.3f}'
     return reach + (f', mean seconds down to {min(seconds):.3g}' if seconds else '')
 
   def facts(self, asked: int) -> answers.DeciderFacts:
-    """What the report of answers says of it."""
+    """Describes the selector in the report of answers."""
     return answers.DeciderFacts(
       llms=self.llms,
       policy=f'{self.rule} ({self.limit.text})',
@@ -256,51 +273,89 @@ class Selector:
     )
 
   def score(self, texts: Sequence[str], available: np.ndarray | None = None, *, batch_size: int = _BATCH) -> State:
-    """What the classifier makes of N queries; `available` changes nothing here."""
+    """Scores N queries; `available` changes nothing here."""
     del available
+    rows = _rows(len(texts), batch_size)
+    blocks = [texts[start : start + rows] for start in range(0, len(texts), rows)]
+    scored = [State(*(array[: len(block)] for array in self._score(block, rows))) for block in blocks]
+    return State(*map(np.concatenate, zip(*scored, strict=True)))
+
+  def _score(self, texts: Sequence[str], rows: int) -> State:
+    """Scores at most `rows` queries, some of them twice where there are fewer: arrays [rows, K].
+
+    Rows are as long as a power of two, so that what is compiled serves other queries too.
+    """
     model = self._model
-    tokens, rows = model.tokenize(list(texts)), np.arange(len(texts))
+    rows = -(-rows // model.mesh.size) * model.mesh.size
+    filled = [texts[row % len(texts)] for row in range(rows)]
+    tokens = model.tokenize(filled)
+    length = min(_power_of_two(max(int(tokens.lengths.max()), tokenizer.LENGTH_MULTIPLE)), model.tokenize.max_length)
+    count = self._arrays.estimator.bias.size
+    no_policies = policies.PolicyOptions(np.zeros(count, np.float32), np.zeros(0, np.int32), 0.5)
+    place = sharding.batch_sharding(model.mesh)
     with sharding.use(model.mesh):  # a thread has a mesh of its own
-      confidences = inference.score_queries(
-        model,
-        self._params,
-        tokens,
-        rows,
-        np.ones((len(texts), self._arrays.estimator.bias.size), bool),
-        batch_size=batch_size,
-      ).confidences
-      embedded = inference.unit(inference.embed(model, tokens, batch_size=batch_size))
-    logits = confidence.estimate(self._arrays.estimator, list(texts), embedded, confidences)
+      *batch, available, wanted = (
+        jax.make_array_from_callback(array.shape, place, array.__getitem__)
+        for array in (
+          *tokens.rows(np.arange(rows)[:, None], length),
+          np.ones((rows, 1, count), bool),
+          np.ones((rows, 1, 1), bool),
+        )
+      )
+      confidences = model.score_step(self._params, *batch, available, selecting=no_policies).confidences
+      embedded = inference.unit(np.asarray(model.embed_step(model.params, *batch, wanted)))
+    logits = confidence.estimate(self._arrays.estimator, filled, embedded, np.asarray(confidences))
     return State(1 / (1 + np.exp(-logits)), logits)
 
   def decide(self, state: State, revealed: decider.Revealed) -> np.ndarray:
-    """The LLMs to call next, bool[N, K]; nobody, to stop."""
-    return np.asarray(
-      _next(
-        self._rule, self._arrays.weights, self.setting, state.logits, *revealed, self._arrays.expected, self._budget
-      )
-    )
+    """Returns the LLMs to call next, bool[N, K]; nobody, to stop."""
+    weights, expected = self._arrays.weights, self._arrays.expected
+    found = _next(self._rule, weights, self.operating_point, state.logits, *revealed, expected, self._budget)
+    return np.asarray(found)
 
   def finish(self, state: State, revealed: decider.Revealed) -> decider.Finished:
-    """The likeliest answers, and how likely they are right."""
+    """Returns the likeliest answers, and how likely they are right."""
     answer, top = _finish(self._arrays.weights, state.logits, revealed.answers, revealed.called)
-    calibrator = calibration.Calibrator(*(array[self.setting] for array in self._arrays.calibrators[self._played]))
+    calibrators = self._arrays.calibrators[self._estimates]
+    calibrator = calibration.Calibrator(*(array[self.operating_point] for array in calibrators))
     p_right = strategies.probability(calibrator, np.asarray(top))
     return decider.Finished(np.asarray(answer), np.where(np.asarray(answer) == voting.NO_ANSWER, 0.0, p_right))
 
   def select(self, queries: Sequence[str]) -> list[Choice]:
-    """Whom to call first for each query."""
-    state = self.score(queries)
-    count, pool = len(queries), len(self.llms)
-    nothing = decider.Revealed(
-      np.full((count, pool, 1), voting.NO_ANSWER, np.int16), np.zeros((count, pool), bool), np.ones((count, pool), bool)
-    )
+    """Chooses the LLMs to call first for each query.
+
+    Queries are taken in blocks of one shape, those of like length together: nothing is compiled anew for another
+    number of them, and memory does not grow with it but for the results.
+    """
+    rows = _rows(len(queries), _BATCH)
+    order = sorted(range(len(queries)), key=lambda place: len(queries[place]))
+    choices: dict[int, Choice] = {}
+    for start in range(0, len(queries), rows):
+      block = order[start : start + rows]
+      choices |= zip(block, self._select([queries[place] for place in block], rows), strict=True)
+    return [choices[place] for place in range(len(queries))]
+
+  def _select(self, queries: Sequence[str], rows: int) -> list[Choice]:
+    state = self._score(queries, rows)
+    count, pool = state.logits.shape
+    answers = np.full((count, pool, 1), voting.NO_ANSWER, np.int16)
+    called = np.zeros((count, pool), bool)
+    masks = self.decide(state, decider.Revealed(answers, called, ~called))
     choices = []
-    for query, confidences, mask in zip(queries, state.confidences, self.decide(state, nothing), strict=True):
+    for query, confidences, mask in zip(queries, state.confidences, masks, strict=False):
       order = np.argsort(-confidences, kind='stable')
       likely = {self.llms[place]: float(confidences[place]) for place in order}
       choices.append(Choice(query, tuple(self.llms[place] for place in order if mask[place]), likely))
     return choices
+
+
+def _rows(count: int, most: int) -> int:
+  """Returns how many rows blocks of `count` queries have: a power of two for a few, so that few shapes are compiled."""
+  return min(_power_of_two(count), most)
+
+
+def _power_of_two(least: int) -> int:
+  return 1 << max(least - 1, 0).bit_length()
 
 
 @jax.jit

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from unittest import mock
 
+import jax
 import numpy as np
 import pytest
 
@@ -76,18 +77,18 @@ def test_two_lines_choose_what_the_run_chose(run, as_the_run_chose):
     test = np.flatnonzero(predictions.read_predictions(run / 'predictions.npz').split[0] == splits.TEST)
     np.testing.assert_allclose(state.logits, part.confidences.logits[test], atol=1e-4)
     first = [
-      set(np.flatnonzero(_first(rule, weights, loaded.setting, logits, part.rules.expected_cost)))
+      set(np.flatnonzero(_first(rule, weights, loaded.operating_point, logits, part.rules.expected_cost)))
       for logits in part.confidences.logits[test]
     ]
     assert [{loaded.llms.index(llm) for llm in choice.llms} for choice in choices] == first
     assert all(choice.llms for choice in choices)
 
 
-def _first(rule, weights, setting, logits, expected) -> np.ndarray:
+def _first(rule, weights, operating_point, logits, expected) -> np.ndarray:
   count = len(logits)
   nothing = learned_vote.count_votes(np.full((count, 1), -1, np.int16))
   called = np.zeros(count, bool)
-  state = adaptive.decide(rule, weights, setting, logits, nothing, called, ~called, expected, np.inf)
+  state = adaptive.decide(rule, weights, operating_point, logits, nothing, called, ~called, expected, np.inf)
   mask = np.zeros(count, bool)
   mask[rule.llms] = rule.actions[state.action]
   return mask
@@ -102,16 +103,12 @@ def test_what_is_loaded_is_what_was_saved_bit_by_bit(run, as_the_run_chose, tmp_
 
 def test_a_selector_in_a_bucket_chooses_the_same(run, as_the_run_chose, bucket):
   queries, part = as_the_run_chose
-  config = jsonl.get_config()
-  config.update(json.loads((run / 'config.json').read_text()))
-  table, _ = load.load(config, run_dir.begun_with(run))
-  model = inference.make_model(model_options.from_config(config), len(table.llms))
-  _, params = loop.load_best(train_options.from_config(config), model, run)
   for _ in range(2):  # in place of what is there
-    selector.save(paths.place('gs://bucket/selector'), config, table, part, params, 0.0)
+    _save(run, paths.place('gs://bucket/selector'), part)
   here, there = (selectllm.load(where).select(queries) for where in (run / 'selector', 'gs://bucket/selector'))
   assert here == there
   assert {path.name for path in bucket.iterdir()} == {'selector'}
+  assert len(list((bucket / 'selector').iterdir())) == 3
 
 
 def test_live_calls_end_with_an_answer_and_its_probability(run):
@@ -136,7 +133,7 @@ def test_live_calls_end_with_an_answer_and_its_probability(run):
 def test_what_cannot_be_loaded_says_why(run, tmp_path):
   with pytest.raises(selector.SelectorError, match='holds no selector'):
     selectllm.load(tmp_path)
-  with pytest.raises(selector.SelectorError, match=r'no setting keeps .accuracy>=1.0. .* accuracy goes up to'):
+  with pytest.raises(selector.SelectorError, match=r'no operating point keeps .accuracy>=1.0. .* accuracy goes up to'):
     selectllm.load(run / 'selector', limit='accuracy>=1.0')
   with pytest.raises(ValueError, match='fast'):
     selectllm.load(run / 'selector', limit='fast')
@@ -145,6 +142,58 @@ def test_what_cannot_be_loaded_says_why(run, tmp_path):
   (tmp_path / 'other' / 'selector.json').write_text(json.dumps(facts | {'encoder_sha256': '0' * 64}))
   with pytest.raises(selector.SelectorError, match='other weights'):
     selectllm.load(tmp_path / 'other')
+  (tmp_path / 'other' / 'selector.json').write_text(json.dumps(facts | {'format': 2}))
+  with pytest.raises(selector.SelectorError, match=r'another version .format 2, this one reads 3.: run its experiment'):
+    selectllm.load(tmp_path / 'other')
+
+
+def _save(run, directory, part):
+  config = jsonl.get_config()
+  config.update(json.loads((run / 'config.json').read_text()))
+  table, _ = load.load(config, run_dir.begun_with(run))
+  model = inference.make_model(model_options.from_config(config), len(table.llms))
+  _, params = loop.load_best(train_options.from_config(config), model, run)
+  selector.save(directory, config, table, part, params, 0.0)
+
+
+@pytest.mark.parametrize('step', ['savez_compressed', 'dumps', 'rename'])
+def test_a_crash_while_saving_leaves_the_selector_that_was_there(run, as_the_run_chose, tmp_path, monkeypatch, step):
+  queries, part = as_the_run_chose
+  directory = tmp_path / 'selector'
+  shutil.copytree(run / 'selector', directory)
+  before = selectllm.load(directory).select(queries)
+
+  def crash(*args, **options):
+    raise OSError('the disk is full')
+
+  with monkeypatch.context() as patch:
+    if step == 'rename':
+      patch.setattr(pathlib.Path, 'replace', crash)
+    else:
+      patch.setattr(np if step == 'savez_compressed' else json, step, crash)
+    with pytest.raises(OSError, match='the disk is full'):
+      _save(run, directory, part)
+  assert selectllm.load(directory).select(queries) == before
+  _save(run, directory, part)
+  assert len(list(directory.iterdir())) == 3  # nothing is left of what failed, or of the old one
+  assert selectllm.load(directory).select(queries) == before
+
+
+def test_another_number_of_queries_compiles_nothing_and_chooses_the_same(run, as_the_run_chose, caplog):
+  queries = [text for text in as_the_run_chose[0] for _ in range(5)]
+  loaded = selectllm.load(run / 'selector')
+  with jax.log_compiles(), caplog.at_level('WARNING'):
+    many = loaded.select(queries[:100])
+    assert any('Compiling' in record.message for record in caplog.records)
+    few = loaded.select(queries[:3])
+    caplog.clear()
+    assert loaded.select(queries[:70]) == many[:70]
+    assert loaded.select(queries[:4])[:3] == few
+    assert not any('Compiling' in record.message for record in caplog.records)
+  for one, other in zip(few, many, strict=False):
+    assert (one.query, one.llms) == (other.query, other.llms)
+    assert one.confidences == pytest.approx(other.confidences, abs=1e-5)
+  assert loaded.select([]) == []
 
 
 def test_the_command_prints_whom_to_call_first(run, tmp_path):
@@ -157,7 +206,7 @@ def test_the_command_prints_whom_to_call_first(run, tmp_path):
   ]  # fmt: skip
   done = subprocess.run(command, capture_output=True, text=True, check=True)
   assert 'q1' in done.stdout
-  assert 'On development queries this setting answered' in done.stdout
+  assert 'In cross-validation this operating point answered' in done.stdout
   line = json.loads((tmp_path / 'chosen' / 'selections.jsonl').read_text())
   assert line['call']
   assert set(line['call']) <= set(line['confidences'])
