@@ -1,4 +1,4 @@
-"""What commands that call LLMs share: their exit codes, refusals, loop and signals."""
+"""Holds what commands that call LLMs share: exit codes, refusals, the loop and signals."""
 
 import asyncio
 import collections.abc

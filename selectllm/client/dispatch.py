@@ -3,6 +3,7 @@
 import asyncio
 import collections.abc
 import dataclasses
+import functools
 
 from selectllm.client import runner, store
 from selectllm.data import queries
@@ -86,27 +87,9 @@ async def call_selected(
     rate_limits.Stopped: the runner was stopped; what was answered before has been yielded.
     ValueError: `decide` names an LLM that has been called.
   """
-  chosen, drawing = aiter(selections), asyncio.Lock()
+  call = functools.partial(_call, asking, samples=samples, replace=on_failure == 'next', decide=decide)
   finished: asyncio.Queue[Called | None] = asyncio.Queue()
-
-  async def work() -> None:
-    while True:
-      async with drawing:
-        selection = await anext(chosen, None)
-      if selection is None:
-        return
-      finished.put_nowait(await _call(asking, selection, samples, on_failure == 'next', decide))
-
-  async def work_off() -> None:
-    workers = [asyncio.create_task(work()) for _ in range(at_once)]
-    try:
-      await asyncio.gather(*workers)
-    finally:
-      for worker in workers:
-        worker.cancel()
-      finished.put_nowait(None)
-
-  working = asyncio.create_task(work_off())
+  working = asyncio.create_task(_work_off(selections, call, at_once, finished))
   try:
     while called := await finished.get():
       yield called
@@ -116,8 +99,34 @@ async def call_selected(
     await asyncio.gather(working, return_exceptions=True)
 
 
+async def _work_off(
+  selections: collections.abc.AsyncIterable[Selection],
+  call: collections.abc.Callable[[Selection], collections.abc.Awaitable[Called]],
+  at_once: int,
+  finished: asyncio.Queue[Called | None],
+) -> None:
+  """Calls for all selections, so many at once, and puts the outcomes into a queue as they come; None at the end."""
+  chosen, drawing = aiter(selections), asyncio.Lock()
+
+  async def work() -> None:
+    while True:
+      async with drawing:
+        selection = await anext(chosen, None)
+      if selection is None:
+        return
+      finished.put_nowait(await call(selection))
+
+  workers = [asyncio.create_task(work()) for _ in range(at_once)]
+  try:
+    await asyncio.gather(*workers)
+  finally:
+    for worker in workers:
+      worker.cancel()
+    finished.put_nowait(None)
+
+
 async def _call(
-  asking: runner.Runner, selection: Selection, samples: int, replace: bool, decide: Decide | None
+  asking: runner.Runner, selection: Selection, *, samples: int, replace: bool, decide: Decide | None
 ) -> Called:
   query, reserves = selection.query, list(selection.reserves) if replace else []
   responses: Responses = {}

@@ -113,7 +113,7 @@ class Runner:
     return self
 
   async def __aexit__(self, *exc_info: object) -> None:
-    """Finishes, as the class says.
+    """Finishes all that was submitted, as the class says.
 
     Raises:
       journal.JournalError: the journal could not be written.

@@ -230,7 +230,7 @@ def export(
   extract: grading.Extractor,
   own: collections.abc.Mapping[str, grading.Extractor] = types.MappingProxyType({}),
 ) -> int:
-  """Turns a journal into a response data set, grading from the raw texts; nobody is called.
+  """Writes the response data set of a journal, graded from the raw texts; nobody is called.
 
   A failed call becomes a sample with an error; a sample that is not recorded does too, so that sample i stays sample i.
 
@@ -246,23 +246,22 @@ def export(
   Raises:
     journal.JournalError: the journal is damaged.
   """
-  offsets: dict[str, list[int]] = {}  # query_id -> its responses
+  responses: dict[str, list[int]] = {}  # query_id -> where its responses stand
   asked: dict[str, int] = {}  # query_id -> where the query itself stands
   for offset, entry in journal.read(path):
     if entry['kind'] == 'response':
-      offsets.setdefault(entry['query_id'], []).append(offset)
+      responses.setdefault(entry['query_id'], []).append(offset)
     elif entry['kind'] == 'query':
       asked[entry['query_id']] = offset
+  found = [query_id for query_id in asked if query_id in responses]
   with open(path, 'rb') as file:
-
-    def recorded() -> collections.abc.Iterator[records.Record]:
-      for query_id, at in asked.items():
-        if query_id in offsets:
-          recorded = [Response(**_entry_at(file, offset)) for offset in offsets[query_id]]
-          yield _record(_entry_at(file, at), recorded, extract, own)
-
-    records.write_jsonl(target, recorded())
-  return sum(query_id in offsets for query_id in asked)
+    recorded = ([Response(**_entry_at(file, offset)) for offset in responses[query_id]] for query_id in found)
+    lines = (
+      _record(_entry_at(file, asked[query_id]), given, extract, own)
+      for query_id, given in zip(found, recorded, strict=True)
+    )
+    records.write_jsonl(target, lines)
+  return len(found)
 
 
 def _entry_at(file: Any, offset: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The mode that answers new queries: scores them on the device, calls only chosen LLMs, and makes one answer of theirs.
+"""Answers new queries: scores them on the device, calls only chosen LLMs, and makes one answer of theirs.
 
 A workdir holds the journal of all calls (`journal.jsonl`), one line for each query (`answers.jsonl`) and, where
 references are known, a report. The same command goes on where the last one ended: it asks again for what

@@ -1,4 +1,4 @@
-"""The mode that asks every LLM of a pool every query, and leaves a response data set.
+"""Collects responses: asks every LLM of a pool every query, and leaves a response data set.
 
 A workdir holds the journal (`journal.jsonl`, or `journal-3-of-16.jsonl` for a shard), the data set graded from it
 (`responses.jsonl`) and a summary (`summary.json`). The same command goes on where the last one ended: it asks what
@@ -144,7 +144,7 @@ def _print_plans(plans: dict[str, preflight.Plan]) -> None:
 
 
 def _summary(asking: runner.Runner, plans: dict[str, preflight.Plan]) -> dict[str, dict[str, Any]]:
-  """LLM -> what it was asked and what became of it."""
+  """Returns LLM -> what it was asked and what became of it."""
   summary = {}
   for llm, tally in asking.tallies.items():
     done, failed = tally.recorded + tally.answered, dict(tally.failed)

@@ -47,11 +47,11 @@ class Decider(Protocol):
 
   @property
   def llms(self) -> tuple[str, ...]:
-    """K names, the order of all arrays."""
+    """Returns K names, the order of all arrays."""
 
   @property
   def in_stages(self) -> bool:
-    """True when `decide` is asked again after the calls; else LLMs that fail are replaced by confidence."""
+    """Tells whether `decide` is asked again after the calls; else LLMs that fail are replaced by confidence."""
 
   def facts(self, asked: int) -> answers.DeciderFacts:
     """Describes the decider, for so many queries to be answered."""
