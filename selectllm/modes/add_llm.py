@@ -1,7 +1,7 @@
-"""The mode that adds an LLM to a finished run from few labelled responses; nothing is trained again.
+"""Adds an LLM to a finished run from few labelled responses; nothing is trained again.
 
 Its confidence follows from the pool's (see `selectllm.selection.new_llm`). The vote and the rules are fitted anew, on
-development queries to which it answered or might have; what they promise is counted on recorded answers alone.
+fitting queries that it answered or might have answered so; their estimates are counted on recorded answers alone.
 """
 
 import dataclasses
@@ -14,14 +14,13 @@ import numpy as np
 import rich.console
 import scipy.special
 
-from selectllm.data import dataset, pool_file, records, splits
+from selectllm.data import dataset, load, pool_file, records, splits
 from selectllm.evaluate import options as options_lib
 from selectllm.evaluate import predictions, statistics, strategies
 from selectllm.infra import run_dir
 from selectllm.models import inference, sharding
 from selectllm.models import options as model_options
-from selectllm.modes import experiment
-from selectllm.selection import confidence, new_llm
+from selectllm.selection import confidence, new_llm, pseudo_labels
 from selectllm.serve import selector
 from selectllm.train import loop
 from selectllm.train import options as train_options
@@ -32,20 +31,20 @@ FEWEST = 20
 
 @dataclasses.dataclass(frozen=True)
 class Learned:
-  """What was learned of an added LLM; selectors keep it among their facts.
+  """Describes an added LLM; selectors keep it among their facts.
 
   Attributes:
     llm: Its name.
-    responses: To how many development queries, and learned from.
+    responses: Fitting queries that it answered, all learned from.
     on_test: Responses to test queries of the run, left out.
     on_others: Responses to queries that the run does not know or use, left out.
-    accuracy: On the development queries it answered.
+    accuracy: On the fitting queries that it answered.
     accuracy_ci: Wilson's 95 % interval.
     log_loss: Of its confidence there, each query held out in turn.
     log_loss_constant: Of its accuracy as the confidence everywhere, held out likewise.
-    expected: What a call is expected to take, in the run's cost_unit.
+    expected: The expected cost of a call, in the run's cost_unit.
     cost_unit: See `options.COST_UNITS`.
-    promises: What the selector's promises are counted on.
+    estimated_on: The queries that the selector's estimates are counted on, in words.
   """
 
   llm: str
@@ -58,11 +57,11 @@ class Learned:
   log_loss_constant: float
   expected: float
   cost_unit: str
-  promises: str
+  estimated_on: str
 
 
 class _Given(NamedTuple):
-  """Responses to development queries (row -> samples), and how many to other queries were left out."""
+  """Responses to fitting queries (row -> samples), and how many to other queries were left out."""
 
   samples: dict[int, list[records.Sample]]
   on_test: int
@@ -79,40 +78,48 @@ def add_llm(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   Raises:
     ValueError: for an LLM that cannot be added; says why.
     FileNotFoundError: when there is no finished run.
-    rundir.RunDirError: when the config or the data are not the run's.
-    responses.RecordError: for responses that cannot be read.
+    run_dir.RunDirError: when the config or the data are not the run's.
+    records.RecordError: for responses that cannot be read.
   """
   options, run = config.add_llm, pathlib.Path(config.add_llm.run)
+  _check(options, run, workdir)
+  run_dir.claim_config(run, config)
+  predicted = predictions.read_predictions(run / 'predictions.npz')
+  if len(predicted.split) > 1:
+    raise ValueError(f'config.add_llm.run={options.run!r} cross-validated: it has a classifier for each fold')
+  data, split = _data(config, run, predicted.split[0]), predicted.split[0]
+  recorded = list(records.read_jsonl(options.responses))
+  llm = _name(options.llm, recorded, data.llms, options.responses)
+  fold, joined, learned = join(config, data, predicted, llm, _match(recorded, llm, data, split))
+  model = inference.make_model(model_options.from_config(config), len(data.llms))
+  with sharding.use(model.mesh):
+    params = loop.load_best(train_options.from_config(config), model, run)[1]
+  directory, latency_s = workdir / 'selector', float(predicted.classifier_latency_s)
+  selector.save(directory, config, joined, fold, params, latency_s, dataclasses.asdict(learned))
+  _print(learned, joined, directory)
+
+
+def _check(options: ml_collections.ConfigDict, run: pathlib.Path, workdir: pathlib.Path) -> None:
   for name in ('config.json', 'data.json', 'report.json', 'predictions.npz'):
     if not (run / name).is_file():
       raise FileNotFoundError(f'config.add_llm.run={options.run!r} is not a finished run: it has no {name}')
   if workdir.resolve() == run.resolve():
     raise ValueError(f'--workdir={str(workdir)!r} is config.add_llm.run, whose selector would be replaced')
-  run_dir.claim_config(run, config)
-  predicted = predictions.read_predictions(run / 'predictions.npz')
-  if len(predicted.split) > 1:
-    raise ValueError(f'config.add_llm.run={options.run!r} cross-validated: it has a classifier for each fold')
   if not pathlib.Path(options.responses).is_file():
     raise FileNotFoundError(f'config.add_llm.responses={options.responses!r} is no file')
-  data, split = experiment.load_table(config, run), predicted.split[0]
+
+
+def _data(config: ml_collections.ConfigDict, run: pathlib.Path, split: np.ndarray) -> dataset.Dataset:
+  """Reads the data set of the run; refuses another one, and one with which nothing can be voted for."""
+  data, identity = load.load(config, run_dir.begun_with(run))
+  run_dir.claim_data(run, identity)
   if not data.responses.has_answers:
-    raise ValueError(f'config.add_llm.run={options.run!r} is on scores, with which nothing can be voted for')
-  recorded = list(records.read_jsonl(options.responses))
-  llm = _name(options.llm, recorded, data.llms, options.responses)
-  given = _match(recorded, llm, data, split)
-  part, joined, learned = join(config, data, predicted, llm, given)
-  model = inference.make_model(model_options.from_config(config), len(data.llms))
-  with sharding.use(model.mesh):
-    params = loop.load_best(train_options.from_config(config), model, run)[1]
-  workdir.mkdir(parents=True, exist_ok=True)
-  directory = workdir / 'selector'
-  latency_s = float(predicted.classifier_latency_s)
-  selector.save(directory, config, joined, part, params, latency_s, dataclasses.asdict(learned))
-  _print(learned, joined, directory)
+    raise ValueError(f'config.add_llm.run={str(run)!r} is on scores, with which nothing can be voted for')
+  return pseudo_labels.label(data, split) if config.dataset.labels == 'agreement' else data
 
 
 def _name(wanted: str, recorded: list[records.Record], known: tuple[str, ...], path: str) -> str:
-  """The name of the LLM to add."""
+  """Returns the name of the LLM to add."""
   present = dict.fromkeys(llm for record in recorded for llm in record.responses)
   fresh = [llm for llm in present if llm not in known]
   if wanted in known:
@@ -169,32 +176,23 @@ def join(
     given: Its responses.
 
   Returns:
-    What a selector is made of; the table with the LLM as the last one; what was learned.
+    All that a selector is made of; the data set with the LLM as the last one; a description of the LLM.
 
   Raises:
-    ValueError: for too few responses, for an LLM that is always right or always wrong, or when it is not known what
-      its calls take.
+    ValueError: for too few responses, for an LLM that is always right or always wrong, or when the cost of its calls
+      is not known.
   """
   joined = _checked(config, data, llm, given)
   cost_unit = options_lib.cost_unit_of(data.responses, config.tradeoff.cost_unit)
-  asked = np.flatnonzero(joined.responses.observed[:, -1])
-  labels = joined.responses.labels[asked, -1]
-  responses, split = data.responses, predicted.split[0]
-  development = confidence.fit(
-    data.queries, predicted.embeddings, predicted.confidences[0], responses.labels, responses.observed, split,
-    seed=config.seed, questions=data.questions,
-  )  # fmt: skip
-  fold = development.fold
-  fitted, column = new_llm.learn(development.logits, joined.responses.labels[:, -1], asked, fold)
-  added = np.append(fitted.weights, fitted.bias)[None]
-  development = development._replace(
-    estimator=development.estimator._replace(added=added),
-    logits=np.concatenate([development.logits, column[:, None]], 1),
-  )
-  complete = functools.partial(new_llm.impute, seed=config.seed)
+  confidences = _with_llm(config, data, predicted, joined.responses)
   rules = tuple(name for name in strategies.RULES if name in config.tradeoff.strategies)  # all that a selector holds
   options = options_lib.TradeoffOptions(cost_unit, rules, vote=config.evaluate.vote, seed=config.seed)
-  part = strategies.fit_and_replay_from(joined, split, development, predicted.embeddings, options, complete)
+  fold = strategies.fit_and_replay_from(
+    joined, predicted.split[0], confidences, predicted.embeddings, options,
+    functools.partial(new_llm.impute, seed=config.seed),
+  )  # fmt: skip
+  asked = np.flatnonzero(joined.responses.observed[:, -1])
+  labels = joined.responses.labels[asked, -1]
   accuracy = float(labels.mean())
   learned = Learned(
     llm=llm,
@@ -203,20 +201,39 @@ def join(
     on_others=given.on_others,
     accuracy=accuracy,
     accuracy_ci=statistics.wilson_ci(accuracy, len(asked)),
-    log_loss=_log_loss(column[asked], labels),
-    log_loss_constant=_log_loss(_constant(labels, fold[asked]), labels),
-    expected=float(part.rules.expected_cost[-1]),
+    log_loss=_log_loss(confidences.logits[asked, -1], labels),
+    log_loss_constant=_log_loss(_constant(labels, confidences.fold[asked]), labels),
+    expected=float(fold.rules.expected_cost[-1]),
     cost_unit=cost_unit,
-    promises=(
-      f'counted on {len(part.fitting_rows):,} development queries, held out; {llm} takes part in the {len(asked):,} '
-      'that it was asked, on all others it counts as one that cannot be called'
+    estimated_on=(
+      f'{len(fold.fitting_rows):,} fitting queries, held out; {llm} takes part in the {len(asked):,} that it was '
+      'asked, on all others it counts as one that cannot be called'
     ),
   )
-  return part, joined, learned
+  return fold, joined, learned
+
+
+def _with_llm(
+  config: ml_collections.ConfigDict,
+  data: dataset.Dataset,
+  predicted: predictions.Predictions,
+  joined: dataset.Responses,
+) -> confidence.Development:
+  """Returns the confidences of the run, and those of an LLM that is the last one of the responses."""
+  responses = data.responses
+  known = confidence.fit(
+    data.queries, predicted.embeddings, predicted.confidences[0], responses.labels, responses.observed,
+    predicted.split[0], seed=config.seed, questions=data.questions,
+  )  # fmt: skip
+  asked = np.flatnonzero(joined.observed[:, -1])
+  fitted, column = new_llm.learn(known.logits, joined.labels[:, -1], asked, known.fold)
+  added = np.append(fitted.weights, fitted.bias)[None]
+  estimator = known.estimator._replace(added=added)
+  return known._replace(estimator=estimator, logits=np.concatenate([known.logits, column[:, None]], 1))
 
 
 def _checked(config: ml_collections.ConfigDict, data: dataset.Dataset, llm: str, given: _Given) -> dataset.Dataset:
-  """The table with the LLM; refuses one that nothing can be learned of."""
+  """Returns the data set with the LLM; refuses one that nothing can be learned of."""
   left_out = (
     f'{given.on_test} to test queries of the run and {given.on_others} to queries that it does not use left out'
   )
@@ -247,13 +264,13 @@ def _log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _constant(labels: np.ndarray, fold: np.ndarray) -> np.ndarray:
-  """The log-odds of the accuracy in all other folds (as if one query more were right, and one wrong), float64[n]."""
+  """Returns the log-odds float64[n] of the accuracy in all other folds, one query more being right, and one wrong."""
   shares = [(labels[fold != part].sum() + 1) / (np.sum(fold != part) + 2) for part in fold]
   return scipy.special.logit(shares)
 
 
 def _print(learned: Learned, data: dataset.Dataset, directory: pathlib.Path) -> None:
-  """What was learned, in words."""
+  """Prints what was learned, in words."""
   low, high = (100 * bound for bound in learned.accuracy_ci)
   units: dict[str, Any] = {'seconds': f's ({data.latency_is})', 'usd': 'USD', 'calls': 'call'}
   console = rich.console.Console(highlight=False)
@@ -264,5 +281,5 @@ def _print(learned: Learned, data: dataset.Dataset, directory: pathlib.Path) -> 
     f'Log loss of its confidence, held out: {learned.log_loss:.3f}; of its accuracy alone: '
     f'{learned.log_loss_constant:.3f}.\n'
     f'A call is expected to take {learned.expected:.3g} {units[learned.cost_unit]}.\n'
-    f'Promises of the selector are {learned.promises}.\nSaved: {directory}'
+    f'The estimates of the selector are counted on {learned.estimated_on}.\nSaved: {directory}'
   )
