@@ -1,4 +1,4 @@
-"""Short ways to say what most tests of the pool need: an LLM, some queries, a run, a command."""
+"""Short ways to say what most tests of the client need: an LLM, some queries, a run, a command."""
 
 import asyncio
 import collections.abc
