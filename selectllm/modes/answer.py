@@ -45,7 +45,7 @@ def answer(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
 
 
 def _check(options: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-  """Refuses options that cannot be, or not together; raises `pool_file.PoolError`."""
+  """Raises `pool_file.PoolError` for invalid options."""
   if bool(options.run) == bool(options.selector):
     raise pool_file.PoolError('name either config.answer.selector (RUN/selector) or config.answer.run')
   chosen_by = pathlib.Path(options.run or options.selector).resolve()

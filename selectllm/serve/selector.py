@@ -155,7 +155,10 @@ def save(
     partial.write_text(json.dumps(facts, indent=2) + '\n')
   for path in directory.iterdir():
     if path.name not in (_FACTS, arrays, classifier):
-      paths.remove(path) if path.is_dir() else path.unlink()
+      if path.is_dir():
+        paths.remove(path)
+      else:
+        path.unlink()
 
 
 def _arrays(responses: dataset.Responses, fold: strategies.FoldResult) -> Arrays:
@@ -229,7 +232,7 @@ class Selector:
   def __init__(
     self, facts: dict[str, Any], arrays: Arrays, model: inference.Model, params: Any, limit: constraints.Constraint
   ):
-    """Takes what `load` read; raises SelectorError when no setting keeps the limit."""
+    """Takes what `load` read; raises SelectorError when no operating point keeps the constraint."""
     self.llms: tuple[str, ...] = tuple(facts['llms'])
     self.limit = limit
     self._facts, self._arrays, self._model, self._params = facts, arrays, model, params
@@ -359,10 +362,10 @@ def _power_of_two(least: int) -> int:
 
 
 @jax.jit
-def _next(rule, weights, setting, logits, answers, called, available, expected, budget):
+def _next(rule, weights, operating_point, logits, answers, called, available, expected, budget):
   def one(logits, answers, called, available):
     says = learned_vote.count_votes(answers)
-    action = adaptive.decide(rule, weights, setting, logits, says, called, available, expected, budget).action
+    action = adaptive.decide(rule, weights, operating_point, logits, says, called, available, expected, budget).action
     chosen = jnp.zeros(logits.size, bool).at[rule.llms].set(rule.actions[action])
     return chosen & (action >= 0)
 
