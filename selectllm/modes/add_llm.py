@@ -218,7 +218,7 @@ def _with_llm(
   data: dataset.Dataset,
   predicted: predictions.Predictions,
   joined: dataset.Responses,
-) -> confidence.Development:
+) -> confidence.Confidences:
   """Returns the confidences of the run, and those of an LLM that is the last one of the responses."""
   responses = data.responses
   known = confidence.fit(
