@@ -1,4 +1,4 @@
-"""The page that lists test queries one by one, queries.html: one file that needs no other."""
+"""Writes the page that lists test queries one by one, queries.html: one file that needs no other."""
 
 import html
 import json
@@ -8,11 +8,11 @@ from typing import Any
 
 
 def page(title: str, listed: dict[str, Any]) -> str:
-  """The page as HTML; scripts show texts as text, so nothing in a query can become part of the page.
+  """Returns the page as HTML; scripts show texts as text, so nothing in a query can become part of the page.
 
   Args:
     title: Of the report.
-    listed: From `analysis.listing`.
+    listed: From `error_analysis.listing`.
   """
   template = (resources.files('selectllm.report') / 'browser_template.html').read_text(encoding='utf-8')
   # Nothing in the data can end the script element that holds them; ASCII, so that unpaired surrogates can be written.

@@ -63,7 +63,7 @@ def _shift(llm: str, row: results.LLMSummary) -> str:
 def _contaminated(contamination: results.Contamination) -> list[str]:
   """Returns warnings of questions that occur in two splits."""
   lines: list[str] = []
-  of_test = False
+  last_of_test = None
   for row in contamination.leaks:
     asked, before = f'of {row.queries:,} {row.of} queries', len(lines)
     if row.exact:
@@ -71,10 +71,11 @@ def _contaminated(contamination: results.Contamination) -> list[str]:
     if (row.near or 0) > NEAR_SHARE * row.queries:
       share = tables.percent((row.near or 0) / row.queries)
       lines.append(f'{row.near:,} {asked} ({share} %) ask nearly the same as a {row.within} query.')
-    of_test |= len(lines) > before and row.of == 'test'
+    if len(lines) > before and row.of == 'test':
+      last_of_test = len(lines) - 1
   policy = contamination.methods[0]
-  if of_test and policy.clean_accuracy is not None and contamination.clean < contamination.tested:
-    lines[-1] += (
+  if last_of_test is not None and policy.clean_accuracy is not None and contamination.clean < contamination.tested:
+    lines[last_of_test] += (
       f' On the {contamination.clean:,} test queries without a duplicate in another split, {policy.name} answers '
       f'{tables.percent(policy.clean_accuracy)} % right, on all {contamination.tested:,} '
       f'{tables.percent(policy.accuracy)} %.'
@@ -251,10 +252,12 @@ _EXPLANATION = """\
 classifier's own {own} s (measured here, one query at a time) where it takes part. *s* is the subset size; in this
 table policies and subsets have the size that was most accurate on validation. The *vs* columns give points gained on
 the same queries (`top_s` at the same size); a difference that a paired test finds not significant (p > {significant})
-is a *tie*. The *oracle* is right when any LLM is. `top_s` calls the s LLMs most accurate on train, `best_s` the subset
+is a *tie*. `max_conf` calls the s LLMs with the highest confidence, `labelled_max_conf` only those of them that are
+predicted to be right, and `weighted_max_conf` weighs the votes of `max_conf` by confidence. `all_llms` is the vote of
+all LLMs; the *oracle* is right when any LLM is. `top_s` calls the s LLMs most accurate on train, `best_s` the subset
 of size s whose vote was most accurate on train and validation, `random` any s, `knn_top1` the LLM most often right on
-the {neighbours} most similar training queries. *Missing* responses are left out; an answer that could not be extracted
-is wrong.
+the {neighbours} most similar training queries.
+*Missing* responses are left out; an answer that could not be extracted is wrong.
 """
 
 
