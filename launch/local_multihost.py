@@ -1,6 +1,6 @@
-"""One job as several processes on the CPU of this machine, as it would be on several hosts.
+"""Runs one job as several processes on the CPU of this machine, as it would run on several hosts.
 
-  python -m launch.local_multihost --processes 2 -- --config=configs/mini.py --workdir=runs/two
+  python -m launch.local_multihost --processes 2 -- --config=mini --workdir=runs/two
 
 What stands behind `--` is what selectllm.main takes. When a process dies, all are ended, and the same command goes on
 from the last checkpoint. SIGTERM and Ctrl-C are passed on; SIGTERM lets the training save the step it has reached.
@@ -34,14 +34,14 @@ _PATIENCE_S = 15.0
 
 
 class Ended(NamedTuple):
-  """How a process ended: its number, and its exit code as `subprocess` has it, negative for a signal."""
+  """Says how a process ended: its number, and its exit code as `subprocess` has it, negative for a signal."""
 
   process: int
   code: int
 
 
 class Job:
-  """The processes of a job, and what they print, line by line under their numbers."""
+  """Holds the processes of a job, and prints what they print, line by line under their numbers."""
 
   def __init__(self, command: Sequence[str], environments: Sequence[dict[str, str]]):
     self.processes = [
@@ -65,7 +65,7 @@ class Job:
     self._ended.put(Ended(number, process.wait()))
 
   def next_ended(self, timeout_s: float) -> Ended | None:
-    """The next process that has ended; None when none does in time."""
+    """Returns the next process that has ended; None when none does in time."""
     try:
       return self._ended.get(timeout=timeout_s)
     except queue.Empty:
@@ -90,7 +90,7 @@ def _free_port() -> int:
 
 
 def environments(processes: int, devices: int) -> list[dict[str, str]]:
-  """What each process finds in its environment: its place in the job, its devices, its share of the cores."""
+  """Makes the environment of each process: its place in the job, its devices, its share of the cores."""
   address = f'127.0.0.1:{_free_port()}'
   options = re.sub(r'--xla_force_host_platform_device_count=\S+', '', os.environ.get('XLA_FLAGS', ''))
   shared = {

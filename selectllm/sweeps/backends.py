@@ -26,7 +26,7 @@ _PASSED_ON = ('SELECTLLM_', 'JAX_', 'XLA_', 'HF_')
 
 
 class Job(NamedTuple):
-  """A command to run.
+  """Describes a command to run.
 
   Attributes:
     name: Of the run.
@@ -46,7 +46,7 @@ class Job(NamedTuple):
 
 
 class Backend(Protocol):
-  """Where commands run. A handle stands for one that was started."""
+  """Runs commands somewhere. A handle stands for one that was started."""
 
   def start(self, command: list[str], log: pathlib.Path) -> Any:
     """Starts a command; its output is appended to `log`."""
@@ -106,7 +106,7 @@ def thread_limits(cores: float) -> dict[str, str]:
 
 
 class Local:
-  """Subprocesses on this machine; each of several gets an equal share of its cores."""
+  """Runs subprocesses on this machine; each of several gets an equal share of its cores."""
 
   def __init__(self, at_once: int):
     self._variables = thread_limits((os.cpu_count() or 1) / at_once) if at_once > 1 else {}
@@ -136,7 +136,7 @@ def _run_to_end(command: list[str], log: str, cwd: str, variables: dict[str, str
 
 
 class Cluster:
-  """Tasks on a Ray cluster, all of whose machines see checkout, Python and sweep directory under the same paths.
+  """Runs tasks on a Ray cluster, all of whose machines see checkout, Python and sweep directory under the same paths.
 
   Args:
     address: Of a cluster; `auto` finds it, `local` starts one on this machine.
@@ -268,7 +268,7 @@ def signals() -> Iterator[list[int]]:
 
 
 class _Queue:
-  """Which jobs wait, run and have failed.
+  """Keeps track of the jobs that wait, run and have failed.
 
   Attributes:
     waiting: Jobs in the order in which they start.
