@@ -8,6 +8,7 @@ import pytest
 
 from examples import custom_policy, own_data, read_report, select_llms
 from selectllm.selection import policies
+from tools import results_tables
 
 
 @pytest.fixture(scope='module')
@@ -34,6 +35,15 @@ def test_the_report_is_read_into_types(run):
   lines = read_report.main(run / 'report.json')
   assert [line.partition(':')[0] for line in lines][:3] == list(policies.POLICIES)[:3]
   assert any(line.startswith('none: ') for line in lines)
+
+
+def test_the_tables_of_the_docs_are_taken_from_a_run(run):
+  found = results_tables.extract('mini', run)
+  assert set(found['tables']) == {'methods', 'sizes', 'tradeoff', 'constraints', 'probability'}
+  assert [row[0] for row in found['tables']['constraints']['rows']][-1].startswith('`none`')
+  for table in found['tables'].values():
+    assert all(len(row) == len(table['header']) for row in table['rows'])
+  assert found['versions'].keys() >= {'python', 'jax'}
 
 
 def test_a_policy_of_ones_own_is_reported_like_the_others(run, monkeypatch):
