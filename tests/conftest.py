@@ -9,6 +9,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING
 
+import jaxtyping
 import pytest
 
 if TYPE_CHECKING:
@@ -23,6 +24,11 @@ os.environ.setdefault(
 )
 os.environ.setdefault('JAX_COMPILATION_CACHE_MAX_SIZE', str(1 << 30))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.1')
+
+# Types and shapes of what these functions are given and return are checked in tests alone.
+jaxtyping.install_import_hook(
+  [f'selectllm.selection.{name}' for name in ('calibration', 'learned_vote', 'policies', 'voting')], 'beartype.beartype'
+)
 
 # Files that take longest, which come first: a process that got one of them last would work on alone.
 LONGEST = (

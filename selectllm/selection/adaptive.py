@@ -80,8 +80,15 @@ def shortlist(weights: learned_vote.Weights, train: types.StrategyQueries, most:
 
 
 @jax.jit
-def _accuracy(weights, logits, votes, observed, reference, masks):
-  def of_set(mask):
+def _accuracy(
+  weights: learned_vote.Weights,
+  logits: Array,
+  votes: learned_vote.Votes,
+  observed: Array,
+  reference: Array,
+  masks: Array,
+) -> Array:
+  def of_set(mask: Array) -> Array:
     found = jax.vmap(learned_vote.posterior, in_axes=(None, 0, 0, 0))(weights, logits, votes, observed & mask)
     return jnp.mean(found.answer == reference)
 
@@ -106,7 +113,17 @@ def _action_cost(cost: Array, actions: Array, parallel: bool) -> jax.Array:
 
 
 @jax.jit
-def _backward(weights, logits, votes, observed, reference, cost, counted, actions, cost_weights):
+def _backward(
+  weights: learned_vote.Weights,
+  logits: Array,
+  votes: learned_vote.Votes,
+  observed: Array,
+  reference: Array,
+  cost: Array,
+  counted: Array,
+  actions: Array,
+  cost_weights: Array,
+) -> Array:
   """Fits the regressions of `Rule.weights`, float32[2^k, A, F, P], from the full subset back to the empty one.
 
   Args:
@@ -125,7 +142,7 @@ def _backward(weights, logits, votes, observed, reference, cost, counted, action
   possible = jnp.all(observed[:, None] | ~actions, -1)  # [N, A]
   shrink = _RIDGE * jnp.eye(_FEATURES).at[0, 0].set(1e-5)
 
-  def step(value, code):
+  def step(value: Array, code: Array) -> tuple[Array, Array]:
     known = observed & _members(code, count)
     found = jax.vmap(learned_vote.posterior, in_axes=(None, 0, 0, 0))(weights, logits, votes, known)
     features = jax.vmap(_features, in_axes=(0, 0, None))(found, logits, actions)  # [N, A, F]
@@ -240,12 +257,21 @@ def decide(
 
 
 @functools.partial(jax.jit, static_argnames='points')
-def _replay(rule: Rule, weights: learned_vote.Weights, logits, answers, observed, expected, budget, points: int):
-  def one(logits, answers, observed, point):
+def _replay(
+  rule: Rule,
+  weights: learned_vote.Weights,
+  logits: Array,
+  answers: Array,
+  observed: Array,
+  expected: Array,
+  budget: Array,
+  points: int,
+) -> tuple[Array, ...]:
+  def one(logits: Array, answers: Array, observed: Array, point: Array) -> tuple[Array, Array, Array, Array]:
     votes = learned_vote.count_votes(answers)
     sets = jnp.zeros((len(rule.actions), logits.size), bool).at[:, rule.llms].set(rule.actions)
 
-    def stage(carry, number):
+    def stage(carry: Array, number: Array) -> tuple[Array, None]:
       called, when = carry
       action = decide(rule, weights, point, logits, votes, called, observed, expected, budget).action
       fresh = sets[action] & (action >= 0)

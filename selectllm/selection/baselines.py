@@ -12,6 +12,7 @@ import numpy as np
 
 from selectllm.data import dataset, splits
 from selectllm.infra import batching
+from selectllm.infra.typing import Array
 from selectllm.selection import voting
 
 # Above so many subsets of one size, the best one is searched greedily: the best smaller one and one LLM more.
@@ -47,14 +48,16 @@ def by_accuracy(labels: np.ndarray, observed: np.ndarray, latency_s: np.ndarray)
 
 
 @functools.partial(jax.jit, static_argnames='over')
-def _subset_accuracy(subsets, answers, reference, observed, latency_s, over):
+def _subset_accuracy(
+  subsets: Array, answers: Array, reference: Array, observed: Array, latency_s: Array, over: str
+) -> Array:
   """Returns the vote's accuracy, float32[M], of every subset bool[M, K], over queries that it was observed on."""
 
-  def right(subset, answers, reference, observed):
+  def right(subset: Array, answers: Array, reference: Array, observed: Array) -> Array:
     elected = voting.vote(answers, subset & observed, jnp.ones_like(latency_s), latency_s, over=over)
     return elected == reference
 
-  def accuracy(subset):
+  def accuracy(subset: Array) -> Array:
     rights = jax.vmap(right, in_axes=(None, 0, 0, 0))(subset, answers, reference, observed)
     return rights.mean(where=(subset & observed).any(-1))
 
@@ -111,7 +114,7 @@ def random_ranks(rng: int | np.random.Generator, available: np.ndarray) -> np.nd
 
 
 @functools.partial(jax.jit, static_argnames='neighbours')
-def _nearest(embeddings, bank, neighbours):
+def _nearest(embeddings: Array, bank: Array, neighbours: int) -> Array:
   return jax.lax.top_k(embeddings @ bank.T, neighbours)[1]
 
 
@@ -129,7 +132,7 @@ def nearest(embeddings: np.ndarray, bank: np.ndarray, *, neighbours: int) -> np.
 
 
 @jax.jit
-def _knn_scores(near, labels, observed):
+def _knn_scores(near: Array, labels: Array, observed: Array) -> Array:
   seen = observed[near]  # [N, neighbours, K]
   # An LLM that no neighbour knows is taken to be as good as it is on average.
   prior = jnp.sum(labels * observed, 0) / jnp.maximum(observed.sum(0), 1)

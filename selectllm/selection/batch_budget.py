@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from selectllm.infra.typing import Array
+
 # So many halvings, and the multiplier is as exact as float32 can be.
 _HALVINGS = 40
 # The device adds costs up in float32; so much of the budget is left to the host, which adds in float64.
@@ -23,10 +25,10 @@ def _bisect(value: jax.Array, cost: jax.Array, budget: float | jax.Array) -> jax
   The multiplier is t / (1 - t): at t = 0 all queries take the option of most value, at t = 1 the cheapest.
   """
 
-  def choose(t):
+  def choose(t: Array) -> Array:
     return jnp.argmax((1 - t) * value - t * cost, -1)
 
-  def halve(_, bounds):
+  def halve(_: Array, bounds: Array) -> tuple[Array, Array]:
     low, high = bounds
     middle = (low + high) / 2
     keeps = jnp.take_along_axis(cost, choose(middle)[:, None], -1).sum() <= budget

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.optimize
 import scipy.special
+from jaxtyping import Bool, Float, Int
 
 from selectllm.infra.typing import Array
 
@@ -31,10 +32,10 @@ class Calibrator(NamedTuple):
     y: float32[KNOTS], ascending, s at the knots.
   """
 
-  slope: Array
-  intercept: Array
-  x: Array
-  y: Array
+  slope: Float[Array, '']
+  intercept: Float[Array, '']
+  x: Float[Array, ' knots']
+  y: Float[Array, ' knots']
 
 
 class Pool(NamedTuple):
@@ -45,7 +46,7 @@ class Pool(NamedTuple):
     calibrators: Their arrays, with the K LLMs along the first dimension.
   """
 
-  kinds: Array
+  kinds: Int[Array, ' K']
   calibrators: Calibrator
 
 
@@ -133,12 +134,12 @@ def fit(logits: np.ndarray, labels: np.ndarray, kind: str) -> Calibrator:
   return {'temperature': _temperature, 'platt': _platt, 'isotonic': _isotonic}[kind](logits, labels)
 
 
-def apply(calibrator: Calibrator, logits: Array) -> Array:
+def apply(calibrator: Calibrator, logits: Float[Array, '*N']) -> Float[Array, '*N']:
   """Returns calibrated log-odds, of any shape; `identity` changes no bit, and NaN stays NaN."""
   return calibrator.slope * logits + calibrator.intercept + jnp.interp(logits, calibrator.x, calibrator.y)
 
 
-def log_losses(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def log_losses(logits: Float[Array, '*N'], labels: Float[Array, '*N']) -> Float[Array, '*N']:
   """Returns the log loss of each of the log-odds, on the host."""
   return np.logaddexp(0, logits) - labels * logits
 
@@ -149,7 +150,7 @@ def _log_losses(calibrator: Calibrator, logits: np.ndarray, labels: np.ndarray) 
   return log_losses(calibrated, labels)
 
 
-def choose(logits: np.ndarray, labels: np.ndarray, *, folds: int = 5, seed: int = 0) -> str:
+def choose(logits: Float[Array, ' N'], labels: Float[Array, ' N'], *, folds: int = 5, seed: int = 0) -> str:
   """Chooses the simplest kind whose cross-validated log loss none betters by over a standard error of the difference.
 
   Args:
@@ -181,7 +182,14 @@ def choose(logits: np.ndarray, labels: np.ndarray, *, folds: int = 5, seed: int 
   return best
 
 
-def fit_pool(logits: np.ndarray, labels: np.ndarray, observed: np.ndarray, *, folds: int = 5, seed: int = 0) -> Pool:
+def fit_pool(
+  logits: Float[Array, 'N K'],
+  labels: Float[Array, 'N K'],
+  observed: Bool[Array, 'N K'],
+  *,
+  folds: int = 5,
+  seed: int = 0,
+) -> Pool:
   """Fits every LLM's map, of the kind that `choose` chooses for it.
 
   Args:
@@ -206,6 +214,6 @@ def fit_pool(logits: np.ndarray, labels: np.ndarray, observed: np.ndarray, *, fo
 
 
 @jax.jit
-def apply_pool(pool: Pool, logits: Array) -> jax.Array:
+def apply_pool(pool: Pool, logits: Float[Array, '*N K']) -> Float[Array, '*N K']:
   """Maps every LLM's log-odds through its own map: float32[..., K] to float32[..., K]."""
   return jax.vmap(apply, in_axes=(0, -1), out_axes=-1)(pool.calibrators, logits)

@@ -32,7 +32,9 @@ def _turns(order: np.ndarray, observed: np.ndarray) -> np.ndarray:
   return order[np.argsort(~observed[:, order], axis=1, kind='stable')]
 
 
-def _decisions(turns: list, calls: list, answers: list, p_right: list) -> types.Decisions:
+def _decisions(
+  turns: list[np.ndarray], calls: list[np.ndarray], answers: list[np.ndarray], p_right: list[np.ndarray]
+) -> types.Decisions:
   """Returns what was done where each operating point calls the first few of its own turns, one after another."""
   stage = np.stack([np.argsort(turn, 1) for turn in turns], 1)
   mask = stage < np.stack(calls, 1)[..., None]

@@ -15,6 +15,7 @@ import numpy as np
 
 from selectllm.data import splits, text_features
 from selectllm.infra import optimize
+from selectllm.infra.typing import Array
 from selectllm.selection import calibration
 
 FOLDS = 6
@@ -89,11 +90,11 @@ def _inputs(embeddings: np.ndarray, columns: np.ndarray, text: Text) -> np.ndarr
   return np.concatenate([embeddings, standard, np.ones((len(embeddings), 1))], 1).astype(np.float32)
 
 
-def _total_loss(logits, labels, counted) -> jax.Array:
+def _total_loss(logits: Array, labels: Array, counted: Array) -> jax.Array:
   return jnp.sum(counted * (jax.nn.softplus(logits) - labels * logits))
 
 
-def _probe_loss(weights: jax.Array, inputs, labels, counted, ridge) -> jax.Array:
+def _probe_loss(weights: jax.Array, inputs: Array, labels: Array, counted: Array, ridge: Array) -> jax.Array:
   return _total_loss(inputs @ weights, labels, counted) + ridge / 2 * jnp.sum(weights[:-1] ** 2)
 
 
@@ -124,7 +125,9 @@ def _log_loss(logits: np.ndarray, labels: np.ndarray, observed: np.ndarray) -> f
   return float(np.sum(losses, where=observed) / max(observed.sum(), 1))
 
 
-def _blend_loss(parameters: tuple[jax.Array, jax.Array], classifier, probe, labels, counted) -> jax.Array:
+def _blend_loss(
+  parameters: tuple[jax.Array, jax.Array], classifier: Array, probe: Array, labels: Array, counted: Array
+) -> jax.Array:
   blend, bias = parameters
   logits = blend[0] * classifier + blend[1] * probe + bias
   loss = _total_loss(logits, labels, counted)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from selectllm.infra import batching, optimize
 from selectllm.infra.typing import Array
@@ -34,8 +35,8 @@ class Votes(NamedTuple):
     support: float32[K, K], the share of the row's samples that give the column's answer.
   """
 
-  candidates: Array
-  support: Array
+  candidates: Int[Array, '*query K']
+  support: Float[Array, '*query K K']
 
 
 class Weights(NamedTuple):
@@ -74,7 +75,7 @@ class Posterior(NamedTuple):
   second: Array
 
 
-def count_votes(answers: jax.Array) -> Votes:
+def count_votes(answers: Int[Array, 'K S']) -> Votes:
   """Counts the votes in the answers int[K, S] to one query."""
   candidates = voting.majority(answers)
   given = answers != voting.NO_ANSWER
@@ -90,7 +91,9 @@ def bayes(num_llms: int) -> Weights:
   return Weights(zeros + prior, np.float32(1), np.zeros((num_llms, num_llms), np.float32), prior, zeros, none, none)
 
 
-def _log_probabilities(weights: Weights, logits: jax.Array, votes: Votes, called: jax.Array):
+def _log_probabilities(
+  weights: Weights, logits: Float[Array, ' K'], votes: Votes, called: Bool[Array, ' K']
+) -> tuple[Float[Array, ' K'], Float[Array, '']]:
   """Returns log-probabilities of candidates float32[K] (-inf but for the first called LLM with one), of others."""
   support = votes.support * called[:, None]
   utility = (weights.bias + weights.slope * logits) @ support
@@ -105,7 +108,7 @@ def _log_probabilities(weights: Weights, logits: jax.Array, votes: Votes, called
   return utility - total, other - total
 
 
-def posterior(weights: Weights, logits: jax.Array, votes: Votes, called: jax.Array) -> Posterior:
+def posterior(weights: Weights, logits: Float[Array, ' K'], votes: Votes, called: Bool[Array, ' K']) -> Posterior:
   """Returns how likely the likeliest answers to one query are right.
 
   Args:
@@ -121,12 +124,12 @@ def posterior(weights: Weights, logits: jax.Array, votes: Votes, called: jax.Arr
   return Posterior(answer, jnp.exp(given[best]), jnp.exp(rest.max()))
 
 
-def _loss(weights: Weights, logits, votes, called, reference, counted) -> jax.Array:
+def _loss(weights: Weights, logits: Array, votes: Votes, called: Array, reference: Array, counted: Array) -> jax.Array:
   """Returns the negative log-likelihood of right answers under random sets of called LLMs, shrunk towards Bayes."""
   pair = (weights.pair + weights.pair.T) / 2 * (1 - jnp.eye(logits.shape[1]))
   shaped = weights._replace(pair=pair)
 
-  def one(logits, votes, called, reference):
+  def one(logits: Array, votes: Votes, called: Array, reference: Array) -> jax.Array:
     given, other = _log_probabilities(shaped, logits, votes, called)
     right = jnp.isfinite(given) & (votes.candidates == reference)
     found = jnp.where(right, given, -jnp.inf).max()
@@ -141,12 +144,19 @@ def _loss(weights: Weights, logits, votes, called, reference, counted) -> jax.Ar
 
 
 @jax.jit
-def count_all_votes(answers: jax.Array) -> Votes:
+def count_all_votes(answers: Int[Array, 'N K S']) -> Votes:
   """`count_votes` for N queries, int[N, K, S]."""
   return jax.vmap(count_votes)(answers)
 
 
-def fit(logits: np.ndarray, answers: np.ndarray, reference: np.ndarray, observed: np.ndarray, *, seed: int) -> Weights:
+def fit(
+  logits: Float[Array, 'N K'],
+  answers: Int[Array, 'N K S'],
+  reference: Int[Array, ' N'],
+  observed: Bool[Array, 'N K'],
+  *,
+  seed: int,
+) -> Weights:
   """Fits the vote on queries whose right answers are known.
 
   Args:
@@ -171,8 +181,10 @@ def fit(logits: np.ndarray, answers: np.ndarray, reference: np.ndarray, observed
 
 
 @functools.partial(jax.jit, static_argnames='sizes')
-def _by_confidence(weights: Weights, logits, answers, observed, expected, sizes: tuple[int, ...]):
-  def one(logits, answers, observed):
+def _by_confidence(
+  weights: Weights, logits: Array, answers: Array, observed: Array, expected: Array, sizes: tuple[int, ...]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  def one(logits: Array, answers: Array, observed: Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     order = jnp.lexsort((expected, -jnp.where(observed, logits, -jnp.inf)))
     rank = jnp.zeros_like(order).at[order].set(jnp.arange(order.size))
     mask = (rank < jnp.array(sizes)[:, None]) & observed

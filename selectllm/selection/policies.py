@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Int
 
 from selectllm.infra.typing import Array
 
@@ -20,8 +21,8 @@ class Selection(NamedTuple):
     weight: float32[K], the weight of each LLM's vote, should it be called (a live one may be, in another's place).
   """
 
-  mask: Array
-  weight: Array
+  mask: Bool[Array, '*query K']
+  weight: Float[Array, '*query K']
 
 
 class Policy(Protocol):
@@ -29,12 +30,12 @@ class Policy(Protocol):
 
   def __call__(
     self,
-    confidences: jax.Array,
-    latency_s: jax.Array,
-    available: jax.Array,
+    confidences: Float[Array, ' K'],
+    latency_s: Float[Array, ' K'],
+    available: Bool[Array, ' K'],
     *,
-    size: int | jax.Array,
-    threshold: float | jax.Array,
+    size: int | Int[Array, ''],
+    threshold: float | Float[Array, ''],
   ) -> Selection:
     """Selects LLMs for one query.
 
@@ -51,7 +52,9 @@ class Policy(Protocol):
 MOST_COUNTED = 64
 
 
-def rank(confidences: jax.Array, latency_s: jax.Array, available: jax.Array) -> jax.Array:
+def rank(
+  confidences: Float[Array, ' K'], latency_s: Float[Array, ' K'], available: Bool[Array, ' K']
+) -> Int[Array, ' K']:
   """Ranks LLMs, int32[K], from the most confident (0); ties by latency, unavailable LLMs last."""
   confidences, llm = jnp.where(available, confidences, -jnp.inf), jnp.arange(confidences.size)
   if confidences.size > MOST_COUNTED:
@@ -62,21 +65,42 @@ def rank(confidences: jax.Array, latency_s: jax.Array, available: jax.Array) -> 
   return jnp.sum(before, axis=0, dtype=jnp.int32)
 
 
-def max_conf(confidences, latency_s, available, *, size, threshold) -> Selection:
+def max_conf(
+  confidences: Float[Array, ' K'],
+  latency_s: Float[Array, ' K'],
+  available: Bool[Array, ' K'],
+  *,
+  size: int | Int[Array, ''],
+  threshold: float | Float[Array, ''],
+) -> Selection:
   """Selects the `size` most confident LLMs; every vote counts 1."""
   del threshold
   mask = available & (rank(confidences, latency_s, available) < size)
   return Selection(mask, jnp.ones_like(confidences))
 
 
-def labelled_max_conf(confidences, latency_s, available, *, size, threshold) -> Selection:
+def labelled_max_conf(
+  confidences: Float[Array, ' K'],
+  latency_s: Float[Array, ' K'],
+  available: Bool[Array, ' K'],
+  *,
+  size: int | Int[Array, ''],
+  threshold: float | Float[Array, ''],
+) -> Selection:
   """Selects the `size` most confident of those predicted to be right; the `size` most confident where none is."""
   top = max_conf(confidences, latency_s, available, size=size, threshold=threshold)
   labelled = top.mask & (confidences > threshold)
   return Selection(jnp.where(labelled.any(), labelled, top.mask), top.weight)
 
 
-def weighted_max_conf(confidences, latency_s, available, *, size, threshold) -> Selection:
+def weighted_max_conf(
+  confidences: Float[Array, ' K'],
+  latency_s: Float[Array, ' K'],
+  available: Bool[Array, ' K'],
+  *,
+  size: int | Int[Array, ''],
+  threshold: float | Float[Array, ''],
+) -> Selection:
   """Selects the same LLMs as `max_conf`; every vote counts its LLM's confidence."""
   top = max_conf(confidences, latency_s, available, size=size, threshold=threshold)
   return Selection(top.mask, confidences)
@@ -92,7 +116,9 @@ POLICIES: dict[str, Policy] = {
 HEADLINE = 'weighted_max_conf'
 
 
-def oracle(labels: jax.Array, observed: jax.Array, latency_s: jax.Array) -> jax.Array:
+def oracle(
+  labels: Float[Array, 'N K'], observed: Bool[Array, 'N K'], latency_s: Float[Array, 'N K']
+) -> Bool[Array, 'N K']:
   """Calls for each query the fastest LLM that is right, the fastest of all where none is.
 
   Args:
@@ -118,17 +144,19 @@ class PolicyOptions(NamedTuple):
     threshold: The confidence above which an LLM is predicted to be right.
   """
 
-  latency_s: Array
-  sizes: Array
+  latency_s: Float[Array, ' K']
+  sizes: Int[Array, ' M']
   threshold: float
 
 
 @jax.jit
-def select_all(confidences: jax.Array, available: jax.Array, selecting: PolicyOptions) -> dict[str, Selection]:
+def select_all(
+  confidences: Float[Array, 'N K'], available: Bool[Array, 'N K'], selecting: PolicyOptions
+) -> dict[str, Selection]:
   """Applies every policy at every size: confidences float32[N, K], available bool[N, K] -> `Scores.selections`."""
 
   def apply(policy: Policy) -> Selection:
-    def one(confidences, available, size):
+    def one(confidences: Array, available: Array, size: Array) -> Selection:
       return policy(confidences, selecting.latency_s, available, size=size, threshold=selecting.threshold)
 
     sizes = jax.vmap(one, in_axes=(None, None, 0))

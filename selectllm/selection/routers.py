@@ -108,7 +108,9 @@ def _scores(factors: Factors, embedding: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _factorise(start: Factors, embeddings, right, observed, batches, decay) -> Factors:
+def _factorise(
+  start: Factors, embeddings: Array, right: Array, observed: Array, batches: Array, decay: Array
+) -> Factors:
   """Fits factors by Adam on the cross-entropy of minibatches int[steps, B], with a pull of all towards 0."""
   optimiser = optax.adam(optax.cosine_decay_schedule(_RATE, len(batches)))
 
@@ -117,7 +119,7 @@ def _factorise(start: Factors, embeddings, right, observed, batches, decay) -> F
     losses = optax.sigmoid_binary_cross_entropy(scores, right[rows])
     return losses.mean(where=observed[rows]) + decay * sum(jnp.sum(leaf**2) for leaf in factors)
 
-  def step(carry, rows):
+  def step(carry: Array, rows: Array) -> tuple[Array, None]:
     factors, state = carry
     updates, state = optimiser.update(jax.grad(loss)(factors, rows), state)
     return (optax.apply_updates(factors, updates), state), None

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from selectllm.infra import batching
+from selectllm.infra.typing import Array
 from selectllm.selection import learned_vote, types, voting
 
 # What a call of mean cost must add to the chance of a right vote, from few calls to many: the operating points.
@@ -82,10 +83,10 @@ def _possible(subsets: jax.Array, observed: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _right(subsets, cost, weight, answers, observed, reference):
+def _right(subsets: Array, cost: Array, weight: Array, answers: Array, observed: Array, reference: Array) -> jax.Array:
   """Returns whether each subset's vote is right, float32[T, M]; its mean (or 0) where a member was not observed."""
 
-  def one(query):
+  def one(query: Array) -> tuple[Array, Array]:
     weight, answers, observed, reference = query
     return elect(subsets, answers, weight, cost) == reference, _possible(subsets, observed)
 
@@ -95,10 +96,12 @@ def _right(subsets, cost, weight, answers, observed, reference):
 
 
 @functools.partial(jax.jit, static_argnames='most')
-def _gain(own, bank, right, cost, cost_weights, neighbours, most):
+def _gain(
+  own: Array, bank: Array, right: Array, cost: Array, cost_weights: Array, neighbours: Array, most: int
+) -> Array:
   """Returns what choosing for some training queries brings, mean of right - cost weight * cost, by neighbours."""
 
-  def one(own):
+  def one(own: Array) -> Array:
     accuracy = local_accuracy(bank[own], own, bank, right, neighbours, most=most)
     chosen = jax.vmap(choose, in_axes=(0, None, None, None))(accuracy, cost, cost_weights, jnp.ones(cost.shape, bool))
     return jnp.mean(right[own][chosen] - cost_weights * cost[chosen], -1)
@@ -107,10 +110,21 @@ def _gain(own, bank, right, cost, cost_weights, neighbours, most):
 
 
 @functools.partial(jax.jit, static_argnames='neighbours')
-def _replay(subsets, cost, cost_weights, bank, right, weight, answers, embeddings, observed, neighbours):
+def _replay(
+  subsets: Array,
+  cost: Array,
+  cost_weights: Array,
+  bank: Array,
+  right: Array,
+  weight: Array,
+  answers: Array,
+  embeddings: Array,
+  observed: Array,
+  neighbours: int,
+) -> tuple[Array, ...]:
   """Returns the LLMs called, their answer, and the estimated accuracy of their vote, by query and cost weight."""
 
-  def one(query):
+  def one(query: Array) -> tuple[Array, Array, Array]:
     weight, answers, embedding, observed = query
     accuracy = local_accuracy(embedding, jnp.int32(-1), bank, right, jnp.array([neighbours]), most=neighbours)[0]
     possible = _possible(subsets, observed)
@@ -161,7 +175,7 @@ def family(
 
 
 @jax.jit
-def _vote_weights(logits):
+def _vote_weights(logits: Array) -> Array:
   """Returns what each LLM's vote counts if LLMs err independently, float32[N, K]."""
   bayes = learned_vote.bayes(logits.shape[1])
   return bayes.bias + bayes.slope * logits

@@ -39,7 +39,7 @@ class StrategyQueries(NamedTuple):
 
   def rows(self, index: Array) -> 'StrategyQueries':
     """Returns some of the queries, by index or mask."""
-    return StrategyQueries(*(array[index] for array in self[:-1]), self.expected_cost)
+    return self._replace(**{name: getattr(self, name)[index] for name in self._fields[:-1]})
 
   def with_all_costs(self) -> 'StrategyQueries':
     """Returns the queries with what is expected for costs that are not known."""

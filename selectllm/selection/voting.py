@@ -5,16 +5,18 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
 from selectllm.data import dataset
 from selectllm.infra import batching
+from selectllm.infra.typing import Array
 from selectllm.selection import policies
 
 NO_ANSWER = dataset.NO_ANSWER
 VOTES = ('majority', 'samples')
 
 
-def majority(answers: jax.Array) -> jax.Array:
+def majority(answers: Int[Array, 'K S']) -> Int[Array, ' K']:
   """Returns each LLM's majority answer, int32[K], of samples int[K, S], by the rule of `dataset.majorities`."""
   samples = answers.shape[1]
   same = (answers[:, :, None] == answers[:, None, :]) & (answers != NO_ANSWER)[:, :, None]  # [K, S, S]
@@ -24,8 +26,13 @@ def majority(answers: jax.Array) -> jax.Array:
 
 
 def vote(
-  answers: jax.Array, mask: jax.Array, weight: jax.Array, latency_s: jax.Array, *, over: str = 'majority'
-) -> jax.Array:
+  answers: Int[Array, 'K S'],
+  mask: Bool[Array, ' K'],
+  weight: Float[Array, ' K'],
+  latency_s: Float[Array, ' K'],
+  *,
+  over: str = 'majority',
+) -> Int[Array, '']:
   """Elects the answer of the called LLMs.
 
   Args:
@@ -64,7 +71,9 @@ def vote(
 _NUMBERS = 1 << 22
 
 
-def shortlist(confidences: jax.Array, latency_s: jax.Array, available: jax.Array, *, size: int) -> jax.Array:
+def shortlist(
+  confidences: Float[Array, ' K'], latency_s: Float[Array, ' K'], available: Bool[Array, ' K'], *, size: int
+) -> Int[Array, ' {size}']:
   """Returns the `size` LLMs that `policies.rank` puts first, int32[size], in that order; written for one query.
 
   Args:
@@ -89,11 +98,13 @@ def shortlist(confidences: jax.Array, latency_s: jax.Array, available: jax.Array
 
 
 @functools.partial(jax.jit, static_argnames=('size', 'over'))
-def _ballots(confidences, answers, available, latency_s, size, over):
+def _ballots(
+  confidences: Array, answers: Array, available: Array, latency_s: Array, size: int, over: str
+) -> tuple[jax.Array, ...]:
   """Returns what policy and vote need of each query's shortlist; of all LLMs where they are no more than that."""
   place = jnp.argsort(jnp.argsort(latency_s)).astype(jnp.float32)
 
-  def one(confidences, answers, available):
+  def one(confidences: Array, answers: Array, available: Array) -> tuple[jax.Array, ...]:
     listed = jnp.arange(size)
     if size < confidences.size:
       listed = shortlist(confidences, latency_s, available, size=size)
@@ -108,8 +119,10 @@ def _ballots(confidences, answers, available, latency_s, size, over):
 
 
 @functools.partial(jax.jit, static_argnames=('policy', 'over'))
-def _vote(confidences, answers, available, latency_s, threshold, policy, over):
-  def one(confidences, answers, available, latency_s):
+def _vote(
+  confidences: Array, answers: Array, available: Array, latency_s: Array, threshold: Array, policy: str, over: str
+) -> jax.Array:
+  def one(confidences: Array, answers: Array, available: Array, latency_s: Array) -> jax.Array:
     selection = policies.POLICIES[policy](confidences, latency_s, available, size=confidences.size, threshold=threshold)
     return vote(answers, selection.mask, selection.weight, latency_s, over=over)
 
@@ -117,16 +130,16 @@ def _vote(confidences, answers, available, latency_s, threshold, policy, over):
 
 
 def elect(
-  confidences: np.ndarray,
-  answers: np.ndarray,
-  available: np.ndarray,
-  latency_s: np.ndarray,
+  confidences: Float[Array, 'N K'],
+  answers: Int[Array, 'N K S'],
+  available: Bool[Array, 'N K'],
+  latency_s: Float[Array, ' K'],
   *,
   policy: str,
   size: int,
   threshold: float = 0.5,
   over: str = 'majority',
-) -> np.ndarray:
+) -> Int[Array, ' N']:
   """Elects the answers of the LLMs that a policy selects, block by block.
 
   No policy selects an LLM that is not among the `size` most confident, so only their answers are looked at.

@@ -100,7 +100,7 @@ def test_where_little_is_known_nothing_is_changed():
   assert calibration.choose(logits, labels) != 'identity'
   assert calibration.choose(logits[:49], labels[:49]) == 'identity'
   assert calibration.choose(logits, np.ones(60)) == 'identity'
-  assert calibration.choose(np.zeros(60), np.arange(60) % 2) == 'identity'  # a tie of all kinds
+  assert calibration.choose(np.zeros(60), np.arange(60) % 2.0) == 'identity'  # a tie of all kinds
 
 
 def pool_of(count=3000):
