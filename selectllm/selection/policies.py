@@ -4,7 +4,7 @@ A policy is a pure function `(confidences[K], latency_s[K], available[K], *, siz
 the expected latency of each LLM, never what an LLM answered to this query or how long it took.
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ class Selection(NamedTuple):
   weight: Float[Array, '*query K']
 
 
+@runtime_checkable
 class Policy(Protocol):
   """A policy, called for one query, with K LLMs."""
 
