@@ -218,25 +218,32 @@ def evaluate(run: context.RunContext, strategies: Mapping[str, replay.QueryMetri
   # The number of LLMs that a strategy calls differs from query to query.
   unsized = references | dict.fromkeys(('top_s', 'best_s'))
   chosen += [_Method((name, None), [], of, unsized) for name, of in (strategies or {}).items()]
-  methods = [*every, *chosen]
-  correct, valid = (np.stack([getattr(of.metrics, name) for of in methods], 1) for name in ('correct', 'valid'))
-  rows = _rows(methods, statistics.bootstrap_ci(correct, valid, resamples=run.options.resamples), run.options)
-  kept = outcomes.Outcomes(
-    query_ids=np.array(run.data.query_ids)[np.concatenate([fold.test_rows for fold in folds])],
-    names=np.array([of.key[0] for of in methods]),
-    sizes=np.array(
-      [outcomes.NO_SIZE if of.key[1] is None else of.key[1] for of in every] + [outcomes.CHOSEN] * len(chosen), np.int16
-    ),
-    correct=correct,
-    valid=valid,
-  )
+  kept = _outcomes(run.data.query_ids, np.concatenate([fold.test_rows for fold in folds]), every, chosen)
+  rows = _rows([*every, *chosen], kept, run.options)
+  tradeoff = _policy_tradeoff(rows[: len(every)], best_single)
   of_chosen = [msgspec.structs.replace(row, sizes=of.sizes) for row, of in zip(rows[len(every) :], chosen, strict=True)]
-  rows = rows[: len(every)]
-  return Evaluation(folds, rows, of_chosen, sorted(set(single)), kept, _policy_tradeoff(rows, best_single))
+  return Evaluation(folds, rows[: len(every)], of_chosen, sorted(set(single)), kept, tradeoff)
 
 
-def _rows(methods: list[_Method], intervals: np.ndarray, options: results.EvaluateConfig) -> list[results.MethodResult]:
+def _outcomes(
+  query_ids: Sequence[str], test_rows: np.ndarray, every: list[_Method], chosen: list[_Method]
+) -> outcomes.Outcomes:
+  sizes = [outcomes.NO_SIZE if of.key[1] is None else of.key[1] for of in every]
+  methods = [*every, *chosen]
+  return outcomes.Outcomes(
+    query_ids=np.array(query_ids)[test_rows],
+    names=np.array([of.key[0] for of in methods]),
+    sizes=np.array(sizes + [outcomes.CHOSEN] * len(chosen), np.int16),
+    correct=np.stack([of.metrics.correct for of in methods], 1),
+    valid=np.stack([of.metrics.valid for of in methods], 1),
+  )
+
+
+def _rows(
+  methods: list[_Method], kept: outcomes.Outcomes, options: results.EvaluateConfig
+) -> list[results.MethodResult]:
   """Sums up all methods; one of them is the oracle."""
+  intervals = statistics.bootstrap_ci(kept.correct, kept.valid, resamples=options.resamples)
   versus = _compare([of.metrics for of in methods], [of.references for of in methods], options.resamples)
   oracle = next(of.metrics for of in methods if of.key[0] == 'oracle')
   accuracy = metrics.known_mean(oracle.correct, oracle.valid)

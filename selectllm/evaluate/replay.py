@@ -12,7 +12,7 @@ from selectllm.data import dataset
 from selectllm.evaluate import results
 from selectllm.infra import batching
 from selectllm.infra.typing import Array
-from selectllm.selection import baselines, policies, voting
+from selectllm.selection import baselines, policies, types, voting
 
 # What names a method: a name and a size, None where size means nothing.
 MethodKey = tuple[str, int | None]
@@ -94,6 +94,28 @@ def replay(
     responses.observed,
     responses.latency_s,
     responses.cost_usd,
+  )
+
+
+def replay_decisions(responses: dataset.Responses, decided: types.Decisions) -> QueryMetrics:
+  """Keeps the accounts of what a strategy decided for N queries at M operating points, arrays [N, M]."""
+  called = decided.mask & responses.observed[:, None]
+  valid = called.any(-1)
+  stages = int(decided.stage.max(initial=0)) + 1
+
+  def total(values: np.ndarray) -> np.ndarray:
+    return np.sum(np.where(called, values[:, None], 0), -1)
+
+  slowest = sum(
+    np.max(np.where(called & (decided.stage == stage), responses.latency_s[:, None], 0), -1) for stage in range(stages)
+  )
+  return QueryMetrics(
+    correct=((decided.answer == responses.reference[:, None]) & valid).astype(np.float32),
+    valid=valid,
+    calls=called.sum(-1).astype(np.float32),
+    latency_parallel_s=np.asarray(slowest, np.float32),
+    latency_sequential_s=total(responses.latency_s).astype(np.float32),
+    cost_usd=total(responses.cost_usd).astype(np.float32),
   )
 
 

@@ -161,28 +161,6 @@ def _replay(
   return decisions
 
 
-def accounts(responses: dataset.Responses, decided: types.Decisions) -> replay.QueryMetrics:
-  """Returns what is right and what it takes, arrays [N, M], when N queries are answered as a strategy decided."""
-  called = decided.mask & responses.observed[:, None]
-  valid = called.any(-1)
-  stages = int(decided.stage.max(initial=0)) + 1
-
-  def total(values: np.ndarray) -> np.ndarray:
-    return np.sum(np.where(called, values[:, None], 0), -1)
-
-  slowest = sum(
-    np.max(np.where(called & (decided.stage == stage), responses.latency_s[:, None], 0), -1) for stage in range(stages)
-  )
-  return replay.QueryMetrics(
-    correct=((decided.answer == responses.reference[:, None]) & valid).astype(np.float32),
-    valid=valid,
-    calls=called.sum(-1).astype(np.float32),
-    latency_parallel_s=np.asarray(slowest, np.float32),
-    latency_sequential_s=total(responses.latency_s).astype(np.float32),
-    cost_usd=total(responses.cost_usd).astype(np.float32),
-  )
-
-
 def mean_metrics(measured: replay.QueryMetrics, point: int) -> MeanMetrics:
   """Returns the means at one operating point, in the units of constraints; None where unknown."""
   of = replay.QueryMetrics(*(array[:, point] for array in measured))
@@ -322,7 +300,7 @@ def _strategy_result(
   expected_cost: np.ndarray,
 ) -> tuple[StrategyResult, calibration.Calibrator | None]:
   """Counts what a strategy did, and calibrates how sure it is, point by point, on fitting queries."""
-  measured, sure = accounts(fitting, on_fitting), on_fitting.p_right
+  measured, sure = replay.replay_decisions(fitting, on_fitting), on_fitting.p_right
   p_right, calibrators = np.full(on_test.p_right.shape, np.nan, np.float32), []
   if not np.isnan(sure).any():
     for point in range(sure.shape[1]):
@@ -330,7 +308,9 @@ def _strategy_result(
       calibrators.append(fitted)
       p_right[:, point] = probability(fitted, on_test.p_right[:, point])
   stacked = calibration.Calibrator(*map(np.stack, zip(*calibrators, strict=True))) if calibrators else None
-  result = StrategyResult(measured, accounts(tested, on_test), sure, p_right, on_test.mask @ expected_cost)
+  result = StrategyResult(
+    measured, replay.replay_decisions(tested, on_test), sure, p_right, on_test.mask @ expected_cost
+  )
   return result, stacked
 
 

@@ -20,13 +20,13 @@ from selectllm.evaluate import (
   context,
   error_analysis,
   evaluator,
-  options,
   predictions,
   replay,
   results,
   strategies,
   tradeoff,
 )
+from selectllm.evaluate import options as evaluate_options
 from selectllm.infra import distributed, metric_writer, paths, run_dir
 from selectllm.models import inference, sharding
 from selectllm.models import options as model_options
@@ -78,7 +78,7 @@ def load_table(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> data
     run_dir.claim_data(workdir, identity)
   if config.tradeoff.strategies and data.responses.has_answers:
     # Refuses, before anything is done, what is not known.
-    options.cost_unit_of(data.responses, config.tradeoff.cost_unit)
+    evaluate_options.cost_unit_of(data.responses, config.tradeoff.cost_unit)
   return pseudo_labels.label(data, _split(config, data)[0]) if config.dataset.labels == 'agreement' else data
 
 
@@ -190,15 +190,15 @@ def _report(
     return
   begun = time.monotonic()
   run = context.RunContext(
-    data, predicted.split, predicted.confidences, predicted.embeddings, options.evaluate_config(config)
+    data, predicted.split, predicted.confidences, predicted.embeddings, evaluate_options.evaluate_config(config)
   )
   folds, summary, chosen = _compare_strategies(config, run)
   evaluation = evaluator.evaluate(run, chosen)
   cases = error_analysis.gather(run, evaluation)
+  timing = _retire_report(workdir) | timing
   classifier_latency_s = float(predicted.classifier_latency_s)
   if params is not None:
     selector.save(workdir / 'selector', config, data, folds[0], params, classifier_latency_s)
-  earlier = _retire_report(workdir)
   predictions.save(workdir / 'outcomes.npz', evaluation.outcomes)
   found = assemble.assemble(
     run,
@@ -208,7 +208,7 @@ def _report(
     tokens=predicted.tokens,
     truncated=int(predicted.truncated),
     labels=config.dataset.labels,
-    timing=results.Timing(classifier_latency_s, 0.0, **{**earlier, **timing}),
+    timing=results.Timing(classifier_latency_s, 0.0, timing.get('train_and_score_s')),
   )
   spent = msgspec.structs.replace(found.timing, evaluate_s=time.monotonic() - begun)
   found = msgspec.structs.replace(found, timing=spent)
@@ -218,8 +218,8 @@ def _report(
   (workdir / _EARLIER).unlink(missing_ok=True)
 
 
-def _retire_report(workdir: pathlib.Path) -> dict[str, float]:
-  """Moves the report of an earlier evaluation aside, and returns how long the training took, if that is known.
+def _retire_report(workdir: pathlib.Path) -> dict[str, Any]:
+  """Moves the report of an earlier evaluation aside, and returns its timing; nothing where there is none.
 
   Where there is a report.json, all that lies beside it is of the same evaluation, also after a kill in between. The
   earlier report is kept until the new one is written, for it alone knows the time of the training.
@@ -227,8 +227,7 @@ def _retire_report(workdir: pathlib.Path) -> dict[str, float]:
   current, earlier = workdir / 'report.json', workdir / _EARLIER
   if current.exists():
     current.replace(earlier)
-  timing = json.loads(earlier.read_text())['timing'] if earlier.exists() else {}
-  return {name: timing[name] for name in ('train_and_score_s',) if timing.get(name) is not None}
+  return json.loads(earlier.read_text())['timing'] if earlier.exists() else {}
 
 
 def _has_selector(config: ml_collections.ConfigDict, data: dataset.Dataset, split: np.ndarray) -> bool:
@@ -257,15 +256,15 @@ def _compare_strategies(
   """
   if not config.tradeoff.strategies or not run.data.responses.has_answers:
     return [], None, {}
-  tradeoff_options = options.TradeoffOptions.from_config(config, run.data.responses)
+  options = evaluate_options.TradeoffOptions.from_config(config, run.data.responses)
   folds: list[strategies.FoldResult] = []
   progress = metric_writer.Progress('Strategies', len(run.split))
   for fold in run.folds():
-    folds.append(strategies.fit_and_replay(run.data, *fold, run.embeddings, tradeoff_options))
+    folds.append(strategies.fit_and_replay(run.data, *fold, run.embeddings, options))
     progress.update(len(folds))
   progress.close()
   chosen = tradeoff.best(folds)
-  summary = tradeoff.summarise(run.data, folds, chosen, tradeoff_options)
+  summary = tradeoff.summarise(run.data, folds, chosen, options)
   return folds, summary, {name: each.metrics for name, each in chosen.items()}
 
 

@@ -102,7 +102,7 @@ def test_accounts_add_stages_and_take_the_slowest_of_each():
   stage = np.array([[[0, 0, 0]], [[0, 0, 1]], [[0, 0, 0]], [[1, 0, 0]]], np.int8)
   answer = np.full((4, 1), -1, np.int16)
   answer[0] = table.responses.reference[0]
-  outcome = strategies.accounts(table.responses, types.Decisions(mask, answer, np.ones((4, 1)), stage))
+  outcome = replay.replay_decisions(table.responses, types.Decisions(mask, answer, np.ones((4, 1)), stage))
   np.testing.assert_array_equal(outcome.latency_parallel_s[:, 0], [2, 11, 0, 11])
   np.testing.assert_array_equal(outcome.latency_sequential_s[:, 0], [3, 11, 0, 13])
   np.testing.assert_array_equal(outcome.valid[:, 0], [True, True, False, True])

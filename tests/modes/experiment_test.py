@@ -247,13 +247,17 @@ def test_killed_between_outcomes_and_report_no_report_is_left_that_is_of_another
   def killed(*_):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(experiment.report, 'write', killed)
   config.evaluate.threshold = 0.9
   before = (run / 'outcomes.npz').read_bytes()
-  with pytest.raises(KeyboardInterrupt):
-    experiment.run(config, run)
+  with monkeypatch.context() as patch:
+    patch.setattr(experiment.report, 'write', killed)
+    with pytest.raises(KeyboardInterrupt):
+      experiment.run(config, run)
   assert (run / 'outcomes.npz').read_bytes() != before
   assert not (run / 'report.json').exists()
+  # Nor is the time of the training lost, which the earlier report alone knew.
+  experiment.run(config, run)
+  assert json.loads((run / 'report.json').read_text())['timing']['train_and_score_s'] == seconds
 
 
 def test_another_config_is_refused_with_the_difference(config, finished):
