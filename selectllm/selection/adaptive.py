@@ -67,30 +67,33 @@ def shortlist(weights: learned_vote.Weights, train: types.StrategyQueries, most:
   count = train.observed.shape[1]
   if count <= most:
     return np.arange(count, dtype=np.int32)
-  votes = learned_vote.count_all_votes(train.answers)
-  chosen: list[int] = []
-  for _ in range(most):
-    rest = [llm for llm in range(count) if llm not in chosen]
-    masks = np.zeros((len(rest), count), bool)
-    masks[:, chosen] = True
-    masks[np.arange(len(rest)), rest] = True
-    right = _accuracy(weights, train.logits, votes, train.observed, train.reference, masks)
-    chosen.append(rest[int(np.argmax(right))])
-  return np.sort(np.array(chosen, np.int32))
+  rows = batching.pad_to_multiple(np.arange(len(train.reference)), _BLOCK)
+  queries, counted = train.rows(rows), np.arange(len(rows)) < len(train.reference)
+  votes = learned_vote.count_all_votes(queries.answers)
+  chosen = np.zeros(count, bool)
+  for _ in range(most):  # one shape for all rounds, so that it is compiled once
+    right = _count_right(
+      weights, queries.logits, votes, queries.observed, queries.reference, counted, chosen | np.eye(count, dtype=bool)
+    )
+    chosen[np.argmax(np.where(chosen, -1, right))] = True
+  return np.flatnonzero(chosen).astype(np.int32)
 
 
 @jax.jit
-def _accuracy(
+def _count_right(
   weights: learned_vote.Weights,
   logits: Array,
   votes: learned_vote.Votes,
   observed: Array,
   reference: Array,
+  counted: Array,
   masks: Array,
 ) -> Array:
+  """Counts the queries that the vote of each set of LLMs bool[M, K] is right on, int32[M]."""
+
   def of_set(mask: Array) -> Array:
     found = jax.vmap(learned_vote.posterior, in_axes=(None, 0, 0, 0))(weights, logits, votes, observed & mask)
-    return jnp.mean(found.answer == reference)
+    return jnp.sum((found.answer == reference) & counted)
 
   return jax.lax.map(of_set, masks)
 

@@ -55,31 +55,31 @@ def _chain_calls(
     agreement: float[T], the shares up to which the chain is unsure.
 
   Yields:
-    For each call the LLM int[N], whether it is made bool[N, T] and the answer int[N] elected after it.
+    For each call the LLM int[N], whether it is made bool[T, N] and the answer int[N] elected after it.
   """
   turn, rows = _turns(order, observed), np.arange(len(answers))
-  given, callable_llms = answers[rows[:, None], turn], observed.sum(1)
+  given, callable_llms = np.ascontiguousarray(answers[rows[:, None], turn].T), observed.sum(1)
   elected, votes = np.full(len(answers), voting.NO_ANSWER, np.int32), np.zeros(len(answers))
-  going = np.repeat(callable_llms[:, None] > 0, len(agreement), 1)
+  going = np.repeat(callable_llms[None] > 0, len(agreement), 0)
   for place in range(len(order)):
-    newest = given[:, place]
-    support = np.sum(given[:, : place + 1] == newest[:, None], 1) * (newest != voting.NO_ANSWER)
+    newest = given[place]
+    support = np.sum(given[: place + 1] == newest, 0) * (newest != voting.NO_ANSWER)
     elected = np.where(support > votes, newest, elected)
     votes = np.maximum(support, votes)
     yield turn[:, place], going, elected
     # With one more vote imagined against the answer, a few LLMs that agree are less sure than many.
-    unsure = (votes / (place + 2))[:, None] <= agreement
-    going = going & unsure & (place + 1 < callable_llms)[:, None]
+    unsure = votes / (place + 2) <= agreement[:, None]
+    going = going & unsure & (place + 1 < callable_llms)
 
 
 def _chain_outcomes(order: np.ndarray, answers: np.ndarray, train: types.StrategyQueries) -> np.ndarray:
   """Returns the mean accuracy and cost of an order's chains, float[2, T, K]: by agreement and by the most calls."""
-  rows, outcomes = np.arange(len(answers)), []
-  right, cost = np.zeros((2, len(answers), len(AGREEMENT)))
+  outcomes, count = [], len(answers)
+  right, cost = np.zeros((len(AGREEMENT), count), bool), np.zeros((len(AGREEMENT), count))
   for llm, going, elected in _chain_calls(order, answers, train.observed, AGREEMENT):
-    right = np.where(going, (elected == train.reference)[:, None], right)
-    cost = cost + going * train.cost[rows, llm][:, None]
-    outcomes.append((right.mean(0), cost.mean(0)))
+    right = np.where(going, elected == train.reference, right)
+    cost += going * train.cost[np.arange(count), llm]
+    outcomes.append((right.sum(1) / count, cost.sum(1) / count))
   return np.moveaxis(np.array(outcomes), 0, -1)
 
 
@@ -129,8 +129,8 @@ def chain(train: types.StrategyQueries, test: types.StrategyQueries, *, seed: in
     made, answer = np.zeros(len(answers), int), np.full(len(answers), voting.NO_ANSWER)
     steps = _chain_calls(orders[index], answers, test.observed, AGREEMENT[share : share + 1])
     for (_, going, now), _ in zip(steps, range(most + 1), strict=False):
-      made += going[:, 0]
-      answer = np.where(going[:, 0], now, answer)
+      made += going[0]
+      answer = np.where(going[0], now, answer)
     turns.append(_turns(orders[index], test.observed))
     calls.append(made)
     elected.append(answer)
