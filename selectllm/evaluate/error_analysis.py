@@ -150,7 +150,7 @@ def _task_llms(data: dataset.Dataset, cases: Cases) -> dict[str, results.TaskLLM
 
 
 def agreement(majorities: np.ndarray, observed: np.ndarray) -> np.ndarray:
-  """The share of the observed LLMs that give the most common answer, in whole percent, float64[T]; NaN where none is.
+  """Returns the share of observed LLMs that give the most common answer, in whole %, float64[T]; NaN for none.
 
   Args:
     majorities: int[T, K], each LLM's majority answer; `voting.NO_ANSWER` for none.
@@ -192,7 +192,7 @@ def quantile_bins(values: np.ndarray) -> tuple[list[str], np.ndarray]:
 
 
 class _Feature(NamedTuple):
-  """A feature of the queries, binned: its name, its bins, which one each query is in (-1 for none), its values."""
+  """Holds a feature of the queries: its name, its bins, which one each query is in (-1 for none), its values."""
 
   name: str
   labels: list[str]
@@ -259,13 +259,13 @@ def explain(data: dataset.Dataset, cases: Cases, tokens: np.ndarray) -> results.
 
 
 def _votes_cast(answers: np.ndarray, own: int, over: str) -> collections.Counter[int]:
-  """How often one LLM votes for each answer id, should it be called: its samples int[S], or their majority `own`."""
+  """Counts the votes of one LLM, should it be called, by answer: its samples int[S], or their majority `own`."""
   cast = answers.tolist() if over == 'samples' else [own]
   return collections.Counter(answer for answer in cast if answer != voting.NO_ANSWER)
 
 
 def _listed(data: dataset.Dataset, case: Cases, own: np.ndarray, over: str) -> dict[str, Any]:
-  """One query of the page: `case` holds its fields without the first dimension, `own` int[K] the majority answers."""
+  """Returns one query of the page; `case` holds it without the first dimension, `own` int[K] the majorities."""
   row, asked = int(case.rows), data.responses.rows(case.rows)
   texts = {voting.NO_ANSWER: None} | dict(enumerate(data.answers[row] if data.responses.has_answers else ()))
   tally: dict[int, float] = collections.defaultdict(float)
@@ -298,7 +298,7 @@ def _listed(data: dataset.Dataset, case: Cases, own: np.ndarray, over: str) -> d
 
 
 def listing(data: dataset.Dataset, cases: Cases, over: str) -> dict[str, Any]:
-  """The test queries, query by query, for the page that lists them; a random sample where they are too many.
+  """Lists the test queries for the page that shows them one by one; a random sample where they are too many.
 
   Args:
     data: The data set.

@@ -173,7 +173,7 @@ def _join(folds: list[FoldEvaluation], keys: Sequence[replay.MethodKey]) -> repl
 
 
 class _Method(NamedTuple):
-  """A method on all test queries: its key, the subset size it has in each fold, its metrics and references."""
+  """Holds a method on all test queries: its key, the subset size it has in each fold, its metrics and references."""
 
   key: replay.MethodKey
   sizes: list[int]

@@ -17,7 +17,7 @@ ECE_BINS = 15
 
 
 class Reliability(typing.NamedTuple):
-  """A reliability diagram: how often an LLM was right, by how confident the classifier was that it would be.
+  """Holds a reliability diagram: how often an LLM was right, by how confident the classifier was that it would be.
 
   Attributes:
     mean_confidence: float[B], NaN for an empty bin.
@@ -86,7 +86,7 @@ def confusion(
 
 
 def weighted_f1(labels: np.ndarray, confidences: np.ndarray, observed: np.ndarray) -> float | None:
-  """F1 of "will be right" for each LLM at threshold 0.5, averaged with weight = how often the LLM was right.
+  """Returns F1 of "will be right" for each LLM at threshold 0.5, averaged with weight = how often the LLM was right.
 
   The multi-label `average='weighted'` of scikit-learn, over observed entries: an LLM neither right nor ever predicted
   to be has F1 0, and so has the average when no LLM was ever right. None when nothing is observed.
@@ -98,13 +98,13 @@ def weighted_f1(labels: np.ndarray, confidences: np.ndarray, observed: np.ndarra
 
 
 def macro_f1(labels: np.ndarray, confidences: np.ndarray, observed: np.ndarray) -> float | None:
-  """The same F1 as in `weighted_f1`, every LLM with an observed query weighing the same; None when there is none."""
+  """Returns the mean F1, as in `weighted_f1`, of the LLMs with an observed query; None when there is none."""
   f1, _ = _f1_and_support(labels, confidences, observed)
   return float(f1.mean()) if f1.size else None
 
 
 def auroc(labels: np.ndarray, confidences: np.ndarray, observed: np.ndarray) -> float | None:
-  """Area under the ROC curve, averaged over the LLMs that were both right and wrong on observed queries.
+  """Returns the area under the ROC curve, averaged over the LLMs that were both right and wrong on observed queries.
 
   Per LLM it is the chance that a query it gets right has a higher confidence than one it gets wrong, ties counting
   half (the Mann-Whitney statistic). None when no LLM has both classes.
@@ -122,7 +122,7 @@ def auroc(labels: np.ndarray, confidences: np.ndarray, observed: np.ndarray) -> 
 
 
 def brier(labels: np.ndarray, confidences: np.ndarray, observed: np.ndarray) -> float | None:
-  """Mean squared difference of confidence and label over all observed entries; None when there is none."""
+  """Returns the mean squared difference of confidence and label over all observed entries; None when there is none."""
   error, count = 0.0, 0
   for label, confidence in _per_llm(labels, confidences, observed):
     error += float(np.square(confidence - label).sum())
@@ -131,7 +131,7 @@ def brier(labels: np.ndarray, confidences: np.ndarray, observed: np.ndarray) -> 
 
 
 def ece(labels: np.ndarray, confidences: np.ndarray, observed: np.ndarray) -> float | None:
-  """Expected calibration error over all observed entries, all LLMs together; None when there is none.
+  """Returns the expected calibration error over all observed entries, all LLMs together; None when there is none.
 
   Sum over the bins of `reliability` (15, of equal width) of count / total * |frequency - mean confidence|;
   Guo et al. 2017, eq. 3, for the confidence of "will be right" instead of that of the predicted class.
@@ -171,7 +171,7 @@ def reliability(labels: np.ndarray, confidences: np.ndarray, observed: np.ndarra
 
 
 def masked_mean(values: np.ndarray, valid: np.ndarray) -> np.ndarray:  # [M]
-  """Mean of each column over its valid queries, such as the accuracies of M methods.
+  """Returns the mean of each column over its valid queries, such as the accuracies of M methods.
 
   Args:
     values: float or bool[N, M].
@@ -224,7 +224,7 @@ def pareto(cost: np.ndarray, accuracy: np.ndarray) -> np.ndarray:  # [M]
 
 
 def aiq(cost: np.ndarray, accuracy: np.ndarray) -> float:
-  """Average improvement in quality: the mean height of the cost-accuracy hull (RouterBench, arXiv 2403.12031).
+  """Returns the average improvement in quality: the mean height of the hull (RouterBench, arXiv 2403.12031).
 
   AIQ = 1 / (c_max - c_min) * integral of h(c) from c_min to c_max, where c_min and c_max are the lowest and highest
   cost given and h is the least non-decreasing concave function on or above all points: what can be reached at an
@@ -258,7 +258,7 @@ def aiq(cost: np.ndarray, accuracy: np.ndarray) -> float:
 
 
 def cost_save(cost: np.ndarray, accuracy: np.ndarray, reference_cost: float, reference_accuracy: float) -> float:
-  """The largest saving at no loss: 1 - cost / reference cost, over methods at least as accurate as the reference.
+  """Returns the largest saving at no loss: 1 - cost / reference cost, over methods as accurate as the reference.
 
   Args:
     cost: float[M], in the unit of `reference_cost`.
@@ -282,7 +282,7 @@ def cost_save(cost: np.ndarray, accuracy: np.ndarray, reference_cost: float, ref
 
 
 def gap_to_oracle(accuracy: float, oracle: float) -> float:
-  """Gap@O = 1 - accuracy / oracle: the share of what the pool could answer that was not answered.
+  """Returns Gap@O = 1 - accuracy / oracle: the share of what the pool could answer that was not answered.
 
   0 for a method as good as the oracle, 1 for one that is never right. With an oracle that is never right there is
   nothing to miss and the gap is 0.
@@ -291,7 +291,7 @@ def gap_to_oracle(accuracy: float, oracle: float) -> float:
 
 
 def _f1_and_support(labels: np.ndarray, confidences: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """F1 and number of positives of each LLM that has an observed query."""
+  """Returns F1 and the number of positives of each LLM that has an observed query."""
   counts = confusion(labels, confidences, observed)
   counts = counts[counts.sum(axis=(1, 2)) > 0]
   true_positive = counts[:, 1, 1]
@@ -309,7 +309,7 @@ def _per_llm(
 
 
 def _on_or_below(left: tuple[float, float], middle: tuple[float, float], right: tuple[float, float]) -> bool:
-  """Whether `middle` lies on or below the line from `left` to `right`, and so adds nothing to the hull."""
+  """Tells whether `middle` adds nothing to the hull: it lies on or below the line from `left` to `right`."""
   return (middle[1] - left[1]) * (right[0] - left[0]) <= (right[1] - left[1]) * (middle[0] - left[0])
 
 

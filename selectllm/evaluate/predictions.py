@@ -1,4 +1,4 @@
-"""What a run's classifiers predict for every query: kept in predictions.npz, so that a report can be written anew."""
+"""Holds what a run's classifiers predict for every query (predictions.npz): a report can be written from it."""
 
 import pathlib
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from selectllm.infra import paths
 
 
 class Predictions(NamedTuple):
-  """What a run keeps of its classifiers: enough to evaluate anew in seconds (predictions.npz).
+  """Holds what a run keeps of its classifiers: enough to evaluate anew in seconds (predictions.npz).
 
   Attributes:
     query_ids: str[N].
@@ -40,7 +40,7 @@ class Predictions(NamedTuple):
 
 
 def read_predictions(path: pathlib.Path) -> Predictions:
-  """The predictions of a run.
+  """Reads the predictions of a run.
 
   Raises:
     ValueError: when another version wrote them; says what helps.

@@ -44,7 +44,7 @@ def concatenate(parts: list[QueryMetrics], axis: int = 0) -> QueryMetrics:
 
 
 class Replayed(NamedTuple):
-  """How M selections for each of N queries fare: metrics [N, M], and the elected answers int32[N, M], -1 for none."""
+  """Holds how M selections for each of N queries fare: metrics [N, M], elected answers int32[N, M] or -1."""
 
   metrics: QueryMetrics
   answer: Array
@@ -156,7 +156,7 @@ class MethodResults(NamedTuple):
 
 
 class _Replayed(NamedTuple):
-  """A method on one block of queries: its name, its sizes, its metrics [N, M], and of policies what they selected."""
+  """Holds a method on one block of queries: its metrics are [N, M]; policies have a selection and answers too."""
 
   name: str
   sizes: Sequence[int | None]

@@ -1,4 +1,4 @@
-"""How sure we may be: bootstrap and Wilson intervals, exact and sign-flip paired tests, Holm's correction.
+"""Measures how sure one may be: bootstrap and Wilson intervals, exact and sign-flip paired tests, Holm's correction.
 
 Shapes: N queries, M methods. Everything is computed in float64 on the host. An entry that is not valid is never read,
 so it may hold NaN. Work that would need N x resamples numbers is cut into blocks of queries, so memory does not grow
@@ -36,7 +36,7 @@ class PairedTest(typing.NamedTuple):
 def bootstrap_ci(
   values: np.ndarray, valid: np.ndarray, *, resamples: int = 2000, seed: int = 0, level: float = 0.95
 ) -> np.ndarray:  # [M, 2]
-  """Percentile bootstrap interval of the mean of each column (Efron and Tibshirani 1993, chapter 13).
+  """Returns the percentile bootstrap interval of the mean of each column (Efron and Tibshirani 1993, chapter 13).
 
   A resample draws N queries with replacement and is shared by all columns. It enters as how often each query was drawn,
   so that all means of a block of queries are one matrix product; the blocks' totals are drawn first (multinomial),
@@ -68,7 +68,7 @@ def bootstrap_ci(
 
 
 def _bootstrap_ci(values: np.ndarray, valid: np.ndarray, resamples: int, seed: int, level: float) -> np.ndarray:
-  """The interval of each column, from resamples drawn query by query."""
+  """Returns the interval of each column, from resamples drawn query by query."""
   # Resampling distances from the mean keeps the interval of equal values at zero width, free of rounding.
   centre = ratio(np.asarray(values.sum(axis=0, where=valid, dtype=np.float64)), valid.sum(axis=0))
   sums = np.zeros((resamples, values.shape[1]))  # [R, M]
@@ -81,7 +81,7 @@ def _bootstrap_ci(values: np.ndarray, valid: np.ndarray, resamples: int, seed: i
 
 
 def _percentiles(centre: float, sums: np.ndarray, counts: np.ndarray, level: float) -> np.ndarray:
-  """The interval of one column, from its resamples' sums and valid queries; NaN where none has any."""
+  """Returns the interval of one column, from its resamples' sums and valid queries; NaN where none has any."""
   drawn = counts > 0
   if not drawn.any():
     return np.full(2, np.nan)
@@ -89,7 +89,7 @@ def _percentiles(centre: float, sums: np.ndarray, counts: np.ndarray, level: flo
 
 
 def _many_bootstrap_ci(values: np.ndarray, valid: np.ndarray, resamples: int, seed: int, level: float) -> np.ndarray:
-  """The interval of each column, from how often a resample draws each of its values."""
+  """Returns the interval of each column, from how often a resample draws each of its values."""
   intervals, many = np.zeros((values.shape[1], 2)), []
   for place, (column, counted) in enumerate(zip(values.T, valid.T, strict=True)):
     found, times = np.unique(column[counted], return_counts=True)
@@ -106,7 +106,7 @@ def _many_bootstrap_ci(values: np.ndarray, valid: np.ndarray, resamples: int, se
 
 
 def wilson_ci(share: float, count: int, *, level: float = 0.95) -> tuple[float, float]:
-  """Wilson's score interval (1927) of a share: for few queries or shares near 0 or 1, where resampling is too sure.
+  """Returns Wilson's score interval (1927) of a share: for few queries or shares near 0 or 1.
 
   Args:
     share: Mean of values in [0, 1]; where they are not all 0 or 1, they vary less, and the interval is too wide.

@@ -103,7 +103,7 @@ class FoldResult(NamedTuple):
 def queries_of(
   data: dataset.Dataset, development: confidence.Confidences, embeddings: np.ndarray, split: np.ndarray, cost_unit: str
 ) -> types.StrategyQueries:
-  """All queries of a data set as strategies see them, with what only those to learn from may tell."""
+  """Returns all queries of a data set as strategies see them, with what only fitting queries may tell."""
   responses = data.responses
   price = {'seconds': responses.latency_s, 'usd': responses.cost_usd, 'calls': np.ones_like(responses.latency_s)}[
     cost_unit
@@ -126,7 +126,7 @@ def _hidden(asked: types.StrategyQueries) -> types.StrategyQueries:
 
 
 class _Fitted(NamedTuple):
-  """The learned vote and the rules that stop by it, and what else strategies are fitted on."""
+  """Holds the learned vote and the rules that stop by it, and what else strategies are fitted on."""
 
   weights: learned_vote.Weights
   rules: dict[str, adaptive.Rule]
@@ -257,7 +257,7 @@ def fit_and_replay_from(
 
 
 class _HeldOut(NamedTuple):
-  """What strategies decide for fitting queries that they were not fitted on.
+  """Holds what strategies decide for fitting queries that they were not fitted on.
 
   Attributes:
     parts: One for each part of the queries: by name.
