@@ -43,7 +43,7 @@ def assemble(
     methods=evaluation.methods,
     chosen=evaluation.chosen,
     selected={
-      name: (sum(fold.methods.selected[name] for fold in evaluation.folds) / len(evaluation.test_rows)).tolist()
+      name: (np.sum([fold.methods.selected[name] for fold in evaluation.folds], 0) / len(evaluation.test_rows)).tolist()
       for name in policies.POLICIES
     },
     tradeoff=tradeoff,

@@ -71,9 +71,7 @@ def gather(run: context.RunContext, evaluation: evaluator.Evaluation) -> Cases:
     evaluation.test_rows,
     np.concatenate([fold.confidences[fold.test_rows] for fold in run.folds()]),
     *map(np.concatenate, decisions),
-    right=kept.correct[:, ours],
-    oracle=kept.correct[:, oracle],
-    valid=kept.valid[:, ours],
+    *(kept.correct[:, ours], kept.correct[:, oracle], kept.valid[:, ours]),
   )
 
 
@@ -196,7 +194,7 @@ class _Feature(NamedTuple):
 
   name: str
   labels: list[str]
-  index: np.ndarray
+  place: np.ndarray
   values: np.ndarray | None
 
 
@@ -221,8 +219,8 @@ def _bin(label: str, cases: Cases) -> results.FeatureBin:
 
 def _explain_feature(feature: _Feature, cases: Cases) -> results.FeatureResult:
   """Tells how the gap to the oracle differs between the bins of a feature; its p-value is not adjusted yet."""
-  parts = [cases.select(feature.index == place) for place in range(len(feature.labels))]
-  known, correlation, p = feature.index >= 0, None, None
+  parts = [cases.select(feature.place == place) for place in range(len(feature.labels))]
+  known, correlation, p = feature.place >= 0, None, None
   if np.ptp(cases.lost[known]) > 0:
     p = float(scipy.stats.kruskal(*(part.lost for part in parts)).pvalue)
     if feature.values is not None:

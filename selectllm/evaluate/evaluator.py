@@ -121,13 +121,14 @@ def _policy_tradeoff(
   `aiq` is the area under the policy's accuracy hull, `save` the largest share of the best single LLM's latency that a
   size at least as accurate leaves out.
   """
-  points = {
-    name: [(row.latency_sequential_s, row.accuracy) for row in rows if row.name == name] for name in policies.POLICIES
-  }
-  latencies = [latency for of in points.values() for latency, _ in of]
-  if None in latencies:
-    return None
-  longest, counted = max(latencies), best_single.valid
+  points: dict[str, list[tuple[float, float]]] = {name: [] for name in policies.POLICIES}
+  for row in rows:
+    if row.name in points:
+      if row.latency_sequential_s is None or row.accuracy is None:
+        return None
+      points[row.name].append((row.latency_sequential_s, row.accuracy))
+  longest = max(latency for of in points.values() for latency, _ in of)
+  counted = best_single.valid
   reference = [float(values[counted].mean()) for values in (best_single.latency_sequential_s, best_single.correct)]
   policy_tradeoff = {}
   for name, of in points.items():

@@ -31,7 +31,8 @@ class Reliability(typing.NamedTuple):
 
   def summary(self) -> results.Reliability:
     """Returns the diagram as reports hold it."""
-    return results.Reliability(*([results.known(value) for value in column] for column in self))
+    mean_confidence, frequency = (list(map(results.known, column)) for column in self[:2])
+    return results.Reliability(mean_confidence, frequency, self.count.astype(float).tolist())
 
 
 # The classifier: labels[N, K] against confidences[N, K].

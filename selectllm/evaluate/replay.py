@@ -65,7 +65,8 @@ def replay(
   """
   weight = jnp.ones(mask.shape, jnp.float32) if weight is None else weight
 
-  def one(mask, weight, answers, reference, labels, observed, latency, cost) -> Replayed:
+  def one(mask: jax.Array, weight: jax.Array, *of_query: jax.Array) -> Replayed:
+    answers, reference, labels, observed, latency, cost = of_query
     called = mask & observed
     count = called.sum()
     answer = jnp.int32(voting.NO_ANSWER)
@@ -159,7 +160,7 @@ class _Replayed(NamedTuple):
   """Holds a method on one block of queries: its metrics are [N, M]; policies have a selection and answers too."""
 
   name: str
-  sizes: Sequence[int | None]
+  sizes: Sequence[int | None] | np.ndarray
   metrics: QueryMetrics
   selection: policies.Selection | None = None
   answer: np.ndarray | None = None

@@ -114,7 +114,7 @@ def _judge_constraint(
   choices = [strategies.choose(fold.rules.estimated, fold.rules.references, limit) for fold in folds]
   if any(choice is None for choice in choices):
     return results.ConstraintResult(limit.text, *[None] * 8)
-  names, points = zip(*choices, strict=True)  # type: ignore[arg-type]
+  names, points = zip(*choices, strict=True)
   of_folds = [fold.strategies[name] for fold, name in zip(folds, names, strict=True)]
   chosen = _choose(of_folds, points)
   test = _measure([chosen.metrics], resamples)[0]
