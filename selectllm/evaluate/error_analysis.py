@@ -65,13 +65,19 @@ def gather(run: context.RunContext, evaluation: evaluator.Evaluation) -> Cases:
   """Gathers the headline policy's cases of all folds, in the order of the evaluation's outcomes."""
   kept = evaluation.outcomes
   ours, oracle = kept.column(policies.HEADLINE, outcomes.CHOSEN), kept.column('oracle', outcomes.NO_SIZE)
-  decisions = zip(*(fold.methods.headline for fold in evaluation.folds), strict=True)
+  decisions = [fold.methods.headline for fold in evaluation.folds]
+  first, called, weight, elected = (np.concatenate(arrays) for arrays in zip(*decisions, strict=True))
   return Cases(
     [fold.chosen_sizes[policies.HEADLINE] for fold in evaluation.folds],
     evaluation.test_rows,
     np.concatenate([fold.confidences[fold.test_rows] for fold in run.folds()]),
-    *map(np.concatenate, decisions),
-    *(kept.correct[:, ours], kept.correct[:, oracle], kept.valid[:, ours]),
+    first,
+    called,
+    weight,
+    elected,
+    right=kept.correct[:, ours],
+    oracle=kept.correct[:, oracle],
+    valid=kept.valid[:, ours],
   )
 
 

@@ -65,7 +65,7 @@ def replay(
   """
   weight = jnp.ones(mask.shape, jnp.float32) if weight is None else weight
 
-  def one(mask: jax.Array, weight: jax.Array, *of_query: jax.Array) -> Replayed:
+  def one(mask: jax.Array, weight: jax.Array, *of_query: Array) -> Replayed:
     answers, reference, labels, observed, latency, cost = of_query
     called = mask & observed
     count = called.sum()
