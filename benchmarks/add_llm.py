@@ -48,7 +48,7 @@ class Data(NamedTuple):
 
 
 def read(run: pathlib.Path, most: int) -> Data:
-  """The data of a finished run without folds; votes are fitted on so many development queries at most."""
+  """The data of a finished run without folds; votes are fitted on so many fitting queries at most."""
   config = ml_collections.ConfigDict(json.loads((run / 'config.json').read_text()))
   data, predicted = experiment.load_table(config, run), predictions.read_predictions(run / 'predictions.npz')
   responses, split = data.responses, predicted.split[0]
@@ -184,7 +184,7 @@ def main() -> None:
   parser.add_argument('--run', type=pathlib.Path, required=True, help='directory of a finished run without folds')
   parser.add_argument('--draws', type=int, default=5, help='of the labelled responses')
   parser.add_argument('--selection_draws', type=int, default=1, help='of these, for how many selection is fitted too')
-  parser.add_argument('--fit_on', type=int, default=20_000, help='development queries that votes are fitted on')
+  parser.add_argument('--fit_on', type=int, default=20_000, help='fitting queries (train, validation) of the votes')
   parser.add_argument('--adaptive', action='store_true', help='the adaptive rule in place of the learned vote')
   parser.add_argument('--seed', type=int, default=0)
   options = parser.parse_args()

@@ -3,7 +3,7 @@
     python -m benchmarks.large_votes [--queries 100000 1000000] [--llms 32] [--samples 10] [--save]
 
 The votes are GENERATED: nothing about LLMs follows from them. Each number of queries runs in a process of its own,
-which makes votes, confidences and embeddings in memory and then times `evaluate.evaluate`: what a report holds of
+which makes votes, confidences and embeddings in memory and then times `evaluator.evaluate`: what a report holds of
 policies and baselines at all sizes, with intervals and paired tests. Scoring, strategies, texts and files are left out.
 """
 

@@ -1,7 +1,7 @@
 """CPU time per request of the pool runner, journal included, against other clients; its memory; a dead neighbour.
 
 Everything happens on loopback, in one run, against the same server: 64 requests in flight, of 0.7 KB, answered by
-0.6 KB. The rivals are a bare aiohttp client with uvloop and orjson, which checks and records nothing, and the openai
+0.6 KB. Its peers are a bare aiohttp client with uvloop and orjson, which checks and records nothing, and the openai
 SDK and litellm where a Python that has them is named (each should have an environment of its own):
 
   python -m benchmarks.runner --openai=/envs/openai/bin/python --litellm=/envs/litellm/bin/python

@@ -3,7 +3,7 @@
   python -m benchmarks.scoring --manual_dir=../shared/data --save        # needs the extra `benchmarks`
 
 The queries are those of GSM8K and MMLU-Pro; the encoders are MiniLM and one of RoBERTa-base's shape (random weights,
-MiniLM's tokenizer, `cls` pooling as in the paper), in float32. The rivals pad every batch of 32 to 128 tokens, as the
+MiniLM's tokenizer, `cls` pooling as in the paper), in float32. The peers pad every batch of 32 to 128 tokens, as the
 script of the paper's authors does, or to its longest query, in the order in which the queries come or, as nobody but a
 careful user would, sorted by length. All of them give the same confidences, or the benchmark fails.
 """

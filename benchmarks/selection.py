@@ -2,9 +2,9 @@
 
     python -m benchmarks.selection [--repeats 5] [--save]
 
-One policy (`weighted_max_conf`), each LLM's majority answer, ties by latency, as `selection.election.elect` does it;
-and the same by Python loops over queries, as the paper's authors publish it, and by vectorised numpy, on one thread and
-on as many as there are cores. All give the same answers, or the benchmark fails. Loops are timed on a few queries only.
+One policy (`weighted_max_conf`), each LLM's majority answer, ties by latency, as `voting.elect` does; and the same by
+Python loops over queries, as the paper's authors publish it, and by vectorised numpy, on one thread and on as many as
+there are cores. All give the same answers, or the benchmark fails. Loops are timed on a few queries only.
 """
 
 import collections

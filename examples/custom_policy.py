@@ -1,4 +1,4 @@
-"""Adds a policy and evaluates a finished run with it: python -m examples.custom_policy runs/own_data/run
+"""Adds a policy and evaluates a finished run with it: `python -m examples.custom_policy runs/own_data/run`.
 
 A policy is a pure function of one query's arrays. Once its name is in `policies.POLICIES`, it is scored, voted and
 reported like the paper's.

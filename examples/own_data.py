@@ -1,4 +1,4 @@
-"""Trains on responses of your own and writes a report: python -m examples.own_data runs/own_data
+"""Trains on responses of your own and writes a report: `python -m examples.own_data runs/own_data`.
 
 Here the responses are made up: `adder` is good at sums, `multiplier` at products, `guesser` at neither.
 """

@@ -1,4 +1,4 @@
-"""Reads the typed results of a run: python -m examples.read_report runs/own_data/run/report.json"""
+"""Reads the typed results of a run: `python -m examples.read_report runs/own_data/run/report.json`."""
 
 import pathlib
 import sys

@@ -1,4 +1,4 @@
-"""Chooses whom to ask, with the selector of a run: python -m examples.select_llms runs/own_data/run/selector"""
+"""Chooses whom to ask, with the selector of a run: `python -m examples.select_llms runs/own_data/run/selector`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The command: selectllm --config=gsm8k --workdir=runs/first"""
+"""Runs the command `selectllm --config=gsm8k --workdir=runs/first`."""
 
 import itertools
 import logging

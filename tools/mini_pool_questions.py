@@ -52,30 +52,30 @@ class Problem(NamedTuple):
 
 
 class Draw:
-  """Everything that varies within a family, drawn from one generator of random numbers."""
+  """Draws what varies within a family, from one generator of random numbers."""
 
   def __init__(self, rng: random.Random):
     self._rng = rng
     self.pick = rng.choice
 
   def number(self, least: int, most: int, step: int = 1) -> int:
-    """A multiple of `step` from `least`, itself one, to `most`."""
+    """Draws a multiple of `step` from `least`, itself one, to `most`."""
     return self._rng.randrange(least, most + 1, step)
 
   def names(self, count: int) -> list[str]:
-    """That many different first names."""
+    """Draws different first names."""
     return self._rng.sample(_NAMES, count)
 
   def things(self, count: int) -> list[str]:
-    """That many different plurals."""
+    """Draws different plurals."""
     return self._rng.sample(_THINGS, count)
 
   def goods(self, count: int) -> list[str]:
-    """That many different things to buy, in the singular."""
+    """Draws different things to buy, in the singular."""
     return self._rng.sample(_GOODS, count)
 
   def aside(self) -> str:
-    """In one of four cases a sentence that does not matter, else nothing."""
+    """Draws, in one of four cases, a sentence that does not matter, else nothing."""
     if self.number(1, 4) > 1:
       return ''
     (who,), number = self.names(1), self.number(3, 20)

@@ -63,7 +63,7 @@ weights are not part of it: SmolLM2-135M-Instruct is under Apache-2.0, Gemma 3 u
 
 
 def _check(entries: list[records.Record]) -> list[str]:
-  """The names of the members; raises `ValueError` for a recording that is not complete."""
+  """Returns the names of the members; raises `ValueError` for a recording that is not complete."""
   members = sorted({llm for record in entries for llm in record.responses})
   for record in entries:
     for llm in members:
@@ -74,7 +74,7 @@ def _check(entries: list[records.Record]) -> list[str]:
 
 
 def card(entries: list[records.Record], recorded: str, packages: str) -> str:
-  """The data card: how the recording was made, what is in it, and under which terms.
+  """Writes the data card: how the recording was made, what is in it, and under which terms.
 
   Args:
     entries: All of the recording.
@@ -115,7 +115,7 @@ def card(entries: list[records.Record], recorded: str, packages: str) -> str:
 
 
 def _processor() -> str:
-  """The processor's name where the system tells it, else its architecture."""
+  """Returns the processor's name where the system tells it, else its architecture."""
   information = pathlib.Path('/proc/cpuinfo')
   lines = information.read_text().splitlines() if information.exists() else []
   return next((line.partition(':')[2].strip() for line in lines if line.startswith('model name')), platform.machine())

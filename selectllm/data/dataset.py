@@ -119,9 +119,7 @@ def _choose_llms(
 
 
 def _call_latency_s(observed: list[records.Sample], llm: pool_file.LLM) -> tuple[float, str]:
-  """Seconds of a call, and where they are from: the slowest sample's; where none was recorded, estimated from its
-  length or, where that is unknown too, the LLM's published mean.
-  """
+  """Returns seconds and kind of a call: its slowest sample's, as recorded, else by length, else the published mean."""
   kinds, slowest = set(), 0.0
   for sample in observed:
     latency, kind = sample.latency_s, sample.latency_is
@@ -147,7 +145,7 @@ def _call_cost_usd(observed: list[records.Sample], llm: pool_file.LLM) -> float:
 
 
 def weakest(kinds: collections.abc.Collection[str]) -> str:
-  """What a mixture of latencies must be called: as the weakest evidence in it."""
+  """Returns the kind that a mixture of latencies is of: that of its weakest evidence."""
   return max(kinds, key=records.LATENCY_KINDS.index, default='unknown')
 
 

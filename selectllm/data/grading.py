@@ -134,7 +134,7 @@ _LAST_SENTENCE = re.compile(r'.*(?<=[.!?])\s')
 
 
 def _ascii(text: str) -> str:
-  """Minus signs, full-width forms and vulgar fractions in ASCII, LaTeX's font commands replaced by what they set."""
+  """Writes minus signs, full-width forms and fractions in ASCII; replaces LaTeX's font commands by what they set."""
   return _LATEX_FONT.sub(r' \1 ', text.translate(_ASCII))
 
 
@@ -153,7 +153,7 @@ def _without_markup(text: str) -> str:
 
 
 def _boxed_span(text: str) -> tuple[int, int] | None:
-  """Where the content of the last LaTeX box stands; a box cut off by the end of the text counts."""
+  """Finds the content of the last LaTeX box; a box cut off by the end of the text counts."""
   command = text.rfind('\\boxed')
   if command < 0:
     return None
@@ -171,7 +171,7 @@ def _boxed_span(text: str) -> tuple[int, int] | None:
 def _segments(
   phrases: collections.abc.Sequence[re.Match[str]], text: str
 ) -> collections.abc.Iterator[tuple[re.Match[str], int]]:
-  """Every stating phrase with the end of what it may speak of (its line, or the next phrase), the last one first."""
+  """Yields stating phrases, the last first, with the end of what each may speak of (its line, or the next phrase)."""
   end = len(text)
   for phrase in reversed(phrases):
     line_end = text.find('\n', phrase.end(), end)
@@ -206,7 +206,7 @@ def _canonical(value: fractions.Fraction) -> str:
 
 
 def _first(matches: collections.abc.Iterable[re.Match[str]]) -> tuple[re.Match[str], str] | None:
-  """The first match that has a value, with its canonical number."""
+  """Returns the first match that has a value, with its canonical number."""
   for match in matches:
     value = _value(match)
     if value is not None:
@@ -215,7 +215,7 @@ def _first(matches: collections.abc.Iterable[re.Match[str]]) -> tuple[re.Match[s
 
 
 def _stated_number(text: str, start: int, end: int, *, bare_label: bool = False) -> str | None:
-  """The number that a box or a phrase states: after the last '=' of its sentence, else the first.
+  """Finds the number that a box or a phrase states: after the last '=' of its sentence, else the first.
 
   A bare label ('A:') may open a whole chain of thought: it states a number only when one follows at once, or when
   nothing but one sentence follows.
@@ -234,7 +234,7 @@ def _stated_number(text: str, start: int, end: int, *, bare_label: bool = False)
 
 
 def _stated_numbers(text: str) -> collections.abc.Iterator[str | None]:
-  """What the text states explicitly, strongest evidence first."""
+  """Yields the numbers that the text states explicitly, strongest evidence first."""
   box = _boxed_span(text)
   if box:
     yield _stated_number(text, *box)
@@ -247,7 +247,7 @@ def _stated_numbers(text: str) -> collections.abc.Iterator[str | None]:
 
 
 def canonical_number(text: str) -> str | None:
-  """The canonical form of a text that is one number, None for anything else; raises nothing.
+  """Brings a text that is one number into canonical form, None for anything else; raises nothing.
 
   The canonical form has no separators, no currency, no percent sign, no unit, no '-0' and no trailing zeros; it is
   exact arithmetic rounded to `DECIMALS` decimals (half to even). Fractions become decimals and the words thousand,
@@ -264,7 +264,7 @@ def canonical_number(text: str) -> str | None:
 
 
 def number(text: str) -> str | None:
-  r"""The number that a response ends on (`number-v1`), in the form of `canonical_number`.
+  r"""Extracts the number that a response ends on (`number-v1`), in the form of `canonical_number`.
 
   Evidence, in this order: the last LaTeX box; the last '#### x'; the last of 'the answer is', 'final answer:',
   'answer:' and a line's 'A:' that states a number; the last number of the text. Clock times, ratios, dates,
@@ -292,7 +292,7 @@ def _only(letters: collections.abc.Iterable[str]) -> str | None:
 def _stated_options(
   text: str, phrases: collections.abc.Sequence[re.Match[str]]
 ) -> collections.abc.Iterator[str | None]:
-  """The options that the box and the phrases state, strongest evidence first."""
+  """Yields the options that the box and the phrases state, strongest evidence first."""
   box = _boxed_span(text)
   if box:
     yield _option_at(text, *box)
@@ -303,7 +303,7 @@ def _stated_options(
 
 
 def _marked_options(text: str, *, stated: bool) -> collections.abc.Iterator[str | None]:
-  """The options that stand out without a phrase, strongest evidence first; the weak ones where nothing is stated."""
+  """Yields the options that stand out without a phrase, strongest evidence first; weak ones where nothing is stated."""
   last_line = text.rstrip().rpartition('\n')[2]
   alone = _OPTION_ALONE.fullmatch(last_line)
   yield alone[1] if alone else None
@@ -316,7 +316,7 @@ def _marked_options(text: str, *, stated: bool) -> collections.abc.Iterator[str 
 
 
 def option_letter(text: str) -> str | None:
-  r"""The option from A to J that a response chooses (`option_letter-v1`).
+  r"""Extracts the option from A to J that a response chooses (`option_letter-v1`).
 
   Evidence, in this order: the last LaTeX box; the last phrase ('the answer is', 'answer:', 'option ... is', '... is
   correct') that states one letter; a last line that is nothing but a letter; the last letter in bold; and in a text
@@ -334,7 +334,7 @@ def option_letter(text: str) -> str | None:
 
 
 def program_output(text: str) -> str | None:
-  """The number that a program printed or returned (`program_output-v1`), in the form of `canonical_number`.
+  """Extracts the number that a program printed or returned (`program_output-v1`), as `canonical_number` has it.
 
   The last block opened by ```output holds it; a tuple, list, dict, symbolic expression or nothing is no answer.
   """
@@ -353,7 +353,7 @@ _OPERATIONS: dict[type, collections.abc.Callable[..., fractions.Fraction]] = {
 
 
 def _evaluated(node: ast.AST, text: str) -> fractions.Fraction:
-  """The exact value of an expression of numbers, + - * / and brackets; raises `ValueError` for anything else."""
+  """Evaluates an expression of numbers, + - * / and brackets exactly; raises `ValueError` for anything else."""
   match node:
     case ast.Expression(body):
       return _evaluated(body, text)
@@ -367,7 +367,7 @@ def _evaluated(node: ast.AST, text: str) -> fractions.Fraction:
 
 
 def calculation(text: str) -> str | None:
-  """The value of the calculation that a response states (`calculation-v1`), in the form of `canonical_number`.
+  """Extracts the value of the calculation that a response states (`calculation-v1`), as `canonical_number` has it.
 
   The first line with a number counts, what stands before a colon and after an equals sign does not: the LLM says what
   is to be calculated, and the calculation is ours. Numbers, + - * / x ÷ and brackets make a calculation; a line with
@@ -396,7 +396,7 @@ EXTRACTORS: dict[str, Extractor] = {
 
 
 def get_extractor(name: str) -> Extractor:
-  """The extractor of that name.
+  """Returns the extractor of that name.
 
   Raises:
     ValueError: for an unknown name; the message lists the known ones and the nearest.
@@ -408,7 +408,7 @@ def get_extractor(name: str) -> Extractor:
 
 
 def canonical_reference(reference: str, extractor: str) -> str | None:
-  """A reference in the form in which the extractor of that name gives answers; None where it is not of that kind.
+  """Brings a reference into the form of an extractor's answers; None where it is not of that kind.
 
   Raises:
     ValueError: for an unknown extractor.

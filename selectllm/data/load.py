@@ -27,7 +27,7 @@ FALLBACKS = {'none': '', 'mini_pool': 'Mini pool'}  # name -> title
 
 
 def make_builder(name: str, config: ml_collections.ConfigDict) -> base.PoolBuilder:
-  """The TFDS builder of that name.
+  """Makes the TFDS builder of that name.
 
   Args:
     name: One of `BUILDERS`.
@@ -43,7 +43,7 @@ def make_builder(name: str, config: ml_collections.ConfigDict) -> base.PoolBuild
 
 
 def _prepared(name: str, config: ml_collections.ConfigDict) -> base.PoolBuilder:
-  """The builder of that name with its data set prepared: once, also when several runs start together."""
+  """Makes the builder of that name and prepares its data set: once, also when several runs start together."""
   builder = make_builder(name, config)
   path = pathlib.Path(builder.data_path)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def _prepared(name: str, config: ml_collections.ConfigDict) -> base.PoolBuilder:
 
 
 def _prepared_or_fallback(config: ml_collections.ConfigDict, begun_with: str) -> base.PoolBuilder:
-  """The data set of a config; or its fallback, where the published files cannot be had or the run began with it."""
+  """Prepares the data set of a config; its fallback where files cannot be had or the run began with it."""
   options = config.dataset
   if options.fallback not in FALLBACKS:
     raise ValueError(f'config.dataset.fallback={options.fallback!r} is not one of {", ".join(FALLBACKS)}')
@@ -79,7 +79,7 @@ def _prepared_or_fallback(config: ml_collections.ConfigDict, begun_with: str) ->
 
 
 def _facts(llm: pool_file.LLM, regraded: bool) -> dict[str, Any]:
-  """What an LLM's arrays depend on: how it is asked changes nothing about the responses that it gave."""
+  """Returns the facts that an LLM's arrays depend on: how it is asked changes nothing about its responses."""
   facts = dataclasses.asdict(dataclasses.replace(llm, endpoint=None))
   return facts | ({'extractor': llm.endpoint.extractor} if regraded and llm.endpoint else {})
 
@@ -92,10 +92,10 @@ def load(config: ml_collections.ConfigDict, begun_with: str = '') -> tuple[datas
     begun_with: The name of the builder whose data the run has already used; no other takes its place any more.
 
   Returns:
-    The table, and its identity: what changes when the data or the facts about the pool do.
+    The data set, and its identity: it changes when the data or the facts about the pool do.
 
   Raises:
-    sources.SourceError: a published file cannot be had, and there is no fallback, or it is not what was published.
+    download.SourceError: a published file cannot be had, and there is no fallback, or it is not what was published.
     ValueError: for a name that is no builder's or no fallback's.
   """
   options = config.dataset

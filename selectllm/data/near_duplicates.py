@@ -51,7 +51,7 @@ class Pair(NamedTuple):
 
 
 class Overlap(NamedTuple):
-  """What was found in F splits of N queries.
+  """Duplicates found in F splits of N queries.
 
   Attributes:
     exact: bool[F, N, L], queries whose question the other split of each of `LEAKS` holds too.
@@ -71,13 +71,13 @@ class Overlap(NamedTuple):
 
 
 def shingles(text: str) -> set[bytes]:
-  """All pieces of `SHINGLE` characters; of a shorter text, the text itself."""
+  """Cuts a text into all pieces of `SHINGLE` characters; a shorter one stays whole."""
   wide = text.encode('utf-32-le', 'surrogatepass')
   return {wide[at : at + 4 * SHINGLE] for at in range(0, max(1, len(wide) - 4 * (SHINGLE - 1)), 4)}
 
 
 def jaccard(one: set[bytes], other: set[bytes]) -> float:
-  """The share of all pieces that both have; the sets hold one piece at least."""
+  """Returns the share of all pieces that both sets have; they hold one piece at least."""
   both = len(one & other)
   return both / (len(one) + len(other) - both)
 
@@ -118,7 +118,7 @@ def find(questions: collections.abc.Sequence[str], split: np.ndarray, near: floa
 def _near(
   texts: list[str], holds: np.ndarray, near: float
 ) -> tuple[np.ndarray, list[tuple[int, int, float]], int, int]:
-  """Near duplicates among U texts: bool[U, F, L], the pairs (of, within, similarity), texts searched and crowded."""
+  """Finds near duplicates among U texts: bool[U, F, L], pairs (of, within, similarity), texts searched and crowded."""
   # In random order, so that of many alike texts, those compared are of all splits.
   order = np.random.default_rng(0).permutation(np.flatnonzero(holds.any((1, 2))))[:MOST_TEXTS]
   alike = np.zeros((*holds.shape[:2], len(LEAKS)), bool)
@@ -142,7 +142,7 @@ def _near(
 
 
 def _signatures(texts: list[str]) -> np.ndarray:
-  """MinHash signatures, uint32[U, HASHES]."""
+  """Computes MinHash signatures, uint32[U, HASHES]."""
   sketches = datasketch.MinHash.generator(map(shingles, texts), num_perm=HASHES, seed=1, hashfunc=zlib.crc32)
   row = np.dtype((np.uint32, HASHES))
   return np.fromiter((sketch.hashvalues for sketch in sketches), row, count=len(texts))
@@ -164,7 +164,7 @@ def _candidates(signatures: np.ndarray, near: float) -> collections.abc.Iterator
 
 
 def _pairs(found: list[tuple[int, int, float]], text_of: np.ndarray, split: np.ndarray) -> list[Pair]:
-  """Pairs of texts as pairs of rows: the first rows of the two that make a leak."""
+  """Turns pairs of texts into pairs of rows: the first rows of the two that share a question across splits."""
   by_text = np.argsort(text_of, kind='stable')
   ends = np.searchsorted(text_of[by_text], np.arange(text_of.max(initial=-1) + 2))
 

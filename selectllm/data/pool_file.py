@@ -1,4 +1,4 @@
-"""The pool file: facts about each LLM of a pool that no response carries (size, price, speed), and how it is asked."""
+"""Reads pool files: facts about each LLM that no response carries (size, price, speed), and how it is asked."""
 
 import collections.abc
 import dataclasses
@@ -40,7 +40,7 @@ class Price:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Prompt:
-  """What an LLM is sent; `{name}` stands for a field of the query, `{{` for a brace.
+  """A prompt; `{name}` stands for a field of the query, `{{` for a brace.
 
   Attributes:
     user: The question as it is put, for instance `Question: {query}`.
@@ -54,7 +54,7 @@ class Prompt:
   few_shot: tuple[dict[str, str], ...] = ()
 
   def fields(self) -> set[str]:
-    """The fields of the query that the prompt needs."""
+    """Returns the fields of the query that the prompt needs."""
     return {field for _, field in parse_template(self.user) + parse_template(self.system) if field}
 
 
@@ -76,7 +76,7 @@ def parse_template(template: str) -> list[tuple[str, str | None]]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sampling:
-  """How responses are drawn; what is None is left to the server.
+  """Options of drawing responses; what is None is left to the server.
 
   Attributes:
     temperature: As in the API.
@@ -97,7 +97,7 @@ class Sampling:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Limits:
-  """How an endpoint may be used; none of this changes what is asked.
+  """Limits on the use of an endpoint; none of this changes what is asked.
 
   Attributes:
     concurrency: Most requests in flight. Fewer are used when the server asks for it by status 429.
@@ -129,7 +129,7 @@ APIS = ('chat', 'completions')
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Endpoint:
-  """Where and how an LLM is asked (an OpenAI-compatible server).
+  """An OpenAI-compatible server, and how an LLM is asked there.
 
   Attributes:
     base_url: Up to and with `/v1`.
@@ -156,7 +156,7 @@ class Endpoint:
   extractor: str | None = None
 
   def identity(self) -> dict[str, Any]:
-    """What a response depends on: all of this is part of the identity of a request. As JSON has it."""
+    """Returns, as JSON has it, all that a response depends on: part of the identity of a request."""
     prompt = dataclasses.asdict(self.prompt) | {'few_shot': list(self.prompt.few_shot)}
     sampling = dataclasses.asdict(self.sampling) | {'stop': list(self.sampling.stop)}
     return {'api': self.api, 'model': self.model, 'prompt': prompt, 'sampling': sampling}
@@ -189,14 +189,14 @@ class LLM:
   endpoint: Endpoint | None = None
 
   def estimated_latency_s(self, completion_tokens: float) -> float | None:
-    """Seconds to write so many tokens, None when neither speed nor size is known."""
+    """Estimates the seconds to write so many tokens, None when neither speed nor size is known."""
     seconds = self.seconds_per_token
     if seconds is None and self.parameters_b is not None:
       seconds = self.parameters_b * SECONDS_PER_TOKEN_AND_BILLION
     return None if seconds is None else seconds * completion_tokens
 
   def cost_usd(self, prompt_tokens: float, completion_tokens: float) -> float | None:
-    """Dollars for one response, None when the price is unknown."""
+    """Returns dollars for one response, None when the price is unknown."""
     if self.price is None:
       return None
     written = completion_tokens * self.samples_drawn
@@ -210,7 +210,7 @@ class Pool:
   llms: dict[str, LLM]
 
   def facts(self, name: str) -> LLM:
-    """What is known of an LLM; nothing but its name where the file does not list it."""
+    """Returns the facts about an LLM; nothing but its name where the file does not list it."""
     return self.llms.get(name, LLM(name))
 
 
@@ -235,7 +235,7 @@ _TYPE_NAMES = {int: 'a whole number', float: 'a number', str: 'text', bool: 'tru
 
 
 def _fitting(value: Any, wanted: Any, where: str) -> Any:
-  """A YAML value as the type that a field declares: lists become tuples, dates text, whole numbers fractions."""
+  """Converts a YAML value to the type of its field: lists to tuples, dates to text, whole numbers to fractions."""
   kinds = [typing.get_origin(kind) or kind for kind in (typing.get_args(wanted) or (wanted,))]
   if typing.get_origin(wanted) in (tuple, dict):
     kinds = [typing.get_origin(wanted)]

@@ -43,7 +43,7 @@ class Query:
   fields: dict[str, str] = dataclasses.field(default_factory=dict)
 
   def texts(self) -> dict[str, str]:
-    """What a template may name."""
+    """Returns the fields that a template may name."""
     return {**self.fields, 'query': self.query}
 
 
@@ -85,7 +85,7 @@ def read(
 
 
 def in_shard(query: Query, shard: tuple[int, int] | None) -> bool:
-  """Whether a query belongs to shard i of n (i from 1): by a hash of its id, so that nobody has to talk to anybody."""
+  """Tells whether a query is in shard i of n (i from 1): by a hash of its id, so that shards need not communicate."""
   if shard is None:
     return True
   digest = hashlib.blake2b(query.query_id.encode(), digest_size=8).digest()
@@ -93,7 +93,7 @@ def in_shard(query: Query, shard: tuple[int, int] | None) -> bool:
 
 
 def _with_canonical_reference(query: Query, extract: Extractor, where: str) -> Query:
-  """The query with its reference as the extractor would give it."""
+  """Returns the query with its reference as the extractor would give it."""
   if query.reference is None:
     raise QueryError(
       f'{where}: query {query.query_id!r} has no reference; without one its responses cannot be labelled, but by the '

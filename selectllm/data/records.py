@@ -175,7 +175,7 @@ def _sample_from_json(value: Any, llm: str, where: str) -> Sample:
 
 
 def _samples_from_json(values: dict[str, list[Any]], where: str) -> dict[str, list[Sample]]:
-  """The samples of all LLMs: their columns tell whether they are right; what is wrong, one sample after the other."""
+  """Reads the samples of all LLMs: checked by column, and one after the other only where something is wrong."""
   try:
     samples = {llm: [_unchecked(value) for value in given] for llm, given in values.items()}
     if _are_right(list(itertools.chain.from_iterable(samples.values()))):
@@ -191,7 +191,7 @@ def _unchecked(value: Any) -> Sample:
 
 
 def _are_right(samples: list[Sample]) -> bool:
-  """Whether `_sample_from_json` would find nothing wrong."""
+  """Tells whether `_sample_from_json` would find nothing wrong."""
   columns = dict(zip(Sample._fields, zip(*samples, strict=True), strict=False))  # no columns without samples
   return (
     all(set(map(type, column)).issubset(_SAMPLE_TYPES[name]) for name, column in columns.items())
@@ -244,7 +244,7 @@ def from_json(value: Any, where: str) -> Record:
 
 
 def to_json(record: Record) -> dict[str, Any]:
-  """The JSON object of a record; `from_json` reads it back unchanged."""
+  """Makes the JSON object of a record; `from_json` reads it back unchanged."""
   value = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
   value['responses'] = {llm: [sample._asdict() for sample in samples] for llm, samples in record.responses.items()}
   del value['responses' if record.scores else 'scores']
@@ -347,7 +347,7 @@ def write_jsonl(path: str | pathlib.Path, records: collections.abc.Iterable[Reco
 
 
 def tfds_features() -> Any:
-  """The record as TFDS features: texts, two of which hold JSON.
+  """Describes a record as TFDS features: texts, two of which hold JSON.
 
   TFDS encodes a sequence value by value, which takes longer than all else where there are hundreds of samples. So
   `responses` is one text, LLM -> field -> a list with an entry for each sample (`json.loads(example['responses'])`),
@@ -359,7 +359,7 @@ def tfds_features() -> Any:
 
 
 def to_example(record: Record) -> dict[str, Any]:
-  """The TFDS example of a record."""
+  """Makes the TFDS example of a record."""
   columns = {
     llm: dict(zip(Sample._fields, zip(*samples, strict=True), strict=False))  # none where there are no samples
     for llm, samples in record.responses.items()
@@ -373,7 +373,7 @@ def to_example(record: Record) -> dict[str, Any]:
 
 
 def from_example(example: dict[str, Any]) -> Record:
-  """The record of a TFDS example (texts as bytes, as `as_data_source` gives them)."""
+  """Reads the record of a TFDS example (texts as bytes, as `as_data_source` gives them)."""
   columns = orjson.loads(example['responses'])
   texts = {name: example[name].decode() for name in ('query_id', 'query', 'task', 'reference', 'question', 'split')}
   return Record(

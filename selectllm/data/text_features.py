@@ -22,22 +22,22 @@ _OPERATION_WORDS = re.compile(
 
 
 def words(query: str) -> float:
-  """How many words: what white space separates."""
+  """Counts words: what white space separates."""
   return len(query.split())
 
 
 def numbers(query: str) -> float:
-  """How many numbers in digits; 1,200.50 is one."""
+  """Counts numbers in digits; 1,200.50 is one."""
   return len(_NUMBER.findall(query))
 
 
 def operations(query: str) -> float:
-  """How many arithmetic operations: signs between two operands, and words such as `twice`, `per` or `percent`."""
+  """Counts arithmetic operations: signs between two operands, and words such as `twice`, `per` or `percent`."""
   return len(_SIGNS.findall(query)) + len(_OPERATION_WORDS.findall(query))
 
 
 def entities(query: str) -> float:
-  """How many named entities, by a rule: runs of capitalised words that no sentence, line or option begins with."""
+  """Counts named entities, by a rule: runs of capitalised words that no sentence, line or option begins with."""
   count, end, inside = 0, 0, False
   for match in _WORD.finditer(query):
     word, between = match[0], query[end : match.start()]
@@ -50,7 +50,7 @@ def entities(query: str) -> float:
 
 @functools.lru_cache(maxsize=1 << 16)
 def syllables(word: str) -> int:
-  """Roughly how many syllables an English word has: its groups of vowels, without an e that is not spoken."""
+  """Estimates the syllables of an English word: its groups of vowels, without an e that is not spoken."""
   word = word.lower()
   groups = len(_VOWELS.findall(word))
   silent = (
@@ -62,7 +62,7 @@ def syllables(word: str) -> int:
 
 
 def reading_ease(query: str) -> float:
-  """Flesch's reading ease (1948): 206.835 - 1.015 words a sentence - 84.6 syllables a word; NaN without words.
+  """Computes Flesch's reading ease (1948): 206.835 - 1.015 words a sentence - 84.6 syllables a word; NaN without words.
 
   From about 100, easy, to 0, for graduates, and beyond both.
   """
@@ -84,5 +84,5 @@ FEATURES: dict[str, Callable[[str], float]] = {
 
 
 def of(queries: Sequence[str]) -> dict[str, np.ndarray]:
-  """Every feature of N queries, float64[N] in whole numbers; NaN where a query has none to speak of."""
+  """Computes every feature of N queries, float64[N] in whole numbers; NaN where a query has none."""
   return {name: np.round([feature(query) for query in queries]) for name, feature in FEATURES.items()}

@@ -1,4 +1,4 @@
-"""Turns texts into what the classifier says of them: confidences and selections, and embeddings.
+"""Turns texts into outputs of the classifier: confidences and selections, and embeddings.
 
 Queries are tokenized once and packed, several to a row, into batches of one shape.
 """

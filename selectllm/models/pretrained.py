@@ -140,7 +140,7 @@ def load_encoder(folder: pathlib.Path, params: nnx.State) -> nnx.State:
 
   Args:
     folder: Where `find` found it.
-    params: The parameters of an `encoder.Encoder`, or what `sharding.abstract` says of them.
+    params: The parameters of an `encoder.Encoder`, or their shapes by `sharding.abstract`.
 
   Returns:
     Parameters of the same structure, dtype and sharding, with the file's values. Of a masked language model only

@@ -69,7 +69,7 @@ def load_table(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> data
   """Reads the data set of a run.
 
   Raises:
-    rundir.RunDirError: when the run directory began with other data.
+    run_dir.RunDirError: when the run directory began with other data.
     ValueError: when the processes of a job found other data.
   """
   data, identity = load.load(config, run_dir.begun_with(workdir))
@@ -83,7 +83,7 @@ def load_table(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> data
 
 
 def _split(config: ml_collections.ConfigDict, data: dataset.Dataset) -> np.ndarray:
-  """One split, or one for each fold, int8[F, N]; refuses those of which a part is empty."""
+  """Makes one split, or one for each fold, int8[F, N]; refuses those of which a part is empty."""
   options = config.dataset
   shares = {'validation': options.validation_share, 'test': options.test_share}
   if options.split == 'published':
@@ -148,7 +148,7 @@ def _predict(
       directory = workdir / f'fold_{fold}' if len(split) > 1 else workdir
       directory.mkdir(exist_ok=True)
       step, params = get_params(train_options.from_config(config), model, tokens, data.responses, part, directory)
-      # What it says of queries that it was trained on tells nothing, and is not worth the time.
+      # Predictions on training queries are overfit, so they are not computed.
       rows = np.flatnonzero((part == splits.VALIDATION) | (part == splits.TEST))
       _LOG.info('Scoring %d queries with the classifier of step %d', len(rows), step)
       scores = inference.score_queries(
@@ -252,7 +252,7 @@ def _compare_strategies(
   """Fits and replays what chooses calls past the paper's policies; nothing for scores, or without strategies.
 
   Returns:
-    The folds one by one; what reports say of them; each strategy's metrics on all test queries.
+    Each fold's result; the trade-off that reports show; each strategy's metrics on all test queries.
   """
   if not config.tradeoff.strategies or not run.data.responses.has_answers:
     return [], None, {}
@@ -273,7 +273,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
   Raises:
     ValueError: for invalid options.
-    rundir.RunDirError: when the directory holds another run, or is in use.
+    run_dir.RunDirError: when the directory holds another run, or is in use.
   """
   config_lib.check_options(config)
   if config.profile and paths.is_remote(workdir):

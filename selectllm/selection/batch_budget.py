@@ -1,9 +1,9 @@
 """A whole batch of queries under one budget: the assignment problem of OptLLM (Liu et al. 2024, arXiv 2405.15130).
 
 Every query gets one of M options, such as a strategy's operating points, each with an estimated chance to be right and
-an expected cost. A price on the budget itself (the Lagrange multiplier) makes the queries independent: each takes the
-option worth most at that price. Bisection finds the lowest such price that keeps the budget; what it leaves of the
-budget then buys the upgrades that bring most for their cost.
+an expected cost. A Lagrange multiplier on the budget makes the queries independent: each takes the option worth most at
+it. Bisection finds the lowest multiplier that keeps the budget; what it leaves then buys the upgrades that bring most
+for their cost.
 """
 
 import jax

@@ -1,9 +1,9 @@
 """Confidences to decide by: calibrated, and out of fold wherever something is fitted on them.
 
-The classifier has seen its training queries, so that its confidences there are worth nothing for fitting votes and
-rules. A second, cheap estimate has not: a logistic regression on the pretrained encoder's embeddings and what shows in
-the text, cross-fitted over the *fitting* queries (train and validation). On validation the two are blended and
-calibrated for each LLM; new queries get the blend.
+The classifier has seen its training queries; its confidences there are useless for fitting votes and rules. A second,
+cheap estimate has not: a logistic regression on the pretrained encoder's embeddings and what shows in the text,
+cross-fitted over the *fitting* queries (train and validation). On validation the two are blended and calibrated for
+each LLM; new queries get the blend.
 """
 
 from collections.abc import Sequence

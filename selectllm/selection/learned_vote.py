@@ -43,8 +43,8 @@ class Weights(NamedTuple):
   """The parameters of the vote, for K LLMs.
 
   Attributes:
-    bias: float32[K], what an LLM's answer is worth beside its log-odds.
-    slope: float32[], what its log-odds are worth.
+    bias: float32[K], the weight of an LLM's answer beside its log-odds.
+    slope: float32[], the weight of its log-odds.
     pair: float32[K, K], symmetric, 0 on the diagonal: what agreement of two LLMs adds.
     other: float32[], the utility of an answer that nobody called gave.
     other_called: float32[K], what each called LLM adds to it.
@@ -145,7 +145,7 @@ def _loss(weights: Weights, logits: Array, votes: Votes, called: Array, referenc
 
 @jax.jit
 def count_all_votes(answers: Int[Array, 'N K S']) -> Votes:
-  """`count_votes` for N queries, int[N, K, S]."""
+  """Applies `count_votes` to N queries, int[N, K, S]."""
   return jax.vmap(count_votes)(answers)
 
 

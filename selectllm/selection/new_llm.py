@@ -1,6 +1,6 @@
 """A new LLM in a pool that has been learned: its confidence from few labelled responses, and answers to fit rules on.
 
-What the pool's confidences say of a query says much about a new LLM too: where the others are likely right, so is it,
+The pool's confidences in a query tell much about a new LLM too: where the others are likely right, so is it,
 and by default by as much. A regression on the pool's log-odds begins there and is moved by the labelled responses.
 Votes and rules want its answers to many more queries than it was asked; those are drawn as it might have answered.
 """

@@ -182,7 +182,7 @@ def _vote_weights(logits: Array) -> Array:
 
 
 def subset(train: types.StrategyQueries, test: types.StrategyQueries, *, seed: int) -> types.Decisions:
-  """A `types.Strategy`, its operating points being `COST_WEIGHTS`; all LLMs of a subset are called at once.
+  """Chooses one subset a query, as a `types.Strategy` with the operating points `COST_WEIGHTS`; it is called at once.
 
   `Decisions.p_right` is the estimated accuracy of the chosen subset's vote, which no answer to the query has entered.
   """

@@ -55,7 +55,7 @@ class StrategyQueries(NamedTuple):
 
 
 class Decisions(NamedTuple):
-  """What a strategy did with N queries at M operating points.
+  """Decisions of a strategy on N queries at M operating points.
 
   Attributes:
     mask: bool[N, M, K], the LLMs called.

@@ -13,7 +13,7 @@ State = Any  # a NamedTuple of arrays along N queries, one of them `confidences`
 
 
 class Revealed(NamedTuple):
-  """All that the calls for N queries have brought so far.
+  """Outcomes of all calls for N queries so far.
 
   Attributes:
     answers: int16[N, K, S], ids of answers, counted for each query from 0 as they come up; -1 for none.

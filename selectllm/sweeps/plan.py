@@ -203,7 +203,7 @@ def check_directories(plan: Plan, workdir: pathlib.Path) -> None:
 
   Raises:
     ValueError: with the first difference.
-    rundir.RunDirError: for a file that is damaged.
+    run_dir.RunDirError: for a file that is damaged.
   """
   trained_by = trainers(plan, workdir)
   for run in plan.runs.values():
@@ -227,7 +227,7 @@ def check_data(runs: Iterable[Run], workdir: pathlib.Path) -> None:
 
   Raises:
     ValueError: with the first difference, and the directories of both runs.
-    rundir.RunDirError: for a file that is damaged.
+    run_dir.RunDirError: for a file that is damaged.
   """
   first: dict[tuple[str, str], tuple[pathlib.Path, Any]] = {}
   for run in runs:

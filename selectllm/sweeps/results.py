@@ -156,11 +156,11 @@ def gain(
     The gain; None where they share no seed or no query, or one does not have its method.
   """
   seeds = sorted(runs.keys() & reference.keys())
-  played = [side[seed].outcomes for side in (reference, runs) for seed in seeds]
+  recorded = [side[seed].outcomes for side in (reference, runs) for seed in seeds]
   keys = [of for of in (reference_key, key) for _ in seeds]
-  if not seeds or any(each.column(*of) is None for each, of in zip(played, keys, strict=True)):
+  if not seeds or any(each.column(*of) is None for each, of in zip(recorded, keys, strict=True)):
     return None
-  aligned = comparison.align(played, keys)
+  aligned = comparison.align(recorded, keys)
   if not len(aligned.query_ids):
     return None
   valid = np.all(aligned.valid, axis=1, keepdims=True)
@@ -243,7 +243,7 @@ def collect(sweep: plan.Plan, runs: dict[str, finished_runs.Run]) -> list[Axis]:
 def load(
   sweep: plan.Plan, workdir: pathlib.Path, failed: dict[str, str]
 ) -> tuple[dict[str, finished_runs.Run], dict[str, str]]:
-  """Reads the runs that are done; says of the others why they are missing, by name.
+  """Reads the runs that are done, and by name the reasons why others are missing.
 
   Raises:
     ValueError: when runs were not on the same data, see `plan.check_data`.

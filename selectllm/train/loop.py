@@ -31,7 +31,7 @@ class TrainState(NamedTuple):
 
 
 class _Task(NamedTuple):
-  """Everything that a training needs.
+  """Parts of a training.
 
   Attributes:
     trained: The model, or its head alone, see `_trained_part`.

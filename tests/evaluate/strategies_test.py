@@ -1,4 +1,4 @@
-"""The tradeoff: what strategies promise on development queries, and what the test gives."""
+"""The trade-off: estimated on fitting queries, and measured on test queries."""
 
 import json
 

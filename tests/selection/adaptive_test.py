@@ -49,7 +49,7 @@ def test_it_pays_for_the_dear_llm_where_the_cheap_one_does_not_know(fitted):
   assert right[:, setting].mean() > 0.9
   price = (played.mask @ asked.expected_cost).mean(0)
   assert price[setting] < 0.65 * asked.expected_cost.sum()
-  # Dear settings cost more, the dearest calls whoever may still help, and somebody is always called.
+  # Later operating points cost more, the last calls whoever may still help, and somebody is always called.
   assert price[0] < price[setting] < price[-1]
   assert played.mask.any(-1).all()
 

@@ -11,12 +11,12 @@ from selectllm.data import records
 
 
 def wanted_llms(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-  """The LLMs that `config.pool.llms` names, with commas between or as a tuple; none for all."""
+  """Reads the LLMs that `config.pool.llms` names, with commas between or as a tuple; none for all."""
   return tuple(name.strip() for names in config.pool.llms for name in names.split(','))
 
 
 class Extent:
-  """What a reader must know of records before the first, to lay out its arrays.
+  """Bounds that a reader must know before the first record, to lay out its arrays.
 
   Attributes:
     llms: All LLMs, in the order of their first appearance.
@@ -62,7 +62,7 @@ class PoolBuilder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type:
 
   @abc.abstractmethod
   def read_records(self) -> collections.abc.Iterable[records.Record]:
-    """The records, in their order."""
+    """Yields the records, in their order."""
 
   def _info(self) -> tfds.core.DatasetInfo:
     return tfds.core.DatasetInfo(

@@ -69,7 +69,7 @@ Responses = collections.abc.Iterator[tuple[str, str, records.Sample]]
 
 
 def _sample(written: str, *, output: str = '', extractor: str = TEXT_EXTRACTOR) -> records.Sample:
-  """A sample whose latency is to be estimated from its length: about four characters make a token.
+  """Makes a sample whose latency is to be estimated from its length: about four characters make a token.
 
   Args:
     written: What the LLM wrote.

@@ -79,7 +79,7 @@ class Builder(base.PoolBuilder):
     )
 
   def read_records(self) -> collections.abc.Iterator[records.Record]:
-    """The records of all files, in order; see `records.read_jsonl` for what is refused."""
+    """Reads the records of all files, in order; see `records.read_jsonl` for what is refused."""
     return records.read_jsonl(*self._paths)
 
   def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:

@@ -27,5 +27,5 @@ class Builder(base.PoolBuilder):
     )
 
   def read_records(self) -> collections.abc.Iterator[records.Record]:
-    """The records in the order of their questions."""
+    """Reads the records in the order of their questions."""
     return records.read_jsonl(RECORDING)

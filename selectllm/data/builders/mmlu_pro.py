@@ -60,14 +60,14 @@ OTHERS = (
 
 
 class Question(NamedTuple):
-  """What was asked; in a few rows it differs between the files of two LLMs."""
+  """A question; in a few rows it differs between the files of two LLMs."""
 
   text: str
   options: tuple[str, ...]
   reference: str
 
   def query(self, include_options: bool) -> str:
-    """What the classifier reads."""
+    """Returns the text that the classifier reads."""
     lettered = (f'{letter}. {option}' for letter, option in zip(grading.OPTIONS, self.options, strict=False))
     return '\n'.join([self.text, *lettered]) if include_options else self.text
 
@@ -82,7 +82,7 @@ class Row(NamedTuple):
 
 
 def source(llm: str) -> download.Source:
-  """The published file of an LLM.
+  """Returns the published file of an LLM.
 
   Raises:
     ValueError: for an LLM that has none.
@@ -109,7 +109,7 @@ def _read_rows(path: pathlib.Path) -> list[Any]:
 
 
 def _parse(row: Any) -> tuple[int, Row] | None:
-  """The id and content of a row; None for what is no response to a question."""
+  """Reads the id and content of a row; None for what is no response to a question."""
   if not isinstance(row, dict):
     return None
   # Some files call the text one thing, some another.
@@ -124,12 +124,12 @@ def _parse(row: Any) -> tuple[int, Row] | None:
 
 
 def _clean(text: str) -> str:
-  """The text without halves of surrogate pairs, which cannot be stored."""
+  """Removes halves of surrogate pairs, which cannot be stored."""
   return text.encode(errors='replace').decode()
 
 
 def _read(path: pathlib.Path) -> tuple[dict[int, Row], int]:
-  """The responses in a file by question id, and how many rows are none (or answer a question once more)."""
+  """Reads the responses in a file by question id, and counts the rows that are none (or repeat a question)."""
   rows, left_out = {}, 0
   for value in _read_rows(path):
     parsed = _parse(value)
@@ -143,7 +143,7 @@ def _read(path: pathlib.Path) -> tuple[dict[int, Row], int]:
 
 
 def answer(row: Row) -> str | None:
-  """The option that the text of a response states; None for one that the question does not have."""
+  """Extracts the option that a response states; None for one that the question does not have."""
   letter = grading.get_extractor(EXTRACTOR)(row.response)
   return letter if letter and letter in grading.OPTIONS[: len(row.question.options)] else None
 
@@ -253,7 +253,7 @@ class Builder(base.PoolBuilder):
 
 
 def _comparison(graded: dict[str, list[tuple[bool, bool, bool]]]) -> str:
-  """What grading the texts changed against the published answers."""
+  """Notes what grading the texts changed against the published answers."""
   parts = []
   for llm, rows in graded.items():
     ours, theirs, differ = (sum(column) for column in zip(*rows, strict=True))

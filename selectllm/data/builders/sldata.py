@@ -39,7 +39,7 @@ class Builder(base.PoolBuilder):
     )
 
   def read_records(self) -> collections.abc.Iterator[records.Record]:
-    """The training, validation and test queries, in the order of their files; `sldata_files.read` refuses some."""
+    """Reads training, validation and test queries, in the order of their files; `sldata_files.read` refuses some."""
     by_split = {split: self._read(split) for split in sldata_files.STEMS}
     all_rows = [row for rows in by_split.values() for row in rows]
     recorded = [self._record(row, number, split) for split, rows in by_split.items() for number, row in enumerate(rows)]
@@ -69,14 +69,14 @@ class Builder(base.PoolBuilder):
 
 
 def _repeated(rows: list[sldata_files.Row]) -> list[str]:
-  """A note on questions that stand in more than one row."""
+  """Notes questions that stand in more than one row."""
   counts = collections.Counter((row.subject, splits.normalise(row.query)) for row in rows)
   repeated = sum(count > 1 for count in counts.values())
   return [f'{repeated:,} questions stand in more than one row; all rows are kept as published.'] if repeated else []
 
 
 def _disagreements(recorded: list[records.Record], labels: list[dict[str, int]]) -> list[str]:
-  """A note on the labels that our pipeline makes of the answers, where they are not those that were published."""
+  """Notes where the labels that our pipeline makes of the answers differ from the published ones."""
   present = list(dict.fromkeys(llm for record in recorded for llm in record.responses))
   samples = max((len(given) for record in recorded for given in record.responses.values()), default=0)
   data = dataset.build(recorded, name=Builder.name, size=len(recorded), present=present, samples=samples)

@@ -97,7 +97,7 @@ def find(path: str, task: str) -> tuple[str, dict[str, File]]:
 
 
 def _folders(folder: File) -> collections.abc.Iterator[tuple[File, dict[str, File]]]:
-  """Every folder that holds files of SLData, with these by name; what macOS adds to an archive is none."""
+  """Finds every folder that holds files of SLData, with these by name, but for what macOS adds to an archive."""
   names = {f'{stem}_{part}.csv' for stem in STEMS.values() for part in ('top', 'bot')}
   entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
   if files := {entry.name: entry for entry in entries if entry.name in names}:
@@ -124,7 +124,7 @@ def read(file: File, split: str, task: str) -> tuple[list[Row], list[str]]:
     The rows, and a note where the name decided about rows that are marked as test rows.
 
   Raises:
-    responses.RecordError: names file, row (the header is row 1), column and value of what cannot be used.
+    records.RecordError: names file, row (the header is row 1), column and value of what cannot be used.
   """
   reader = csv.DictReader(io.StringIO(_text(file), newline=''), strict=True)
   rows, number, marked_test = [], 1, 0
@@ -151,7 +151,7 @@ def read(file: File, split: str, task: str) -> tuple[list[Row], list[str]]:
 
 
 def _llms(columns: list[str], file: File, task: str) -> dict[str, str]:
-  """The LLMs of a file, their name -> ours; refuses a file that lacks a column."""
+  """Maps the names of the LLMs in a file to ours; refuses a file that lacks a column."""
   llms = {
     (theirs := name.removeprefix(_ANSWERS)): LLMS.get(theirs, theirs) for name in columns if name.startswith(_ANSWERS)
   }
@@ -189,7 +189,7 @@ def _row(cells: dict[str, str], llms: dict[str, str], task: str, where: str) -> 
 
 
 def _canonical(text: str, task: str) -> str | None:
-  """A number or an option letter in the form that our extractors give it; None for what is neither."""
+  """Brings a number or an option letter into the form of our extractors; None for what is neither."""
   if task == 'gsm8k':
     return grading.canonical_number(text)
   letter = text.strip('(). ').upper()
@@ -197,7 +197,7 @@ def _canonical(text: str, task: str) -> str | None:
 
 
 def _answers(cell: str, task: str, where: str) -> list[str | None]:
-  """The answers of a stringified list.
+  """Reads the answers of a stringified list.
 
   INVALID and empty texts are no answers. Any other text that is neither number nor letter stays as it stands: the
   authors' extractor took it for an answer, so it takes part in the vote, where it can only be wrong.
@@ -213,7 +213,7 @@ def _answers(cell: str, task: str, where: str) -> list[str | None]:
 
 
 def join(top: list[Row], bottom: list[Row], stem: str) -> list[str]:
-  """Adds to the rows of a `_top` file, in place, what the `_bot` file beside it says of further LLMs.
+  """Adds to the rows of a `_top` file, in place, the further LLMs of the `_bot` file beside it.
 
   The notebooks that wrote the files put the same rows into both, which differ in the order in which they combine LLMs
   (`maj_2` and so on, not used here). So the `_top` file decides which rows there are, and where both have answers of
