@@ -8,6 +8,8 @@ from typing import Any
 
 import orjson
 
+from selectllm.infra import paths
+
 Extractor = collections.abc.Callable[[str], str | None]
 
 # name:split -> repository and file at the Hugging Face hub
@@ -139,14 +141,18 @@ def _query(value: Any, where: str) -> Query:
 
 
 def _published(source: str, manual_dir: str) -> collections.abc.Iterator[tuple[str, Query]]:
-  import huggingface_hub  # these two are slow to load and needed for published files only
+  import huggingface_hub  # slow to load, these three, and needed for published files only
   import pyarrow.parquet
+
+  from selectllm.data.builders import download
 
   repository, file = _PUBLISHED[source]
   if manual_dir:
     path = pathlib.Path(manual_dir) / repository / file
   else:
-    path = pathlib.Path(huggingface_hub.hf_hub_download(repository, file, repo_type='dataset'))
+    fetched = pathlib.Path(huggingface_hub.hf_hub_download(repository, file, repo_type='dataset'))
+    origin = download.Source(f'{repository}/{file}', commit='huggingface.co')
+    path = download.hold(fetched, origin, paths.cache_dir())
   name, split = source.split(':')
   make = {'gsm8k': _gsm8k_query, 'mmlu': _mmlu_query}[name]
   number = 0

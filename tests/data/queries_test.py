@@ -1,11 +1,13 @@
 import pathlib
 
+import huggingface_hub
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from selectllm.client import endpoints
 from selectllm.data import grading, pool_file, queries
+from selectllm.data.builders import download
 
 POOLS = pathlib.Path(__file__).parents[2] / 'configs' / 'pools'
 NUMBER, LETTER = grading.get_extractor('number-v1'), grading.get_extractor('option_letter-v1')
@@ -74,3 +76,19 @@ def test_the_worked_examples_answer_what_they_say(file, extract, answers):
   endpoint = pool_file.read_pool(POOLS / f'paper_{file}.yaml').llms['gemma-7b'].endpoint
   assert endpoint is not None
   assert [extract(shot['answer']) for shot in endpoint.prompt.few_shot] == answers
+
+
+def test_a_published_file_is_held_to_what_it_was_at_first(tmp_path, monkeypatch):
+  monkeypatch.setenv('SELECTLLM_CACHE', str(tmp_path / 'cache'))
+  file = tmp_path / 'questions.parquet'
+  monkeypatch.setattr(huggingface_hub, 'hf_hub_download', lambda *args, **options: str(file))
+
+  def publish(question: str) -> None:
+    rows = {'question': [question], 'answer': ['so #### 5']}
+    pyarrow.parquet.write_table(pyarrow.table(rows), file)
+
+  publish('2 + 3?')
+  assert [query.query for query in queries.read('gsm8k:test', '')] == ['2 + 3?']
+  publish('What is 2 + 3?')
+  with pytest.raises(download.SourceError, match='the published file has'):
+    queries.read('gsm8k:test', '')

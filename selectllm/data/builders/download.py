@@ -100,6 +100,18 @@ def _problem(path: pathlib.Path, source: Source) -> str | None:
   return None
 
 
+def hold(path: pathlib.Path, source: Source, cache_dir: pathlib.Path) -> pathlib.Path:
+  """Holds a file that was fetched by other means to what it was when it was first used; returns its path.
+
+  Raises:
+    SourceError: when it has changed.
+  """
+  if problem := _problem(path, remembered(source, cache_dir)):
+    raise SourceError(problem)
+  remember(source, path, cache_dir)
+  return path
+
+
 def _download(url: str, path: pathlib.Path, source: Source, progress: rich.progress.Progress) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   bar = progress.add_task(source.path.rsplit('/', 1)[-1], total=source.size or None)
