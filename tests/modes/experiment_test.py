@@ -108,7 +108,7 @@ def test_the_report_says_what_leaks_between_the_splits(finished: pathlib.Path):
   assert report['contamination']['near_duplicates'] == report['evaluate_config']['near_duplicates'] == 0.8
   assert report['contamination']['tested'] == counts['test']
   assert report['contamination']['methods'][0]['name'] == 'weighted_max_conf'
-  assert '## Leaks between splits' in (finished / 'report.md').read_text()
+  assert '## Contamination' in (finished / 'report.md').read_text()
 
 
 def test_learns_who_is_right(finished: pathlib.Path):
