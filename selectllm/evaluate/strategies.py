@@ -6,7 +6,9 @@ rest. Operating points are chosen by these estimates alone; test labels are only
 """
 
 import functools
+import os
 from collections.abc import Callable, Iterable, Sequence
+from concurrent import futures
 from typing import NamedTuple
 
 import numpy as np
@@ -232,11 +234,20 @@ def fit_and_replay_from(
   """
   queries = queries_of(data, confidences, embeddings, split, options.cost_unit)
   rows, test = np.flatnonzero(confidences.fold >= 0), np.flatnonzero(split == splits.TEST)
-  held_out = _cross_fit(queries, rows, confidences.fold[rows] % _CROSS, options, complete)
-  fitted = _fit(complete(queries.rows(rows)), options)
+  fold = confidences.fold[rows] % _CROSS
+  cuts = [(rows[fold != part], rows[fold == part]) for part in range(_CROSS)]
+
+  def fit_and_decide(cut: tuple[np.ndarray, np.ndarray]) -> tuple[_Fitted, dict[str, types.Decisions]]:
+    fitted = _fit(complete(queries.rows(cut[0])), options)
+    return fitted, _replay(fitted, queries.rows(cut[1]), options)
+
+  # The fits know nothing of each other, and XLA computes without Python's lock.
+  with futures.ThreadPoolExecutor(min(_CROSS + 1, os.cpu_count() or 1)) as pool:
+    *crossed, (fitted, decisions) = pool.map(fit_and_decide, [*cuts, (rows, test)])
+  held_out = _HeldOut([parts for _, parts in crossed], np.argsort(np.concatenate([out for _, out in cuts])))
   fitting, tested = data.responses.rows(rows), data.responses.rows(test)
   strategies, calibrators = {}, {}
-  for name, decided in _replay(fitted, queries.rows(test), options).items():
+  for name, decided in decisions.items():
     strategies[name], calibrators[name] = _strategy_result(
       fitting, held_out.join(name, decided.answer.shape[1]), tested, decided, queries.expected_cost
     )
@@ -275,21 +286,6 @@ class _HeldOut(NamedTuple):
       return np.concatenate(widened)[self.order]
 
     return types.Decisions(*map(joined, zip(*(part[name] for part in self.parts), strict=True)))
-
-
-def _cross_fit(
-  queries: types.StrategyQueries,
-  rows: np.ndarray,
-  fold: np.ndarray,
-  options: options_lib.TradeoffOptions,
-  complete: Callable[[types.StrategyQueries], types.StrategyQueries],
-) -> _HeldOut:
-  """Fits on two thirds of the fitting queries int[D], replays on the rest, three times; `fold` int[D] tells thirds."""
-  parts = []
-  for part in range(_CROSS):
-    out = fold == part
-    parts.append(_replay(_fit(complete(queries.rows(rows[~out])), options), queries.rows(rows[out]), options))
-  return _HeldOut(parts, np.argsort(np.concatenate([rows[fold == part] for part in range(_CROSS)])))
 
 
 def _strategy_result(
