@@ -37,15 +37,18 @@ def _imported(code, *arguments):
   'arguments',
   [
     ('selectllm.sweeps.main', '--config=mini:ablations', '--print'),
+    ('selectllm.main', '--help'),
     ('selectllm.main', '--config=gsm8k:collect', '--help'),
+    ('selectllm.main', '--config.mode=collect', '--workdir=nowhere', '--config.pool.file=none.yaml'),
     ('selectllm.main', '--config=common', '--config.mode=compare', '--config.compare.runs=no/such,run/there'),
   ],
   ids=lambda arguments: arguments[1],
 )
 def test_commands_that_compute_nothing_start_without_jax(arguments):
   assert _imported(RUN, *arguments) == []
+  assert not (ROOT / 'nowhere').exists()
 
 
-@pytest.mark.parametrize('room', ['client', 'config', 'data', 'report', 'sweeps'])
+@pytest.mark.parametrize('room', ['client', 'config', 'data', 'report', 'sweeps', 'modes.collect', 'modes.compare'])
 def test_rooms_that_compute_nothing_import_no_jax(room):
   assert _imported(IMPORT, f'selectllm.{room}') == []
