@@ -56,7 +56,8 @@ async def running(
 @contextlib.contextmanager
 def _stop_on_signals(asking: runner.Runner, drain_s: float) -> collections.abc.Iterator[list[int]]:
   """Lets the first Ctrl-C or SIGTERM end what is in flight, and the second end everything now."""
-  loop, interrupted = asyncio.get_running_loop(), []
+  loop = asyncio.get_running_loop()
+  interrupted: list[int] = []
 
   def interrupt(signum: int) -> None:
     if interrupted:
