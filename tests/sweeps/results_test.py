@@ -163,9 +163,9 @@ def test_what_is_missing_is_listed(tmp_path, capsys):
   assert 'Missing runs: 3 of 4' in out
 
 
-def test_nothing_to_gather(tmp_path):
+def test_nothing_to_report(tmp_path):
   sweep, _ = make_sweep(tmp_path / 'elsewhere', 'ablation=loss', lambda config: 0.5)
-  with pytest.raises(ValueError, match='nothing to gather'):
+  with pytest.raises(ValueError, match='nothing to report'):
     report.write(sweep, tmp_path, {})
 
 
