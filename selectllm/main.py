@@ -26,7 +26,7 @@ def find_config(name: str) -> str:
   stem, colon, argument = name.partition(':')
   if '/' in stem or stem.endswith('.py'):
     return name
-  known = sorted({path.stem for path in _CONFIGS.glob('*.py')} - {'__init__', 'ablations'})
+  known = sorted({path.stem for path in _CONFIGS.glob('*.py')} - {'__init__', 'ablations', 'common'})
   if stem not in known:
     sys.exit(f'error: --config={name}: {stem!r} is neither a .py file nor one of {", ".join(known)}')
   return f'{_CONFIGS.resolve() / stem}.py{colon}{argument}'
@@ -61,6 +61,7 @@ def config_name() -> str:
 def _run(config: ml_collections.ConfigDict, workdir: str | None) -> int:
   """Hands over to the mode of the config; returns the exit code."""
   mode = modes.find(config.mode)
+  workdir = workdir or None  # --workdir= names none
   if workdir is None and mode.workdir:
     raise app.UsageError(f'--config.mode={config.mode} needs a --workdir')
   if config.mesh.distributed and (workdir is None or not mode.distributed):

@@ -81,8 +81,7 @@ def test_a_config_that_is_not_there_is_refused_with_those_that_are(python):
   done = python('-m', 'selectllm', '--config=gsm9k:folds=5')
   assert done.returncode == 1
   assert done.stderr == (
-    "error: --config=gsm9k:folds=5: 'gsm9k' is neither a .py file nor one of "
-    'common, gsm8k, jsonl, mini, mmlu, mmlu_pro\n'
+    "error: --config=gsm9k:folds=5: 'gsm9k' is neither a .py file nor one of gsm8k, jsonl, mini, mmlu, mmlu_pro\n"
   )
 
 

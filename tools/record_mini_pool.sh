@@ -9,7 +9,7 @@ if [[ -z "${SELECTLLM_POOL_IS_UP:-}" ]]; then  # once more, with the servers
   SELECTLLM_POOL_IS_UP=1 exec bash launch/local_pool.sh bash tools/record_mini_pool.sh "$@"
 fi
 source launch/install.sh
-install_selectllm
+install_selectllm collect
 readonly OUT="${1:-runs/mini_recording}"
 mkdir -p "$OUT"
 .venv/bin/python -m tools.mini_pool_questions >"$OUT/questions.jsonl"

@@ -23,7 +23,7 @@ import numpy as np
 from selectllm.data import splits
 
 # Which queries must not be found where: (of, within).
-LEAKS = ((splits.TEST, splits.TRAIN), (splits.TEST, splits.VALIDATION), (splits.VALIDATION, splits.TRAIN))
+SPLIT_PAIRS = ((splits.TEST, splits.TRAIN), (splits.TEST, splits.VALIDATION), (splits.VALIDATION, splits.TRAIN))
 SHINGLE = 5  # characters
 HASHES = 128  # of a MinHash signature
 MISSED = 0.01  # the most pairs exactly at the threshold that the bands may miss, as a share
@@ -31,7 +31,7 @@ MOST_TEXTS = 1_000_000  # of more distinct questions, a random sample of so many
 # Most questions that one is compared with: bounds the time where all of them share a long text, such as an instruction.
 MOST_COMPARED = 32
 
-_OF, _WITHIN = np.array(LEAKS).T
+_OF, _WITHIN = np.array(SPLIT_PAIRS).T
 
 
 class Pair(NamedTuple):
@@ -40,13 +40,13 @@ class Pair(NamedTuple):
   Attributes:
     of: Row of the one.
     within: Row of the other.
-    leak: Index into `LEAKS`.
+    splits: Index into `SPLIT_PAIRS`.
     similarity: Jaccard; 1 where the questions are the same.
   """
 
   of: int
   within: int
-  leak: int
+  splits: int
   similarity: float
 
 
@@ -54,7 +54,7 @@ class Overlap(NamedTuple):
   """Duplicates found in F splits of N queries.
 
   Attributes:
-    exact: bool[F, N, L], queries whose question the other split of each of `LEAKS` holds too.
+    exact: bool[F, N, L], queries whose question the other split of each of `SPLIT_PAIRS` holds too.
     near: bool[F, N, L], queries that are not `exact` and have a near duplicate there.
     pairs: Where each was first found, in a fixed order; not all pairs that there are.
     distinct: How many different questions the splits hold.
@@ -121,7 +121,7 @@ def _near(
   """Finds near duplicates among U texts: bool[U, F, L], pairs (of, within, similarity), texts searched and crowded."""
   # In random order, so that of many alike texts, those compared are of all splits.
   order = np.random.default_rng(0).permutation(np.flatnonzero(holds.any((1, 2))))[:MOST_TEXTS]
-  alike = np.zeros((*holds.shape[:2], len(LEAKS)), bool)
+  alike = np.zeros((*holds.shape[:2], len(SPLIT_PAIRS)), bool)
   compared = np.zeros(len(texts), np.int32)
   found = []
 
@@ -173,12 +173,12 @@ def _pairs(found: list[tuple[int, int, float]], text_of: np.ndarray, split: np.n
 
   pairs = []
   for of, within, similarity in found:
-    for leak, (which, other) in enumerate(LEAKS):
+    for place, (which, other) in enumerate(SPLIT_PAIRS):
       ones, others = (split[:, rows(text)] == part for text, part in ((of, which), (within, other)))
       if len(folds := np.flatnonzero(ones.any(1) & others.any(1))):
         fold = folds[0]
         pairs.append(
-          Pair(int(rows(of)[ones[fold].argmax()]), int(rows(within)[others[fold].argmax()]), leak, similarity)
+          Pair(int(rows(of)[ones[fold].argmax()]), int(rows(within)[others[fold].argmax()]), place, similarity)
         )
         break
   return pairs

@@ -152,7 +152,10 @@ def _published(source: str, manual_dir: str) -> collections.abc.Iterator[tuple[s
   else:
     fetched = pathlib.Path(huggingface_hub.hf_hub_download(repository, file, repo_type='dataset'))
     origin = download.Source(f'{repository}/{file}', commit='huggingface.co')
-    path = download.hold(fetched, origin, paths.cache_dir())
+    try:
+      path = download.hold(fetched, origin, paths.cache_dir())
+    except download.SourceError as error:
+      raise QueryError(str(error)) from error
   name, split = source.split(':')
   make = {'gsm8k': _gsm8k_query, 'mmlu': _mmlu_query}[name]
   number = 0

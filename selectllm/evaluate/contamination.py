@@ -37,8 +37,8 @@ def find(
   """
   questions = data.questions or data.queries
   found = near_duplicates.find(questions, split, near)
-  test_leaks = [leak for leak, (of, _) in enumerate(near_duplicates.LEAKS) if of == splits.TEST]
-  touched = (found.exact | found.near)[..., test_leaks].any(-1)  # [F, N]
+  of_test = [place for place, (of, _) in enumerate(near_duplicates.SPLIT_PAIRS) if of == splits.TEST]
+  touched = (found.exact | found.near)[..., of_test].any(-1)  # [F, N]
   clean = ~np.concatenate([row[part == splits.TEST] for row, part in zip(touched, split, strict=True)])
   # From the most alike pair to the least, evenly.
   pairs = sorted(found.pairs, key=lambda pair: -pair.similarity)
@@ -48,15 +48,15 @@ def find(
     distinct=found.distinct,
     searched=found.searched,
     crowded=found.crowded,
-    leaks=[
+    duplicates=[
       results.DuplicateCount(
         of=splits.NAMES[of],
         within=splits.NAMES[within],
         queries=int((split == of).sum()),
-        exact=int(found.exact[..., leak].sum()),
-        near=int(found.near[..., leak].sum()) if near else None,
+        exact=int(found.exact[..., place].sum()),
+        near=int(found.near[..., place].sum()) if near else None,
       )
-      for leak, (of, within) in enumerate(near_duplicates.LEAKS)
+      for place, (of, within) in enumerate(near_duplicates.SPLIT_PAIRS)
     ],
     examples=[_example(data.query_ids, questions, pairs[place]) for place in shown],
     tested=len(clean),
@@ -85,7 +85,7 @@ def _example(
   query_ids: Sequence[str], questions: Sequence[str], pair: near_duplicates.Pair
 ) -> results.DuplicateExample:
   """Returns a pair to look at: both texts, if long from a little before they differ."""
-  of, within = near_duplicates.LEAKS[pair.leak]
+  of, within = near_duplicates.SPLIT_PAIRS[pair.splits]
   one, other = (' '.join(questions[row].split()) for row in (pair.of, pair.within))
   shorter, longer = sorted(map(len, (one, other)))
   differ = next((at for at in range(shorter) if one[at] != other[at]), shorter)

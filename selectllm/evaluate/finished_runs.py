@@ -37,6 +37,7 @@ def load_run(path: pathlib.Path) -> Run:
   Raises:
     FileNotFoundError: when something is missing; says how to make it.
     ValueError: when something cannot be read.
+    run_dir.RunDirError: when config.json or data.json is damaged, or of another version.
   """
   for name in ('config.json', 'data.json'):
     if not (path / name).is_file():

@@ -76,5 +76,5 @@ class TradeoffOptions:
 
 def evaluate_config(config: ml_collections.ConfigDict) -> results.EvaluateConfig:
   """Takes the fields of `config.evaluate`, which may differ from evaluation to evaluation of one run."""
-  fields = config.evaluate.to_dict()
+  fields = {name: config.evaluate[name] for name in results.EvaluateConfig.__struct_fields__}
   return results.EvaluateConfig(**fields | {'knn_neighbours': list(fields['knn_neighbours'])})

@@ -427,7 +427,7 @@ class Contamination(_Struct, frozen=True):
     distinct: Different questions.
     searched: How many of these were searched.
     crowded: Questions with so many like them that not all were compared.
-    leaks: Counts by pair of splits.
+    duplicates: Counts by pair of splits.
     tested: Test queries.
     clean: Test queries without any duplicate.
   """
@@ -436,7 +436,7 @@ class Contamination(_Struct, frozen=True):
   distinct: int
   searched: int
   crowded: int
-  leaks: list[DuplicateCount]
+  duplicates: list[DuplicateCount]
   examples: list[DuplicateExample]
   tested: int
   clean: int

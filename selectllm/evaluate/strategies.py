@@ -6,7 +6,6 @@ rest. Operating points are chosen by these estimates alone; test labels are only
 """
 
 import functools
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent import futures
 from typing import NamedTuple
@@ -103,7 +102,7 @@ class FoldResult(NamedTuple):
 
 
 def queries_of(
-  data: dataset.Dataset, development: confidence.Confidences, embeddings: np.ndarray, split: np.ndarray, cost_unit: str
+  data: dataset.Dataset, confidences: confidence.Confidences, embeddings: np.ndarray, split: np.ndarray, cost_unit: str
 ) -> types.StrategyQueries:
   """Returns all queries of a data set as strategies see them, with what only fitting queries may tell."""
   responses = data.responses
@@ -115,7 +114,7 @@ def queries_of(
   with np.errstate(invalid='ignore'):
     expected = np.nansum(price[develops], 0) / np.sum(responses.observed[develops], 0)
   return types.StrategyQueries(
-    development.logits, embeddings, responses.answers, responses.majority, responses.observed, responses.reference,
+    confidences.logits, embeddings, responses.answers, responses.majority, responses.observed, responses.reference,
     responses.labels, price,
     np.nan_to_num(expected, nan=float(np.nanmax(expected))).astype(np.float32),
   )  # fmt: skip
@@ -128,11 +127,10 @@ def _hidden(asked: types.StrategyQueries) -> types.StrategyQueries:
 
 
 class _Fitted(NamedTuple):
-  """Holds the learned vote and the rules that stop by it, and what else strategies are fitted on."""
+  """Holds the learned vote and the rules that stop by it."""
 
   weights: learned_vote.Weights
   rules: dict[str, adaptive.Rule]
-  known: types.StrategyQueries
 
 
 def _fit(known: types.StrategyQueries, options: options_lib.TradeoffOptions) -> _Fitted:
@@ -141,14 +139,14 @@ def _fit(known: types.StrategyQueries, options: options_lib.TradeoffOptions) -> 
   rules = {'adaptive': adaptive.fit(weights, known, seed=options.seed)}
   if options.timed and 'adaptive_stages' in options.strategies:
     rules['adaptive_stages'] = adaptive.fit(weights, known, seed=options.seed, at_once=2, parallel=True)
-  return _Fitted(weights, rules, known)
+  return _Fitted(weights, rules)
 
 
 def _replay(
-  fitted: _Fitted, asked: types.StrategyQueries, options: options_lib.TradeoffOptions
+  fitted: _Fitted, known: types.StrategyQueries, asked: types.StrategyQueries, options: options_lib.TradeoffOptions
 ) -> dict[str, types.Decisions]:
   """Replays all strategies, and the rule `adaptive` under each constraint on single queries."""
-  (weights, rules, known), hidden, seed = fitted, _hidden(asked), options.seed
+  (weights, rules), hidden, seed = fitted, _hidden(asked), options.seed
   players: dict[str, Callable[[], types.Decisions]] = {
     'learned_vote': lambda: learned_vote.by_confidence(weights, hidden),
     'bayes_vote': lambda: learned_vote.by_confidence(learned_vote.bayes(hidden.observed.shape[1]), hidden),
@@ -238,11 +236,12 @@ def fit_and_replay_from(
   cuts = [(rows[fold != part], rows[fold == part]) for part in range(_CROSS)]
 
   def fit_and_decide(cut: tuple[np.ndarray, np.ndarray]) -> tuple[_Fitted, dict[str, types.Decisions]]:
-    fitted = _fit(complete(queries.rows(cut[0])), options)
-    return fitted, _replay(fitted, queries.rows(cut[1]), options)
+    known = complete(queries.rows(cut[0]))
+    fitted = _fit(known, options)
+    return fitted, _replay(fitted, known, queries.rows(cut[1]), options)
 
-  # The fits know nothing of each other, and XLA computes without Python's lock.
-  with futures.ThreadPoolExecutor(min(_CROSS + 1, os.cpu_count() or 1)) as pool:
+  # The fits know nothing of each other, and XLA computes without Python's lock. Two at a time, for memory's sake.
+  with futures.ThreadPoolExecutor(2) as pool:
     *crossed, (fitted, decisions) = pool.map(fit_and_decide, [*cuts, (rows, test)])
   held_out = _HeldOut([parts for _, parts in crossed], np.argsort(np.concatenate([out for _, out in cuts])))
   fitting, tested = data.responses.rows(rows), data.responses.rows(test)
@@ -252,9 +251,9 @@ def fit_and_replay_from(
       fitting, held_out.join(name, decided.answer.shape[1]), tested, decided, queries.expected_cost
     )
   latency_s = baselines.expected_latency_s(data.responses, split)
-  best = int(baselines.by_accuracy(fitting.labels, fitting.observed, latency_s)[0])
+  best = int(baselines.by_accuracy(fitting.labels, fitting.observed, queries.expected_cost)[0])
   on_fitting, on_test = (_references(of, best, latency_s, options.vote) for of in (fitting, tested))
-  selectable = (*fitted.rules, *options.budgets)
+  selectable = [name for name in (*fitted.rules, *options.budgets) if calibrators[name] is not None]
   rules = Rules(
     weights=fitted.weights,
     rules=fitted.rules,
@@ -279,7 +278,7 @@ class _HeldOut(NamedTuple):
   order: np.ndarray
 
   def join(self, name: str, points: int) -> types.Decisions:
-    """Returns one strategy's decisions at so many operating points: the dearest again where a part has fewer."""
+    """Returns one strategy's decisions at so many operating points: the most expensive again where a part has fewer."""
 
     def joined(arrays: Iterable[np.ndarray]) -> np.ndarray:
       widened = [array[:, np.minimum(np.arange(points), array.shape[1] - 1)] for array in arrays]

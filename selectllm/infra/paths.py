@@ -57,8 +57,10 @@ def atomic_write(path: pathlib.Path) -> Iterator[pathlib.Path]:
   try:
     yield partial
     partial.replace(path)
-  finally:
-    partial.unlink(missing_ok=True)
+  except BaseException:
+    with contextlib.suppress(OSError):  # else it would hide what went wrong
+      partial.unlink(missing_ok=True)
+    raise
 
 
 def cache_dir() -> pathlib.Path:

@@ -147,7 +147,7 @@ def time_one_query(model: Model, params: nnx.State, queries: Sequence[str], sele
 def make_score_step(graphdef: nnx.GraphDef, mesh: jax.sharding.Mesh) -> Callable[..., Scores]:
   """Makes the jitted step of one batch, whose R rows hold up to S queries each.
 
-  It maps `(params, tokens[R, L], segments[R, L], available[R, S, K], Selecting)` to the `Scores` of all R x S places.
+  It maps `(params, tokens[R, L], segments[R, L], available[R, S, K], PolicyOptions)` to the `Scores` of R x S places.
   """
 
   def step(params, tokens, segments, available, selecting: policies.PolicyOptions) -> Scores:

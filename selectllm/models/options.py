@@ -37,4 +37,5 @@ class ModelOptions:
 
 def from_config(config: ml_collections.ConfigDict) -> ModelOptions:
   """Takes the options of a classifier out of a config: `encoder`, `mesh` and `seed`."""
-  return ModelOptions(EncoderOptions(**config.encoder.to_dict()), config.mesh.data, config.mesh.fsdp, config.seed)
+  encoder = EncoderOptions(**{field.name: config.encoder[field.name] for field in dataclasses.fields(EncoderOptions)})
+  return ModelOptions(encoder, config.mesh.data, config.mesh.fsdp, config.seed)

@@ -170,10 +170,9 @@ def _predict(
       truncated=np.array(tokens.truncated),
       classifier_latency_s=np.array(one_latency_s),
     )
-    kept = distributed.gather_to_host(params) if _has_selector(config, data, split) else None
-  if distributed.is_first():
-    predictions.save(workdir / 'predictions.npz', predicted)
-  return predicted, kept
+    if distributed.is_first():
+      predictions.save(workdir / 'predictions.npz', predicted)
+    return predicted, distributed.gather_to_host(params) if _has_selector(config, data, split) else None
 
 
 def _report(

@@ -44,7 +44,7 @@ def select(config: ml_collections.ConfigDict, workdir: pathlib.Path | None) -> N
 
 
 def _table(chooser: selector.Selector, chosen: list[tuple[queries.Query, selector.Choice]]) -> rich.table.Table:
-  table = rich.table.Table(title=f'Whom to call first: {chooser.rule}, {chooser.limit.text}')
+  table = rich.table.Table(title=f'LLMs to call first: {chooser.rule}, {chooser.limit.text}')
   for column in ('query', 'call first', 'likely right'):
     table.add_column(column, overflow='fold')
   for query, choice in chosen:

@@ -64,7 +64,7 @@ def _contaminated(contamination: results.Contamination) -> list[str]:
   """Returns warnings of questions that occur in two splits."""
   lines: list[str] = []
   last_of_test = None
-  for row in contamination.leaks:
+  for row in contamination.duplicates:
     asked, before = f'of {row.queries:,} {row.of} queries', len(lines)
     if row.exact:
       lines.append(f'{row.exact:,} {asked} ask exactly what a {row.within} query asks.')

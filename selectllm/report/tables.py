@@ -237,7 +237,7 @@ def duplicates_table(contamination: results.Contamination) -> Table:
 
   rows = [
     [f'{row.of} in {row.within}', f'{row.queries:,}', share(row.exact, row.queries), share(row.near, row.queries)]
-    for row in contamination.leaks
+    for row in contamination.duplicates
   ]
   return Table(['queries of one split in another', 'queries', 'the same question', 'nearly the same'], rows)
 

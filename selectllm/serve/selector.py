@@ -158,7 +158,7 @@ def save(
       if path.is_dir():
         paths.remove(path)
       else:
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 def _arrays(responses: dataset.Responses, fold: strategies.FoldResult) -> Arrays:

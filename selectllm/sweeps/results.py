@@ -8,6 +8,7 @@ import numpy as np
 
 from selectllm.data import splits
 from selectllm.evaluate import comparison, finished_runs, metrics, outcomes, statistics
+from selectllm.infra import run_dir
 from selectllm.sweeps import plan
 
 # The methods that variants are compared by: a label -> method and size.
@@ -255,7 +256,7 @@ def load(
       continue
     try:
       runs[run.name] = finished_runs.load_run(workdir / run.name)
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, ValueError, run_dir.RunDirError) as error:
       missing[run.name] = str(error)
   plan.check_data([sweep.runs[name] for name in runs], workdir)
   return runs, missing

@@ -34,4 +34,5 @@ class TrainOptions:
 def from_config(config: ml_collections.ConfigDict) -> TrainOptions:
   """Takes the options of a training out of a config."""
   others = {'seed': config.seed, 'scoring_batch_size': config.evaluate.batch_size, 'profile': config.profile}
-  return TrainOptions(**config.train.to_dict(), **others)
+  names = {field.name for field in dataclasses.fields(TrainOptions)} - others.keys()
+  return TrainOptions(**{name: config.train[name] for name in names}, **others)

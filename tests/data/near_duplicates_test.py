@@ -20,8 +20,8 @@ def _find(*placed: tuple[str, int], near: float = 0.8) -> near_duplicates.Overla
 
 
 def _flagged(found: np.ndarray) -> list[tuple[int, int]]:
-  """Rows and leaks of the one split."""
-  return [(int(row), int(leak)) for row, leak in np.argwhere(found[0])]
+  """Rows and pairs of splits of the one split."""
+  return [(int(row), int(place)) for row, place in np.argwhere(found[0])]
 
 
 def _unlike(count: int, seed: int = 0) -> list[str]:
@@ -52,8 +52,8 @@ def test_a_question_that_is_nearly_the_same_is_found(other):
   found = _find(*((text, TRAIN) for text in _unlike(20)), (LONG, TRAIN), (other, TEST))
   assert _flagged(found.near) == [(21, TEST_IN_TRAIN)]
   assert not found.exact.any()
-  ((of, within, leak, similarity),) = found.pairs
-  assert (of, within, leak) == (21, 20, TEST_IN_TRAIN)
+  ((of, within, place, similarity),) = found.pairs
+  assert (of, within, place) == (21, 20, TEST_IN_TRAIN)
   assert 0.8 <= similarity < 1
   assert similarity == near_duplicates.jaccard(
     *(near_duplicates.shingles(splits.normalise(text)) for text in (LONG, other))
@@ -93,7 +93,7 @@ def test_a_query_is_counted_as_the_same_before_as_nearly_the_same():
   assert _flagged(found.near) == [(2, TEST_IN_VALIDATION)]
 
 
-def test_twins_in_one_split_and_unused_queries_are_nobodys_leak():
+def test_twins_in_one_split_and_unused_queries_are_nobodys_duplicates():
   found = _find((LONG, TEST), (LONG + '!', TEST), (LONG, UNUSED), (LONG + '?', UNUSED), ('Something else', TRAIN))
   assert not (found.exact | found.near).any()
   assert found.distinct == found.searched == 3
@@ -124,20 +124,20 @@ def test_nothing_that_comparing_all_pairs_finds_is_missed():
   ]
   split = splits.assign([str(n) for n in range(len(questions))], seed=0, validation=0.2, test=0.3)[None]
   pieces = [near_duplicates.shingles(splits.normalise(question)) for question in questions]
-  expected = np.zeros((len(questions), len(near_duplicates.LEAKS)), bool)
+  expected = np.zeros((len(questions), len(near_duplicates.SPLIT_PAIRS)), bool)
   exact = np.zeros_like(expected)
   for (i, one), (j, other) in itertools.permutations(enumerate(pieces), 2):
-    for leak, (of, within) in enumerate(near_duplicates.LEAKS):
+    for place, (of, within) in enumerate(near_duplicates.SPLIT_PAIRS):
       if split[0, i] == of and split[0, j] == within:
-        expected[i, leak] |= near_duplicates.jaccard(one, other) >= 0.8
-        exact[i, leak] |= questions[i] == questions[j]
+        expected[i, place] |= near_duplicates.jaccard(one, other) >= 0.8
+        exact[i, place] |= questions[i] == questions[j]
   found = near_duplicates.find(questions, split, 0.8)
   assert expected.sum() > exact.sum() > 20
   np.testing.assert_array_equal(found.exact[0], exact)
   np.testing.assert_array_equal(found.near[0], expected & ~exact)
   for pair in found.pairs:
     assert pair.similarity == near_duplicates.jaccard(pieces[pair.of], pieces[pair.within])
-    assert (split[0, pair.of], split[0, pair.within]) == near_duplicates.LEAKS[pair.leak]
+    assert (split[0, pair.of], split[0, pair.within]) == near_duplicates.SPLIT_PAIRS[pair.splits]
 
 
 def test_a_crowd_from_one_template_is_found_without_comparing_all():

@@ -42,8 +42,8 @@ def _find(questions: list[str] = QUESTIONS, split: np.ndarray = SPLIT, **changes
   return json.loads(json.dumps(msgspec.to_builtins(found), allow_nan=False))
 
 
-def test_leaks_are_counted_by_the_questions_not_by_what_the_classifier_reads():
-  assert _find()['leaks'] == [
+def test_duplicates_are_counted_by_the_questions_not_by_what_the_classifier_reads():
+  assert _find()['duplicates'] == [
     {'of': 'test', 'within': 'train', 'queries': 4, 'exact': 1, 'near': 1},
     {'of': 'test', 'within': 'validation', 'queries': 4, 'exact': 0, 'near': 1},
     {'of': 'validation', 'within': 'train', 'queries': 1, 'exact': 0, 'near': 0},
@@ -67,15 +67,15 @@ def test_where_every_test_query_is_affected_nothing_is_known_of_the_rest():
 
 def test_without_the_search_equal_questions_alone_are_affected():
   found = _find(near=0.0)
-  assert [(row['exact'], row['near']) for row in found['leaks']] == [(1, None), (0, None), (0, None)]
+  assert [(row['exact'], row['near']) for row in found['duplicates']] == [(1, None), (0, None), (0, None)]
   assert found['clean'] == 3
 
 
 def test_folds_are_counted_together_and_judged_on_their_own_test_queries():
   split = np.concatenate([SPLIT, np.int8([[2, 2, 0, 0, 0, 1, 0]])])
   found = _find(split=split)
-  assert [row['queries'] for row in found['leaks']] == [6, 6, 2]
-  assert [row['exact'] for row in found['leaks']] == [2, 0, 0]  # the first question trains once and tests once
+  assert [row['queries'] for row in found['duplicates']] == [6, 6, 2]
+  assert [row['exact'] for row in found['duplicates']] == [2, 0, 0]  # the first question trains once and tests once
   assert found['clean'] == 1 + 1
 
 

@@ -44,7 +44,7 @@ def make(config: ml_collections.ConfigDict, llms: list[str], **fields: Any) -> r
       'policy': '', 'sizes': [], 'queries': 0, 'lost': None, 'lost_ci': (None, None), 'features': []
     },
     'contamination': {
-      'near_duplicates': 0.0, 'distinct': 0, 'searched': 0, 'crowded': 0, 'leaks': [], 'examples': [], 'tested': 0,
+      'near_duplicates': 0.0, 'distinct': 0, 'searched': 0, 'crowded': 0, 'duplicates': [], 'examples': [], 'tested': 0,
       'clean': 0, 'methods': [],
     },
     'evaluate_config': config.evaluate.to_dict(),

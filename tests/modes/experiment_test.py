@@ -97,10 +97,10 @@ def _metrics(workdir: pathlib.Path) -> list[dict]:
   return [line for line in _lines(workdir) if 'step_s' not in line]
 
 
-def test_the_report_says_what_leaks_between_the_splits(finished: pathlib.Path):
+def test_the_report_says_what_stands_in_two_splits(finished: pathlib.Path):
   report = _report(finished)
-  counts, leaks = report['dataset']['queries_per_split'], report['contamination']['leaks']
-  assert [(row['of'], row['queries'], row['exact']) for row in leaks] == [
+  counts, duplicates = report['dataset']['queries_per_split'], report['contamination']['duplicates']
+  assert [(row['of'], row['queries'], row['exact']) for row in duplicates] == [
     ('test', counts['test'], 0),
     ('test', counts['test'], 0),
     ('validation', counts['validation'], 0),  # equal questions share a split

@@ -123,7 +123,7 @@ def _with_duplicates(found: results.Results, exact: int, near: int | None, clean
   """The results, where 1,000 test queries have so many duplicates in train, and other splits none."""
   content = msgspec.to_builtins(found)
   content['contamination'] |= {'tested': 1000, 'clean': clean}
-  for row in content['contamination']['leaks']:
+  for row in content['contamination']['duplicates']:
     counts = {'exact': exact, 'near': near} if (row['of'], row['within']) == ('test', 'train') else {}
     row.update({'queries': 1000, 'exact': 0, 'near': 0 if near is not None else None} | counts)
   content['contamination']['methods'][0].update({'accuracy': 0.655, 'clean_accuracy': 0.612})

@@ -156,7 +156,7 @@ def test_duplicates_have_counts_and_shares(results_of):
     ['validation in train', '8', '0 (0.0 %)', '0 (0.0 %)'],
   ]
   content = msgspec.to_builtins(results_of())
-  content['contamination']['leaks'][0]['near'] = None
+  content['contamination']['duplicates'][0]['near'] = None
   assert tables.duplicates_table(results.from_builtins(content).contamination).rows[0][-1] == '-'
 
 

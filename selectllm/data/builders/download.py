@@ -107,7 +107,9 @@ def hold(path: pathlib.Path, source: Source, cache_dir: pathlib.Path) -> pathlib
     SourceError: when it has changed.
   """
   if problem := _problem(path, remembered(source, cache_dir)):
-    raise SourceError(problem)
+    raise SourceError(
+      f'{problem}; so it was when it was first used. Delete {_note(source, cache_dir)} to accept the new file'
+    )
   remember(source, path, cache_dir)
   return path
 
