@@ -154,7 +154,9 @@ def _choose_sizes(methods: replay.MethodResults) -> dict[str, int]:
 
 def _evaluate_fold(run: context.RunContext, fold: context.Fold) -> FoldEvaluation:
   responses = run.data.responses
-  fitted = baselines.fit_baselines(responses, fold.split, run.embeddings, run.options)
+  fitted = baselines.fit_baselines(
+    responses, fold.split, run.embeddings, over=run.options.vote, knn_neighbours=run.options.knn_neighbours
+  )
 
   def replayed(rows: np.ndarray, headline_size: int) -> replay.MethodResults:
     return replay.replay_methods(

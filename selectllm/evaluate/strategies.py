@@ -45,15 +45,13 @@ class StrategyResult(NamedTuple):
   Attributes:
     fitting: On the D fitting queries, cross-fitted: arrays [D, M].
     test: On the T test queries: arrays [T, M].
-    sure: float32[D, M], how likely each answer to a fitting query is right, as the strategy says; NaN where it does
-      not.
-    p_right: float32[T, M], the same on test, calibrated on the fitting queries.
+    p_right: float32[T, M], how likely each answer on test is right, calibrated on the fitting queries; NaN where the
+      strategy does not say.
     expected_cost: float32[T, M], what the calls that it made on test were expected to cost.
   """
 
   fitting: replay.QueryMetrics
   test: replay.QueryMetrics
-  sure: np.ndarray
   p_right: np.ndarray
   expected_cost: np.ndarray
 
@@ -253,11 +251,11 @@ def fit_and_replay_from(
   latency_s = baselines.expected_latency_s(data.responses, split)
   best = int(baselines.by_accuracy(fitting.labels, fitting.observed, queries.expected_cost)[0])
   on_fitting, on_test = (_references(of, best, latency_s, options.vote) for of in (fitting, tested))
-  selectable = [name for name in (*fitted.rules, *options.budgets) if calibrators[name] is not None]
+  selectable = {name: of for name in (*fitted.rules, *options.budgets) if (of := calibrators[name]) is not None}
   rules = Rules(
     weights=fitted.weights,
     rules=fitted.rules,
-    calibrators={name: of for name in selectable if (of := calibrators[name]) is not None},
+    calibrators=selectable,
     estimated={name: mean_metrics_by_point(strategies[name].fitting) for name in selectable},
     references=dict(zip(constraints.REFERENCES, mean_metrics_by_point(on_fitting), strict=True)),
     expected_cost=queries.expected_cost,
@@ -303,9 +301,7 @@ def _strategy_result(
       calibrators.append(fitted)
       p_right[:, point] = probability(fitted, on_test.p_right[:, point])
   stacked = calibration.Calibrator(*map(np.stack, zip(*calibrators, strict=True))) if calibrators else None
-  result = StrategyResult(
-    measured, replay.replay_decisions(tested, on_test), sure, p_right, on_test.mask @ expected_cost
-  )
+  result = StrategyResult(measured, replay.replay_decisions(tested, on_test), p_right, on_test.mask @ expected_cost)
   return result, stacked
 
 

@@ -119,11 +119,6 @@ def _check_labels(data: dataset.Dataset, train_rows: np.ndarray) -> None:
     )
 
 
-def _selecting(config: ml_collections.ConfigDict, data: dataset.Dataset, split: np.ndarray) -> policies.PolicyOptions:
-  latency_s = baselines.expected_latency_s(data.responses, split)
-  return policies.PolicyOptions(latency_s, baselines.sizes_of(data.responses), config.evaluate.threshold)
-
-
 def _predict(
   config: ml_collections.ConfigDict, workdir: pathlib.Path, data: dataset.Dataset, get_params: GetParams
 ) -> tuple[predictions.Predictions, Any | None]:
@@ -156,7 +151,9 @@ def _predict(
       )
       confidences.append(np.full(data.responses.labels.shape, np.nan, np.float32))
       confidences[-1][rows] = scores.confidences
-    one_latency_s = inference.time_one_query(model, params, data.queries[:_TIMED], _selecting(config, data, split[-1]))
+    latency_s = np.stack([baselines.expected_latency_s(data.responses, part) for part in split])
+    selecting = policies.PolicyOptions(latency_s[-1], baselines.sizes_of(data.responses), config.evaluate.threshold)
+    one_latency_s = inference.time_one_query(model, params, data.queries[:_TIMED], selecting)
     predicted = predictions.Predictions(
       query_ids=np.array(data.query_ids),
       llms=np.array(data.llms),
@@ -165,7 +162,7 @@ def _predict(
       labels=data.responses.labels,
       observed=data.responses.observed,
       embeddings=inference.unit(inference.cached_embeddings(model, tokens, batch_size=batch_size)),
-      latency_s=np.stack([baselines.expected_latency_s(data.responses, part) for part in split]),
+      latency_s=latency_s,
       tokens=tokens.lengths,
       truncated=np.array(tokens.truncated),
       classifier_latency_s=np.array(one_latency_s),

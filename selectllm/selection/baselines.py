@@ -3,11 +3,11 @@
 import functools
 import itertools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
 from selectllm.data import dataset, splits
@@ -185,7 +185,7 @@ def expected_latency_s(responses: dataset.Responses, split: np.ndarray) -> np.nd
 
 
 def fit_baselines(
-  responses: dataset.Responses, split: np.ndarray, embeddings: np.ndarray, config: ml_collections.ConfigDict
+  responses: dataset.Responses, split: np.ndarray, embeddings: np.ndarray, *, over: str, knn_neighbours: Sequence[int]
 ) -> FittedBaselines:
   """Fits the baselines on train and validation; best subsets and neighbours on `subsample` of their queries.
 
@@ -193,18 +193,19 @@ def fit_baselines(
     responses: All N queries.
     split: int8[N].
     embeddings: float32[N, D], unit vectors of the pretrained encoder.
-    config: `config.evaluate`.
+    over: See `voting.vote`.
+    knn_neighbours: Numbers of neighbours, of which the most accurate on validation is taken.
   """
   train, validation = split == splits.TRAIN, split == splits.VALIDATION
   latency_s = expected_latency_s(responses, split)
   learned, best = train | validation, None
   if responses.has_answers:
     of = responses.rows(subsample(np.flatnonzero(learned)))
-    best = best_subsets(of.ballots(config.vote), of.reference, of.observed, latency_s, over=config.vote)
+    best = best_subsets(of.ballots(over), of.reference, of.observed, latency_s, over=over)
   # Nothing asks for the neighbours of other queries.
   asked = np.flatnonzero(validation | (split == splits.TEST))
   bank = subsample(np.flatnonzero(train))
-  nearest_rows = nearest(embeddings[asked], embeddings[bank], neighbours=max(config.knn_neighbours))
+  nearest_rows = nearest(embeddings[asked], embeddings[bank], neighbours=max(knn_neighbours))
 
   def knn(neighbours: int, of: np.ndarray) -> np.ndarray:
     return knn_scores(nearest_rows[of, :neighbours], responses.labels[bank], responses.observed[bank])
@@ -217,7 +218,7 @@ def fit_baselines(
     return float(np.take_along_axis(responses.labels[validation], chosen, 1).mean())
 
   # The first of equals, from many neighbours to few: the smoother one.
-  neighbours = max(sorted(config.knn_neighbours, reverse=True), key=validation_accuracy)
+  neighbours = max(sorted(knn_neighbours, reverse=True), key=validation_accuracy)
   scores = np.zeros(responses.labels.shape, np.float32)
   scores[asked] = knn(neighbours, np.ones(len(asked), bool))
   return FittedBaselines(

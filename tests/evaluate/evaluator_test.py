@@ -392,8 +392,11 @@ def _adverse(table: dataset.Dataset, which: int, rng: np.random.Generator) -> da
   return table._replace(responses=dataset.Responses(**changed))
 
 
-def _fit(table: dataset.Dataset) -> baselines.FittedBaselines:
-  return baselines.fit_baselines(table.responses, SPLIT, _embeddings(), _options())
+def _fit(table: dataset.Dataset, split: np.ndarray = SPLIT) -> baselines.FittedBaselines:
+  options = _options()
+  return baselines.fit_baselines(
+    table.responses, split, _embeddings(), over=options.vote, knn_neighbours=options.knn_neighbours
+  )
 
 
 def _same(one: baselines.FittedBaselines, other: baselines.FittedBaselines) -> dict[str, bool]:
@@ -437,7 +440,7 @@ def test_queries_that_are_unused_change_nothing():
     mixed = getattr(table.responses, name).copy()
     mixed[:4] = array[:4]
     other = _with(other, **{name: mixed})
-  one, two = (baselines.fit_baselines(t.responses, split, _embeddings(), _options()) for t in (table, other))
+  one, two = (_fit(t, split) for t in (table, other))
   assert all(_same(one, two).values())
   here, there = (_evaluate(t, split) for t in (table, other))
   assert here['methods'] == there['methods']
