@@ -57,10 +57,9 @@ def atomic_write(path: pathlib.Path) -> Iterator[pathlib.Path]:
   try:
     yield partial
     partial.replace(path)
-  except BaseException:
+  finally:  # also where `partial` is a hard link to `path`: a rename then does nothing
     with contextlib.suppress(OSError):  # else it would hide what went wrong
       partial.unlink(missing_ok=True)
-    raise
 
 
 def cache_dir() -> pathlib.Path:
