@@ -11,7 +11,10 @@ STRATEGIES = (
   'learned_vote', 'bayes_vote', 'adaptive', 'adaptive_stages', 'subset',
   'chain', 'frugal_cascade', 'knn_router', 'mf_router', 'clusters',
 )  # fmt: skip
-LIMITS = ('accuracy>=best_single', 'accuracy>=all_llms', 'seconds<=10%', 'seconds<=35%', 'none')
+LIMITS = (
+  'accuracy>=best_single', 'accuracy>=all_llms', 'compute_seconds<=10%', 'compute_seconds<=35%',
+  'wall_seconds<=50%', 'wall_seconds<=100%', 'none',
+)  # fmt: skip
 
 
 def parse_argument(argument: str | None, words: tuple[str, ...] = (), **defaults: int | float | str) -> dict:
@@ -108,7 +111,7 @@ def get_config() -> ml_collections.ConfigDict:
 
   config.tradeoff = ml_collections.ConfigDict()
   config.tradeoff.strategies = STRATEGIES  # what is compared past the paper's policies; empty: nothing
-  config.tradeoff.cost_unit = ''  # calls are paid in seconds, usd or calls; the first of these that is known by default
+  config.tradeoff.cost_unit = ''  # calls are paid in compute_seconds, usd or calls; by default the first known
   config.tradeoff.limits = LIMITS  # estimated by cross-validation, measured on test; selection/constraints.py
 
   config.collect = ml_collections.ConfigDict()
@@ -126,7 +129,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.answer = ml_collections.ConfigDict()
   config.answer.run = ''  # the run directory of the classifier to select with, by a fixed policy
   config.answer.selector = ''  # or RUN/selector: calls are chosen stage after stage, as answers come in
-  config.answer.limit = 'none'  # what its calls must keep, such as seconds<=35%; see selectllm/selection/constraints.py
+  config.answer.limit = 'none'  # what its calls must keep, such as wall_seconds<=50%; see selection/constraints.py
   config.answer.queries = ''  # as for collect; references are optional
   config.answer.manual_dir = ''  # published queries are read from here, not downloaded
   config.answer.policy = 'weighted_max_conf'  # or max_conf, labelled_max_conf
@@ -143,7 +146,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.select.selector = ''  # a directory that a run saved, RUN/selector
   config.select.queries = ''  # as for collect; references are not needed
   config.select.manual_dir = ''  # published queries are read from here, not downloaded
-  config.select.limit = 'none'  # what the calls must keep, such as seconds<=35%; see selectllm/selection/constraints.py
+  config.select.limit = 'none'  # what the calls must keep, such as wall_seconds<=50%; see selection/constraints.py
 
   config.add_llm = ml_collections.ConfigDict()
   config.add_llm.run = ''  # the finished run that the LLM is added to; all other fields are the run's

@@ -50,7 +50,7 @@ def main(workdir: pathlib.Path, encoder: str = DEFAULT_ENCODER) -> pathlib.Path:
   config.train.epochs = 3
   config.mesh.data = 1  # one device is enough for so little
   config.tradeoff.strategies = ('adaptive',)
-  config.tradeoff.limits = ('accuracy>=best_single', 'seconds<=50%', 'none')
+  config.tradeoff.limits = ('accuracy>=best_single', 'compute_seconds<=50%', 'none')
   experiment.run(config, workdir / 'run')
   return workdir / 'run'
 

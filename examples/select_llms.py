@@ -8,7 +8,7 @@ QUERIES = ('how many has 4 plus 8', 'how many has 4 times 8')
 
 
 def main(directory: str, limit: str = 'none') -> dict[str, tuple[str, ...]]:
-  """Returns the LLMs to call first for each query, under a constraint such as `seconds<=50%`."""
+  """Returns the LLMs to call first for each query, under a constraint such as `compute_seconds<=50%`."""
   selector = selectllm.load(directory, limit=limit)
   chosen = {}
   for choice in selector.select(QUERIES):

@@ -82,7 +82,7 @@ def _tradeoff_problems(options: ml_collections.ConfigDict) -> list[str]:
   problems = []
   if strange := [name for name in options.strategies if name not in STRATEGIES]:
     problems.append(f'tradeoff.strategies names {", ".join(strange)}; there are {", ".join(STRATEGIES)}')
-  if options.cost_unit not in ('', *(units := evaluate_options.COST_UNITS)):
+  if constraints.ALIASES.get(options.cost_unit, options.cost_unit) not in ('', *(units := evaluate_options.COST_UNITS)):
     problems.append(f'tradeoff.cost_unit={options.cost_unit!r}: one of {", ".join(units)}, or empty')
   for text in options.limits:
     try:

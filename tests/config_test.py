@@ -38,11 +38,11 @@ def test_strategies_units_and_limits_that_there_are_not_are_named():
   config_lib.check_options(config)
   config.tradeoff.strategies = ('adaptive', 'guess')
   config.tradeoff.cost_unit = 'euros'
-  config.tradeoff.limits = ('seconds<20',)
+  config.tradeoff.limits = ('compute_seconds<20',)
   found = _refusal(config)
   assert 'config.tradeoff.strategies names guess; there are learned_vote' in found
   assert "config.tradeoff.cost_unit='euros'" in found
-  assert 'seconds<20' in found
+  assert 'compute_seconds<20' in found
 
 
 def test_all_problems_are_said_at_once():

@@ -37,8 +37,8 @@ SUMMARY = {
 }
 
 # Columns of the report's tables that pages are too narrow for.
-_METHODS_LEFT_OUT = ('seconds, parallel', 'of the oracle %')
-_CONSTRAINTS_LEFT_OUT = ('#', 'operating point', 'calls', 'seconds, parallel (p95)')
+_METHODS_LEFT_OUT = ('of the oracle %',)
+_CONSTRAINTS_LEFT_OUT = ('#', 'operating point', 'calls')
 
 Extract = dict[str, Any]
 
@@ -56,10 +56,14 @@ def _tradeoff(of: results.Tradeoff, scale: tradeoff.CostScale) -> tables.Table:
   measured |= {f'`{row.constraint}`': row.measured for row in of.constraints if row.measured}
   measured |= {f'`{name}`': row.measured for name, row in of.best.items()}
   rows = [
-    [name, tables.with_interval(row.accuracy, row.accuracy_ci or (None, None)), f'{scale.percent_of_all(row):.0f}']
+    [
+      name,
+      tables.with_interval(row.accuracy, row.accuracy_ci or (None, None)),
+      *(f'{each.percent_of_all(row):.0f}' for each in scale.both),
+    ]
     for name, row in measured.items()
   ]
-  return tables.Table(['on test', 'accuracy %', f'{of.cost_unit}, % of all'], rows)
+  return tables.Table(['on test', 'accuracy %', *(f'{each.words}, % of all' for each in scale.both)], rows)
 
 
 def _probability(found: results.AnswerProbability) -> tables.Table:
@@ -89,7 +93,7 @@ def extract(name: str, run: pathlib.Path) -> Extract:
     'sizes': _without(tables.methods_table(sizes, found), _METHODS_LEFT_OUT),
   }
   if of := found.tradeoff:
-    scale = tradeoff.cost_scale(found.dataset, of)
+    scale = tradeoff.cost_scale(of)
     made['tradeoff'] = _tradeoff(of, scale)
     made['constraints'] = _without(tradeoff.constraints_table(of, scale), _CONSTRAINTS_LEFT_OUT)
     if of.p_right:

@@ -67,8 +67,8 @@ class LiveMethod(msgspec.Struct, frozen=True):
   unanswered: int
   abstained: int
   calls: float | None
-  latency_parallel_s: float | None
-  latency_sequential_s: float | None
+  wall_clock_s: float | None
+  compute_s: float | None
   cost_usd: float | None
 
 
@@ -84,11 +84,11 @@ class LiveProbability(msgspec.Struct, frozen=True):
 
 
 class Spent(msgspec.Struct, frozen=True):
-  """Calls and dollars of all queries, and mean seconds a query."""
+  """Calls and dollars of all queries, and the mean wall clock and summed compute of a query."""
 
   calls: int
-  latency_parallel_s: float | None
-  latency_sequential_s: float | None
+  wall_clock_s: float | None
+  compute_s: float | None
   cost_usd: float | None
 
 
@@ -172,8 +172,8 @@ def _method(lines: Sequence[Line], facts: DeciderFacts, spent: Spent) -> LiveMet
     unanswered=sum(line['unanswered'] for line in lines),
     abstained=sum(line['abstained'] for line in lines),
     calls=spent.calls / len(lines) if lines else None,
-    latency_parallel_s=spent.latency_parallel_s,
-    latency_sequential_s=spent.latency_sequential_s,
+    wall_clock_s=spent.wall_clock_s,
+    compute_s=spent.compute_s,
     cost_usd=None if spent.cost_usd is None else float(np.mean([line['cost_usd'] for line in lines])),
   )
 
@@ -185,14 +185,14 @@ def _savings(lines: Sequence[Line], facts: DeciderFacts, latency: np.ndarray, co
   return Savings(
     made=Spent(
       calls=sum(len(line['calls']) for line in lines),
-      latency_parallel_s=_mean(np.array([line['latency_parallel_s'] for line in lines], float)),
-      latency_sequential_s=_mean(np.array([line['latency_sequential_s'] for line in lines], float)),
+      wall_clock_s=_mean(np.array([line['wall_clock_s'] for line in lines], float)),
+      compute_s=_mean(np.array([line['compute_s'] for line in lines], float)),
       cost_usd=sum(line['cost_usd'] for line in lines) if priced else None,
     ),
     calling_all=Spent(
       calls=len(lines) * len(facts.llms),
-      latency_parallel_s=_mean(all_latency.max(1)),
-      latency_sequential_s=_mean(all_latency.sum(1)),
+      wall_clock_s=_mean(all_latency.max(1)),
+      compute_s=_mean(all_latency.sum(1)),
       cost_usd=None if not priced or np.isnan(all_cost).any() else float(all_cost.sum()),
     ),
   )

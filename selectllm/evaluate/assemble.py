@@ -36,7 +36,7 @@ def assemble(
     dataset=_summarise_dataset(run, len(evaluation.test_rows), truncated, labels),
     llms=_summarise_llms(run),
     classifier=_judge_classifier(run, evaluation),
-    oracle=results.OracleSummary(oracle.accuracy, oracle.latency_sequential_s),
+    oracle=results.OracleSummary(oracle.accuracy, oracle.compute_s),
     best_single=evaluation.best_single,
     policy_tradeoff=evaluation.policy_tradeoff,
     knn_neighbours=[fold.baselines.neighbours for fold in evaluation.folds],

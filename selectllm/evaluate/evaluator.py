@@ -94,7 +94,7 @@ def _summarise(
 ) -> results.MethodResult:
   """Sums up a method: means, interval and paired comparisons; `oracle` is the oracle's accuracy."""
   name, size = key
-  valid, parallel_s = measured.valid, measured.latency_parallel_s
+  valid, wall_clock_s = measured.valid, measured.wall_clock_s
   accuracy = metrics.known_mean(measured.correct, valid)
   return results.MethodResult(
     name=name,
@@ -103,10 +103,10 @@ def _summarise(
     accuracy=accuracy,
     accuracy_ci=results.interval(interval),
     calls=metrics.known_mean(measured.calls, valid),
-    latency_parallel_s=metrics.known_mean(parallel_s, valid),
-    latency_parallel_p50_s=metrics.known_quantile(parallel_s, valid, 0.5),
-    latency_parallel_p95_s=metrics.known_quantile(parallel_s, valid, 0.95),
-    latency_sequential_s=metrics.known_mean(measured.latency_sequential_s, valid),
+    wall_clock_s=metrics.known_mean(wall_clock_s, valid),
+    wall_clock_p50_s=metrics.known_quantile(wall_clock_s, valid, 0.5),
+    wall_clock_p95_s=metrics.known_quantile(wall_clock_s, valid, 0.95),
+    compute_s=metrics.known_mean(measured.compute_s, valid),
     cost_usd=metrics.known_mean(measured.cost_usd, valid),
     gap_to_oracle=None if accuracy is None or oracle is None else metrics.gap_to_oracle(accuracy, oracle),
     versus=versus,
@@ -116,26 +116,26 @@ def _summarise(
 def _policy_tradeoff(
   rows: list[results.MethodResult], best_single: replay.QueryMetrics
 ) -> dict[str, results.PolicyTradeoff] | None:
-  """Tells what each policy's sizes buy together, by sequential latency; None where latencies are unknown.
+  """Tells what each policy's sizes buy together, by summed compute; None where it is unknown.
 
-  `aiq` is the area under the policy's accuracy hull, `save` the largest share of the best single LLM's latency that a
+  `aiq` is the area under the policy's accuracy hull, `save` the largest share of the best single LLM's compute that a
   size at least as accurate leaves out.
   """
   points: dict[str, list[tuple[float, float]]] = {name: [] for name in policies.POLICIES}
   for row in rows:
     if row.name in points:
-      if row.latency_sequential_s is None or row.accuracy is None:
+      if row.compute_s is None or row.accuracy is None:
         return None
-      points[row.name].append((row.latency_sequential_s, row.accuracy))
-  longest = max(latency for of in points.values() for latency, _ in of)
+      points[row.name].append((row.compute_s, row.accuracy))
+  longest = max(compute for of in points.values() for compute, _ in of)
   counted = best_single.valid
-  reference = [float(values[counted].mean()) for values in (best_single.latency_sequential_s, best_single.correct)]
+  reference = [float(values[counted].mean()) for values in (best_single.compute_s, best_single.correct)]
   policy_tradeoff = {}
   for name, of in points.items():
     # Areas compare over one range only: with more time than it takes, a policy stays as accurate as it is.
-    latency, accuracy = np.array([*of, (longest, max(accuracy for _, accuracy in of))]).T
+    compute, accuracy = np.array([*of, (longest, max(accuracy for _, accuracy in of))]).T
     policy_tradeoff[name] = results.PolicyTradeoff(
-      aiq=metrics.aiq(latency, accuracy), save=metrics.cost_save(latency, accuracy, *reference)
+      aiq=metrics.aiq(compute, accuracy), save=metrics.cost_save(compute, accuracy, *reference)
     )
   return policy_tradeoff
 

@@ -9,20 +9,21 @@ from selectllm.data import dataset
 from selectllm.evaluate import results
 from selectllm.selection import constraints
 
-COST_UNITS = ('seconds', 'usd', 'calls')
+COST_UNITS = ('compute_seconds', 'usd', 'calls')
 
 
 def cost_unit_of(responses: dataset.Responses, wanted: str) -> str:
-  """Returns what calls are paid in: as asked, or seconds where all are known, else dollars, else the number of calls.
+  """Returns what calls are paid in: as asked, or summed compute where known, else dollars, else the number of calls.
 
   Raises:
     ValueError: when what is asked for is not known of all calls.
   """
   known = {
-    'seconds': not np.isnan(responses.latency_s[responses.observed]).any(),
+    'compute_seconds': not np.isnan(responses.latency_s[responses.observed]).any(),
     'usd': not np.isnan(responses.cost_usd[responses.observed]).any(),
     'calls': True,
   }
+  wanted = constraints.ALIASES.get(wanted, wanted)
   if not wanted:
     return next(name for name in COST_UNITS if known[name])
   if not known[wanted]:
@@ -52,14 +53,14 @@ class TradeoffOptions:
 
   @property
   def timed(self) -> bool:
-    """Tells whether calls are paid in time: calling at once saves some, and a query may have too much of it."""
-    return self.cost_unit == 'seconds'
+    """Tells whether calls are paid in time: calling at once saves wall clock, and a query may take too much compute."""
+    return self.cost_unit == 'compute_seconds'
 
   @property
   def budgets(self) -> dict[str, float]:
     """Returns the constraints on single queries, and the most that the calls of one may be expected to take."""
     parsed = [constraints.parse(text) for text in self.limits if self.timed]
-    return {limit.text: limit.value for limit in parsed if limit.quantity == 'query_seconds' and limit.value}
+    return {limit.text: limit.value for limit in parsed if limit.quantity == 'query_compute_seconds' and limit.value}
 
   @classmethod
   def from_config(cls, config: ml_collections.ConfigDict, responses: dataset.Responses) -> 'TradeoffOptions':

@@ -25,16 +25,17 @@ class QueryMetrics(NamedTuple):
     correct: float32[N], 1 where its answer is right (an expectation for random methods, a score for scores-only data).
     valid: bool[N], false where none of the LLMs to call was observed; such queries are not counted.
     calls: float32[N], LLMs called.
-    latency_parallel_s: float32[N], the slowest call's seconds, NaN where unknown.
-    latency_sequential_s: float32[N], all calls' seconds.
+    wall_clock_s: float32[N], seconds that the query takes: calls of one stage in parallel, stages one after the other;
+      NaN where unknown.
+    compute_s: float32[N], summed compute, the seconds of all calls; likewise.
     cost_usd: float32[N], all calls' dollars, NaN where unknown.
   """
 
   correct: Array
   valid: Array
   calls: Array
-  latency_parallel_s: Array
-  latency_sequential_s: Array
+  wall_clock_s: Array
+  compute_s: Array
   cost_usd: Array
 
 
@@ -79,8 +80,8 @@ def replay(
       correct=jnp.where(count > 0, correct, 0.0),
       valid=count > 0,
       calls=count.astype(jnp.float32),
-      latency_parallel_s=jnp.max(jnp.where(called, latency, 0.0)),
-      latency_sequential_s=jnp.sum(jnp.where(called, latency, 0.0)),
+      wall_clock_s=jnp.max(jnp.where(called, latency, 0.0)),
+      compute_s=jnp.sum(jnp.where(called, latency, 0.0)),
       cost_usd=jnp.sum(jnp.where(called, cost, 0.0)),
     )
     return Replayed(metrics, answer)
@@ -114,8 +115,8 @@ def replay_decisions(responses: dataset.Responses, decided: types.Decisions) -> 
     correct=((decided.answer == responses.reference[:, None]) & valid).astype(np.float32),
     valid=valid,
     calls=called.sum(-1).astype(np.float32),
-    latency_parallel_s=np.asarray(slowest, np.float32),
-    latency_sequential_s=total(responses.latency_s).astype(np.float32),
+    wall_clock_s=np.asarray(slowest, np.float32),
+    compute_s=total(responses.latency_s).astype(np.float32),
     cost_usd=total(responses.cost_usd).astype(np.float32),
   )
 

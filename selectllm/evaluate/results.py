@@ -1,6 +1,8 @@
 """The content of report.json: typed, written and read in one place, with a JSON schema.
 
-Accuracies and shares lie in [0, 1], latencies are in seconds, costs in dollars a query; None is what is not known.
+Accuracies and shares lie in [0, 1], times are in seconds, costs in dollars a query; None is what is not known. The
+*wall clock* of a query (`wall_clock_s`, `wall_seconds`) is what its user waits: calls of one stage run in parallel,
+stages one after the other. Its *summed compute* (`compute_s`, `compute_seconds`) is the seconds of all its calls.
 Intervals are 95 % intervals. Every other module takes and gives these types: report.json itself is for other programs.
 """
 
@@ -13,7 +15,7 @@ from typing import Any
 import msgspec
 
 # Of report.json; raised when a field is renamed, removed or means something else.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 Interval = tuple[float | None, float | None]
 
@@ -152,6 +154,8 @@ class MethodResult(_Struct, frozen=True):
   Attributes:
     size: None where a size means nothing, and in `Results.chosen`.
     queries: How many were counted.
+    wall_clock_s: Mean; then the median and the 95th percentile.
+    compute_s: Mean.
     versus: Gains over best_single, all_llms, top_s and best_s; None where there is no such method.
     sizes: In `Results.chosen`: the size chosen on validation, one for each fold; none for strategies.
   """
@@ -162,10 +166,10 @@ class MethodResult(_Struct, frozen=True):
   accuracy: float | None
   accuracy_ci: Interval
   calls: float | None
-  latency_parallel_s: float | None
-  latency_parallel_p50_s: float | None
-  latency_parallel_p95_s: float | None
-  latency_sequential_s: float | None
+  wall_clock_s: float | None
+  wall_clock_p50_s: float | None
+  wall_clock_p95_s: float | None
+  compute_s: float | None
   cost_usd: float | None
   gap_to_oracle: float | None
   versus: dict[str, Comparison | None]
@@ -180,29 +184,36 @@ class PolicyTradeoff(_Struct, frozen=True):
 
 
 class Estimate(_Struct, frozen=True):
-  """Means over queries at one operating point; seconds are summed over calls, parallel_seconds wait for the slowest."""
+  """Means over queries at one operating point.
+
+  Attributes:
+    compute_seconds: Summed compute: the seconds of all calls.
+    wall_seconds: Wall clock: calls of one stage in parallel, stages one after the other.
+    p95_wall_seconds: The 95th percentile of it.
+  """
 
   accuracy: float | None
-  seconds: float | None
+  wall_seconds: float | None
+  p95_wall_seconds: float | None
+  compute_seconds: float | None
   usd: float | None
   calls: float | None
-  parallel_seconds: float | None
-  p95_seconds: float | None
 
 
 class Measurement(Estimate, frozen=True):
   """The same, measured on test, with intervals of what is known.
 
   Attributes:
-    query_seconds: The most that the calls of any query were expected to take, under a constraint on it.
+    query_compute_seconds: The most summed compute that any query was expected to take, under a constraint on it.
   """
 
   accuracy_ci: Interval | None = None
-  seconds_ci: Interval | None = None
+  wall_seconds_ci: Interval | None = None
+  p95_wall_seconds_ci: Interval | None = None
+  compute_seconds_ci: Interval | None = None
   usd_ci: Interval | None = None
   calls_ci: Interval | None = None
-  p95_seconds_ci: Interval | None = None
-  query_seconds: float | None = None
+  query_compute_seconds: float | None = None
 
 
 class PairedGain(_Struct, frozen=True):
@@ -233,7 +244,7 @@ class ConstraintResult(_Struct, frozen=True):
   """What a constraint led to; nothing where no operating point keeps it in cross-validation.
 
   Attributes:
-    constraint: As stated, such as `seconds<=35%`.
+    constraint: As stated, such as `compute_seconds<=35%`.
     target: The number that it comes to on test.
     met: Whether the measured number keeps it.
     within: Whether anything in its interval does.
@@ -306,7 +317,7 @@ class Tradeoff(_Struct, frozen=True):
   """Strategies that choose calls by accuracy and cost.
 
   Attributes:
-    cost_unit: `seconds`, `usd` or `calls`.
+    cost_unit: `compute_seconds`, `usd` or `calls`.
     cost_is: How costs are known: a kind of latency, or `known`.
     references: best_single and all_llms.
     curves: Strategy -> its operating points, cheapest first.

@@ -104,9 +104,12 @@ def queries_of(
 ) -> types.StrategyQueries:
   """Returns all queries of a data set as strategies see them, with what only fitting queries may tell."""
   responses = data.responses
-  price = {'seconds': responses.latency_s, 'usd': responses.cost_usd, 'calls': np.ones_like(responses.latency_s)}[
-    cost_unit
-  ]
+  prices = {
+    'compute_seconds': responses.latency_s,
+    'usd': responses.cost_usd,
+    'calls': np.ones_like(responses.latency_s),
+  }
+  price = prices[cost_unit]
   price = np.where(responses.observed, price, np.nan).astype(np.float32)
   develops = (split == splits.TRAIN) | (split == splits.VALIDATION)
   with np.errstate(invalid='ignore'):
@@ -164,13 +167,13 @@ def mean_metrics(measured: replay.QueryMetrics, point: int) -> MeanMetrics:
   of = replay.QueryMetrics(*(array[:, point] for array in measured))
   means = {
     'accuracy': of.correct,
-    'seconds': of.latency_sequential_s,
+    'wall_seconds': of.wall_clock_s,
+    'compute_seconds': of.compute_s,
     'usd': of.cost_usd,
     'calls': of.calls,
-    'parallel_seconds': of.latency_parallel_s,
   }
-  p95 = metrics.known_quantile(of.latency_parallel_s, of.valid, 0.95)
-  return {name: metrics.known_mean(values, of.valid) for name, values in means.items()} | {'p95_seconds': p95}
+  p95 = metrics.known_quantile(of.wall_clock_s, of.valid, 0.95)
+  return {name: metrics.known_mean(values, of.valid) for name, values in means.items()} | {'p95_wall_seconds': p95}
 
 
 def mean_metrics_by_point(measured: replay.QueryMetrics) -> list[MeanMetrics]:
@@ -330,8 +333,8 @@ def choose(
     queries the name is its text: it is known only where it was among the run's `config.tradeoff.limits`.
   """
   # A constraint on single queries changes what is called, so it is replayed, and estimated, by itself.
-  names: Iterable[str] = [limit.text] if limit.quantity == 'query_seconds' else RULES
-  for_choice = constraints.parse('none') if limit.quantity == 'query_seconds' else limit
+  names: Iterable[str] = [limit.text] if limit.quantity == 'query_compute_seconds' else RULES
+  for_choice = constraints.parse('none') if limit.quantity == 'query_compute_seconds' else limit
   found = {
     name: point
     for name in names

@@ -272,7 +272,7 @@ def _constant(labels: np.ndarray, fold: np.ndarray) -> np.ndarray:
 def _print(learned: Learned, data: dataset.Dataset, directory: pathlib.Path) -> None:
   """Prints what was learned, in words."""
   low, high = (100 * bound for bound in learned.accuracy_ci)
-  units: dict[str, Any] = {'seconds': f's ({data.latency_is})', 'usd': 'USD', 'calls': 'call'}
+  units: dict[str, Any] = {'compute_seconds': f's ({data.latency_is})', 'usd': 'USD', 'calls': 'call'}
   console = rich.console.Console(highlight=False)
   console.print(
     f'{learned.llm}: learned from {learned.responses:,} responses; left out are {learned.on_test:,} to test queries of '

@@ -59,6 +59,7 @@ def _estimate(chooser: selector.Selector) -> str:
   text = f'In cross-validation this operating point answered {100 * (estimated["accuracy"] or 0):.1f} % right'
   if estimated['calls'] is not None:
     text += f' with {estimated["calls"]:.1f} calls'
-  if estimated['seconds'] is not None:
-    text += f', {estimated["seconds"]:.3g} s summed ({chooser.latency_is} latencies)'
+  wall_clock, compute = estimated['wall_seconds'], estimated['compute_seconds']
+  if wall_clock is not None and compute is not None:
+    text += f', {wall_clock:.3g} s of wall clock and {compute:.3g} s of summed compute ({chooser.latency_is} latencies)'
   return text + '. Later calls depend on what the first ones answer.'

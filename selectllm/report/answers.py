@@ -17,8 +17,8 @@ def savings_table(found: answers.LiveResults) -> tables.Table:
   rows = []
   for name, field, own, show in (
     ('calls', 'calls', 0, '{:,.0f}'),
-    ('seconds a query, parallel', 'latency_parallel_s', found.timing.classifier_latency_s, '{:.3g}'),
-    ('seconds a query, sequential', 'latency_sequential_s', found.timing.classifier_latency_s, '{:.3g}'),
+    ('wall clock, s a query', 'wall_clock_s', found.timing.classifier_latency_s, '{:.3g}'),
+    ('summed compute, s a query', 'compute_s', found.timing.classifier_latency_s, '{:.3g}'),
     ('dollars', 'cost_usd', 0, '{:.4g}'),
   ):
     made, everybody = getattr(found.savings.made, field), getattr(found.savings.calling_all, field)
@@ -87,7 +87,7 @@ def write(workdir: pathlib.Path, lines: Sequence[answers.Line], facts: answers.D
     '\n'.join(f'- {sentence}' for sentence in _sentences(found)) + '\n',
     savings_table(found).markdown(),
     'Calls that were not made are counted with what they took on average here, or when the classifier was trained. '
-    f'The seconds of the selected LLMs include {tables.seconds(facts.classifier_latency_s)} s for the classifier, as '
+    f'Both times of the selected LLMs include {tables.seconds(facts.classifier_latency_s)} s for the classifier, as '
     'measured when it was trained.\n',
     llms_table(found).markdown(),
   ]

@@ -71,7 +71,7 @@ def _points(rows: Sequence[results.MethodResult], *, by_calls: bool) -> list[_Po
   """Returns where the methods lie, but for the oracle and what is not known."""
   points = []
   for row in rows:
-    x = row.calls if by_calls else row.latency_sequential_s
+    x = row.calls if by_calls else row.compute_s
     if row.name != 'oracle' and row.accuracy is not None and x is not None:
       points.append(_Point(row.name, row.size, x, 100 * row.accuracy))
   return points

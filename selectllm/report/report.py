@@ -116,8 +116,12 @@ def _of_policy(row: results.MethodResult, everybody: results.MethodResult | None
   calls = tables.known(row.calls, lambda calls: f'{calls:.1f} calls')
   if everybody:
     calls += f' instead of {tables.known(everybody.calls, lambda calls: f"{calls:.1f}")}'
-    if row.latency_sequential_s is not None and everybody.latency_sequential_s:
-      calls += f' and {100 * row.latency_sequential_s / everybody.latency_sequential_s:.0f} % of its summed latency'
+    times = {
+      'wall clock': (row.wall_clock_s, everybody.wall_clock_s),
+      'summed compute': (row.compute_s, everybody.compute_s),
+    }
+    shares = [f'{100 * own / of_all:.0f} % of its {words}' for words, (own, of_all) in times.items() if own and of_all]
+    calls += f' ({", ".join(shares)})' if shares else ''
   verdicts = [
     _verdict(row, 'best_single', 'the best single LLM'),
     _verdict(row, 'all_llms', 'the vote of all LLMs'),
@@ -248,8 +252,9 @@ def _appendix(analysis: results.ErrorAnalysis) -> list[str]:
 
 _EXPLANATION = """\
 *Accuracy* is the share of test queries whose elected answer is right, with a 95 % bootstrap interval over queries.
-*Seconds*: parallel waits for the slowest called LLM, sequential calls one after the other; both include the
-classifier's own {own} s (measured here, one query at a time) where it takes part. *s* is the subset size; in this
+*Wall clock* is what the user of one query waits, the called LLMs answering in parallel; *summed compute* is the seconds
+of all calls, added up. Both include the classifier's own {own} s (measured here, one query at a time) where it takes
+part. *s* is the subset size; in this
 table policies and subsets have the size that was most accurate on validation. The *vs* columns give points gained on
 the same queries (`top_s` at the same size); a difference that a paired test finds not significant (p > {significant})
 is a *tie*. `max_conf` calls the s LLMs with the highest confidence, `labelled_max_conf` only those of them that are

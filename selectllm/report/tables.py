@@ -11,6 +11,8 @@ from selectllm.evaluate import results
 
 # A difference with a p-value above this is reported as a tie.
 SIGNIFICANT = 0.05
+# Heads of columns of the two times of a query.
+WALL_CLOCK, COMPUTE = 'wall clock, s', 'summed compute, s'
 REFERENCES = {'best_single': 'best single LLM', 'all_llms': 'all LLMs', 'top_s': 'top_s', 'best_s': 'best_s'}
 # Titles of the features of `error_analysis.explain`.
 FEATURES = {
@@ -148,13 +150,13 @@ def headline_rows(found: results.Results) -> list[results.MethodResult]:
 def methods_table(rows: Sequence[results.MethodResult], found: results.Results) -> Table:
   """Tabulates methods as the paper does, with intervals and paired comparisons."""
   with_cost = any(row.cost_usd is not None for row in rows)
-  header = ['method', 's', 'accuracy %', '95 % interval', 'calls', 'seconds, parallel', 'seconds, sequential']
+  header = ['method', 's', 'accuracy %', '95 % interval', 'calls', WALL_CLOCK, COMPUTE]
   header += ['$ per 1,000'] * with_cost + ['of the oracle %', 'vs best single', 'vs all LLMs', 'vs top_s']
   classified = (*policies(found), 'knn_top1')  # the classifier, or its encoder, takes part
 
   def cells(row: results.MethodResult) -> list[str]:
     own = found.timing.classifier_latency_s if row.name in classified else 0.0
-    times = (row.latency_parallel_s, row.latency_sequential_s)
+    times = (row.wall_clock_s, row.compute_s)
     return [
       row.name,
       size_of(row),
@@ -186,17 +188,17 @@ def gains_table(found: results.Results) -> Table:
 
 def console_table(found: results.Results) -> Table:
   """Returns the columns of the main table that fit a terminal."""
-  names = ['method', 's', 'accuracy %', 'calls', 'seconds, sequential', 'vs best single', 'vs all LLMs']
+  names = ['method', 's', 'accuracy %', 'calls', WALL_CLOCK, COMPUTE, 'vs best single', 'vs all LLMs']
   table = methods_table(headline_rows(found), found)
-  table = table.columns(table.header.index(name) for name in names)
-  return table._replace(header=[name.removesuffix(', sequential') for name in table.header])
+  return table.columns(table.header.index(name) for name in names)
 
 
 def policy_tradeoff_table(tradeoff: dict[str, results.PolicyTradeoff]) -> Table:
   """Tabulates what all sizes of a policy reach together."""
   rows = [[name, percent(values.aiq), percent(values.save)] for name, values in tradeoff.items()]
   return Table(
-    ['policy', 'mean accuracy over the latency range (AIQ) %', 'latency saved at best-single accuracy %'], rows
+    ['policy', 'mean accuracy over the range of summed compute (AIQ) %', 'compute saved at best-single accuracy %'],
+    rows,
   )
 
 

@@ -29,25 +29,37 @@ _VOTE_OF_ALL = 'the vote of all LLMs'
 
 
 class CostScale(NamedTuple):
-  """The unit that costs are counted in.
+  """What costs are counted in.
 
   Attributes:
-    cost_unit: The field of `results.Estimate` that holds the cost.
-    unit: At the head of a column.
+    quantity: The field of `results.Estimate` that holds the cost.
+    unit: Of it.
     words: In a sentence.
     text: Writes a cost.
     of_all: The mean cost of calling all LLMs on test.
+    wall_clock: The scale of the wall clock, to stand beside; None where that is not known.
   """
 
-  cost_unit: str
+  quantity: str
   unit: str
   words: str
   text: Callable[[float | None], str]
   of_all: float
+  wall_clock: 'CostScale | None' = None
+
+  @property
+  def both(self) -> list['CostScale']:
+    """Returns the wall clock, where it is known, and the costs."""
+    return [self.wall_clock, self] if self.wall_clock else [self]
+
+  @property
+  def head(self) -> str:
+    """Returns the head of a column."""
+    return f'{self.words}, s' if self.unit == 's' else self.unit
 
   def of(self, estimate: results.Estimate) -> float:
     """Returns a cost, NaN where it is not known."""
-    return number(getattr(estimate, self.cost_unit))
+    return number(getattr(estimate, self.quantity))
 
   def percent_of_all(self, estimate: results.Estimate) -> float:
     """Returns a cost in percent of calling all LLMs."""
@@ -59,15 +71,19 @@ def number(value: float | None) -> float:
   return math.nan if value is None else value
 
 
-def cost_scale(dataset: results.DatasetSummary, tradeoff: results.Tradeoff) -> CostScale:
-  """Returns the unit of a trade-off's costs."""
+def cost_scale(tradeoff: results.Tradeoff) -> CostScale:
+  """Returns what a trade-off's costs are counted in."""
+  everybody = tradeoff.references['all_llms']
+  wall_clock = CostScale('wall_seconds', 's', 'wall clock', tables.seconds, number(everybody.wall_seconds))
   unit, words, text = {
-    'seconds': ('seconds', f'summed {dataset.latency} seconds', tables.seconds),
+    'compute_seconds': ('s', 'summed compute', tables.seconds),
     'usd': ('$ per 1,000', 'dollars', tables.dollars),
     'calls': ('calls', 'calls', tables.seconds),
   }[tradeoff.cost_unit]
-  of_all = number(getattr(tradeoff.references['all_llms'], tradeoff.cost_unit))
-  return CostScale(tradeoff.cost_unit, unit, words, text, of_all)
+  of_all = number(getattr(everybody, tradeoff.cost_unit))
+  return CostScale(
+    tradeoff.cost_unit, unit, words, text, of_all, None if everybody.wall_seconds is None else wall_clock
+  )
 
 
 def _accuracy(measured: results.Measurement) -> str:
@@ -93,17 +109,18 @@ def in_words(constraint: str, target: float | None) -> str:
     return f'at least {tables.percent(float(bound[0]))} % right'
 
   def amount(value: float) -> str:
-    return f'${tables.dollars(value)} per 1,000 queries' if what == 'usd' else f'{tables.seconds(value)} seconds'
+    return f'${tables.dollars(value)} per 1,000 queries' if what == 'usd' else f'{tables.seconds(value)} s'
 
   if bound[0].endswith('%'):
     most = f'{bound[0][:-1]} % of calling all' + ('' if target is None else f', {amount(target)}')
   else:
     most = amount(float(bound[0]))
   return {
-    'seconds': f'at most {most}, calls summed',
+    'wall_seconds': f'wall clock of at most {most}',
+    'compute_seconds': f'summed compute of at most {most}',
     'usd': f'at most {most}',
-    'p95_seconds': f'95 % of the queries within {most}, calls in parallel',
-    'query_seconds': f'no query expected to take more than {most}',
+    'p95_wall_seconds': f'wall clock of at most {most} for 95 % of the queries',
+    'query_compute_seconds': f'summed compute expected to be at most {most} for every query',
   }[what]
 
 
@@ -122,15 +139,16 @@ def _reached(
   """Returns a sentence on the accuracy of a fixed choice: reached or not, and for what share of its cost."""
   if row.measured is None or row.versus is None:
     return f'**No operating point reached in cross-validation the accuracy of {name}.**'
-  share = f'{100 * scale.of(row.measured) / scale.of(reference):.0f} % of its {scale.words}'
+  shares = [f'{100 * each.of(row.measured) / each.of(reference):.0f} % of its {each.words}' for each in scale.both]
   versus = row.versus[key]
   verdict = 'exceeded' if versus.delta > 0 and versus.p <= tables.SIGNIFICANT else 'reached'
   if not row.met:
     points = 100 * (number(row.target) - number(row.measured.accuracy))
     verdict = f'missed by {points:.1f} points' + (', within the interval,' if row.within else '')
   return (
-    f'**The accuracy of {name} is {verdict} at {share}**: {row.strategy} answers {_accuracy(row.measured)} % right, '
-    f'{name} {_accuracy(reference)} %, {_gain(row.versus, key)}.'
+    f'**The accuracy of {name} is {verdict} at {" and ".join(shares)}**: '
+    f'{row.strategy} answers {_accuracy(row.measured)} % right, {name} {_accuracy(reference)} %, '
+    f'{_gain(row.versus, key)}.'
   )
 
 
@@ -142,10 +160,10 @@ def _most_accurate(row: results.ConstraintResult, tradeoff: results.Tradeoff, sc
     best = max(baselines, key=lambda name: number(tradeoff.best[name].estimated.accuracy))
     others[best] = f'the best baseline, {best}'
   gains = ', '.join(f'{_gain(row.versus, other)} points against {name}' for other, name in others.items())
+  shares = ' and '.join(f'{each.percent_of_all(row.measured):.0f} % of the {each.words}' for each in scale.both)
   return (
     f'**At any cost, {row.strategy} answers {tables.percent(row.measured.accuracy)} % right** '
-    f'({tables.interval(row.measured.accuracy_ci or (None, None))}) at {scale.percent_of_all(row.measured):.0f} % of '
-    f'the {scale.words} of calling all: {gains}.'
+    f'({tables.interval(row.measured.accuracy_ci or (None, None))}) at {shares} of calling all: {gains}.'
   )
 
 
@@ -169,7 +187,7 @@ def _on_abstention(p_right: results.AnswerProbability) -> str:
 
 def summary(found: results.Results, tradeoff: results.Tradeoff) -> list[str]:
   """Returns what the strategies reach, one sentence each."""
-  scale, lines = cost_scale(found.dataset, tradeoff), []
+  scale, lines = cost_scale(tradeoff), []
   rows = {row.constraint: row for row in tradeoff.constraints}
   single = found.best_single
   names = {
@@ -192,25 +210,26 @@ def summary(found: results.Results, tradeoff: results.Tradeoff) -> list[str]:
 
 def _header(scale: CostScale) -> list[str]:
   """Returns the columns of `_cells`."""
-  columns = ['cross-validated accuracy %', 'test accuracy % (95 % interval)', f'cross-validated {scale.unit}']
-  columns += [f'test {scale.unit} (95 % interval)', 'of calling all %']
-  others = {'calls': 'calls', 'seconds': 'seconds, sequential', 'usd': '$ per 1,000'}
-  return [*columns, *(name for key, name in others.items() if key != scale.cost_unit), 'seconds, parallel (p95)']
+  columns = ['cross-validated accuracy %', 'test accuracy % (95 % interval)', f'cross-validated {scale.head}']
+  columns += [f'test {scale.head} (95 % interval)', f'{scale.words}, % of all']
+  others = {'calls': 'calls', 'compute_seconds': tables.COMPUTE, 'usd': '$ per 1,000'}
+  columns += [name for key, name in others.items() if key != scale.quantity]
+  return [*columns, f'{tables.WALL_CLOCK} (p95)', 'wall clock, % of all']
 
 
 def _cells(accuracy: float | None, cost: float | None, measured: results.Measurement, scale: CostScale) -> list[str]:
   """Returns the cross-validated accuracy and cost of an operating point, and what was measured on test."""
-  bounds = getattr(measured, f'{scale.cost_unit}_ci') or (None, None)
-  others = {'calls': tables.seconds, 'seconds': tables.seconds, 'usd': tables.dollars}
-  parallel = f'{tables.seconds(measured.parallel_seconds)} ({tables.seconds(measured.p95_seconds)})'
+  bounds = getattr(measured, f'{scale.quantity}_ci') or (None, None)
+  others = {'calls': tables.seconds, 'compute_seconds': tables.seconds, 'usd': tables.dollars}
+  wall_clock = f'{tables.seconds(measured.wall_seconds)} ({tables.seconds(measured.p95_wall_seconds)})'
   return [
     tables.percent(accuracy),
     _accuracy(measured),
     scale.text(cost),
     f'{scale.text(scale.of(measured))} ({" to ".join(map(scale.text, bounds))})',
     tables.percent(scale.percent_of_all(measured) / 100),
-    *(text(getattr(measured, key)) for key, text in others.items() if key != scale.cost_unit),
-    '-' if measured.p95_seconds is None else parallel,
+    *(text(getattr(measured, key)) for key, text in others.items() if key != scale.quantity),
+    *([wall_clock, tables.percent(scale.wall_clock.percent_of_all(measured) / 100)] if scale.wall_clock else '--'),
   ]
 
 
@@ -298,9 +317,10 @@ Strategies are fitted, and operating points are chosen for a constraint, on the 
 alone, with confidences of classifiers that did not see the labels of these queries (*cross-validated*). Beside it
 stands what was measured on test, with 95 % bootstrap intervals over queries. A constraint is *missed, within the
 interval* when the interval on test still meets it. A gain that a paired test finds not significant is a *tie*.
-Operating points are counted from 0, the cheapest. *Parallel* seconds: calls that need not wait for each other are made
-at once (mean, and the 95th percentile). The figure leaves out operating points that are far less accurate than all
-that were chosen. Costs are {costs}.{own}
+Operating points are counted from 0, the cheapest. *Wall clock* is what the user of one query waits: calls of one stage
+run in parallel, stages one after the other (mean, and the 95th percentile); *summed compute* is the seconds of all
+calls, added up; *% of all* is in per cent of calling all LLMs at once. The figure leaves out operating points that are
+far less accurate than all that were chosen. Costs are {costs}.{own}
 """
 
 
@@ -309,9 +329,10 @@ def section(found: results.Results) -> list[str]:
   tradeoff = found.tradeoff
   if tradeoff is None:
     return []
-  scale = cost_scale(found.dataset, tradeoff)
-  costs = 'dollars per 1,000 queries' if scale.cost_unit == 'usd' else f'{scale.words} a query'
-  own = f' The classifier takes {tables.seconds(found.timing.classifier_latency_s)} s more.'
+  scale = cost_scale(tradeoff)
+  kind = f'{found.dataset.latency} ' if scale.unit == 's' else ''
+  costs = 'dollars per 1,000 queries' if scale.quantity == 'usd' else f'{kind}{scale.words} a query'
+  own = f' To both times the classifier adds {tables.seconds(found.timing.classifier_latency_s)} s.'
   sections = [
     '## Strategies: which LLM to call next, and when to stop\n',
     '\n'.join(f'- {line}' for line in summary(found, tradeoff)) + '\n',
@@ -322,7 +343,7 @@ def section(found: results.Results) -> list[str]:
   points = pareto(tradeoff)
   return [
     *sections,
-    _EXPLANATION.format(costs=costs, own=own if scale.cost_unit == 'seconds' else ''),
+    _EXPLANATION.format(costs=costs, own=own if scale.unit == 's' else ''),
     '### Every strategy at its most accurate operating point\n',
     '\n'.join(f'- **{name}** {_EXPLAINED[name]}.' for name in tradeoff.best if name in _EXPLAINED) + '\n',
     best_table(tradeoff, scale).markdown(),

@@ -160,7 +160,7 @@ def accuracy_and_cost(found: results.Results) -> matplotlib.figure.Figure | None
   """Draws accuracy against cost of all strategies at all operating points, and those chosen for constraints."""
   if found.tradeoff is None:
     return None
-  scale = tradeoff.cost_scale(found.dataset, found.tradeoff)
+  scale = tradeoff.cost_scale(found.tradeoff)
   plane = _Plane(found.tradeoff, scale)
   figure = matplotlib.figure.Figure(figsize=(11, 7), layout='constrained')
   above, axes = figure.subplots(2, 1, sharex=True, height_ratios=(1, 16))

@@ -3,11 +3,15 @@
 A constraint is one of
 
   accuracy>=best_single, accuracy>=all_llms, accuracy>=0.9    right as often as the best single LLM, as all, as that
-  seconds<=20, usd<=0.001                                     the mean over queries of all calls' seconds, dollars
-  seconds<=35%, usd<=10%                                      the same in percent of calling all LLMs
-  p95_seconds<=30                                             the 95th percentile of latency, calls being parallel
-  query_seconds<=30                                           what no query's calls are expected to exceed
+  wall_seconds<=20, compute_seconds<=60, usd<=0.001           the mean wall clock, summed compute or dollars of a query
+  wall_seconds<=50%, compute_seconds<=35%, usd<=10%           the same in percent of calling all LLMs
+  p95_wall_seconds<=30                                        the 95th percentile of the wall clock
+  query_compute_seconds<=30                                   what no query's summed compute is expected to exceed
   none                                                        the most accurate, whatever it takes
+
+The *wall clock* of a query is what its user waits: calls of one stage run in parallel, stages one after the other. Its
+*summed compute* is the seconds of all its calls, added up. `seconds`, `p95_seconds` and `query_seconds`, earlier names,
+are read as `compute_seconds`, `p95_wall_seconds` and `query_compute_seconds`.
 """
 
 import re
@@ -17,8 +21,10 @@ from typing import Any, NamedTuple
 # Fixed choices of LLMs that constraints may refer to.
 REFERENCES = ('best_single', 'all_llms')
 # What may have to stay below a number, and of these what the number may be a percentage of calling all LLMs for.
-CEILINGS = ('seconds', 'usd', 'p95_seconds', 'query_seconds')
-SHARES = ('seconds', 'usd')
+CEILINGS = ('wall_seconds', 'compute_seconds', 'usd', 'p95_wall_seconds', 'query_compute_seconds')
+SHARES = ('wall_seconds', 'compute_seconds', 'usd')
+# Earlier names of quantities.
+ALIASES = {'seconds': 'compute_seconds', 'p95_seconds': 'p95_wall_seconds', 'query_seconds': 'query_compute_seconds'}
 
 _FORM = re.compile(r'(\w+)(>=|<=)([\w.+-]+)(%?)')
 _NUMBER = re.compile(r'\d+(\.\d+)?(e[+-]?\d+)?|\.\d+')
@@ -35,7 +41,7 @@ class Constraint(NamedTuple):
     value: The number stated, None where there is none.
     reference: Which of `REFERENCES` the quantity is compared with, None where with `value` alone.
     percent: Whether `value` is in percent of the reference.
-    text: As it was stated, without spaces.
+    text: As it was stated, without spaces and by today's names.
   """
 
   quantity: str
@@ -55,7 +61,9 @@ def parse(text: str) -> Constraint:
   if stated == 'none':
     return Constraint('none', None, None, False, stated)
   if match := _FORM.fullmatch(stated):
-    quantity, sign, bound, percent = match.groups()
+    name, sign, bound, percent = match.groups()
+    quantity = ALIASES.get(name, name)
+    stated = f'{quantity}{sign}{bound}{percent}'
     value = float(bound) if _NUMBER.fullmatch(bound) else None
     if (quantity, sign, percent) == ('accuracy', '>=', ''):
       if bound in REFERENCES:
@@ -89,8 +97,8 @@ def target(constraint: Constraint, references: Mapping[str, Quantities]) -> floa
 
 
 def cost(point: Quantities) -> float:
-  """Returns what an operating point takes: seconds, where they are unknown dollars, where these are too calls."""
-  for quantity in ('seconds', 'usd', 'calls'):
+  """Returns what an operating point takes: summed compute, where unknown dollars, where these are too calls."""
+  for quantity in ('compute_seconds', 'usd', 'calls'):
     if (taken := point.get(quantity)) is not None:
       return taken
   return 0.0
@@ -106,7 +114,7 @@ def choose(constraint: Constraint, points: Sequence[Quantities], references: Map
 
   Returns:
     Under a ceiling, the most accurate point that keeps it, of equal ones the one that takes least. For an accuracy,
-    the cheapest point (in seconds; in dollars or calls where they are unknown) that reaches it, of equal ones the
+    the cheapest point (in summed compute; where unknown in dollars or calls) that reaches it, of equal ones the
     more accurate. None where no point is known to.
   """
   bound = target(constraint, references)

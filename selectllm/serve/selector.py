@@ -1,6 +1,6 @@
 """Saves and loads selectors: everything it takes to choose calls for new queries, in one directory.
 
-  selector = selectllm.load('runs/mine/selector', limit='seconds<=35%')
+  selector = selectllm.load('runs/mine/selector', limit='compute_seconds<=35%')
   selector.select(['What is 6 x 7?'])
 
 It holds the classifier, the calibration, the learned vote, the rules of `selectllm.selection.adaptive` at all their
@@ -29,7 +29,7 @@ from selectllm.selection import adaptive, calibration, confidence, constraints, 
 from selectllm.serve import decider
 from selectllm.train import checkpoints
 
-_FORMAT = 3
+_FORMAT = 4
 _FACTS = 'selector.json'
 # Queries that are scored together, at most.
 _BATCH = 64
@@ -243,7 +243,7 @@ class Selector:
     self._estimates, self.operating_point = chosen
     self.rule = self._estimates if self._estimates in arrays.rules else 'adaptive'
     self._rule = arrays.rules[self.rule]
-    self._budget = np.float32(limit.value if limit.quantity == 'query_seconds' else np.inf)
+    self._budget = np.float32(limit.value if limit.quantity == 'query_compute_seconds' else np.inf)
 
   @property
   def latency_is(self) -> str:
@@ -257,11 +257,15 @@ class Selector:
 
   def _reach(self) -> str:
     points = [point for points in self._facts['estimated'].values() for point in points]
-    accuracies, seconds = (
-      [point[unit] for point in points if point[unit] is not None] for unit in ('accuracy', 'seconds')
-    )
-    reach = f'accuracy goes up to {max(accuracies):.3f}'
-    return reach + (f', mean seconds down to {min(seconds):.3g}' if seconds else '')
+
+    def known(quantity: str) -> list[float]:
+      return [point[quantity] for point in points if point[quantity] is not None]
+
+    reach = f'accuracy goes up to {max(known("accuracy")):.3f}'
+    for quantity, words in (('wall_seconds', 'wall clock'), ('compute_seconds', 'summed compute')):
+      if seconds := known(quantity):
+        reach += f', mean {words} down to {min(seconds):.3g} s'
+    return reach
 
   def facts(self, asked: int) -> answers.DeciderFacts:
     """Describes the selector in the report of answers."""

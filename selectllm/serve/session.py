@@ -179,7 +179,7 @@ def _totals(called: dispatch.Called, calls: dict[str, dict[str, Any]]) -> dict[s
   stages = [max(sum(took[one] for one in called.chain(llm)) for llm in stage) for stage in called.stages]
   costs = [call['cost_usd'] for call in calls.values()]
   return {
-    'latency_parallel_s': sum(stages),
-    'latency_sequential_s': sum(took.values()),
+    'wall_clock_s': sum(stages),
+    'compute_s': sum(took.values()),
     'cost_usd': None if None in costs else sum(costs),
   }

@@ -145,8 +145,8 @@ def test_methods_are_accounted_for_as_by_hand(by_hand, name, size, accuracy, cal
   row = _rows(by_hand)[name, size]
   assert row['accuracy'] == pytest.approx(accuracy)
   assert row['calls'] == pytest.approx(calls)
-  assert row['latency_parallel_s'] == pytest.approx(parallel_s)
-  assert row['latency_sequential_s'] == pytest.approx(sequential_s)
+  assert row['wall_clock_s'] == pytest.approx(parallel_s)
+  assert row['compute_s'] == pytest.approx(sequential_s)
   assert row['cost_usd'] == pytest.approx(cost_usd)
   assert row['gap_to_oracle'] == pytest.approx(1 - accuracy)
 
@@ -259,7 +259,7 @@ def test_the_report_holds_what_was_promised(found):
   assert _number(found['oracle']['accuracy'])
   assert _number(found['oracle']['latency_s'])
   for row in found['methods']:
-    for field in ('accuracy', 'calls', 'latency_parallel_s', 'latency_sequential_s', 'cost_usd', 'gap_to_oracle'):
+    for field in ('accuracy', 'calls', 'wall_clock_s', 'compute_s', 'cost_usd', 'gap_to_oracle'):
       assert _number(row[field]), (row['name'], field)
     low, high = row['accuracy_ci']
     assert 0 <= low <= row['accuracy'] + 1e-9
@@ -288,7 +288,7 @@ def test_whoever_calls_everybody_fares_like_all_llms(found):
   for name in ('max_conf', 'top_s', 'best_s', 'random'):
     alike = {field: value for field, value in rows[name, LLMS].items() if field not in ('name', 'size')}
     # The mean of equal random draws may differ from each in the last bits.
-    for field in ('accuracy', 'calls', 'latency_parallel_s', 'latency_sequential_s', 'cost_usd'):
+    for field in ('accuracy', 'calls', 'wall_clock_s', 'compute_s', 'cost_usd'):
       assert alike[field] == pytest.approx(rows['all_llms', LLMS][field], rel=1e-5)
 
 
@@ -296,8 +296,8 @@ def test_nothing_beats_the_oracle_and_nothing_is_faster_at_its_accuracy(found):
   for row in found['methods']:
     if not row['name'].startswith('single:'):  # which may have been spared hard queries
       assert row['accuracy'] <= found['oracle']['accuracy']
-    assert row['latency_parallel_s'] <= row['latency_sequential_s'] + 1e-6
-    assert row['latency_parallel_p50_s'] <= row['latency_parallel_p95_s']
+    assert row['wall_clock_s'] <= row['compute_s'] + 1e-6
+    assert row['wall_clock_p50_s'] <= row['wall_clock_p95_s']
 
 
 @pytest.mark.parametrize('vote', voting.VOTES)
@@ -354,7 +354,7 @@ def test_random_subsets_average_over_their_draws():
   row = _rows(_evaluate(table, random_draws=300))['random', 1]
   test = SPLIT == splits.TEST
   assert row['accuracy'] == pytest.approx(table.responses.labels[test].mean(), abs=0.05)
-  assert row['latency_sequential_s'] == pytest.approx(table.responses.latency_s[test].mean(), rel=0.05)
+  assert row['compute_s'] == pytest.approx(table.responses.latency_s[test].mean(), rel=0.05)
   assert row['calls'] == 1
 
 
@@ -528,7 +528,7 @@ def test_unknown_latencies_and_costs_are_none_and_valid_json(found):
   evaluated = _evaluate(_with(table, latency_s=nothing, cost_usd=nothing)._replace(latency_is='unknown'))
   json.dumps(evaluated, allow_nan=False)
   for row in evaluated['methods']:
-    for field in ('latency_parallel_s', 'latency_parallel_p50_s', 'latency_parallel_p95_s', 'latency_sequential_s'):
+    for field in ('wall_clock_s', 'wall_clock_p50_s', 'wall_clock_p95_s', 'compute_s'):
       assert row[field] is None
     assert row['cost_usd'] is None
     assert row['accuracy'] is not None
@@ -543,9 +543,9 @@ def test_an_llm_of_unknown_latency_makes_only_those_who_call_it_unknown():
   latency_s = table.responses.latency_s.copy()
   latency_s[:, 1] = np.nan
   rows = _rows(_evaluate(_with(table, latency_s=latency_s)))
-  assert rows['single:b', 1]['latency_sequential_s'] is None
-  assert rows['all_llms', LLMS]['latency_parallel_s'] is None
-  assert rows['single:a', 1]['latency_sequential_s'] == pytest.approx(latency_s[SPLIT == 2, 0].mean())
+  assert rows['single:b', 1]['compute_s'] is None
+  assert rows['all_llms', LLMS]['wall_clock_s'] is None
+  assert rows['single:a', 1]['compute_s'] == pytest.approx(latency_s[SPLIT == 2, 0].mean())
 
 
 def test_expected_latency_is_the_mean_over_known_calls_of_train():
@@ -681,7 +681,7 @@ def test_folds_together_are_what_they_are_one_by_one(folded):
     return np.average([row[field] for row in rows], weights=[row['queries'] for row in rows])
 
   for key, row in _rows(together).items():
-    for field in ('accuracy', 'calls', 'latency_parallel_s', 'latency_sequential_s', 'cost_usd'):
+    for field in ('accuracy', 'calls', 'wall_clock_s', 'compute_s', 'cost_usd'):
       assert row[field] == pytest.approx(joined([_rows(one)[key] for one in apart], field), rel=1e-5), (key, field)
   chosen = [{row['name']: row for row in one['chosen']} for one in apart]
   for row in together['chosen']:

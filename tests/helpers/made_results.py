@@ -9,8 +9,8 @@ from selectllm.evaluate import results
 NOTHING = {'mean_confidence': [], 'frequency': [], 'count': []}
 # A method of which nothing is known but its name.
 METHOD = {
-  'size': None, 'queries': 0, 'accuracy': None, 'accuracy_ci': (None, None), 'calls': None, 'latency_parallel_s': None,
-  'latency_parallel_p50_s': None, 'latency_parallel_p95_s': None, 'latency_sequential_s': None, 'cost_usd': None,
+  'size': None, 'queries': 0, 'accuracy': None, 'accuracy_ci': (None, None), 'calls': None, 'wall_clock_s': None,
+  'wall_clock_p50_s': None, 'wall_clock_p95_s': None, 'compute_s': None, 'cost_usd': None,
   'gap_to_oracle': None, 'versus': {},
 }  # fmt: skip
 

@@ -110,7 +110,7 @@ def test_the_selector_of_the_run_gets_one_llm_more(run, records, added):
     1,
   )
   assert learned['accuracy_ci'][0] < learned['accuracy'] < learned['accuracy_ci'][1]
-  assert (learned['cost_unit'], learned['expected']) == ('seconds', pytest.approx(3.0))
+  assert (learned['cost_unit'], learned['expected']) == ('compute_seconds', pytest.approx(3.0))
   old, new = selectllm.load(run / 'selector'), selectllm.load(added)
   queries = [record['query'] for record in records[:20]]
   available = np.ones(4, bool)

@@ -52,7 +52,7 @@ def _overrides(tiny_encoder: pathlib.Path, responses_file: pathlib.Path) -> dict
     'evaluate.resamples': 200,
     'evaluate.knn_neighbours': (5, 20),
     'tradeoff.strategies': ('learned_vote', 'adaptive'),
-    'tradeoff.limits': ('none', 'seconds<=50%'),
+    'tradeoff.limits': ('none', 'compute_seconds<=50%'),
   }
 
 
@@ -365,7 +365,7 @@ def test_the_papers_own_files_and_splits(tiny_encoder, responses_file, tmp_path)
   assert dataset['queries_per_split'] == {'train': 100 - unused, 'validation': 20, 'test': 40}
   assert (split[100:120] == splits.VALIDATION).all()
   assert (split[120:] == splits.TEST).all()
-  latency = {row['name']: row['latency_sequential_s'] for row in _report(tmp_path / 'run')['methods']}
+  latency = {row['name']: row['compute_s'] for row in _report(tmp_path / 'run')['methods']}
   assert latency['single:gemma-7b'] == pytest.approx(7.1)
   assert latency['all_llms'] == pytest.approx(7.1 + 4.7 + 1.0)
   text = (tmp_path / 'run' / 'report.md').read_text()
@@ -406,7 +406,7 @@ def test_scores_only_pool(config, tmp_path):
   report = _report(tmp_path / 'run')
   assert {row['size'] for row in report['methods']} == {1, None}
   assert report['dataset']['latency'] == 'unknown'
-  assert all(row['latency_sequential_s'] is None for row in report['methods'])
+  assert all(row['compute_s'] is None for row in report['methods'])
 
 
 def test_not_a_number_stops_with_the_step_named(config, tmp_path):

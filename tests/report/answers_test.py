@@ -28,8 +28,8 @@ def line(calls, *, correct=True, **fields):
     'correct': correct,
     'failed': [llm for llm, one in calls.items() if one['error']],
     'unanswered': not good,
-    'latency_parallel_s': max((one['latency_s'] for one in good), default=None),
-    'latency_sequential_s': sum(one['latency_s'] for one in good) or None,
+    'wall_clock_s': max((one['latency_s'] for one in good), default=None),
+    'compute_s': sum(one['latency_s'] for one in good) or None,
     'cost_usd': None if any(one['cost_usd'] is None for one in good) else sum(one['cost_usd'] for one in good),
     **fields,
   }
@@ -48,13 +48,13 @@ def test_what_calling_all_would_have_taken():
   assert msgspec.to_builtins(found.savings.calling_all) == pytest.approx(
     {
       'calls': 6,
-      'latency_parallel_s': 4.0,
-      'latency_sequential_s': (7 + 9) / 2,
+      'wall_clock_s': 4.0,
+      'compute_s': (7 + 9) / 2,
       'cost_usd': 0.003 + 0.005 + 0.005 + 0.005,
     }
   )
   assert msgspec.to_builtins(found.savings.made) == pytest.approx(
-    {'calls': 3, 'latency_parallel_s': 2.5, 'latency_sequential_s': 3.0, 'cost_usd': 0.006}
+    {'calls': 3, 'wall_clock_s': 2.5, 'compute_s': 3.0, 'cost_usd': 0.006}
   )
   (method,) = found.methods
   assert method.accuracy == 0.5

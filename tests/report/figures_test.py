@@ -40,7 +40,7 @@ def test_policies_and_llms_stand_at_their_latency_and_accuracy(results_of):
   lines = _lines(found)
   for name in (*tables.policies(found), 'top_s', 'best_s', 'random', 'all_llms', 'knn_top1'):
     rows = [row for row in found.methods if row.name == name]
-    expected = [(row.latency_sequential_s, 100 * row.accuracy) for row in rows]
+    expected = [(row.compute_s, 100 * row.accuracy) for row in rows]
     np.testing.assert_allclose(lines[name], expected)
   assert len(lines['single LLM']) == 3
   oracle = f'oracle {100 * found.oracle.accuracy:.1f} %'
@@ -53,7 +53,7 @@ def test_no_method_lies_above_the_tradeoff(results_of):
   assert (np.diff(tradeoff, axis=0) >= 0).all()
   for row in found.methods:
     if row.name != 'oracle':
-      reached = tradeoff[tradeoff[:, 0] <= row.latency_sequential_s]
+      reached = tradeoff[tradeoff[:, 0] <= row.compute_s]
       assert 100 * row.accuracy <= reached[:, 1].max() + 1e-9
 
 
@@ -72,7 +72,7 @@ def test_seconds_and_calls_are_never_mixed(results_of):
   content['dataset']['latency'] = 'unknown'
   for row in content['methods']:
     if row['name'] in ('single:llama-1b-instruct', 'all_llms'):
-      row['latency_sequential_s'] = None
+      row['compute_s'] = None
   np.testing.assert_allclose(_lines(results.from_builtins(content))['single LLM'][:, 0], 1)
 
 

@@ -65,8 +65,10 @@ def test_the_summary_of_scores_speaks_of_no_vote(results_of):
 
 
 def test_the_summary_without_latencies_names_no_share_of_them(results_of):
-  assert 'latency' not in '\n'.join(report.summary(results_of(kind='unknown')))
-  assert 'of its summed latency' in '\n'.join(report.summary(results_of()))
+  unknown, known = ('\n'.join(report.summary(results_of(kind=kind))) for kind in ('unknown', 'estimated'))
+  for words in ('% of its wall clock', '% of its summed compute'):
+    assert words in known
+    assert words not in unknown
 
 
 def _with_accuracies(found: results.Results, llm: str, points: int, **accuracy: float | None) -> results.Results:

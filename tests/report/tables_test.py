@@ -96,7 +96,7 @@ def test_scores_alone_have_no_votes_to_compare_with(results_of):
 def test_the_classifiers_own_latency_is_added_to_who_uses_it(results_of):
   found = results_of()
   own = found.timing.classifier_latency_s
-  for column, field in (('seconds, parallel', 'latency_parallel_s'), ('seconds, sequential', 'latency_sequential_s')):
+  for column, field in (('wall clock, s', 'wall_clock_s'), ('summed compute, s', 'compute_s')):
     shown = _cells(_headline(found), column)
     for row in tables.headline_rows(found):
       classified = row.name in (*tables.policies(found), 'knn_top1')
@@ -108,14 +108,14 @@ def test_a_policy_that_no_table_knows_is_reported_like_the_others(results_of):
   for rows in (content['methods'], content['chosen']):
     rows += [row | {'name': 'newest'} for row in rows if row['name'] == 'max_conf']
   content['selected']['newest'] = content['selected']['max_conf']
-  for column in ('accuracy %', 'seconds, sequential'):
+  for column in ('accuracy %', 'summed compute, s'):
     shown = _cells(_headline(results.from_builtins(content)), column)
     assert shown['newest'] == shown['max_conf']
 
 
 def test_unknown_latencies_are_dashes_even_where_the_classifier_is_timed(results_of):
   for kind in ('unknown', 'scores'):
-    assert set(_cells(_headline(results_of(kind=kind)), 'seconds, sequential').values()) == {'-'}
+    assert set(_cells(_headline(results_of(kind=kind)), 'summed compute, s').values()) == {'-'}
 
 
 def test_costs_have_a_column_where_prices_are_known(results_of):

@@ -3,14 +3,14 @@ import pytest
 from selectllm.selection import constraints
 
 REFERENCES = {
-  'best_single': {'accuracy': 0.8, 'seconds': 10.0, 'usd': 0.02},
-  'all_llms': {'accuracy': 0.85, 'seconds': 40.0, 'usd': None},
+  'best_single': {'accuracy': 0.8, 'compute_seconds': 10.0, 'usd': 0.02},
+  'all_llms': {'accuracy': 0.85, 'compute_seconds': 40.0, 'usd': None},
 }
 SETTINGS = [
-  {'accuracy': 0.70, 'seconds': 2.0, 'usd': 0.01, 'p95_seconds': 5.0, 'query_seconds': 2.0},
-  {'accuracy': 0.82, 'seconds': 8.0, 'usd': 0.02, 'p95_seconds': 20.0, 'query_seconds': 40.0},
-  {'accuracy': 0.82, 'seconds': 6.0, 'usd': 0.03, 'p95_seconds': 25.0, 'query_seconds': 30.0},
-  {'accuracy': 0.90, 'seconds': 20.0, 'usd': 0.05, 'p95_seconds': 30.0, 'query_seconds': None},
+  {'accuracy': 0.70, 'compute_seconds': 2.0, 'usd': 0.01, 'p95_wall_seconds': 5.0, 'query_compute_seconds': 2.0},
+  {'accuracy': 0.82, 'compute_seconds': 8.0, 'usd': 0.02, 'p95_wall_seconds': 20.0, 'query_compute_seconds': 40.0},
+  {'accuracy': 0.82, 'compute_seconds': 6.0, 'usd': 0.03, 'p95_wall_seconds': 25.0, 'query_compute_seconds': 30.0},
+  {'accuracy': 0.90, 'compute_seconds': 20.0, 'usd': 0.05, 'p95_wall_seconds': 30.0, 'query_compute_seconds': None},
 ]
 
 
@@ -21,13 +21,15 @@ SETTINGS = [
     ('accuracy>=all_llms', ('accuracy', None, 'all_llms', False)),
     ('accuracy>=0.9', ('accuracy', 0.9, None, False)),
     ('accuracy>=1', ('accuracy', 1.0, None, False)),
-    ('seconds<=20', ('seconds', 20.0, None, False)),
-    ('seconds<=35%', ('seconds', 35.0, 'all_llms', True)),
+    ('compute_seconds<=20', ('compute_seconds', 20.0, None, False)),
+    ('compute_seconds<=35%', ('compute_seconds', 35.0, 'all_llms', True)),
+    ('wall_seconds<=20', ('wall_seconds', 20.0, None, False)),
+    ('wall_seconds<=35%', ('wall_seconds', 35.0, 'all_llms', True)),
     ('usd<=0.001', ('usd', 0.001, None, False)),
     ('usd<=1e-3', ('usd', 0.001, None, False)),
     ('usd<=2.5%', ('usd', 2.5, 'all_llms', True)),
-    ('p95_seconds<=30', ('p95_seconds', 30.0, None, False)),
-    ('query_seconds<=.5', ('query_seconds', 0.5, None, False)),
+    ('p95_wall_seconds<=30', ('p95_wall_seconds', 30.0, None, False)),
+    ('query_compute_seconds<=.5', ('query_compute_seconds', 0.5, None, False)),
     ('none', ('none', None, None, False)),
   ],
 )
@@ -35,6 +37,20 @@ def test_limits_are_read(text, expected):
   assert constraints.parse(text) == (*expected, text)
   spaced = f' {text} '.replace('<=', ' <= ').replace('%', ' %')
   assert constraints.parse(spaced) == (*expected, text)
+
+
+@pytest.mark.parametrize(
+  ('earlier', 'now'),
+  [
+    ('seconds<=35%', 'compute_seconds<=35%'),
+    ('seconds <= 20', 'compute_seconds<=20'),
+    ('p95_seconds<=30', 'p95_wall_seconds<=30'),
+    ('query_seconds<=4', 'query_compute_seconds<=4'),
+  ],
+)
+def test_earlier_names_are_read_as_todays(earlier, now):
+  assert constraints.parse(earlier) == constraints.parse(now)
+  assert constraints.parse(earlier).text == now
 
 
 @pytest.mark.parametrize(
@@ -50,15 +66,15 @@ def test_limits_are_read(text, expected):
     'accuracy>=oracle',
     'accuracy>0.9',
     'seconds>=20',
-    'seconds<=-1',
-    'seconds<=0',
-    'seconds<=nan',
-    'seconds<=inf',
-    'seconds<=1.2.3',
-    'seconds<=all_llms',
-    'seconds<=20s',
-    'p95_seconds<=30%',
-    'query_seconds<=30%',
+    'compute_seconds<=-1',
+    'compute_seconds<=0',
+    'compute_seconds<=nan',
+    'compute_seconds<=inf',
+    'compute_seconds<=1.2.3',
+    'compute_seconds<=all_llms',
+    'compute_seconds<=20s',
+    'p95_wall_seconds<=30%',
+    'query_compute_seconds<=30%',
     'none<=3',
     'usd<=1 or none',
   ],
@@ -67,17 +83,17 @@ def test_what_is_no_limit_is_named_and_the_grammar_shown(text):
   with pytest.raises(ValueError, match='it must be accuracy>=X') as raised:
     constraints.parse(text)
   assert repr(text) in str(raised.value)
-  assert 'p95_seconds' in str(raised.value)
+  assert 'p95_wall_seconds' in str(raised.value)
 
 
 def test_a_target_is_the_number_that_a_limit_comes_to():
   for text, expected in (
     ('accuracy>=best_single', 0.8),
     ('accuracy>=0.9', 0.9),
-    ('seconds<=20', 20),
-    ('seconds<=35%', 14),
+    ('compute_seconds<=20', 20),
+    ('compute_seconds<=35%', 14),
     ('usd<=10%', None),  # what all LLMs cost is unknown
-    ('p95_seconds<=30', 30),
+    ('p95_wall_seconds<=30', 30),
     ('none', None),
   ):
     assert constraints.target(constraints.parse(text), REFERENCES) == expected
@@ -87,14 +103,14 @@ def test_a_target_is_the_number_that_a_limit_comes_to():
   ('text', 'expected'),
   [
     ('none', 3),
-    ('seconds<=20', 3),
-    ('seconds<=19.9', 2),  # the faster one of two equally accurate
-    ('seconds<=10%', 0),
-    ('seconds<=1', None),
+    ('compute_seconds<=20', 3),
+    ('compute_seconds<=19.9', 2),  # the faster one of two equally accurate
+    ('compute_seconds<=10%', 0),
+    ('compute_seconds<=1', None),
     ('usd<=0.04', 1),  # the less expensive one of two equally accurate
     ('usd<=10%', None),
-    ('p95_seconds<=29', 1),
-    ('query_seconds<=100', 2),  # the most accurate one does not say
+    ('p95_wall_seconds<=29', 1),
+    ('query_compute_seconds<=100', 2),  # the most accurate one does not say
     ('accuracy>=best_single', 2),
     ('accuracy>=all_llms', 3),
     ('accuracy>=0.5', 0),
@@ -106,15 +122,15 @@ def test_the_setting_chosen_serves_the_limit_best(text, expected):
 
 
 def test_where_seconds_are_unknown_dollars_or_calls_decide():
-  settings = [{**setting, 'seconds': None} for setting in SETTINGS]
+  settings = [{**setting, 'compute_seconds': None} for setting in SETTINGS]
   assert constraints.choose(constraints.parse('accuracy>=best_single'), settings, REFERENCES) == 1
-  assert constraints.choose(constraints.parse('seconds<=20'), settings, REFERENCES) is None
+  assert constraints.choose(constraints.parse('compute_seconds<=20'), settings, REFERENCES) is None
   counted = [{'accuracy': 0.9, 'calls': 3.0}, {'accuracy': 0.85, 'calls': 2.0}]
   assert constraints.choose(constraints.parse('accuracy>=best_single'), counted, REFERENCES) == 1
 
 
 def test_settings_of_unknown_accuracy_are_never_chosen():
-  assert constraints.choose(constraints.parse('none'), [{'accuracy': None, 'seconds': 1.0}], REFERENCES) is None
+  assert constraints.choose(constraints.parse('none'), [{'accuracy': None, 'compute_seconds': 1.0}], REFERENCES) is None
   assert constraints.choose(constraints.parse('none'), [], REFERENCES) is None
 
 
@@ -125,13 +141,13 @@ def test_settings_of_unknown_accuracy_are_never_chosen():
     ('accuracy>=0.9', 0.89, [0.87, 0.91], 0.9, (False, True)),
     ('accuracy>=0.9', 0.8, [0.78, 0.82], 0.9, (False, False)),
     ('accuracy>=best_single', 0.95, [0.93, 0.97], 0.8, (True, True)),
-    ('seconds<=20', 20, [19, 21], 20, (True, True)),
-    ('seconds<=20', 21, [19, 23], 20, (False, True)),
-    ('seconds<=20', 25, [24, 26], 20, (False, False)),
-    ('seconds<=35%', 5, [4, 6], 14, (True, True)),
-    ('query_seconds<=30', 31, None, 30, (False, False)),
-    ('query_seconds<=30', 30, None, 30, (True, True)),
-    ('seconds<=20', 21, [None, None], 20, (False, False)),
+    ('compute_seconds<=20', 20, [19, 21], 20, (True, True)),
+    ('compute_seconds<=20', 21, [19, 23], 20, (False, True)),
+    ('compute_seconds<=20', 25, [24, 26], 20, (False, False)),
+    ('compute_seconds<=35%', 5, [4, 6], 14, (True, True)),
+    ('query_compute_seconds<=30', 31, None, 30, (False, False)),
+    ('query_compute_seconds<=30', 30, None, 30, (True, True)),
+    ('compute_seconds<=20', 21, [None, None], 20, (False, False)),
   ],
 )
 def test_a_limit_is_met_by_the_number_and_within_by_its_interval(text, value, interval, target, expected):
@@ -146,4 +162,4 @@ def test_no_limit_is_always_kept():
 
 def test_what_was_not_tested_cannot_be_judged():
   with pytest.raises(ValueError, match='constraint usd<=3: nothing to judge by'):
-    constraints.judge(constraints.parse('usd<=3'), {'seconds': 3, 'usd': None}, 3)
+    constraints.judge(constraints.parse('usd<=3'), {'compute_seconds': 3, 'usd': None}, 3)

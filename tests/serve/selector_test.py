@@ -69,7 +69,7 @@ def as_the_run_chose(run: pathlib.Path) -> tuple[list[str], strategies.FoldResul
 
 def test_two_lines_choose_what_the_run_chose(run, as_the_run_chose):
   queries, part = as_the_run_chose
-  for limit in ('none', 'seconds<=60%'):
+  for limit in ('none', 'compute_seconds<=60%'):
     loaded = selectllm.load(run / 'selector', limit=limit)
     choices = loaded.select(queries)
     rule, weights = part.rules.rules[loaded.rule], part.rules.weights
