@@ -21,7 +21,7 @@ import rich.console
 import scipy.special
 import scipy.stats
 
-from selectllm.data import splits
+from selectllm.data import dataset, splits
 from selectllm.evaluate import metrics, predictions, strategies
 from selectllm.evaluate import options as options_lib
 from selectllm.infra import metric_writer
@@ -87,7 +87,7 @@ def imputed(queries: types.StrategyQueries, asked: np.ndarray, rows: np.ndarray,
 
 def selected(known: types.StrategyQueries, asked: types.StrategyQueries, rule: bool) -> tuple[float, float]:
   """Accuracy and mean price on `asked` of the learned vote of the most confident, or of the adaptive rule."""
-  weights = learned_vote.fit(known.logits, known.answers, known.reference, known.observed, seed=0)
+  weights = learned_vote.fit(known.logits, known.answers, known.accepted, known.observed, seed=0)
   if rule:
     played, setting = (
       adaptive.replay(adaptive.fit(weights, known, seed=0), weights, asked),
@@ -96,7 +96,7 @@ def selected(known: types.StrategyQueries, asked: types.StrategyQueries, rule: b
   else:
     played, setting = learned_vote.by_confidence(weights, asked), SIZE - 1
   price = np.sum(np.where(played.mask[:, setting] & asked.observed, asked.cost, 0), 1)
-  return float(np.mean(played.answer[:, setting] == asked.reference)), float(price.mean())
+  return float(np.mean(dataset.is_right(played.answer[:, setting], asked.accepted))), float(price.mean())
 
 
 def log_loss(logits: np.ndarray, labels: np.ndarray, observed: np.ndarray) -> float:

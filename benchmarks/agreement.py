@@ -77,8 +77,8 @@ def main() -> None:
   console = rich.console.Console(width=120)
   header = ['s', 'taught by references %', 'taught by agreement %', 'difference']
   console.print(tables.Table(header, cells).rich(f'weighted_max_conf on {len(valid):,} test queries'))
-  known = responses.reference >= 0
-  agreed = pseudo_labels.pseudo_reference(responses) == responses.reference
+  known = (responses.accepted >= 0).any(1)
+  agreed = dataset.is_right(pseudo_labels.pseudo_reference(responses), responses.accepted)
   console.print(
     f'The weighted vote of all LLMs is right on {tables.percent(float(agreed[known].mean()))} % of all queries.'
   )

@@ -41,7 +41,7 @@ def generate(queries: int, llms: int, samples: int) -> tuple[dataset.Dataset, np
   data = dataset.Responses(
     answers=np.empty((queries, llms, samples), np.int16),
     majority=np.empty((queries, llms), np.int16),
-    reference=np.zeros(queries, np.int16),
+    accepted=np.zeros((queries, 1), np.int16),
     labels=np.empty((queries, llms), np.float32),
     observed=np.empty((queries, llms), bool),
     latency_s=np.empty((queries, llms), np.float32),

@@ -1,6 +1,11 @@
 """Checks the fields of a config before anything is done; without JAX, so that whoever only reads configs may ask."""
 
+import ast
+import re
+from typing import Any
+
 import ml_collections
+from ml_collections.config_flags import tuple_parser
 
 from selectllm.data import splits
 from selectllm.evaluate import options as evaluate_options
@@ -33,6 +38,28 @@ _AT_LEAST = {
   'evaluate.resamples': 1,
 }
 _SHARES = ('encoder.dropout', 'train.warmup_share', 'evaluate.threshold')
+
+
+# One of several texts with commas between: in quotes, or as it stands.
+_ITEM = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([^,]*?))\s*(?:,|$)""")
+
+
+class TupleParser(tuple_parser.TupleParser):
+  """Reads what a field of several texts is set to: `Yi-34B,"a, b"` or the tuple of Python, `('Yi-34B', 'a, b')`."""
+
+  def parse(self, argument: Any) -> tuple[Any, ...]:
+    """Returns the texts (or numbers); quotes are around those with a comma."""
+    if not isinstance(argument, str):
+      return tuple(argument) if isinstance(argument, list) else super().parse(argument)
+    try:
+      value = ast.literal_eval(argument.strip())
+    except (ValueError, SyntaxError):
+      value = None
+    if isinstance(value, tuple | list):
+      return tuple(value)
+    if isinstance(value, int | float | str):
+      return (value,)
+    return tuple(filter(None, (''.join(item) for item in _ITEM.findall(argument))))
 
 
 def check_options(config: ml_collections.ConfigDict) -> None:

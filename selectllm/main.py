@@ -12,8 +12,11 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from selectllm import config as config_lib
 from selectllm import modes
 from selectllm.infra import paths, run_dir
+
+config_flags.register_flag_parser_for_type(tuple, config_lib.TupleParser())
 
 DEFAULT_CONFIG = 'gsm8k'
 _CONFIGS = pathlib.Path(__file__).parent / 'configs'

@@ -144,6 +144,30 @@ def test_fields_that_are_not_named_keep_their_defaults():
   assert changed == default | {'train.epochs': 2, 'pool.llms': ['one']}
 
 
+@pytest.mark.parametrize(
+  ('given', 'llms'),
+  [
+    ('Yi-34B,Qwen1.5-72B-Chat,gemma-7b', ['Yi-34B', 'Qwen1.5-72B-Chat', 'gemma-7b']),
+    ("('Yi-34B', 'a, b')", ['Yi-34B', 'a, b']),
+    ('"gpt-4o ($2.5 in, $10 out)",llama3.2:latest', ['gpt-4o ($2.5 in, $10 out)', 'llama3.2:latest']),
+    ("'a, b' , org/model-1.0_x", ['a, b', 'org/model-1.0_x']),
+    ("it's,two words,", ["it's", 'two words']),
+    ('"a, b"', ['a, b']),
+    ('gpt-4-1106', ['gpt-4-1106']),
+    ('', []),
+  ],
+)
+def test_names_are_given_with_commas_between_or_as_python_has_them(given, llms):
+  assert parse('--config=configs/mmlu_pro.py', f'--config.pool.llms={given}')['pool.llms'] == llms
+  assert parse('--config=configs/mmlu_pro.py', '--config.pool.llms', given)['pool.llms'] == llms
+
+
+def test_all_fields_of_several_texts_are_read_alike():
+  parsed = parse('--config.tradeoff.limits=accuracy>=all_llms,seconds<=10%', '--config.evaluate.knn_neighbours=5,10')
+  assert parsed['tradeoff.limits'] == ['accuracy>=all_llms', 'seconds<=10%']
+  assert parsed['evaluate.knn_neighbours'] == [5, 10]
+
+
 def test_default_config():
   assert parse('--config.seed=3') == flatten(json.loads(gsm8k.get_config().to_json_best_effort())) | {'seed': 3}
 

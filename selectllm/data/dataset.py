@@ -1,14 +1,31 @@
 """Response records as arrays: from here on, everything can live on a device."""
 
+import collections
 import collections.abc
+import difflib
 import math
 from typing import NamedTuple
 
 import numpy as np
 
 from selectllm.data import grading, pool_file, records, splits
+from selectllm.infra.typing import Array
 
 NO_ANSWER = -1
+# The right answer of a query whose responses were all judged wrong: known, and given by nobody.
+_NOBODY = -2
+# Of a prompt that nobody counted the tokens of; what was asked is at least the query.
+_CHARACTERS_PER_TOKEN = 4
+
+
+def is_right(answer: Array, accepted: Array) -> Array:
+  """Tells which answers are right, bool[...].
+
+  Args:
+    answer: int[...], ids of answers; -1, no answer, is never right.
+    accepted: int[..., R], ids of the right answers; negative ones fill up.
+  """
+  return ((answer[..., None] == accepted) & (accepted != NO_ANSWER)).any(-1)
 
 
 def majorities(answers: np.ndarray) -> np.ndarray:
@@ -32,7 +49,8 @@ class Responses(NamedTuple):
   Attributes:
     answers: int16[N, K, S], ids that mean something only within one query; -1 where there is no answer.
     majority: int16[N, K], see `majorities`.
-    reference: int16[N], the right answer's id; -1 where it is unknown, or only scores are known.
+    accepted: int16[N, R], ids of the right answers, filled up with -1; all -1 where it is unknown what is right, or
+      only scores are known. See `is_right`.
     labels: float32[N, K], 1 where the majority of an LLM's samples is right (or its score); 0 where missing.
     observed: bool[N, K], false where an LLM is missing: masked out of losses and metrics.
     latency_s: float32[N, K], seconds of the call (its slowest sample); NaN where unknown.
@@ -42,7 +60,7 @@ class Responses(NamedTuple):
 
   answers: np.ndarray
   majority: np.ndarray
-  reference: np.ndarray
+  accepted: np.ndarray
   labels: np.ndarray
   observed: np.ndarray
   latency_s: np.ndarray
@@ -77,9 +95,10 @@ class Dataset(NamedTuple):
     sizes_assumed: LLMs whose size, from which latencies are estimated, is itself assumed.
     in_place_of: The data set that was asked for and could not be had; empty when this is the one.
     questions: N texts whose hashes decide the splits; the queries themselves unless they say otherwise.
-    answers: For each query the answers that the ids of `responses.answers` and `responses.reference` stand for.
+    answers: For each query the answers that the ids of `responses.answers` and `responses.accepted` stand for.
     published_split: int8[N], the split that each query was published in; -1 for none.
     notes: What a reader of any result must know about the data.
+    latency_model: By which formula latencies are estimated, in words; empty where none is.
   """
 
   name: str
@@ -95,6 +114,11 @@ class Dataset(NamedTuple):
   answers: collections.abc.Sequence[tuple[str, ...]] = ()
   published_split: np.ndarray = np.zeros(0, np.int8)
   notes: tuple[str, ...] = ()
+  latency_model: str = ''
+
+
+def _folded(name: str) -> str:
+  return ''.join(name.casefold().split())
 
 
 def _choose_llms(
@@ -102,8 +126,11 @@ def _choose_llms(
 ) -> tuple[str, ...]:
   if wanted:
     if absent := [llm for llm in wanted if llm not in present]:
+      folded = {_folded(llm): llm for llm in present}
+      near = difflib.get_close_matches(_folded(absent[0]), folded, n=1)
+      hint = f'; did you mean {folded[near[0]]!r}?' if near else ''
       raise ValueError(
-        f'config.pool.llms names {", ".join(absent)}, which the data lack; present: {", ".join(present)}'
+        f'config.pool.llms names {", ".join(absent)}, which the data lack; present: {", ".join(present)}{hint}'
       )
     if len(set(wanted)) < len(wanted):
       raise ValueError(f'config.pool.llms names an LLM twice: {", ".join(wanted)}')
@@ -118,13 +145,17 @@ def _choose_llms(
   return chosen
 
 
-def _call_latency_s(observed: list[records.Sample], llm: pool_file.LLM) -> tuple[float, str]:
-  """Returns seconds and kind of a call: its slowest sample's, as recorded, else by length, else the published mean."""
+def _call_latency_s(observed: list[records.Sample], llm: pool_file.LLM, query: str) -> tuple[float, str]:
+  """Returns seconds and kind of a call: its slowest sample's, as recorded, else by length, else the published mean.
+
+  Of a prompt whose tokens are not known, the query's are counted.
+  """
   kinds, slowest = set(), 0.0
   for sample in observed:
     latency, kind = sample.latency_s, sample.latency_is
     if latency is None and sample.completion_tokens is not None:
-      latency, kind = llm.estimated_latency_s(sample.completion_tokens), 'estimated'
+      asked = len(query) / _CHARACTERS_PER_TOKEN if sample.prompt_tokens is None else sample.prompt_tokens
+      latency, kind = llm.estimated_latency_s(asked, sample.completion_tokens), 'estimated'
     if latency is None:
       latency, kind = llm.published_latency_s, 'published'
     if latency is None:
@@ -149,44 +180,119 @@ def weakest(kinds: collections.abc.Collection[str]) -> str:
   return max(kinds, key=records.LATENCY_KINDS.index, default='unknown')
 
 
+class _Query:
+  """The answers to one query, while they are read.
+
+  Attributes:
+    text: Of the query.
+    ids: Answer -> its id, by first appearance, so that an id tells nothing about which answer is right.
+    verdicts: Id -> what was judged of the responses that gave the answer.
+  """
+
+  def __init__(self, text: str, answers: collections.abc.Iterable[str] = ()):
+    self.text = text
+    self.ids = {answer: place for place, answer in enumerate(answers)}
+    self.verdicts: dict[int, list[bool]] = {}
+
+  def add(self, answer: str, verdict: bool | None) -> int:
+    """Takes an answer in, and returns its id."""
+    place = self.ids.setdefault(answer, len(self.ids))
+    if verdict is not None:
+      self.verdicts.setdefault(place, []).append(verdict)
+    return place
+
+  @property
+  def judged(self) -> bool:
+    """Tells whether verdicts alone say of every answer that was given whether it is right."""
+    return bool(self.ids) and len(self.verdicts) == len(self.ids)
+
+  @property
+  def disputed(self) -> int:
+    """Returns how many answers were judged right in one response and wrong in another."""
+    return sum(0 < sum(given) < len(given) for given in self.verdicts.values())
+
+  def accept(self, references: collections.abc.Iterable[str]) -> list[int]:
+    """Returns the ids of the right answers: verdicts decide where there are any (most of them, if they differ)."""
+    accepted = dict.fromkeys(self.add(reference, None) for reference in references)
+    for place, given in self.verdicts.items():
+      if 2 * sum(given) > len(given):
+        accepted[place] = None
+      else:
+        accepted.pop(place, None)
+    return list(accepted) or [_NOBODY]
+
+
+def _stack(accepted: collections.abc.Sequence[collections.abc.Sequence[int]]) -> np.ndarray:
+  """Returns the ids of right answers as `Responses.accepted`."""
+  stacked = np.full((len(accepted), max(map(len, accepted), default=0) or 1), NO_ANSWER, np.int16)
+  for row, ids in enumerate(accepted):
+    stacked[row, : len(ids)] = ids
+  return stacked
+
+
 class _Grader:
   """Grades the calls of one LLM: takes answers as recorded, or extracts them from the raw texts once more.
 
   Attributes:
     llm: The facts about the LLM.
+    estimates: Whether any latency was estimated from its speed.
   """
 
   def __init__(self, llm: pool_file.LLM, extractor: str):
-    self.llm = llm
+    self.llm, self.estimates = llm, False
     self._name = extractor and ((llm.endpoint and llm.endpoint.extractor) or extractor)
     self._extract = grading.get_extractor(self._name) if self._name else None
 
   def _answer(self, sample: records.Sample) -> str | None:
     if not self._extract:
-      return sample.answer
+      # What was judged was the text, whether it is right or wrong.
+      return (sample.text or None) if sample.answer is None and sample.correct is not None else sample.answer
     if sample.answer is not None and not sample.text:  # all that was kept of the response
       return grading.canonical_reference(sample.answer, self._name)
     return self._extract(sample.text)
 
-  def grade(
-    self, responses: Responses, row: int, column: int, samples: list[records.Sample], ids: dict[str, int]
-  ) -> str:
+  def grade(self, responses: Responses, row: int, column: int, samples: list[records.Sample], query: _Query) -> str:
     """Writes one call into the arrays, gives new answers the next ids, and returns where the latency is from."""
     responses.observed[row, column] = True
-    responses.latency_s[row, column], kind = _call_latency_s(samples, self.llm)
+    responses.latency_s[row, column], kind = _call_latency_s(samples, self.llm, query.text)
     responses.cost_usd[row, column] = _call_cost_usd(samples, self.llm)
+    self.estimates |= kind == 'estimated' and any(sample.latency_s is None for sample in samples)
     for place, sample in enumerate(samples):
       answer = self._answer(sample)
       if answer is not None:
-        responses.answers[row, column, place] = ids.setdefault(answer, len(ids))
+        responses.answers[row, column, place] = query.add(answer, sample.correct)
     return kind
+
+
+def _latency_model(graders: collections.abc.Iterable[_Grader]) -> str:
+  """Returns by which formula latencies were estimated, in words; nothing where none was."""
+  estimated = [grader.llm for grader in graders if grader.estimates]
+  if not estimated:
+    return ''
+  own = [llm.name for llm in estimated if llm.has_own_speed]
+  return estimated[0].latency_model.in_words() + (f'; {", ".join(own)} at speeds of their own' if own else '')
+
+
+def _alike(present: collections.abc.Iterable[str], pool: pool_file.Pool | None) -> str:
+  """Returns a hint at names that differ only by case or blanks, in the data or from those of the pool file."""
+  names: dict[str, dict[str, None]] = collections.defaultdict(dict)
+  for name in (*present, *(pool.llms if pool else ())):
+    names[_folded(name)][name] = None
+  pairs = [' and '.join(map(repr, of)) for of in names.values() if len(of) > 1]
+  return f'Names that differ only by case or blanks stand for different LLMs: {"; ".join(pairs)}.' if pairs else ''
+
+
+def _notes(disputed: int, present: collections.abc.Iterable[str], pool: pool_file.Pool | None) -> tuple[str, ...]:
+  """Returns what a reader must know about names and verdicts."""
+  verdicts = f'{disputed:,} answers were judged right in one response and wrong in another: most of them decide.'
+  return tuple(filter(None, (verdicts if disputed else '', _alike(present, pool))))
 
 
 def _empty(size: int, llms: int, samples: int) -> Responses:
   return Responses(
     answers=np.full((size, llms, samples), NO_ANSWER, np.int16),
     majority=np.full((size, llms), NO_ANSWER, np.int16),
-    reference=np.full(size, NO_ANSWER, np.int16),
+    accepted=np.full((size, 1), NO_ANSWER, np.int16),
     labels=np.zeros((size, llms), np.float32),
     observed=np.zeros((size, llms), bool),
     latency_s=np.full((size, llms), np.nan, np.float32),
@@ -198,8 +304,7 @@ def _empty(size: int, llms: int, samples: int) -> Responses:
 def _judge(responses: Responses) -> None:
   """Takes majorities and labels from the answers; an LLM without an answer is never right."""
   responses.majority[:] = majorities(responses.answers)
-  right = responses.majority == responses.reference[:, None]
-  responses.labels[:] = right & (responses.majority != NO_ANSWER)
+  responses.labels[:] = is_right(responses.majority, responses.accepted[:, None])
 
 
 def join(
@@ -223,16 +328,18 @@ def join(
     The data set. As from `build`, but that the LLM counts as unobserved where there is no reference to judge it by.
   """
   old, grader = data.responses, _Grader(pool.facts(llm) if pool else pool_file.LLM(llm), extractor)
-  new = _empty(len(old.reference), 1, max(old.answers.shape[2], *map(len, given.values())))
-  new.reference[:] = old.reference
+  new = _empty(len(old.labels), 1, max(old.answers.shape[2], *map(len, given.values())))
   texts, kinds = list(data.answers), {data.latency_is}
+  accepted = [[place for place in ids if place != NO_ANSWER] for ids in old.accepted.tolist()]
   for row, samples in given.items():
-    ids = {text: place for place, text in enumerate(texts[row])}
-    kinds.add(grader.grade(new, row, 0, list(samples), ids))
-    texts[row] = tuple(ids)
+    query = _Query(data.queries[row], texts[row])
+    kinds.add(grader.grade(new, row, 0, list(samples), query))
+    fresh = [place for place in query.accept(()) if place >= len(texts[row])]  # others are judged already
+    accepted[row] += fresh if accepted[row] else []
+    texts[row] = tuple(query.ids)
+  new = new._replace(accepted=_stack(accepted))
   _judge(new)
-  known = old.reference[:, None] != NO_ANSWER
-  new.observed[:] &= known
+  new.observed[:] &= (new.accepted != NO_ANSWER).any(1, keepdims=True)
   new.labels[:] *= new.observed
   wider = ((0, 0), (0, 0), (0, new.answers.shape[2] - old.answers.shape[2]))
   old = old._replace(answers=np.pad(old.answers, wider, constant_values=NO_ANSWER))
@@ -240,33 +347,39 @@ def join(
   joined = {name: np.concatenate([getattr(old, name), getattr(new, name)], 1) for name in columns}
   return data._replace(
     llms=(*data.llms, llm),
-    responses=old._replace(**joined),
+    responses=old._replace(accepted=new.accepted, **joined),
     latency_is=weakest(kinds),
+    latency_model=data.latency_model or _latency_model([grader]),
     sizes_assumed=(*data.sizes_assumed, llm) if grader.llm.parameters_assumed else data.sizes_assumed,
     answers=texts,
   )
 
 
-def _canonical_reference(record: records.Record, extractor: str) -> str:
-  if record.reference is None:
+def _accepted(record: records.Record, query: _Query, extractor: str, unlabelled: bool) -> list[int]:
+  """Returns the ids of the right answers to a query; none where it is not known which are right."""
+  if not record.references and not query.judged:
+    if unlabelled:
+      return []
     raise records.RecordError(
-      f'query {record.query_id!r} has no reference, so nothing says which responses are right; '
-      "--config.dataset.labels=agreement lets the pool's own vote say it"
+      f'query {record.query_id!r} has no reference, nor all of its responses a verdict (`correct`), so nothing says '
+      "which responses are right; --config.dataset.labels=agreement lets the pool's own vote say it"
     )
+  return query.accept(_canonical(reference, record, extractor) for reference in record.references)
+
+
+def _canonical(reference: str, record: records.Record, extractor: str) -> str:
   if not extractor:
-    return record.reference
-  canonical = grading.canonical_reference(record.reference, extractor)
+    return reference
+  canonical = grading.canonical_reference(reference, extractor)
   if canonical is None:
-    raise records.RecordError(
-      f'query {record.query_id!r}: {extractor} finds no answer in its reference {record.reference!r}'
-    )
+    raise records.RecordError(f'query {record.query_id!r}: {extractor} finds no answer in its reference {reference!r}')
   return canonical
 
 
 def _grade_record(
   responses: Responses, row: int, record: records.Record, graders: list[_Grader]
-) -> tuple[dict[str, int], set[str]]:
-  """Writes all calls of one query into the arrays, and returns the ids of answers and where latencies are from.
+) -> tuple[_Query, set[str]]:
+  """Writes all calls of one query into the arrays, and returns its answers and where latencies are from.
 
   Raises:
     ValueError: for scores among answers, or answers among scores.
@@ -277,15 +390,14 @@ def _grade_record(
       f'query {record.query_id!r} has {"scores" if samples else "no scores"}: '
       'the queries of a data set hold either responses or scores, all of them the same'
     )
-  ids: dict[str, int] = {}  # by first appearance, so that an id tells nothing about which answer is right
-  kinds = set()
+  query, kinds = _Query(record.query), set()
   for column, grader in enumerate(graders):
     if grader.llm.name in record.scores:
       responses.labels[row, column], responses.observed[row, column] = record.scores[grader.llm.name], True
       kinds.add('unknown')
     if given := [sample for sample in record.responses.get(grader.llm.name, ()) if sample.error is None]:
-      kinds.add(grader.grade(responses, row, column, given, ids))
-  return ids, kinds
+      kinds.add(grader.grade(responses, row, column, given, query))
+  return query, kinds
 
 
 def build(
@@ -323,19 +435,20 @@ def build(
   responses = _empty(size, len(chosen), samples)
   tasks: dict[str, int] = {}
   query_ids, queries, questions, texts = [], [], [], []
-  published_split, kinds = np.full(size, -1, np.int8), set()
+  published_split, kinds, accepted, disputed = np.full(size, -1, np.int8), set(), [], 0
   for row, record in enumerate(recorded):
-    ids, of_record = _grade_record(responses, row, record, graders)
+    query, of_record = _grade_record(responses, row, record, graders)
     kinds |= of_record
-    if samples and not (unlabelled and record.reference is None):
-      responses.reference[row] = ids.setdefault(_canonical_reference(record, extractor), len(ids))
+    accepted.append(_accepted(record, query, extractor, unlabelled) if samples else [])
+    disputed += query.disputed
     if record.split:
       published_split[row] = splits.NAMES.index(record.split)
     responses.task[row] = tasks.setdefault(record.task, len(tasks))
     query_ids.append(record.query_id)
     queries.append(record.query)
     questions.append(record.question or record.query)
-    texts.append(tuple(ids))
+    texts.append(tuple(query.ids))
+  responses = responses._replace(accepted=_stack(accepted))
   if samples:
     if not (responses.answers != NO_ANSWER).any():
       raise ValueError(
@@ -355,4 +468,6 @@ def build(
     questions=questions,
     answers=texts,
     published_split=published_split,
+    notes=_notes(disputed, present, pool),
+    latency_model=_latency_model(graders),
   )

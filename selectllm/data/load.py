@@ -118,5 +118,7 @@ def load(config: ml_collections.ConfigDict, begun_with: str = '') -> tuple[datas
   )
   facts = {llm: _facts(pool.facts(llm), bool(options.extractor)) if pool else {} for llm in data.llms}
   identity = {'name': builder.name, 'identity': builder.builder_config.name, 'llms': facts}
-  notes = tuple(builder.info.metadata.get('notes', ()))
+  for note in data.notes:
+    _LOG.warning('%s', note)
+  notes = (*data.notes, *builder.info.metadata.get('notes', ()))
   return data._replace(notes=notes, in_place_of='' if asked_for else options.title or options.name), identity

@@ -21,9 +21,6 @@ _OWN_FIELDS = frozenset(
   ('model', 'messages', 'prompt', 'n', 'stream', 'temperature', 'top_p', 'max_tokens', 'stop', 'seed')
 )
 
-# Where only a size is known, a token is taken to cost this long per billion active parameters.
-SECONDS_PER_TOKEN_AND_BILLION = 1e-3
-
 
 class PoolError(ValueError):
   """A pool file that cannot be used; the message names the file, the LLM and the field."""
@@ -163,6 +160,34 @@ class Endpoint:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class LatencyModel:
+  """How the seconds of a call are estimated that nobody recorded, for LLMs of which no more than the size is known.
+
+  By default a billion 16-bit weights are read for every written token from the 2 TB/s memory of an A100, and a prompt
+  is computed at half of its 312 TFLOP/s, 2 FLOP a weight and token (after Pope et al. 2022, Efficiently Scaling
+  Transformer Inference); network and queue take what public probes of hosted LLMs find before a short prompt's first
+  token (medians of 0.15 to 0.4 s for fast ones).
+
+  Attributes:
+    overhead_s: Seconds of every call, whatever is read and written.
+    seconds_per_prompt_token_and_billion: To read a token, for each billion active parameters.
+    seconds_per_token_and_billion: To write one.
+  """
+
+  overhead_s: float = 0.3
+  seconds_per_prompt_token_and_billion: float = 1.3e-5
+  seconds_per_token_and_billion: float = 1e-3
+
+  def in_words(self) -> str:
+    """Returns the formula as reports state it."""
+    read, written = 1e3 * self.seconds_per_prompt_token_and_billion, 1e3 * self.seconds_per_token_and_billion
+    return (
+      f'{self.overhead_s:g} s a call + {read:.3g} ms a prompt token + {written:.3g} ms a written token, '
+      'the tokens times billions of active parameters'
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class LLM:
   """One LLM of a pool.
 
@@ -170,13 +195,16 @@ class LLM:
     name: As in the response records.
     parameters_b: Active parameters, in billions.
     parameters_assumed: The size is not published; what follows from it is doubly an estimate.
-    seconds_per_token: For estimated latencies; by default 1 ms per billion active parameters.
+    seconds_per_token: To write a token, for estimated latencies; by default it follows from the size.
+    seconds_per_prompt_token: To read one; by default it follows from the size, or else from `seconds_per_token`.
+    overhead_s: Of every call; by default the file's.
     samples_drawn: Samples generated to produce one response (a ranker of 100 samples costs a hundred times one,
       and takes as long as one, since they are drawn in parallel).
     price: None when no price is known; then no cost is shown.
     published_latency_s: Mean seconds of a call as somebody published it; used where a response carries neither its
       latency nor its length.
     endpoint: Where it can be asked, None for an LLM that is only known from recorded responses.
+    latency_model: The file's, for what is not stated here.
   """
 
   name: str
@@ -187,13 +215,29 @@ class LLM:
   price: Price | None = None
   published_latency_s: float | None = None
   endpoint: Endpoint | None = None
+  seconds_per_prompt_token: float | None = None
+  overhead_s: float | None = None
+  latency_model: LatencyModel = LatencyModel()
 
-  def estimated_latency_s(self, completion_tokens: float) -> float | None:
-    """Estimates the seconds to write so many tokens, None when neither speed nor size is known."""
-    seconds = self.seconds_per_token
-    if seconds is None and self.parameters_b is not None:
-      seconds = self.parameters_b * SECONDS_PER_TOKEN_AND_BILLION
-    return None if seconds is None else seconds * completion_tokens
+  def estimated_latency_s(self, prompt_tokens: float, completion_tokens: float) -> float | None:
+    """Estimates the seconds of a call, `overhead_s` + read + written; None when neither speed nor size is known."""
+    model, billions = self.latency_model, self.parameters_b
+    write, read = self.seconds_per_token, self.seconds_per_prompt_token
+    if write is None and billions is not None:
+      write = billions * model.seconds_per_token_and_billion
+    if write is None:
+      return None
+    if read is None and billions is not None:
+      read = billions * model.seconds_per_prompt_token_and_billion
+    if read is None:
+      read = write * model.seconds_per_prompt_token_and_billion / model.seconds_per_token_and_billion
+    overhead = model.overhead_s if self.overhead_s is None else self.overhead_s
+    return overhead + prompt_tokens * read + completion_tokens * write
+
+  @property
+  def has_own_speed(self) -> bool:
+    """Tells whether its estimated latencies are not those that the file's model makes of its size."""
+    return any(of is not None for of in (self.seconds_per_token, self.seconds_per_prompt_token, self.overhead_s))
 
   def cost_usd(self, prompt_tokens: float, completion_tokens: float) -> float | None:
     """Returns dollars for one response, None when the price is unknown."""
@@ -205,9 +249,10 @@ class LLM:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Pool:
-  """The LLMs of a pool file by name, in the file's order."""
+  """The LLMs of a pool file by name, in the file's order, and how their latencies are estimated."""
 
   llms: dict[str, LLM]
+  latency: LatencyModel = LatencyModel()
 
   def facts(self, name: str) -> LLM:
     """Returns the facts about an LLM; nothing but its name where the file does not list it."""
@@ -305,14 +350,24 @@ def _read_price(fields: Any, where: str) -> Price:
   return _build(Price, fields, where)
 
 
-def _read_llm(entry: Any, where: str) -> LLM:
+def _read_latency(fields: Any, where: str) -> LatencyModel:
+  for field in dataclasses.fields(LatencyModel):
+    _check_number(fields, field.name, where, above_zero=field.name == 'seconds_per_token_and_billion')
+  return _build(LatencyModel, fields, where)
+
+
+def _read_llm(entry: Any, where: str, latency: LatencyModel) -> LLM:
   for name in ('parameters_b', 'seconds_per_token', 'samples_drawn', 'published_latency_s'):
     _check_number(entry, name, where, above_zero=True)
+  for name in ('seconds_per_prompt_token', 'overhead_s'):
+    _check_number(entry, name, where, above_zero=False)
+  if isinstance(entry, dict) and 'latency_model' in entry:
+    raise PoolError(f'{where}.latency_model: the model is one for all LLMs, `latency` at the top of the file')
   fields = dict(entry) if isinstance(entry, dict) else entry
   for name, read_part in (('price', _read_price), ('endpoint', _read_endpoint)):
     if isinstance(fields, dict) and fields.get(name) is not None:
       fields[name] = read_part(fields[name], f'{where}.{name}')
-  return _build(LLM, fields, where)
+  return dataclasses.replace(_build(LLM, fields, where), latency_model=latency)
 
 
 def read_pool(path: str | pathlib.Path) -> Pool:
@@ -331,11 +386,12 @@ def read_pool(path: str | pathlib.Path) -> Pool:
   entries = content.get('llms') if isinstance(content, dict) else None
   if not isinstance(entries, list) or not entries:
     raise PoolError(f'{path} needs a list `llms`, one entry for each LLM')
+  latency = _read_latency(content.get('latency') or {}, f'{path}: latency')
   llms: dict[str, LLM] = {}
   for position, entry in enumerate(entries):
     where = f'{path}: llms[{position}]'
-    llm = _read_llm(entry, where)
+    llm = _read_llm(entry, where, latency)
     if llm.name in llms:
       raise PoolError(f'{where}: the name {llm.name!r} is already taken by an earlier entry')
     llms[llm.name] = llm
-  return Pool(llms)
+  return Pool(llms, latency)

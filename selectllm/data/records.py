@@ -6,11 +6,16 @@ them. It has three forms: `Record` in memory, one line of JSONL in files, one ex
 
 import collections.abc
 import dataclasses
+import functools
+import gzip
 import itertools
+import json
 import lzma
 import math
 import pathlib
-from typing import IO, Any, Literal, NamedTuple
+import re
+import zlib
+from typing import IO, Any, NamedTuple
 
 import orjson
 
@@ -18,7 +23,7 @@ from selectllm.data import splits
 from selectllm.infra import paths
 
 # Part of the identity of what is prepared from records: another form, another identity.
-FORM = 'record-v3'
+FORM = 'record-v4'
 # From the strongest evidence to the weakest.
 LATENCY_KINDS = ('measured', 'published', 'estimated', 'unknown')
 _MOST_TOKENS = 2**31 - 1  # what an int32 holds
@@ -34,12 +39,14 @@ class Sample(NamedTuple):
 
   Attributes:
     text: The raw response; it can be graded again later.
-    answer: The extracted answer in canonical form, None when no answer could be extracted.
+    answer: The extracted answer in canonical form, which may be empty; None when no answer could be extracted.
     error: Why the call failed, None when it did not. A failed call is no observation of the LLM.
     latency_s: Seconds the call took, None when unknown (or to be estimated from the pool file).
     latency_is: `measured`, `published` (a mean over other queries), `estimated` or `unknown`.
     prompt_tokens: Tokens read, None when unknown.
     completion_tokens: Tokens written, None when unknown.
+    correct: A verdict on the response, where equality with a reference cannot tell whether it is right; None for none.
+      It decides for all responses to the query that give the same answer (which is the text, where there is none).
   """
 
   text: str = ''
@@ -49,6 +56,7 @@ class Sample(NamedTuple):
   latency_is: str = 'unknown'
   prompt_tokens: int | None = None
   completion_tokens: int | None = None
+  correct: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -59,7 +67,7 @@ class Record:
     query_id: Unique within its data set.
     query: The text that the classifier reads.
     task: Name of the task or category that the query belongs to.
-    reference: The right answer in canonical form, None when unknown (always so with scores).
+    reference: The right answer in canonical form, or all that are accepted; None when unknown (always so with scores).
     responses: LLM name -> its samples. An LLM that is absent, or all of whose samples failed, is missing.
     scores: LLM name -> score in [0, 1], for data without texts and answers.
     question: What decides which split the query falls into, empty when that is the query itself: queries that hold the
@@ -70,44 +78,55 @@ class Record:
   query_id: str
   query: str
   task: str = ''
-  reference: str | None = None
+  reference: str | tuple[str, ...] | None = None
   responses: dict[str, list[Sample]] = dataclasses.field(default_factory=dict)
   scores: dict[str, float] = dataclasses.field(default_factory=dict)
   question: str = ''
   split: str = ''
 
+  @property
+  def references(self) -> tuple[str, ...]:
+    """All answers that are accepted as right; none when unknown."""
+    return (self.reference,) if isinstance(self.reference, str) else self.reference or ()
 
+
+# Field -> its types; null stands for what is absent, in all but the first two.
 _SAMPLE_TYPES: dict[str, tuple[type, ...]] = {
   'text': (str,),
-  'answer': (str, type(None)),
-  'error': (str, type(None)),
-  'latency_s': (float, int, type(None)),
+  'answer': (str,),
+  'error': (str,),
+  'latency_s': (float, int),
   'latency_is': (str,),
-  'prompt_tokens': (int, type(None)),
-  'completion_tokens': (int, type(None)),
+  'prompt_tokens': (int,),
+  'completion_tokens': (int,),
+  'correct': (bool,),
 }
 _RECORD_TYPES: dict[str, tuple[type, ...]] = {
-  'query_id': (str,),
+  'query_id': (str, int),
   'query': (str,),
   'task': (str,),
-  'reference': (str, type(None)),
+  'reference': (str, list),
   'responses': (dict,),
   'scores': (dict,),
   'question': (str,),
   'split': (str,),
 }
+_REQUIRED = ('query_id', 'query')
+# What a sample may hold once it is read.
+_SAMPLE_OR_NULL = {
+  name: types if name in ('text', 'latency_is') else (*types, type(None)) for name, types in _SAMPLE_TYPES.items()
+}
 
 
 # Of the JSON schema of a record; raised when a field is renamed, removed or means something else.
 SCHEMA_VERSION = 1
-_JSON_TYPES = {str: 'string', type(None): 'null', int: 'integer', float: 'number', dict: 'object'}
+_JSON_TYPES = {str: 'string', int: 'integer', float: 'number', bool: 'boolean', dict: 'object', list: 'array'}
 # What a value must be beside its type, and what is true of objects as a whole.
 _TOKENS = {'minimum': 0, 'maximum': _MOST_TOKENS}
 _SAMPLE_RULES: dict[str, dict[str, Any]] = {
-  'answer': {'minLength': 1},
   'error': {'minLength': 1},
   'latency_s': {'minimum': 0},
-  'latency_is': {'enum': list(LATENCY_KINDS)},
+  'latency_is': {'enum': [*LATENCY_KINDS, None]},
   'prompt_tokens': _TOKENS,
   'completion_tokens': _TOKENS,
 }
@@ -115,19 +134,45 @@ _NOT_BLANK = {'pattern': r'\S'}
 _RECORD_RULES: dict[str, dict[str, Any]] = {
   'query_id': _NOT_BLANK,
   'query': _NOT_BLANK,
-  'responses': {'additionalProperties': {'type': 'array', 'items': {'$ref': '#/$defs/Sample'}}},
-  'scores': {'additionalProperties': {'type': 'number', 'minimum': 0, 'maximum': 1}},
-  'split': {'enum': ['', *splits.NAMES]},
+  'reference': {'items': {'type': 'string'}},
+  'responses': {
+    'propertyNames': _NOT_BLANK,
+    'additionalProperties': {'type': ['array', 'null'], 'items': {'$ref': '#/$defs/Sample'}},
+  },
+  'scores': {
+    'propertyNames': _NOT_BLANK,
+    'additionalProperties': {'type': ['number', 'null'], 'minimum': 0, 'maximum': 1},
+  },
+  'split': {'enum': ['', *splits.NAMES, None]},
 }
 _EITHER = [
-  {'required': ['responses'], 'properties': {'responses': {'minProperties': 1}, 'reference': _NOT_BLANK}},
-  {'required': ['scores'], 'properties': {'scores': {'minProperties': 1}}},
+  {'required': ['responses'], 'properties': {'responses': {'type': 'object', 'minProperties': 1}}},
+  {
+    'required': ['scores'],
+    'properties': {'scores': {'type': 'object', 'not': {'additionalProperties': {'type': 'null'}}}},
+  },
 ]
+# A verdict is on an answer: no failed call was right or wrong, and nothing that was not said was right.
+_VERDICTS = {
+  'if': {'required': ['correct'], 'properties': {'correct': {'type': 'boolean'}}},
+  'then': {
+    'properties': {'error': {'type': 'null'}},
+    'anyOf': [
+      {'properties': {'correct': {'const': False}}},
+      {'required': ['answer'], 'properties': {'answer': {'type': 'string'}}},
+      {'required': ['text'], 'properties': {'text': {'type': 'string', 'minLength': 1}}},
+    ],
+  },
+}
 
 
 def _object_schema(types: dict[str, tuple[type, ...]], rules: dict[str, dict[str, Any]]) -> dict[str, Any]:
   properties = {
-    name: {'type': [_JSON_TYPES[each] for each in wanted], **rules.get(name, {})} for name, wanted in types.items()
+    name: {
+      'type': [*(_JSON_TYPES[each] for each in wanted), *(() if name in _REQUIRED else ('null',))],
+      **rules.get(name, {}),
+    }
+    for name, wanted in types.items()
   }
   return {'type': 'object', 'additionalProperties': False, 'properties': properties}
 
@@ -139,22 +184,23 @@ def schema() -> dict[str, Any]:
     '$id': f'urn:selectllm:response_record:{SCHEMA_VERSION}',
     'title': 'Response record',
     **_object_schema(_RECORD_TYPES, _RECORD_RULES),
-    'required': ['query_id', 'query'],
+    'required': list(_REQUIRED),
     'oneOf': _EITHER,
-    '$defs': {'Sample': _object_schema(_SAMPLE_TYPES, _SAMPLE_RULES)},
+    '$defs': {'Sample': {**_object_schema(_SAMPLE_TYPES, _SAMPLE_RULES), **_VERDICTS}},
   }
 
 
 def _checked_fields(value: Any, types: dict[str, tuple[type, ...]], what: str, where: str) -> dict[str, Any]:
+  """Returns the fields of an object that are not null; refuses unknown ones, and those of another type."""
   if not isinstance(value, dict):
     raise RecordError(f'{where}: {what} must be an object, not {value!r:.80}')
   for name, field in value.items():
     if name not in types:
       raise RecordError(f'{where}: {what} has an unknown field {name!r}; the fields are {", ".join(types)}')
-    if not isinstance(field, types[name]) or isinstance(field, bool):
-      wanted = ' or '.join('null' if t is type(None) else t.__name__ for t in types[name])
+    if field is not None and type(field) not in types[name]:
+      wanted = ' or '.join([*(kind.__name__ for kind in types[name]), *(() if name in _REQUIRED else ('null',))])
       raise RecordError(f'{where}: {what}.{name} must be {wanted}, not {field!r:.80}')
-  return value
+  return {name: field for name, field in value.items() if field is not None}
 
 
 def _sample_from_json(value: Any, llm: str, where: str) -> Sample:
@@ -168,10 +214,19 @@ def _sample_from_json(value: Any, llm: str, where: str) -> Sample:
   for name in ('prompt_tokens', 'completion_tokens'):
     if not 0 <= (fields.get(name) or 0) <= _MOST_TOKENS:
       raise RecordError(f'{where}: {name} of {llm!r} must be from 0 to {_MOST_TOKENS}, not {fields[name]!r}')
-  for name in ('answer', 'error'):  # an error without words would look like none once it is stored
-    if fields.get(name) == '':
-      raise RecordError(f'{where}: {name} of {llm!r} is empty; give null where there is none')
-  return Sample(**{**fields, 'latency_is': kind})
+  if fields.get('error') == '':
+    raise RecordError(f'{where}: error of {llm!r} is empty; give null where there is none')
+  sample = Sample(**{**fields, 'latency_is': kind})
+  if not _is_fair(sample):
+    problem = 'which failed' if sample.error else 'which says nothing: give its text or answer, or scores instead'
+    raise RecordError(f'{where}: correct={sample.correct} is a verdict on a response of {llm!r} {problem}')
+  return sample
+
+
+def _is_fair(sample: Sample) -> bool:
+  """Tells whether the verdict on a sample, if any, is on an answer: no failed call, nothing unsaid that is right."""
+  said = sample.answer is not None or bool(sample.text)
+  return sample.correct is None or (sample.error is None and (said or not sample.correct))
 
 
 def _samples_from_json(values: dict[str, list[Any]], where: str) -> dict[str, list[Sample]]:
@@ -194,8 +249,9 @@ def _are_right(samples: list[Sample]) -> bool:
   """Tells whether `_sample_from_json` would find nothing wrong."""
   columns = dict(zip(Sample._fields, zip(*samples, strict=True), strict=False))  # no columns without samples
   return (
-    all(set(map(type, column)).issubset(_SAMPLE_TYPES[name]) for name, column in columns.items())
-    and not any('' in columns.get(name, ()) for name in ('answer', 'error'))
+    all(set(map(type, column)).issubset(_SAMPLE_OR_NULL[name]) for name, column in columns.items())
+    and '' not in columns.get('error', ())
+    and all(map(_is_fair, samples if any(each is not None for each in columns.get('correct', ())) else ()))
     and set(columns.get('latency_is', ())).issubset(LATENCY_KINDS)
     and all(0 <= seconds < math.inf for seconds in columns.get('latency_s', ()) if seconds is not None)
     and all(
@@ -218,25 +274,33 @@ def from_json(value: Any, where: str) -> Record:
     RecordError: for anything that is not a record; nothing is guessed or dropped.
   """
   fields = _checked_fields(value, _RECORD_TYPES, 'the record', where)
-  for name in ('query_id', 'query'):
-    if not fields.get(name, '').strip():
+  for name in _REQUIRED:
+    if not str(fields.get(name, '')).strip():
       raise RecordError(f'{where}: {name} is {"empty" if name in fields else "missing"}')
   if (split := fields.get('split', '')) not in ('', *splits.NAMES):
     raise RecordError(f'{where}: split must be one of {", ".join(splits.NAMES)}, not {split!r}')
-  scores, responses = fields.get('scores', {}), fields.get('responses', {})
+  scores = {llm: score for llm, score in fields.get('scores', {}).items() if score is not None}
+  responses = {llm: [] if samples is None else samples for llm, samples in fields.get('responses', {}).items()}
   if bool(scores) == bool(responses):
     raise RecordError(f'{where}: a record holds either responses or scores, this one {"both" if scores else "neither"}')
+  if not all(map(str.strip, (*scores, *responses))):
+    raise RecordError(f'{where}: an LLM without a name')
   for llm, score in scores.items():
     if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
       raise RecordError(f'{where}: the score of {llm!r} must be a number in [0, 1], not {score!r}')
   for llm, samples in responses.items():
     if not isinstance(samples, list):
       raise RecordError(f'{where}: responses[{llm!r}] must be a list of samples, not {samples!r:.80}')
-  if responses and (reference := fields.get('reference')) is not None and not reference.strip():
-    raise RecordError(f'{where}: reference is empty; give null where there is none')
+  reference = fields.get('reference')
+  if isinstance(reference, list):
+    if wrong := [each for each in reference if not isinstance(each, str)]:
+      raise RecordError(f'{where}: reference is a list that holds {wrong[0]!r:.80}; it may hold texts only')
+    reference = tuple(reference) or None
   return Record(
     **{
       **fields,
+      'query_id': str(fields['query_id']),
+      'reference': reference,
       'responses': _samples_from_json(responses, where),
       'scores': {llm: float(score) for llm, score in scores.items()},
     }
@@ -246,7 +310,7 @@ def from_json(value: Any, where: str) -> Record:
 def to_json(record: Record) -> dict[str, Any]:
   """Makes the JSON object of a record; `from_json` reads it back unchanged."""
   value = {field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
-  value['responses'] = {llm: [sample._asdict() for sample in samples] for llm, samples in record.responses.items()}
+  value['responses'] = {llm: list(map(_sample_to_json, samples)) for llm, samples in record.responses.items()}
   del value['responses' if record.scores else 'scores']
   for name in ('question', 'split'):  # most data sets have neither
     if not value[name]:
@@ -254,8 +318,15 @@ def to_json(record: Record) -> dict[str, Any]:
   return value
 
 
+def _sample_to_json(sample: Sample) -> dict[str, Any]:
+  value = sample._asdict()
+  if sample.correct is None:  # most data sets have no verdicts
+    del value['correct']
+  return value
+
+
 def read_jsonl(*paths: str | pathlib.Path) -> collections.abc.Iterator[Record]:
-  """Yields the records of JSONL files (also `.jsonl.xz`), one at a time.
+  """Yields the records of JSONL files, one at a time; files may be compressed (gzip, xz), or hold one JSON array.
 
   Raises:
     RecordError: names the file and line of a broken or truncated line, a bad record or a second `query_id`.
@@ -295,8 +366,8 @@ class Part(NamedTuple):
 
 
 def cut(path: str) -> list[Part]:
-  """Cuts a file at line ends into parts of about `_PART` bytes; a compressed one, which has no middle, stays whole."""
-  if path.endswith('.xz'):
+  """Cuts a file at line ends into parts of about `_PART` bytes; a compressed one or an array stays whole."""
+  if _compression(path) is not open or _is_array(path):
     return [Part(path)]
   parts, start, number = [], 0, 1
   with open(path, 'rb') as file:
@@ -309,49 +380,147 @@ def cut(path: str) -> list[Part]:
 
 def read_part(part: Part) -> collections.abc.Iterator[tuple[str, Record]]:
   """Yields file:line and record of every line of a part that is not blank; see `read_jsonl` for what is refused."""
-  for where, value in _read_lines(part):
+  for where, value in read_objects(part):
     yield where, from_json(value, where)
 
 
-def _open(path: str | pathlib.Path, mode: Literal['rb', 'wb'], *, like: str | pathlib.Path) -> IO[bytes]:
-  """Opens a file, compressed if the name `like` ends in `.xz`."""
-  return lzma.open(path, mode) if str(like).endswith('.xz') else open(path, mode)
+# What a file begins with that is opened by a library; `open` where it is plain.
+_MAGIC = {b'\x1f\x8b': gzip.open, b'\xfd7zXZ\x00': lzma.open}
+_SUFFIXES = {'.gz': gzip.open, '.xz': lzma.open}
+_NOT_READ = {b'PAR1': 'Parquet', b'PK\x03\x04': 'a zip archive', b'\x28\xb5\x2f\xfd': 'zstd', b'BZh': 'bzip2'}
+_BOM = b'\xef\xbb\xbf'
+# The end of a key; also found within texts.
+_KEY_END = re.compile(rb'"\s*:')
 
 
-def _read_lines(part: Part) -> collections.abc.Iterator[tuple[str, Any]]:
-  """Yields (file:line, decoded object) for every line that is not blank."""
-  left = part.size
+def _compression(path: str | pathlib.Path) -> collections.abc.Callable[..., Any]:
+  """Returns what opens a file, by its first bytes, or else by its name."""
+  with open(path, 'rb') as file:
+    head = file.read(8)
+  by_name = _SUFFIXES.get(pathlib.Path(path).suffix, open)
+  return next((opener for magic, opener in _MAGIC.items() if head.startswith(magic)), by_name)
+
+
+def _is_array(path: str | pathlib.Path) -> bool:
+  with _compression(path)(path, 'rb') as file:
+    return file.read(1024).removeprefix(_BOM).lstrip().startswith(b'[')
+
+
+def _check_head(head: bytes, path: str) -> None:
+  """Refuses, by its first bytes, a file that holds no UTF-8; says what to do."""
+  if kind := next((kind for magic, kind in _NOT_READ.items() if head.startswith(magic)), ''):
+    raise RecordError(f'{path} is {kind}; JSON lines are read as they are, or compressed as .jsonl.gz or .jsonl.xz')
+  if head.startswith((b'\xff\xfe', b'\xfe\xff')) or b'\0' in head:
+    raise RecordError(
+      f'{path}:1: not valid JSON: the file is UTF-16 or UTF-32; save it as UTF-8, as iconv -f UTF-16 -t UTF-8 does'
+    )
+
+
+def read_objects(part: Part) -> collections.abc.Iterator[tuple[str, Any]]:
+  """Yields (file:line, decoded object) for every line that is not blank, or every element of a JSON array.
+
+  Raises:
+    RecordError: names the file and line of what is not JSON, or a key that stands twice in one object.
+  """
   try:
-    with _open(part.path, 'rb', like=part.path) as lines:
+    with _compression(part.path)(part.path, 'rb') as lines:
+      if not part.start:
+        _check_head(lines.read(4), part.path)
       lines.seek(part.start)
-      for number, line in enumerate(lines, start=part.number):
-        if not left:
-          break
-        left -= len(line)
-        where = f'{part.path}:{number}'
-        try:
-          if line.strip():
-            yield where, orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-          end = '' if line.endswith(b'\n') else '; the file ends within this line, it may have been cut off'
-          raise RecordError(f'{where}: not valid JSON ({error}){end}') from error
-  except (lzma.LZMAError, EOFError) as error:
-    raise RecordError(f'{part.path} is damaged or no xz file ({error})') from error
+      if not part.start and _is_array(part.path):
+        yield from _elements(lines.read(), part.path)
+      else:
+        yield from _lines(lines, part)
+  except (lzma.LZMAError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+    kind = 'xz' if isinstance(error, lzma.LZMAError) or part.path.endswith('.xz') else 'gzip'
+    raise RecordError(f'{part.path} is damaged or no {kind} file ({error})') from error
+
+
+def _lines(lines: IO[bytes], part: Part) -> collections.abc.Iterator[tuple[str, Any]]:
+  left = part.size
+  for number, line in enumerate(lines, start=part.number):
+    if not left:
+      break
+    left -= len(line)
+    text = line if part.start or number > 1 else line.removeprefix(_BOM)
+    if text.strip():
+      where = f'{part.path}:{number}'
+      end = '' if line.endswith(b'\n') else '; the file ends within this line, it may have been cut off'
+      yield where, _decode(text, where, end)
+
+
+def _elements(content: bytes, path: str) -> collections.abc.Iterator[tuple[str, Any]]:
+  """Yields (file:line, decoded element) of a JSON array."""
+  blank, scan = re.compile(r'\s*'), json.JSONDecoder().raw_decode
+
+  def skip(place: int) -> int:
+    return blank.match(text, place).end()  # type: ignore[union-attr]  # it matches everywhere
+
+  try:
+    text = content.removeprefix(_BOM).decode()
+    place = skip(text.index('[') + 1)
+    line, ended = 1 + text.count('\n', 0, place), text.startswith(']', place)
+    while not ended:
+      end = scan(text, place)[1]
+      yield f'{path}:{line}', _decode(text[place:end].encode(), f'{path}:{line}')
+      comma = skip(end)
+      ended = not text.startswith(',', comma)
+      following = comma if ended else skip(comma + 1)
+      line += text.count('\n', place, following)
+      place = following
+    if text[place:].strip() != ']':
+      raise json.JSONDecodeError("Expecting ',' or the one ']' that ends the array", text, place)
+  except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    raise RecordError(f'{path}: not a valid JSON array ({error})') from error
+
+
+def _decode(line: bytes, where: str, end: str = '') -> Any:
+  """Decodes JSON; refuses a key that stands twice in one object, of which decoders drop all but the last."""
+  try:
+    value = orjson.loads(line)
+    # Ends of keys may also be found within texts, so a second look tells.
+    if len(_KEY_END.findall(line)) > _count_keys(value):
+      json.loads(line, object_pairs_hook=functools.partial(_once, where))
+  except (orjson.JSONDecodeError, RecursionError) as error:
+    raise RecordError(f'{where}: not valid JSON ({error}){end}') from error
+  return value
+
+
+def _count_keys(value: Any) -> int:
+  count, left = 0, [value]
+  while left:
+    inner = left.pop()
+    if isinstance(inner, dict):
+      count += len(inner)
+      left += [each for each in inner.values() if isinstance(each, dict | list)]
+    elif isinstance(inner, list):
+      left += inner
+  return count
+
+
+def _once(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  found: dict[str, Any] = {}
+  for key, value in pairs:
+    if key in found:
+      raise RecordError(f'{where}: {key!r} stands twice in one object')
+    found[key] = value
+  return found
 
 
 def write_jsonl(path: str | pathlib.Path, records: collections.abc.Iterable[Record]) -> None:
-  """Writes records as JSONL, one line each, compressed where the path ends in `.xz`; the file appears when complete."""
-  with paths.atomic_write(pathlib.Path(path)) as partial, _open(partial, 'wb', like=path) as file:
+  """Writes records as JSONL, one line each, compressed if the path ends in `.gz` or `.xz`; it appears when complete."""
+  opener: Any = _SUFFIXES.get(pathlib.Path(path).suffix, open)
+  with paths.atomic_write(pathlib.Path(path)) as partial, opener(partial, 'wb') as file:
     for record in records:
       file.write(orjson.dumps(to_json(record), option=orjson.OPT_APPEND_NEWLINE))
 
 
 def tfds_features() -> Any:
-  """Describes a record as TFDS features: texts, two of which hold JSON.
+  """Describes a record as TFDS features: texts, three of which hold JSON.
 
   TFDS encodes a sequence value by value, which takes longer than all else where there are hundreds of samples. So
   `responses` is one text, LLM -> field -> a list with an entry for each sample (`json.loads(example['responses'])`),
-  and `scores` is another, LLM -> score. TFDS has no optional features: an empty reference stands for none.
+  `scores` is another, LLM -> score, and `reference` a third: null, a text, or a list of texts.
   """
   import tensorflow_datasets as tfds  # heavy, and needed only where a data set is built
 
@@ -366,7 +535,7 @@ def to_example(record: Record) -> dict[str, Any]:
   }
   return {
     **{field.name: getattr(record, field.name) for field in dataclasses.fields(record)},
-    'reference': record.reference or '',
+    'reference': orjson.dumps(record.reference),
     'responses': orjson.dumps(columns),
     'scores': orjson.dumps(record.scores),
   }
@@ -375,11 +544,12 @@ def to_example(record: Record) -> dict[str, Any]:
 def from_example(example: dict[str, Any]) -> Record:
   """Reads the record of a TFDS example (texts as bytes, as `as_data_source` gives them)."""
   columns = orjson.loads(example['responses'])
-  texts = {name: example[name].decode() for name in ('query_id', 'query', 'task', 'reference', 'question', 'split')}
+  texts = {name: example[name].decode() for name in ('query_id', 'query', 'task', 'question', 'split')}
+  reference = orjson.loads(example['reference'])
   return Record(
     **{
       **texts,
-      'reference': texts['reference'] or None,
+      'reference': tuple(reference) if isinstance(reference, list) else reference,
       'responses': {
         llm: list(map(Sample._make, zip(*fields.values(), strict=True))) for llm, fields in columns.items()
       },

@@ -292,7 +292,7 @@ def _listed(data: dataset.Dataset, case: Cases, own: np.ndarray, over: str) -> d
     'id': data.query_ids[row],
     'query': data.queries[row],
     'task': int(asked.task),
-    'reference': texts[int(asked.reference)],
+    'references': [texts[answer] for answer in asked.accepted.tolist() if answer >= 0],
     'llms': llms,
     'tally': [[texts[answer], round(weight, 3)] for answer, weight in sorted(tally.items(), key=lambda each: -each[1])],
     'elected': texts[int(case.elected)],

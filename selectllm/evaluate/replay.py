@@ -67,13 +67,13 @@ def replay(
   weight = jnp.ones(mask.shape, jnp.float32) if weight is None else weight
 
   def one(mask: jax.Array, weight: jax.Array, *of_query: Array) -> Replayed:
-    answers, reference, labels, observed, latency, cost = of_query
+    answers, accepted, labels, observed, latency, cost = of_query
     called = mask & observed
     count = called.sum()
     answer = jnp.int32(voting.NO_ANSWER)
     if answers.shape[-1]:
       answer = voting.vote(answers, called, weight, latency_s, over=over)
-      correct = (answer == reference).astype(jnp.float32)
+      correct = dataset.is_right(answer, accepted).astype(jnp.float32)
     else:
       correct = jnp.sum(labels * called) / jnp.maximum(count, 1)
     metrics = QueryMetrics(
@@ -91,7 +91,7 @@ def replay(
     mask,
     weight,
     responses.answers,
-    responses.reference,
+    responses.accepted,
     responses.labels,
     responses.observed,
     responses.latency_s,
@@ -112,7 +112,7 @@ def replay_decisions(responses: dataset.Responses, decided: types.Decisions) -> 
     np.max(np.where(called & (decided.stage == stage), responses.latency_s[:, None], 0), -1) for stage in range(stages)
   )
   return QueryMetrics(
-    correct=((decided.answer == responses.reference[:, None]) & valid).astype(np.float32),
+    correct=(dataset.is_right(decided.answer, responses.accepted[:, None]) & valid).astype(np.float32),
     valid=valid,
     calls=called.sum(-1).astype(np.float32),
     wall_clock_s=np.asarray(slowest, np.float32),

@@ -115,7 +115,7 @@ def queries_of(
   with np.errstate(invalid='ignore'):
     expected = np.nansum(price[develops], 0) / np.sum(responses.observed[develops], 0)
   return types.StrategyQueries(
-    confidences.logits, embeddings, responses.answers, responses.majority, responses.observed, responses.reference,
+    confidences.logits, embeddings, responses.answers, responses.majority, responses.observed, responses.accepted,
     responses.labels, price,
     np.nan_to_num(expected, nan=float(np.nanmax(expected))).astype(np.float32),
   )  # fmt: skip
@@ -124,7 +124,7 @@ def queries_of(
 def _hidden(asked: types.StrategyQueries) -> types.StrategyQueries:
   """Returns queries without what only their future tells."""
   unknown = np.full(asked.labels.shape, np.nan, np.float32)
-  return asked._replace(reference=np.full(len(asked.reference), -2, np.int16), labels=unknown, cost=unknown)
+  return asked._replace(accepted=np.full_like(asked.accepted, -2), labels=unknown, cost=unknown)
 
 
 class _Fitted(NamedTuple):
@@ -136,7 +136,7 @@ class _Fitted(NamedTuple):
 
 def _fit(known: types.StrategyQueries, options: options_lib.TradeoffOptions) -> _Fitted:
   """Fits the learned vote and the rules; LLMs are called together only where that saves time."""
-  weights = learned_vote.fit(known.logits, known.answers, known.reference, known.observed, seed=options.seed)
+  weights = learned_vote.fit(known.logits, known.answers, known.accepted, known.observed, seed=options.seed)
   rules = {'adaptive': adaptive.fit(weights, known, seed=options.seed)}
   if options.timed and 'adaptive_stages' in options.strategies:
     rules['adaptive_stages'] = adaptive.fit(weights, known, seed=options.seed, at_once=2, parallel=True)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from selectllm.data import dataset
 from selectllm.infra import batching
 from selectllm.infra.typing import Array
 from selectllm.selection import learned_vote, types
@@ -67,13 +68,13 @@ def shortlist(weights: learned_vote.Weights, train: types.StrategyQueries, most:
   count = train.observed.shape[1]
   if count <= most:
     return np.arange(count, dtype=np.int32)
-  rows = batching.pad_to_multiple(np.arange(len(train.reference)), _BLOCK)
-  queries, counted = train.rows(rows), np.arange(len(rows)) < len(train.reference)
+  rows = batching.pad_to_multiple(np.arange(len(train.accepted)), _BLOCK)
+  queries, counted = train.rows(rows), np.arange(len(rows)) < len(train.accepted)
   votes = learned_vote.count_all_votes(queries.answers)
   chosen = np.zeros(count, bool)
   for _ in range(most):  # one shape for all rounds, so that it is compiled once
     right = _count_right(
-      weights, queries.logits, votes, queries.observed, queries.reference, counted, chosen | np.eye(count, dtype=bool)
+      weights, queries.logits, votes, queries.observed, queries.accepted, counted, chosen | np.eye(count, dtype=bool)
     )
     chosen[np.argmax(np.where(chosen, -1, right))] = True
   return np.flatnonzero(chosen).astype(np.int32)
@@ -85,7 +86,7 @@ def _count_right(
   logits: Array,
   votes: learned_vote.Votes,
   observed: Array,
-  reference: Array,
+  accepted: Array,
   counted: Array,
   masks: Array,
 ) -> Array:
@@ -93,7 +94,7 @@ def _count_right(
 
   def of_set(mask: Array) -> Array:
     found = jax.vmap(learned_vote.posterior, in_axes=(None, 0, 0, 0))(weights, logits, votes, observed & mask)
-    return jnp.sum((found.answer == reference) & counted)
+    return jnp.sum(dataset.is_right(found.answer, accepted) & counted)
 
   return jax.lax.map(of_set, masks)
 
@@ -121,7 +122,7 @@ def _backward(
   logits: Array,
   votes: learned_vote.Votes,
   observed: Array,
-  reference: Array,
+  accepted: Array,
   cost: Array,
   counted: Array,
   actions: Array,
@@ -134,7 +135,7 @@ def _backward(
     logits: float32[N, k].
     votes: Those of the k LLMs.
     observed: bool[N, k].
-    reference: int[N].
+    accepted: int[N, R].
     cost: float32[N, A], what each action takes.
     counted: float32[N], 0 for rows that only fill up.
     actions: bool[A, k].
@@ -165,7 +166,7 @@ def _backward(
     best = gain.argmax(1)[:, None]
     goes = (jnp.take_along_axis(gain, best, 1)[:, 0] > 0) | ((code == 0) & usable.any(1)[:, None])
     brought = jnp.take_along_axis(target, best, 1)[:, 0] + found.top[:, None]
-    right = (found.answer == reference).astype(jnp.float32)[:, None]
+    right = dataset.is_right(found.answer, accepted).astype(jnp.float32)[:, None]
     return value.at[code].set(jnp.where(goes, brought, right)), solved
 
   value = jnp.zeros((subsets, logits.shape[0], cost_weights.size))
@@ -186,7 +187,7 @@ def fit(
     parallel: Whether a stage's cost is that of its most expensive call (as for latency), not the sum (as for dollars).
   """
   llms = shortlist(weights, train, MOST_LLMS[at_once])
-  rows = np.random.default_rng(seed).permutation(len(train.reference))[:_MOST_QUERIES]
+  rows = np.random.default_rng(seed).permutation(len(train.accepted))[:_MOST_QUERIES]
   filled = batching.pad_to_multiple(rows, _BLOCK)
   queries = train.with_all_costs().rows(filled)
   actions = actions_of(len(llms), at_once)
@@ -196,7 +197,7 @@ def fit(
     queries.logits[:, llms],
     learned_vote.count_all_votes(queries.answers[:, llms]),
     queries.observed[:, llms],
-    queries.reference.astype(np.int32),
+    queries.accepted.astype(np.int32),
     np.asarray(_action_cost(queries.cost[:, llms], actions, parallel)),
     (np.arange(len(filled)) < len(rows)).astype(np.float32),
     actions,

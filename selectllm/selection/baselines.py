@@ -49,16 +49,16 @@ def by_accuracy(labels: np.ndarray, observed: np.ndarray, latency_s: np.ndarray)
 
 @functools.partial(jax.jit, static_argnames='over')
 def _subset_accuracy(
-  subsets: Array, answers: Array, reference: Array, observed: Array, latency_s: Array, over: str
+  subsets: Array, answers: Array, accepted: Array, observed: Array, latency_s: Array, over: str
 ) -> Array:
   """Returns the vote's accuracy, float32[M], of every subset bool[M, K], over queries that it was observed on."""
 
-  def right(subset: Array, answers: Array, reference: Array, observed: Array) -> Array:
+  def right(subset: Array, answers: Array, accepted: Array, observed: Array) -> Array:
     elected = voting.vote(answers, subset & observed, jnp.ones_like(latency_s), latency_s, over=over)
-    return elected == reference
+    return dataset.is_right(elected, accepted)
 
   def accuracy(subset: Array) -> Array:
-    rights = jax.vmap(right, in_axes=(None, 0, 0, 0))(subset, answers, reference, observed)
+    rights = jax.vmap(right, in_axes=(None, 0, 0, 0))(subset, answers, accepted, observed)
     return rights.mean(where=(subset & observed).any(-1))
 
   return jax.lax.map(accuracy, subsets, batch_size=16)
@@ -66,7 +66,7 @@ def _subset_accuracy(
 
 def best_subsets(
   answers: np.ndarray,
-  reference: np.ndarray,
+  accepted: np.ndarray,
   observed: np.ndarray,
   latency_s: np.ndarray,
   *,
@@ -76,7 +76,7 @@ def best_subsets(
 
   Args:
     answers: int16[N, K, S] of train and validation queries, see `dataset.Responses.ballots`.
-    reference: int16[N].
+    accepted: int16[N, R].
     observed: bool[N, K].
     latency_s: float32[K], expected.
     over: See `voting.vote`.
@@ -94,7 +94,7 @@ def best_subsets(
     else:
       subsets = best[size - 2] | np.eye(count, dtype=bool)[~best[size - 2]]
     filled = batching.pad_to_multiple(subsets, 128)
-    accuracy = np.asarray(_subset_accuracy(filled, answers, reference, observed, latency_s, over))[: len(subsets)]
+    accuracy = np.asarray(_subset_accuracy(filled, answers, accepted, observed, latency_s, over))[: len(subsets)]
     best[size - 1] = subsets[np.lexsort((subsets @ latency_s, -accuracy))[0]]
   return best
 
@@ -201,7 +201,7 @@ def fit_baselines(
   learned, best = train | validation, None
   if responses.has_answers:
     of = responses.rows(subsample(np.flatnonzero(learned)))
-    best = best_subsets(of.ballots(over), of.reference, of.observed, latency_s, over=over)
+    best = best_subsets(of.ballots(over), of.accepted, of.observed, latency_s, over=over)
   # Nothing asks for the neighbours of other queries.
   asked = np.flatnonzero(validation | (split == splits.TEST))
   bank = subsample(np.flatnonzero(train))

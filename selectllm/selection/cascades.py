@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import scipy.special
 
+from selectllm.data import dataset
 from selectllm.selection import operating_points, types, voting
 
 # Shares of votes at which a chain is still unsure; the first is satisfied with any answer, the last never.
@@ -77,7 +78,7 @@ def _chain_outcomes(order: np.ndarray, answers: np.ndarray, train: types.Strateg
   outcomes, count = [], len(answers)
   right, cost = np.zeros((len(AGREEMENT), count), bool), np.zeros((len(AGREEMENT), count))
   for llm, going, elected in _chain_calls(order, answers, train.observed, AGREEMENT):
-    right = np.where(going, elected == train.reference, right)
+    right = np.where(going, dataset.is_right(elected, train.accepted), right)
     cost += going * train.cost[np.arange(count), llm]
     outcomes.append((right.sum(1) / count, cost.sum(1) / count))
   return np.moveaxis(np.array(outcomes), 0, -1)
@@ -140,7 +141,7 @@ def chain(train: types.StrategyQueries, test: types.StrategyQueries, *, seed: in
 def _agreement_log_odds(answers: np.ndarray, train: types.StrategyQueries) -> np.ndarray:
   """Returns what another's answer adds to the log-odds of an LLM's own, float[K, K, 2]: differing, agreeing."""
   given = (answers != voting.NO_ANSWER) & train.observed
-  right = (answers == train.reference[:, None]) & given
+  right = dataset.is_right(answers, train.accepted[:, None]) & given
   same = answers[:, :, None] == answers[:, None, :]
   both = given[:, :, None] & given[:, None, :]
 
@@ -180,7 +181,7 @@ def _cascade_outcomes(
   called = np.arange(3) < train.observed.sum(1)[:, None]
   passed = [(score[:, i, None] < thresholds[i]) & called[:, i + 1, None] for i in range(2)]
   first, second = (array.astype(np.float32) for array in passed)  # [N, Q]
-  right = called * (given == train.reference[:, None])
+  right = called * dataset.is_right(given, train.accepted[:, None])
   paid = called * np.take_along_axis(train.cost, llms, 1)
   # A call adds its cost, and its answer in place of the one before.
   added = np.stack([np.diff(right.astype(np.float32), prepend=0), paid]).astype(np.float32)  # [2, N, 3]

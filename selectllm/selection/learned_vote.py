@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from selectllm.data import dataset
 from selectllm.infra import batching, optimize
 from selectllm.infra.typing import Array
 from selectllm.selection import types, voting
@@ -124,19 +125,19 @@ def posterior(weights: Weights, logits: Float[Array, ' K'], votes: Votes, called
   return Posterior(answer, jnp.exp(given[best]), jnp.exp(rest.max()))
 
 
-def _loss(weights: Weights, logits: Array, votes: Votes, called: Array, reference: Array, counted: Array) -> jax.Array:
+def _loss(weights: Weights, logits: Array, votes: Votes, called: Array, accepted: Array, counted: Array) -> jax.Array:
   """Returns the negative log-likelihood of right answers under random sets of called LLMs, shrunk towards Bayes."""
   pair = (weights.pair + weights.pair.T) / 2 * (1 - jnp.eye(logits.shape[1]))
   shaped = weights._replace(pair=pair)
 
-  def one(logits: Array, votes: Votes, called: Array, reference: Array) -> jax.Array:
+  def one(logits: Array, votes: Votes, called: Array, accepted: Array) -> jax.Array:
     given, other = _log_probabilities(shaped, logits, votes, called)
-    right = jnp.isfinite(given) & (votes.candidates == reference)
-    found = jnp.where(right, given, -jnp.inf).max()
-    return -jnp.where(right.any(), jnp.where(right.any(), found, 0.0), other)
+    right = jnp.isfinite(given) & dataset.is_right(votes.candidates, accepted)
+    found = jax.nn.logsumexp(jnp.where(right, given, jnp.where(right.any(), -jnp.inf, 0.0)))
+    return -jnp.where(right.any(), found, other)
 
   of_sets = jax.vmap(one, in_axes=(None, None, 0, None))
-  losses = jax.vmap(of_sets)(logits, votes, called, reference).mean(1)
+  losses = jax.vmap(of_sets)(logits, votes, called, accepted).mean(1)
   spread = jnp.sum((weights.bias - weights.bias.mean()) ** 2) + jnp.sum(weights.other_called**2)
   rest = (weights.slope - 1) ** 2 + weights.other_distinct**2 + weights.other_logit**2
   shrink = _SHRINK * (spread + rest) + _SHRINK_PAIRS * jnp.sum(pair**2) / 2
@@ -152,7 +153,7 @@ def count_all_votes(answers: Int[Array, 'N K S']) -> Votes:
 def fit(
   logits: Float[Array, 'N K'],
   answers: Int[Array, 'N K S'],
-  reference: Int[Array, ' N'],
+  accepted: Int[Array, 'N R'],
   observed: Bool[Array, 'N K'],
   *,
   seed: int,
@@ -162,7 +163,7 @@ def fit(
   Args:
     logits: float32[N, K], out of fold.
     answers: int16[N, K, S].
-    reference: int16[N].
+    accepted: int16[N, R].
     observed: bool[N, K].
     seed: Of the sets of LLMs that are taken to be called.
   """
@@ -175,7 +176,7 @@ def fit(
   places = rng.random((len(filled), _CALLED_SETS, num_llms)).argsort(-1).argsort(-1)
   called = np.concatenate([places < sizes, np.ones((len(filled), 1, num_llms), bool)], 1) & observed[filled, None]
   votes = count_all_votes(answers[filled])
-  data = (logits[filled].astype(np.float32), votes, called, reference[filled].astype(np.int32), counted)
+  data = (logits[filled].astype(np.float32), votes, called, accepted[filled].astype(np.int32), counted)
   found = optimize.minimise(_loss, bayes(num_llms), *data)
   return found._replace(pair=(found.pair + found.pair.T) / 2 * (1 - np.eye(num_llms, dtype=np.float32)))
 

@@ -127,7 +127,7 @@ def _agreement(majority: np.ndarray, wrong: np.ndarray) -> tuple[np.ndarray, np.
 def _shared_errors(queries: types.StrategyQueries, majority: np.ndarray, rng: np.random.Generator) -> np.ndarray:
   """Draws the wrong answers of others that the new LLM gives too, int[N]; NO_ANSWER where it errs by itself."""
   asked = queries.observed[:, -1]
-  wrong = queries.observed & (majority != voting.NO_ANSWER) & (majority != queries.reference[:, None])
+  wrong = queries.observed & (majority != voting.NO_ANSWER) & ~dataset.is_right(majority, queries.accepted[:, None])
   pool_erred, pool_agreed = (counts.sum() for counts in _agreement(majority[:, :-1], wrong[:, :-1]))
   erred, agreed = (counts[-1] for counts in _agreement(majority[asked], wrong[asked]))
   habit = (agreed + _HABIT * pool_agreed / max(pool_erred, 1)) / (erred + _HABIT)
@@ -164,11 +164,11 @@ def impute(queries: types.StrategyQueries, *, seed: int) -> types.StrategyQuerie
   rng = np.random.default_rng(seed)
   answers = np.where(queries.observed[..., None], queries.answers, voting.NO_ANSWER)
   majority = np.where(queries.observed, queries.majority, voting.NO_ANSWER)
-  right = rng.random(len(majority)) < _rightness(queries)
+  right = (rng.random(len(majority)) < _rightness(queries)) & (queries.accepted[:, 0] >= 0)
   shared = _shared_errors(queries, majority, rng)
   samples = _samples(queries, right, rng)
-  own = 1 + np.maximum(answers.max((1, 2)), queries.reference)[:, None] + samples  # ids that nobody gave
-  elected = np.where(right, queries.reference, shared)[:, None]
+  own = 1 + np.maximum(answers.max((1, 2)), queries.accepted.max(1))[:, None] + samples  # ids that nobody gave
+  elected = np.where(right, queries.accepted[:, 0], shared)[:, None]
   elects = (samples == dataset.majorities(samples[:, None])) & (elected != voting.NO_ANSWER)
   drawn = np.where(samples == voting.NO_ANSWER, voting.NO_ANSWER, np.where(elects, elected, own))
   fresh = queries.observed.any(1) & ~queries.observed[:, -1]

@@ -118,13 +118,14 @@ def relabel(data: dataset.Dataset, rows: np.ndarray) -> dataset.Dataset:
       f'config.dataset.labels=agreement, but {data.name} holds scores, and only answers can agree; scores are labels '
       'themselves: --config.dataset.labels=reference'
     )
-  reference = responses.reference.copy()
-  reference[rows] = pseudo_reference(responses.rows(rows))
-  known = (reference != voting.NO_ANSWER)[:, None]
-  labels = (responses.majority == reference[:, None]) & known
+  accepted = responses.accepted.copy()
+  accepted[rows] = voting.NO_ANSWER
+  accepted[rows, 0] = pseudo_reference(responses.rows(rows))
+  known = (accepted != voting.NO_ANSWER).any(1)[:, None]
+  labels = dataset.is_right(responses.majority, accepted[:, None])
   return data._replace(
     responses=responses._replace(
-      reference=reference, labels=labels.astype(np.float32), observed=responses.observed & known
+      accepted=accepted, labels=labels.astype(np.float32), observed=responses.observed & known
     )
   )
 
@@ -155,13 +156,13 @@ def label(data: dataset.Dataset, split: np.ndarray) -> dataset.Dataset:
   Raises:
     ValueError: for scores.
   """
-  truth = data.responses.reference != voting.NO_ANSWER
+  truth = (data.responses.accepted != voting.NO_ANSWER).any(1)
   test, learned = split == splits.TEST, np.isin(split, (splits.TRAIN, splits.VALIDATION))
   judged = bool((test & truth).any())
   labelled = relabel(data, learned if judged else learned | test)
   labelled = labelled._replace(responses=_to_learn_from(labelled.responses, learned))
   known = learned & truth
-  right = labelled.responses.reference[known] == data.responses.reference[known]
+  right = dataset.is_right(labelled.responses.accepted[known, 0], data.responses.accepted[known])
   note = (
     f"On {learned.sum():,} train and validation queries the pool's own weighted vote stands in for the reference "
     '(config.dataset.labels=agreement)'

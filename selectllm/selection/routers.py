@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import scipy.special
 
+from selectllm.data import dataset
 from selectllm.infra import batching
 from selectllm.infra.typing import Array
 from selectllm.selection import operating_points, types, voting
@@ -227,7 +228,7 @@ def clusters(train: types.StrategyQueries, test: types.StrategyQueries, *, seed:
   estimates = [estimate(rest, count, held) for count in CLUSTERS]
   number = int(np.argmin([_brier_score(each, held) for each in estimates]))
   mask, answer, _ = _call_by_cluster(estimates[number], held, cost_weights)
-  right = (answer == held.reference[:, None]).mean(0)
+  right = dataset.is_right(answer, held.accepted[:, None]).mean(0)
   cost = np.sum(mask * held.cost[:, None], -1).mean(0)
   best = operating_points.best_within(right, cost, operating_points.cost_limits(train))
   mask, answer, p_right = _call_by_cluster(estimate(train, CLUSTERS[number], test), test, cost_weights)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from selectllm.data import dataset
 from selectllm.infra import batching
 from selectllm.infra.typing import Array
 from selectllm.selection import learned_vote, types, voting
@@ -83,14 +84,15 @@ def _possible(subsets: jax.Array, observed: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _right(subsets: Array, cost: Array, weight: Array, answers: Array, observed: Array, reference: Array) -> jax.Array:
+def _right(subsets: Array, cost: Array, weight: Array, answers: Array, observed: Array, accepted: Array) -> jax.Array:
   """Returns whether each subset's vote is right, float32[T, M]; its mean (or 0) where a member was not observed."""
 
   def one(query: Array) -> tuple[Array, Array]:
-    weight, answers, observed, reference = query
-    return elect(subsets, answers, weight, cost) == reference, _possible(subsets, observed)
+    weight, answers, observed, accepted = query
+    right = dataset.is_right(elect(subsets, answers, weight, cost), accepted)
+    return right, _possible(subsets, observed)
 
-  right, counts = jax.lax.map(one, (weight, answers, observed, reference), batch_size=_BLOCK)
+  right, counts = jax.lax.map(one, (weight, answers, observed, accepted), batch_size=_BLOCK)
   mean = (right & counts).sum(0) / jnp.maximum(counts.sum(0), 1)
   return jnp.where(counts, right, mean)
 
@@ -163,7 +165,7 @@ def family(
       more = grown[:, None] | single  # [C, K, K]; where a member is added again, the subset is as it was
       distinct, where = np.unique(more.reshape(-1, count), axis=0, return_inverse=True)
       right = _right(
-        batching.pad_to_multiple(distinct, 256), train.expected_cost, weight, answers, train.observed, train.reference
+        batching.pad_to_multiple(distinct, 256), train.expected_cost, weight, answers, train.observed, train.accepted
       )
       accuracy = np.asarray(right.mean(0))[where].reshape(more.shape[:-1])
       best = np.argmax(accuracy - cost_weight[:, None] * (more @ train.expected_cost), -1)
@@ -190,7 +192,7 @@ def subset(train: types.StrategyQueries, test: types.StrategyQueries, *, seed: i
   weight, answers = _vote_weights(train.logits), train.majority
   tried = np.random.default_rng(seed).permutation(len(train.logits))[:_TRIED]
   subsets = family(weight[tried], answers[tried], train.rows(tried), cost_weights[::6])
-  right = _right(subsets, train.expected_cost, weight, answers, train.observed, train.reference)
+  right = _right(subsets, train.expected_cost, weight, answers, train.observed, train.accepted)
   numbers = np.unique(np.minimum(NEIGHBOURS, max(len(right) - 1, 1)))
   gain = _gain(
     tried, train.embeddings, right, subsets @ train.expected_cost, cost_weights, numbers, most=int(numbers[-1])

@@ -21,7 +21,7 @@ class StrategyQueries(NamedTuple):
     answers: int16[N, K, S], what each LLM would answer; -1 for none.
     majority: int16[N, K], see `dataset.majorities`.
     observed: bool[N, K], false for an LLM that cannot be called.
-    reference: int16[N], the right answer's id; -2, which no answer equals, where it is not known.
+    accepted: int16[N, R], ids of the right answers, see `dataset.is_right`; -2 where they are not known.
     labels: float32[N, K], whether each LLM is right; NaN where it is not known.
     cost: float32[N, K], of each call (seconds, dollars or 1); NaN where it is not known.
     expected_cost: float32[K], each LLM's mean cost on fitting queries.
@@ -32,7 +32,7 @@ class StrategyQueries(NamedTuple):
   answers: Array
   majority: Array
   observed: Array
-  reference: Array
+  accepted: Array
   labels: Array
   cost: Array
   expected_cost: Array

@@ -129,7 +129,8 @@ def _overridden(
       raise ValueError(f'{point}: no such config field: {name}' + (f'; did you mean {near[0]}?' if near else ''))
     if not run_dir.own_fields({name: None}):
       raise ValueError(f'{point}: config.{name} cannot be swept, because it does not decide what a run finds')
-  config = copy.deepcopy(base)
+  config, parse = copy.deepcopy(base), config_lib.TupleParser().parse
+  overrides = {name: parse(value) if isinstance(fields[name], tuple) else value for name, value in overrides.items()}
   try:
     config.update_from_flattened_dict(overrides)
     config_lib.check_options(config)

@@ -104,12 +104,12 @@ def test_majority_and_ties(given, right):
 def test_shapes_and_types():
   table = build([answered(a=['4', None], b=['5']), answered(b=['7', '4', '7'])])
   assert table.responses.answers.tolist() == [[[0, -1, -1], [1, -1, -1]], [[-1, -1, -1], [0, 1, 0]]]
-  assert table.responses.reference.tolist() == [0, 1]
-  kinds = {'answers': 'int16', 'reference': 'int16', 'labels': 'float32', 'observed': 'bool', 'latency_s': 'float32'}
+  assert table.responses.accepted.tolist() == [[0], [1]]
+  kinds = {'answers': 'int16', 'accepted': 'int16', 'labels': 'float32', 'observed': 'bool', 'latency_s': 'float32'}
   kinds |= {'majority': 'int16', 'cost_usd': 'float32', 'task': 'int16'}
   assert {name: str(array.dtype) for name, array in table.responses._asdict().items()} == kinds
   assert table.responses.has_answers
-  assert table.responses.rows(np.array([False, True])).reference.tolist() == [1]
+  assert table.responses.rows(np.array([False, True])).accepted.tolist() == [[1]]
   assert table.responses.rows(np.array([1, 0, 0])).labels.tolist() == [[0, 0], [1, 0], [1, 0]]
 
 
@@ -122,7 +122,7 @@ def test_ids_tell_nothing_about_the_reference():
     np.testing.assert_array_equal(other.responses.answers, known.responses.answers)
   # Among answered queries, the right one is no special id: wrong answers are as often the first.
   told = (known.responses.answers[:, 0, 0] == 0) & known.responses.observed[:, 0]
-  assert 0.1 < (known.responses.reference[told] == 0).mean() < 0.6
+  assert 0.1 < (known.responses.accepted[told] == 0).mean() < 0.6
 
 
 @pytest.mark.parametrize('order', list(itertools.permutations(LLMS))[1::5])
@@ -133,8 +133,8 @@ def test_the_order_of_llms_changes_no_label(order):
   assert shuffled.llms == order
   np.testing.assert_array_equal(shuffled.responses.labels, table.responses.labels[:, columns])
   np.testing.assert_array_equal(shuffled.responses.observed, table.responses.observed[:, columns])
-  same = shuffled.responses.answers == shuffled.responses.reference[:, None, None]
-  np.testing.assert_array_equal(same, (table.responses.answers == table.responses.reference[:, None, None])[:, columns])
+  same = shuffled.responses.answers == shuffled.responses.accepted[..., None]
+  np.testing.assert_array_equal(same, (table.responses.answers == table.responses.accepted[..., None])[:, columns])
 
 
 def test_the_names_of_answers_change_no_label():
@@ -172,7 +172,9 @@ def test_latency_is_estimated_where_it_was_not_recorded():
   )
   spoke = Sample(answer='4', completion_tokens=100)
   table = build([timed(spoke, Sample(completion_tokens=300), b=[spoke])], pool=pool)
-  np.testing.assert_allclose(table.responses.latency_s, [[7 * 300 / 1000, 50]], rtol=1e-6)
+  np.testing.assert_allclose(
+    table.responses.latency_s, [[0.3 + 7 * (300 / 1000 + 1.3e-5 / 4), 0.3 + 50 + 70 * 1.3e-5 / 4]], rtol=1e-6
+  )
   assert table.latency_is == 'estimated'
   # What was recorded counts, and where neither is known nothing is.
   recorded = Sample(completion_tokens=100, latency_s=0.0, latency_is='measured')
@@ -188,7 +190,7 @@ def test_published_latency_counts_where_neither_latency_nor_length_is_known():
   silent, spoke = Sample(answer='4'), Sample(answer='4', completion_tokens=100)
   measured = Sample(answer='4', latency_s=1.0, latency_is='measured')
   table = build([timed(silent, silent, b=[measured]), timed(spoke, b=[silent])], pool=pool)
-  np.testing.assert_allclose(table.responses.latency_s, [[4.5, 1.0], [0.7, 4.5]])
+  np.testing.assert_allclose(table.responses.latency_s, [[4.5, 1.0], [0.3 + 0.7 + 7 * 1.3e-5 / 4, 4.5]])
   assert table.latency_is == 'estimated'
   assert build([timed(silent, b=[measured])], pool=pool).latency_is == 'published'
   nobody = pool_file.Pool({'a': pool_file.LLM('a', published_latency_s=4.5)})
@@ -294,7 +296,7 @@ def test_a_query_without_a_reference(extractor):
   recorded = [answered(None, a=['4'], b=[None]), answered('5', a=['4'], b=['5'])]
   data = build(recorded, extractor=extractor, unlabelled=True).responses
   assert data.answers[0].tolist() == [[0], [-1]]
-  assert data.reference.tolist() == [-1, 1]
+  assert data.accepted.tolist() == [[-1], [1]]
   assert data.labels.tolist() == [[0, 0], [0, 1]]  # who says nothing is not right because nothing is known
   with pytest.raises(records.RecordError, match=r'has no reference.*--config\.dataset\.labels=agreement'):
     build(recorded, extractor=extractor)
@@ -346,7 +348,7 @@ def test_scores_only():
   assert table.responses.observed.tolist() == [[True, True], [True, False]]
   assert table.responses.answers.shape == (2, 2, 0)
   assert not table.responses.has_answers
-  assert table.responses.reference.tolist() == [-1, -1]
+  assert table.responses.accepted.tolist() == [[-1], [-1]]
   assert np.isnan(table.responses.latency_s).all()
   assert np.isnan(table.responses.cost_usd).all()
   assert table.latency_is == 'unknown'
@@ -449,3 +451,88 @@ def test_reading_data_loads_no_jax():
   assert 'selectllm.data.builders.mini' in modules
   imports = '\n'.join(f'import {name}' for name in modules if '__init__' not in name)
   subprocess.run([sys.executable, '-c', f"{imports}\nimport sys\nassert 'jax' not in sys.modules"], check=True)
+
+
+def test_several_references_are_accepted_and_no_votes_are_put_together():
+  """What is accepted says which answers are right, not that LLMs agree."""
+  asked = Record(
+    'q', 'x', 't', ('four', '4'), {'a': [Sample(answer='4')], 'b': [Sample(answer='four')], 'c': [Sample()]}
+  )
+  table = build([asked, answered(a=['4'], b=['5'], c=[''])])
+  assert table.responses.answers[0].tolist() == [[0], [1], [-1]]
+  assert table.responses.accepted.tolist() == [[1, 0], [0, -1]]
+  assert table.responses.labels.tolist() == [[1, 1, 0], [1, 0, 0]]
+  assert table.answers == [('4', 'four'), ('4', '5', '')]
+  spoken = dataclasses.replace(
+    asked, responses={'a': [Sample('It is 4.')], 'b': [Sample('So 5.')]}, reference=('5.0', '7')
+  )
+  assert build([spoken], extractor='number-v1').responses.labels.tolist() == [[0, 1]]
+
+
+def test_nothing_said_is_an_answer_where_it_is_what_is_asked_for():
+  table = build([answered('', a=[''], b=['x'], c=[None])])
+  assert table.responses.labels.tolist() == [[1, 0, 0]]
+
+
+def judged(reference=None, **responses):
+  samples = {llm: [Sample(answer=a, text=t, correct=c) for a, t, c in given] for llm, given in responses.items()}
+  return Record('q', 'x', 't', reference, samples)
+
+
+def test_verdicts_decide_which_answers_are_right():
+  table = build([judged(a=[('7', '', True)], b=[('8', '', False)], c=[('7', '', None)])])
+  assert table.responses.labels.tolist() == [[1, 0, 1]]  # who gives a right answer is right
+  # Against the reference too, which equality with it misses; who was not judged is held against it.
+  table = build([judged('seven', a=[('7', '', True)], b=[('seven', '', False)], c=[('x', '', None)])])
+  assert table.responses.labels.tolist() == [[1, 0, 0]]
+  # Texts are answers where nothing else was taken from them, right or wrong.
+  table = build([judged(a=[(None, 'def f(): ...', True)], b=[(None, 'no', False)], c=[(None, '', False)])])
+  assert table.responses.answers[0, :, 0].tolist() == [0, 1, -1]
+  assert table.responses.labels.tolist() == [[1, 0, 0]]
+
+
+def test_verdicts_that_differ_on_one_answer():
+  table = build([judged(a=[('7', '', True)], b=[('7', '', False)], c=[('7', '', True), ('8', '', False)])])
+  assert table.responses.labels.tolist() == [[1, 1, 1]]
+  assert table.notes == ('1 answers were judged right in one response and wrong in another: most of them decide.',)
+  assert build([judged(a=[('7', '', True)], b=[('7', '', False)])]).responses.labels.tolist() == [[0, 0]]
+
+
+def test_queries_that_nobody_has_right_are_known_those_without_any_word_are_not():
+  wrong, open_ = judged(a=[('7', '', False)], b=[('8', '', False)]), judged(a=[('7', '', False)], b=[('8', '', None)])
+  table = build([wrong, open_], unlabelled=True)
+  assert (table.responses.accepted != dataset.NO_ANSWER).any(1).tolist() == [True, False]
+  assert not dataset.is_right(table.responses.answers[..., 0], table.responses.accepted[:, None]).any()
+  with pytest.raises(records.RecordError, match=r"query 'q' has no reference, nor all of its responses a verdict"):
+    build([open_])
+
+
+def test_an_llm_that_joins_may_give_what_nobody_else_gave():
+  before = build([answered(('4', 'four'), a=['4'], b=['5']), judged(a=[('7', '', True)], b=[('8', '', False)])])
+  given = {0: [Sample(answer='four')], 1: [Sample(answer='seven', correct=True)]}
+  joined = dataset.join(before, 'c', given).responses
+  assert joined.labels.tolist() == [[1, 0, 1], [1, 0, 1]]
+  assert dataset.is_right(joined.majority, joined.accepted[:, None]).tolist() == joined.labels.astype(bool).tolist()
+  wrong = dataset.join(before, 'c', {1: [Sample(answer='8', correct=True)]}).responses
+  assert wrong.labels[1].tolist() == [1, 0, 0]  # it is judged already
+
+
+def test_estimated_latencies_say_by_which_model():
+  pool = pool_file.Pool({'a': pool_file.LLM('a', 7), 'b': pool_file.LLM('b', seconds_per_token=0.5)})
+  spoke, timed_ = Sample(answer='4', completion_tokens=9), Sample(answer='4', latency_s=1.0, latency_is='measured')
+  words = build([timed(spoke, b=[spoke])], pool=pool).latency_model
+  assert words.startswith('0.3 s a call + 0.013 ms a prompt token + 1 ms a written token')
+  assert words.endswith('b at speeds of their own')
+  assert not build([timed(timed_, b=[timed_])], pool=pool).latency_model
+  # A prompt whose tokens were counted is not guessed from the query.
+  told = build([timed(spoke._replace(prompt_tokens=1000), b=[spoke])], pool=pool).responses.latency_s
+  np.testing.assert_allclose(told[0, 0], 0.3 + 7 * (0.013 + 0.009), rtol=1e-6)
+
+
+def test_names_that_only_look_alike_are_hinted_at():
+  table = build([Record('q', 'x', 't', '4', {name: [Sample(answer='4')] for name in ('GPT 4', 'gpt4', 'other')})])
+  assert table.notes == ("Names that differ only by case or blanks stand for different LLMs: 'GPT 4' and 'gpt4'.",)
+  pool = pool_file.Pool({'A': pool_file.LLM('A')})
+  assert "'a' and 'A'" in build([answered(a=['4'], b=['4'])], pool=pool).notes[0]
+  with pytest.raises(ValueError, match="names A, which the data lack; present: a, b; did you mean 'a'"):
+    build([answered(a=['4'], b=['4'])], llms=('A', 'b'))

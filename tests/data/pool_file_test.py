@@ -46,10 +46,36 @@ def test_facts(read):
 
 def test_estimated_latency(read):
   pool = read(POOL)
-  assert pool.facts('small').estimated_latency_s(200) == pytest.approx(7 * 200 / 1000)
-  assert pool.facts('big.one-2').estimated_latency_s(200) == pytest.approx(4)  # its own speed; drawn in parallel
-  assert pool.facts('small').estimated_latency_s(0) == 0
-  assert pool.facts('unknown').estimated_latency_s(200) is None
+  assert pool.facts('small').estimated_latency_s(1000, 200) == pytest.approx(0.3 + 7 * (0.013 + 0.2))
+  # Its own speed of writing; drawn in parallel.
+  assert pool.facts('big.one-2').estimated_latency_s(1000, 200) == pytest.approx(0.3 + 70 * 0.013 + 4)
+  assert pool.facts('small').estimated_latency_s(0, 0) == 0.3
+  assert pool.facts('unknown').estimated_latency_s(1000, 200) is None
+
+
+def test_the_file_states_how_latencies_are_estimated(read):
+  model = 'latency: {overhead_s: 0.5, seconds_per_prompt_token_and_billion: 0, seconds_per_token_and_billion: 0.002}'
+  pool = read(model + POOL + '  - {name: timed, seconds_per_token: 0.1, overhead_s: 0}\n')
+  assert pool.facts('small').estimated_latency_s(1000, 200) == pytest.approx(0.5 + 7 * 0.4)
+  assert pool.facts('timed').estimated_latency_s(1000, 200) == pytest.approx(20)
+  assert pool.latency.in_words().startswith('0.5 s a call + 0 ms a prompt token + 2 ms a written token')
+  # Of an LLM whose speed of writing alone is known, reading is as much faster as in the model.
+  fast = read('llms: [{name: fast, seconds_per_token: 0.1}]').facts('fast')
+  assert fast.estimated_latency_s(1000, 0) == pytest.approx(0.3 + 1000 * 0.1 * 0.013)
+
+
+@pytest.mark.parametrize(
+  ('text', 'problem'),
+  [
+    ('latency: {overhead: 1}', r"latency has an unknown field 'overhead'; did you mean 'overhead_s'"),
+    ('latency: {overhead_s: -1}', r'latency\.overhead_s must be a number of at least 0, not -1'),
+    ('latency: {seconds_per_token_and_billion: 0}', r'seconds_per_token_and_billion must be a number above 0, not 0'),
+    ('latency: fast', r"latency must be a mapping, not 'fast'"),
+  ],
+)
+def test_a_model_of_latency_that_cannot_be(read, text, problem):
+  with pytest.raises(pool_file.PoolError, match=problem):
+    read(text + POOL)
 
 
 def test_cost(read):
@@ -67,7 +93,7 @@ def test_published_pool_files():
     pool = pool_file.read_pool(file)
     assert len(pool.llms) >= 2
     for llm in pool.llms.values():
-      latency_s = llm.estimated_latency_s(1)
+      latency_s = llm.estimated_latency_s(1, 1)
       assert latency_s is None or (math.isfinite(latency_s) and latency_s > 0)
 
 

@@ -1,3 +1,4 @@
+import gzip
 import json
 import math
 
@@ -15,6 +16,7 @@ ANSWERED = [
     'a': [Sample('\u2028 "quoted" \\ \t', None), Sample('', 'nein', None, 0.25, 'estimated', 0, 0)],
     'b': [Sample(error='timeout\nafter 60 s'), Sample(error='again', latency_s=60.0, latency_is='measured')],
   }),
+  Record('judged', '?', reference=('4', ''), responses={'a': [Sample('I', '', correct=True), Sample(correct=False)]}),
   Record('open', 'Who knows?', responses={'a': [Sample('I', 'a')], 'b': [Sample('I', 'b')]}),
   Record('Ünïcode', '日本語の質問', '算数', '⅓', {'a.b/c-d': [Sample('x' * 100_000, '-1.5', latency_s=0.0)]}),
 ]  # fmt: skip
@@ -93,6 +95,68 @@ def test_records_come_one_at_a_time(tmp_path):
   assert next(records.read_jsonl(path)).query_id == 'q'
 
 
+@pytest.mark.parametrize(
+  ('text', 'key'),
+  [
+    ('{"query_id": "q", "query": "?", "reference": "4", "reference": "5", "responses": {"a": []}}', 'reference'),
+    ('{"query_id": "q", "query": "?", "responses": {"a": [{"answer": "4"}], "b": [], "a" : [{"answer": "5"}]}}', 'a'),
+    ('{"query_id": "q", "query": "?", "responses": {"a": [{"answer": "4", "text": "x", "answer": "5"}]}}', 'answer'),
+    ('{"query_id": "q", "query": "?", "scores": {"\\u0061": 1, "b": 0, "a": 0}}', 'a'),
+    ('{"query_id": "q", "query": "it says: \\"a\\": 1", "scores": {"a": 1}, "scores": {"b": 0}}', 'scores'),
+  ],
+)
+@pytest.mark.parametrize('form', ['{}\n', '[{}]', '[\n{}\n]'])
+def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path, text, key, form):
+  path = written(tmp_path / 'r.jsonl', form.replace('{}', text))
+  with pytest.raises(records.RecordError) as error:
+    list(records.read_jsonl(path))
+  assert str(error.value) == f'{path}:{1 + form.startswith("[" + chr(10))}: {key!r} stands twice in one object'
+
+
+def test_texts_that_look_like_keys_are_no_keys(tmp_path):
+  texts = ['": "', ':', '{"a": 1, "a": 2}', 'say "a" : "b"']
+  path = written(tmp_path / 'r.jsonl', *(line(query_id=text, query=text) for text in texts))
+  assert [record.query for record in records.read_jsonl(path)] == texts
+
+
+@pytest.mark.parametrize(
+  ('content', 'problem'),
+  [
+    ('{"a": 1}'.encode('utf-16'), r'r\.jsonl:1: not valid JSON: the file is UTF-16.*save it as UTF-8'),
+    ('{"a": 1}'.encode('utf-16-be'), 'the file is UTF-16'),
+    (b'PAR1\x15\x04', r'r\.jsonl is Parquet; JSON lines are read'),
+    (b'PK\x03\x04\x14', 'is a zip archive'),
+    (gzip.compress(b'{"query_id": "q"}')[:-6], r'r\.jsonl is damaged or no gzip file'),
+    (f'[{json.dumps(line())},\n{{"query_id": '.encode(), r'r\.jsonl: not a valid JSON array \(.*line 2'),
+    (f'[{json.dumps(line())}] [2]'.encode(), "not a valid JSON array .*the one ']' that ends the array"),
+    (b'[1, 2,]', 'the record must be an object, not 1'),
+    (b'[' * 5000, 'not a valid JSON array'),
+    (b'{"a":' * 5000, 'r\\.jsonl:1: not valid JSON'),
+  ],
+)
+def test_what_a_file_is_instead_is_said(tmp_path, content, problem):
+  path = tmp_path / 'r.jsonl'
+  path.write_bytes(content)
+  with pytest.raises(records.RecordError, match=problem):
+    list(records.read_jsonl(path))
+
+
+def test_an_array_names_the_line_of_each_element(tmp_path):
+  path = written(
+    tmp_path / 'r.json', '\n[\n' + json.dumps(line(), indent=2) + ',\n\n  ' + json.dumps(line(query_id='')) + ']'
+  )
+  parts = [where for where, _ in records.read_objects(records.Part(str(path)))]
+  assert parts == [f'{path}:3', f'{path}:{3 + len(json.dumps(line(), indent=2).splitlines()) + 1}']
+  assert records.cut(str(path)) == [records.Part(str(path))]
+  assert not list(records.read_jsonl(written(tmp_path / 'none.json', ' [ \n ] ')))
+
+
+def test_compressed_by_gzip(tmp_path):
+  records.write_jsonl(tmp_path / 'r.jsonl.gz', ANSWERED)
+  assert (tmp_path / 'r.jsonl.gz').read_bytes()[:2] == b'\x1f\x8b'
+  assert list(records.read_jsonl(tmp_path / 'r.jsonl.gz')) == ANSWERED
+
+
 @pytest.mark.parametrize('keep', [1, 20, 60, -2])
 def test_a_truncated_last_line_names_file_line_and_likely_cause(tmp_path, keep):
   path = written(tmp_path / 'r.jsonl', line(query_id='1'), '\n', json.dumps(line(query_id='2'))[:keep])
@@ -144,24 +208,27 @@ def test_a_file_that_is_not_there(tmp_path):
     (line(query_id=None), 'query_id is missing'),
     (line(query_id=''), 'query_id is empty'),
     (line(query_id=' \t'), 'query_id is empty'),
-    (line(query_id=17), 'query_id must be str, not 17'),
+    (line(query_id=17.5), 'query_id must be str or int, not 17.5'),
+    (line(query_id=True), 'query_id must be str or int, not True'),
     (line(query=None), 'query is missing'),
     (line(query='\n '), 'query is empty'),
     (line(query=['a']), "query must be str, not ['a']"),
     (line(querry='x'), "unknown field 'querry'; the fields are query_id, query, task"),
-    (line(task=3), 'task must be str, not 3'),
-    (line(reference=4), 'reference must be str or null, not 4'),
-    (line(reference=''), 'reference is empty; give null where there is none'),
+    (line(task=3), 'task must be str or null, not 3'),
+    (line(reference=4), 'reference must be str or list or null, not 4'),
+    (line(reference=['4', 4]), 'reference is a list that holds 4; it may hold texts only'),
+    (line(responses={' ': []}), 'an LLM without a name'),
     (line(scores={'a': 1}), 'either responses or scores, this one both'),
     (line(responses=None), 'either responses or scores, this one neither'),
     (line(responses={}, scores={}), 'either responses or scores, this one neither'),
-    (line(responses=[]), 'responses must be dict, not []'),
+    (line(responses=[]), 'responses must be dict or null, not []'),
     (line(responses={'a': {'text': 'x'}}), "responses['a'] must be a list of samples, not {'text': 'x'}"),
     (line(responses={'a': ['x']}), "a sample of 'a' must be an object, not 'x'"),
     (sample(txt='4'), "a sample of 'a' has an unknown field 'txt'; the fields are text, answer"),
-    (sample(text=None), 'text must be str, not None'),
     (sample(answer=4), 'answer must be str or null, not 4'),
-    (sample(answer=''), "answer of 'a' is empty; give null"),
+    (sample(correct=1, answer='4'), 'correct must be bool or null, not 1'),
+    (sample(correct=True), "correct=True is a verdict on a response of 'a' which says nothing"),
+    (sample(correct=False, error='timeout'), "correct=False is a verdict on a response of 'a' which failed"),
     (sample(error=''), "error of 'a' is empty; give null"),
     (sample(error=False), 'error must be str or null, not False'),
     (sample(latency_s='1'), "latency_s must be float or int or null, not '1'"),
@@ -178,7 +245,7 @@ def test_a_file_that_is_not_there(tmp_path):
     (line(reference=None, responses=None, scores={'a': -1}), 'number in [0, 1], not -1'),
     (line(reference=None, responses=None, scores={'a': math.nan}), 'number in [0, 1], not nan'),
     (line(reference=None, responses=None, scores={'a': True}), 'number in [0, 1], not True'),
-    (line(reference=None, responses=None, scores={'a': None}), 'number in [0, 1], not None'),
+    (line(reference=None, responses=None, scores={'a': None}), 'either responses or scores, this one neither'),
     (line(reference=None, responses=None, scores={'a': '1'}), "number in [0, 1], not '1'"),
   ],
 )

@@ -31,7 +31,7 @@ def _table(answers=ANSWERS, observed=None, labels=None, tasks=('a', 'b', '')) ->
   data = dataset.Responses(
     answers=samples,
     majority=dataset.majorities(samples),
-    reference=np.zeros(count, np.int16) if answers.shape[-1] else np.full(count, -1, np.int16),
+    accepted=np.full((count, 1), 0 if answers.shape[-1] else -1, np.int16),
     labels=((answers == 0) & observed).astype(np.float32) if labels is None else labels,
     observed=observed,
     latency_s=np.tile(np.float32([1, 2]), (count, 1)),
@@ -242,7 +242,7 @@ def test_scores_have_a_gap_and_no_agreement():
   listed = error_analysis.listing(table, cases, 'majority')
   assert not listed['votes']
   assert listed['queries'][0] == {
-    'id': 'q6', 'query': 'query 6', 'task': 1, 'reference': None, 'tally': [], 'elected': None,
+    'id': 'q6', 'query': 'query 6', 'task': 1, 'references': [], 'tally': [], 'elected': None,
     'right': 0.25, 'oracle': 1.0,
     'llms': [
       {'confidence': 0.9, 'answers': [], 'right': 0.25, 'called': True, 'weight': 0.9},
@@ -267,7 +267,7 @@ def test_queries_are_listed_with_answers_and_votes():
   assert first['llms'][1] == {'confidence': 0.2, 'answers': [['8', 1]], 'right': None, 'called': False, 'weight': None}
   assert first['tally'] == [['7', 0.9]]
   assert second == {
-    'id': 'q7', 'query': 'query 7', 'task': 1, 'reference': '7', 'tally': [['8', 0.8], ['7', 0.3]], 'elected': '8',
+    'id': 'q7', 'query': 'query 7', 'task': 1, 'references': ['7'], 'tally': [['8', 0.8], ['7', 0.3]], 'elected': '8',
     'right': 0, 'oracle': 1,
     'llms': [
       {'confidence': 0.8, 'answers': [['8', 1]], 'right': 0, 'called': True, 'weight': 0.8},

@@ -57,7 +57,7 @@ def _table(answers, reference, latency_s, cost_usd, observed, latency_is: str = 
     responses=dataset.Responses(
       answers=answers,
       majority=dataset.majorities(answers),
-      reference=np.asarray(reference, np.int16),
+      accepted=np.asarray(reference, np.int16)[:, None],
       labels=labels,
       observed=observed,
       latency_s=np.where(observed, np.asarray(latency_s, np.float32), np.float32(np.nan)),
@@ -451,10 +451,10 @@ def test_queries_that_are_unused_change_nothing():
 
 def test_shuffled_test_references_leave_what_is_fitted_bit_identical():
   table = _random_table()
-  reference = table.responses.reference.copy()
+  accepted = table.responses.accepted.copy()
   test = np.flatnonzero(SPLIT == splits.TEST)
-  reference[test] = np.random.default_rng(0).integers(0, 3, len(test))
-  other = _with(table, reference=reference)
+  accepted[test, 0] = np.random.default_rng(0).integers(0, 3, len(test))
+  other = _with(table, accepted=accepted)
   for one, two in zip(jax.tree.leaves(_fit(table)), jax.tree.leaves(_fit(other)), strict=True):
     assert np.asarray(one).tobytes() == np.asarray(two).tobytes()
 
@@ -584,7 +584,7 @@ def _scores_table() -> dataset.Dataset:
     table,
     answers=np.zeros((QUERIES, LLMS, 0), np.int16),
     majority=np.full((QUERIES, LLMS), voting.NO_ANSWER, np.int16),
-    reference=np.full(QUERIES, voting.NO_ANSWER, np.int16),
+    accepted=np.full((QUERIES, 1), voting.NO_ANSWER, np.int16),
     labels=np.where(table.responses.observed, rng.random((QUERIES, LLMS)), 0).astype(np.float32),
     latency_s=nothing,
     cost_usd=nothing,

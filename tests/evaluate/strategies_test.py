@@ -24,7 +24,7 @@ def _table(count: int = 400, seed: int = 0) -> tuple[dataset.Dataset, np.ndarray
   data = dataset.Responses(
     answers=answers.astype(np.int16)[:, :, None],
     majority=answers.astype(np.int16),
-    reference=reference,
+    accepted=reference[:, None],
     labels=right.astype(np.float32),
     observed=np.ones(chance.shape, bool),
     latency_s=np.broadcast_to(np.array([1, 2, 10], np.float32), chance.shape).copy(),
@@ -57,7 +57,7 @@ def test_test_labels_change_what_is_counted_and_nothing_that_is_done():
   data = table.responses
   swapped = data._replace(
     labels=np.where(test[:, None], 1 - data.labels, data.labels),
-    reference=np.where(test, (data.reference + 1) % 6, data.reference).astype(np.int16),
+    accepted=np.where(test[:, None], (data.accepted + 1) % 6, data.accepted).astype(np.int16),
   )
   after = strategies.fit_and_replay(table._replace(responses=swapped), split, confidences, embeddings, wanted)
   for name, held in before.strategies.items():
@@ -106,7 +106,7 @@ def test_accounts_add_stages_and_take_the_slowest_of_each():
   mask = np.array([[[True, True, False]], [[True, False, True]], [[False] * 3], [[True, True, True]]])
   stage = np.array([[[0, 0, 0]], [[0, 0, 1]], [[0, 0, 0]], [[1, 0, 0]]], np.int8)
   answer = np.full((4, 1), -1, np.int16)
-  answer[0] = table.responses.reference[0]
+  answer[0] = table.responses.accepted[0, 0]
   outcome = replay.replay_decisions(table.responses, types.Decisions(mask, answer, np.ones((4, 1)), stage))
   np.testing.assert_array_equal(outcome.wall_clock_s[:, 0], [2, 11, 0, 11])
   np.testing.assert_array_equal(outcome.compute_s[:, 0], [3, 11, 0, 13])

@@ -25,13 +25,13 @@ def make(
   paid = np.tile(cost.astype(np.float32), (queries, 1))
   return types.StrategyQueries(
     logits.astype(np.float32), embeddings.astype(np.float32), answers, answers[..., 0], np.ones(right.shape, bool),
-    reference.astype(np.int16), right.astype(np.float32), paid, cost.astype(np.float32),
+    reference[:, None].astype(np.int16), right.astype(np.float32), paid, cost.astype(np.float32),
   )  # fmt: skip
 
 
 def hide(queries: types.StrategyQueries) -> types.StrategyQueries:
   nothing = np.full(queries.labels.shape, np.nan, np.float32)
-  return queries._replace(reference=np.full_like(queries.reference, -2), labels=nothing, cost=nothing)
+  return queries._replace(accepted=np.full_like(queries.accepted, -2), labels=nothing, cost=nothing)
 
 
 def topics(seed: int, queries: int, missing: float = 0.0) -> types.StrategyQueries:

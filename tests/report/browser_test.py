@@ -20,7 +20,7 @@ def _listed(texts):
   return {
     'policy': 'weighted_max_conf', 'sizes': [1], 'llms': ['a<b'], 'tasks': ['</script>'], 'votes': True, 'tested': 9,
     'queries': [
-      {'id': str(n), 'query': text, 'task': 0, 'reference': text, 'llms': [llm], 'tally': [[text, 0.5]],
+      {'id': str(n), 'query': text, 'task': 0, 'references': [text], 'llms': [llm], 'tally': [[text, 0.5]],
        'elected': text, 'right': 1.0, 'oracle': 1.0}
       for n, text in enumerate(texts)
     ],

@@ -32,7 +32,7 @@ def _evaluate(llms: int, kind: str) -> results.Results:
   data = dataset.Responses(
     answers=answered,
     majority=dataset.majorities(answered),
-    reference=np.zeros(len(SPLIT), np.int16),
+    accepted=np.zeros((len(SPLIT), 1), np.int16),
     labels=(answers[..., 0] == 0).astype(np.float32) * observed,
     observed=observed,
     latency_s=nothing if kind in ('unknown', 'scores') else latency_s,

@@ -56,6 +56,12 @@ SCORES = {'query_id': 'a', 'query': '2+2?', 'scores': {'small': 1, 'big': 0.5}}
     RECORD | {'reference': None, 'task': 'sums', 'question': '2+2', 'split': 'test'},
     RECORD | {'responses': {'small': [{'error': 'http_500', 'latency_s': None, 'latency_is': 'published'}]}},
     SCORES | {'reference': None, 'responses': {}},
+    SCORES | {'scores': {'small': 1, 'big': None}, 'responses': None, 'task': None, 'split': None},
+    RECORD | {'query_id': 3, 'reference': ['4', ''], 'scores': None, 'responses': {'small': None, 'big': [SAMPLE]}},
+    RECORD | {'reference': ''},
+    RECORD | {'responses': {'small': [SAMPLE | {'text': None, 'answer': '', 'error': None, 'latency_is': None}]}},
+    RECORD | {'responses': {'small': [SAMPLE | {'correct': True}], 'big': [{'text': 'x', 'correct': True}]}},
+    RECORD | {'responses': {'small': [{'correct': False}, {'answer': '', 'correct': True}, {'correct': None}]}},
   ],
 )
 def test_schema_and_reader_accept_the_same_records(record):
@@ -70,10 +76,12 @@ def test_schema_and_reader_accept_the_same_records(record):
     {},
     {'query_id': 'a', 'query': '2+2?'},
     RECORD | {'query': ' '},
-    RECORD | {'query_id': 3},
+    RECORD | {'query_id': 3.5},
+    RECORD | {'reference': ['4', 4]},
+    RECORD | {'responses': {'': [SAMPLE]}},
+    SCORES | {'scores': {'small': None}},
     RECORD | {'unknown': 1},
     RECORD | {'split': 'tests'},
-    RECORD | {'reference': ' '},
     RECORD | {'scores': {'small': 1}},
     SCORES | {'scores': {'small': 1.5}},
     SCORES | {'scores': {'small': True}},
@@ -81,7 +89,9 @@ def test_schema_and_reader_accept_the_same_records(record):
     *(
       RECORD | {'responses': {'small': samples}}
       for samples in (
-        'text', [3], [{'texts': ''}], [SAMPLE | {'text': None}], [SAMPLE | {'answer': ''}], [SAMPLE | {'error': ''}],
+        'text', [3], [{'texts': ''}], [SAMPLE | {'error': ''}],
+        [SAMPLE | {'correct': 'yes'}], [{'correct': True}], [{'text': '', 'correct': True}],
+        [SAMPLE | {'error': 'timeout', 'correct': False}],
         [SAMPLE | {'latency_s': -1}], [SAMPLE | {'latency_s': '1'}], [SAMPLE | {'latency_is': 'guessed'}],
         [SAMPLE | {'prompt_tokens': -1}], [SAMPLE | {'completion_tokens': 2**31}], [SAMPLE | {'prompt_tokens': 1.5}],
         [SAMPLE, SAMPLE | {'latency_s': True}],

@@ -22,7 +22,7 @@ def _queries(count: int = 800, seed: int = 0) -> types.StrategyQueries:
     np.where(right, reference[:, None], wrong).astype(np.int16)[:, :, None],
     np.where(right, reference[:, None], wrong).astype(np.int16),
     np.ones(chance.shape, bool),
-    reference,
+    reference[:, None],
     right.astype(np.float32),
     price,
     np.array([1.0, 1.0, 10.0], np.float32),
@@ -32,7 +32,7 @@ def _queries(count: int = 800, seed: int = 0) -> types.StrategyQueries:
 @pytest.fixture(scope='module')
 def fitted() -> tuple[adaptive.Rule, learned_vote.Weights]:
   known = _queries()
-  weights = learned_vote.fit(known.logits, known.answers, known.reference, known.observed, seed=0)
+  weights = learned_vote.fit(known.logits, known.answers, known.accepted, known.observed, seed=0)
   return adaptive.fit(weights, known, seed=0), weights
 
 
@@ -45,7 +45,7 @@ def test_it_pays_for_the_dear_llm_where_the_cheap_one_does_not_know(fitted):
   setting = adaptive.COST_WEIGHTS.index(0.3)
   assert calls_dear[easy, setting].mean() < 0.15
   assert calls_dear[~easy, setting].mean() > 0.85
-  right = played.answer == asked.reference[:, None]
+  right = played.answer == asked.accepted
   assert right[:, setting].mean() > 0.9
   price = (played.mask @ asked.expected_cost).mean(0)
   assert price[setting] < 0.65 * asked.expected_cost.sum()
@@ -64,7 +64,7 @@ def test_answers_that_were_not_asked_for_change_nothing(fitted):
   hidden = asked._replace(
     answers=answers,
     majority=dataset.majorities(answers),
-    reference=np.full(100, -2, np.int16),
+    accepted=np.full((100, 1), -2, np.int16),
     labels=asked.labels * np.nan,
     cost=asked.cost * np.nan,
   )
@@ -138,7 +138,7 @@ def test_of_a_large_pool_those_are_kept_that_do_best_together():
   answers = np.where(right, reference[:, None], (reference[:, None] + rng.integers(1, 6, right.shape)) % 6)
   known = types.StrategyQueries(
     np.broadcast_to(np.log(chance / (1 - chance)), right.shape).astype(np.float32), np.zeros((count, 1)),
-    answers.astype(np.int16)[:, :, None], answers.astype(np.int16), np.ones(right.shape, bool), reference,
+    answers.astype(np.int16)[:, :, None], answers.astype(np.int16), np.ones(right.shape, bool), reference[:, None],
     right.astype(np.float32), np.ones(right.shape, np.float32), np.ones(pool, np.float32),
   )  # fmt: skip
   weights = learned_vote.bayes(pool)

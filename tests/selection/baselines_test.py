@@ -38,7 +38,7 @@ def _accuracy(members, answers, reference, observed, latency_s, over) -> float:
 def test_best_subsets_are_those_of_brute_force(over, seed):
   answers, reference, observed = _answers(seed, queries=40, llms=5)
   latency_s = np.float32([3, 1, 4, 1.5, 9])
-  best = baselines.best_subsets(answers, reference, observed, latency_s, over=over)
+  best = baselines.best_subsets(answers, reference[:, None], observed, latency_s, over=over)
   assert best.shape == (5, 5)
   for size in range(1, 6):
     merit = {
@@ -51,7 +51,7 @@ def test_best_subsets_are_those_of_brute_force(over, seed):
 def test_of_equally_accurate_subsets_the_faster_one_is_best():
   answers, reference = np.zeros((6, 4, 1), np.int16), np.zeros(6, np.int16)
   latency_s = np.float32([4, 2, 1, 3])
-  best = baselines.best_subsets(answers, reference, np.ones((6, 4), bool), latency_s)
+  best = baselines.best_subsets(answers, reference[:, None], np.ones((6, 4), bool), latency_s)
   assert [np.flatnonzero(row).tolist() for row in best] == [[2], [1, 2], [1, 2, 3], [0, 1, 2, 3]]
 
 
@@ -66,9 +66,9 @@ def test_a_missing_response_is_not_held_against_a_subset():
 def test_a_greedy_search_grows_good_subsets_one_llm_at_a_time(monkeypatch):
   answers, reference, observed = _answers(3, queries=40, llms=6)
   latency_s = np.ones(6, np.float32)
-  exact = baselines.best_subsets(answers, reference, observed, latency_s)
+  exact = baselines.best_subsets(answers, reference[:, None], observed, latency_s)
   monkeypatch.setattr(baselines, 'MOST_SUBSETS', 10)  # of the sizes 2, 3 and 4 there are 15, 20 and 15
-  greedy = baselines.best_subsets(answers, reference, observed, latency_s)
+  greedy = baselines.best_subsets(answers, reference[:, None], observed, latency_s)
   assert greedy.sum(1).tolist() == [1, 2, 3, 4, 5, 6]
   np.testing.assert_array_equal(greedy[[0, 4, 5]], exact[[0, 4, 5]])
   for size in (2, 3, 4):

@@ -11,7 +11,7 @@ def test_a_chain_asks_on_where_its_llms_disagree():
   right = np.stack([~hard, ~hard, row % 20 != 1, row % 20 != 3], 1)
   train = strategy_queries.make(right, np.float32([1, 1, 10, 10]), 0)
   decisions = cascades.chain(train, strategy_queries.hide(train), seed=0)
-  assert (decisions.answer[:, -1] == train.reference).all()
+  assert (decisions.answer[:, -1] == train.accepted[:, 0]).all()
   assert decisions.mask[:, -1, :2].all()
   assert (decisions.mask[:, -1, 2:] == hard[:, None]).all()
   order = np.where(decisions.mask[:, -1], decisions.stage[:, -1], -1)
@@ -38,7 +38,7 @@ def test_a_cascade_passes_on_what_its_scorer_doubts_and_takes_the_last_answer():
   train = strategy_queries.make(right, np.float32([1, 5]), 0, logits=logits)
   decisions = cascades.frugal_cascade(train, strategy_queries.hide(train), seed=0)
   assert (decisions.mask[:, -1] == np.stack([np.ones(300, bool), doubted], 1)).all()
-  assert (decisions.answer[:, -1] == train.reference).all()
+  assert (decisions.answer[:, -1] == train.accepted[:, 0]).all()
   assert (decisions.stage[doubted, -1] == [0, 1]).all()
   np.testing.assert_allclose(decisions.p_right[~doubted, -1], 1 / (1 + np.exp(-3)), rtol=1e-5)
 
@@ -68,4 +68,4 @@ def test_a_large_pool_is_searched_from_its_promising_llms(name):
   decisions = cascades.STRATEGIES[name](train, strategy_queries.hide(train), seed=0)
   assert not decisions.mask[..., 5:7].any()
   assert (decisions.mask[:, 0] == (np.arange(12) == 0)).all()
-  assert (decisions.answer[:, -1] == train.reference).mean() > 0.85
+  assert (decisions.answer[:, -1] == train.accepted[:, 0]).mean() > 0.85

@@ -13,14 +13,14 @@ def _posterior(weights, logits, answers, called) -> learned_vote.Posterior:
 
 
 def _voters(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Three LLMs, the second of which repeats the first, errors and all: log-odds, answers and references."""
+  """Three LLMs, the second of which repeats the first, errors and all: log-odds, answers and right answers."""
   reference = rng.integers(0, 5, count).astype(np.int16)
   logits = np.broadcast_to(np.array([0.4, 0.4, 0.8], np.float32), (count, 3)).copy()
   right = rng.random((count, 3)) < 1 / (1 + np.exp(-logits))
   wrong = (reference[:, None] + rng.integers(1, 5, (count, 3))) % 5
   answers = np.where(right, reference[:, None], wrong).astype(np.int16)
   answers[:, 1] = answers[:, 0]
-  return logits, answers[:, :, None], reference
+  return logits, answers[:, :, None], reference[:, None]
 
 
 def test_with_bayes_weights_the_posterior_is_that_of_independent_errors():
@@ -57,18 +57,18 @@ def test_an_llm_whose_samples_agree_is_believed_more():
 
 def test_a_fitted_vote_discounts_llms_that_err_alike_and_is_calibrated():
   rng = np.random.default_rng(0)
-  logits, answers, reference = _voters(3000, rng)
+  logits, answers, accepted = _voters(3000, rng)
   observed = np.ones(logits.shape, bool)
-  weights = learned_vote.fit(logits[:2000], answers[:2000], reference[:2000], observed[:2000], seed=0)
+  weights = learned_vote.fit(logits[:2000], answers[:2000], accepted[:2000], observed[:2000], seed=0)
   assert weights.pair[0, 1] < -0.5
   np.testing.assert_array_equal(weights.pair, weights.pair.T)
   held_out = types.StrategyQueries(
     logits[2000:], np.zeros((1000, 1), np.float32), answers[2000:], dataset.majorities(answers[2000:]),
-    observed[2000:], reference[2000:], np.zeros((1000, 3)), np.ones((1000, 3)), np.ones(3),
+    observed[2000:], accepted[2000:], np.zeros((1000, 3)), np.ones((1000, 3)), np.ones(3),
   )  # fmt: skip
   for name, vote, most in (('fitted', weights, 0.05), ('bayes', learned_vote.bayes(3), None)):
     played = learned_vote.by_confidence(vote, held_out)
-    right = played.answer[:, 2] == held_out.reference
+    right = played.answer[:, 2] == held_out.accepted[:, 0]
     gap = abs(played.p_right[:, 2].mean() - right.mean())
     assert (gap < most) if most else (gap > 0.05), name
 

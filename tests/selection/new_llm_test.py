@@ -33,7 +33,7 @@ def _pool(
   price = np.where(observed, 1, np.nan).astype(np.float32)
   return types.StrategyQueries(
     logits, np.zeros((queries, 2), np.float32), answers, dataset.majorities(answers), observed,
-    np.zeros(queries, np.int16), labels, price, np.ones(llms, np.float32),
+    np.zeros((queries, 1), np.int16), labels, price, np.ones(llms, np.float32),
   )  # fmt: skip
 
 

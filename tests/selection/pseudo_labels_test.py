@@ -22,7 +22,7 @@ def table_of(answers, reference=None, observed=None):
   data = dataset.Responses(
     answers=answers,
     majority=dataset.majorities(answers),
-    reference=np.full(queries, NONE, np.int16) if reference is None else np.asarray(reference, np.int16),
+    accepted=np.full((queries, 1), NONE, np.int16) if reference is None else np.asarray(reference, np.int16)[:, None],
     labels=np.zeros((queries, llms), np.float32),
     observed=np.ones((queries, llms), bool) if observed is None else np.asarray(observed),
     latency_s=nothing,
@@ -90,9 +90,9 @@ def test_relabel_touches_the_rows_alone():
   before = [array.copy() for array in table.responses]
   rows = np.arange(60) < 40
   data = pseudo_labels.relabel(table, rows).responses
-  np.testing.assert_array_equal(data.reference[:40], pseudo_labels.pseudo_reference(table.responses.rows(rows)))
-  np.testing.assert_array_equal(data.reference[40:], reference[40:])
-  np.testing.assert_array_equal(data.labels, answers == data.reference[:, None])
+  np.testing.assert_array_equal(data.accepted[:, 0][:40], pseudo_labels.pseudo_reference(table.responses.rows(rows)))
+  np.testing.assert_array_equal(data.accepted[:, 0][40:], reference[40:])
+  np.testing.assert_array_equal(data.labels, answers == data.accepted[:, 0][:, None])
   assert data.labels.dtype == np.float32
   assert data.observed.all()
   for array, kept in zip(table.responses, before, strict=True):
@@ -103,14 +103,15 @@ def test_answers_outside_the_rows_weigh_nothing():
   _, answers = pool([0.9, 0.8, 0.7, 0.2], queries=60)
   rows = np.arange(60) < 40
   other = np.where(rows[:, None], answers, answers[:, ::-1])
-  agreed = [pseudo_labels.relabel(table_of(a, np.zeros(60)), rows).responses.reference[rows] for a in (answers, other)]
+  tables = [table_of(given, np.zeros(60)) for given in (answers, other)]
+  agreed = [pseudo_labels.relabel(table, rows).responses.accepted[rows, 0] for table in tables]
   np.testing.assert_array_equal(*agreed)
 
 
 def test_where_nobody_answers_nobody_is_observed():
   table = table_of([[0, 0, NONE], [NONE] * 3, [0, 1, 1]], reference=[0, 0, 0])
   data = pseudo_labels.relabel(table, np.ones(3, bool)).responses
-  assert data.reference.tolist() == [0, NONE, 1]
+  assert data.accepted[:, 0].tolist() == [0, NONE, 1]
   assert data.labels.tolist() == [[1, 1, 0], [0, 0, 0], [0, 1, 1]]
   assert data.observed.any(axis=1).tolist() == [True, False, True]
 
@@ -129,7 +130,7 @@ def test_an_llm_is_taught_by_the_vote_of_the_others():
   answers = np.array([[0, 1, 2, 3], [0, NONE, NONE, NONE], [0, 1, 1, 1], *usual])
   split = np.repeat([splits.TRAIN, splits.VALIDATION, splits.TEST], 11)
   data = pseudo_labels.label(table_of(answers), split).responses
-  assert data.reference[:3].tolist() == [0, 0, 1]
+  assert data.accepted[:, 0][:3].tolist() == [0, 0, 1]
   assert data.labels[:3].tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [0, 1, 1, 1]]
   assert data.observed[:3].tolist() == [[True] * 4, [False, True, True, True], [True] * 4]
   np.testing.assert_array_equal(data.labels[3:], answers[3:] == 0)
@@ -140,8 +141,8 @@ def test_test_queries_are_judged_by_their_references():
   reference, answers = pool([0.9, 0.8, 0.7], queries=60)
   table = pseudo_labels.label(table_of(answers, reference), SPLIT)
   learned, test = SPLIT <= splits.VALIDATION, SPLIT == splits.TEST
-  np.testing.assert_array_equal(table.responses.reference[~learned], reference[~learned])
-  agreed = table.responses.reference[learned]
+  np.testing.assert_array_equal(table.responses.accepted[:, 0][~learned], reference[~learned])
+  agreed = table.responses.accepted[:, 0][learned]
   np.testing.assert_array_equal(agreed, pseudo_labels.pseudo_reference(table_of(answers[learned]).responses))
   assert table.responses.observed[test].all()
   assert table.name == 'toy'
@@ -155,7 +156,7 @@ def test_test_queries_without_a_reference_are_not_counted_where_others_have_one(
   reference[SPLIT != splits.TEST] = reference[40] = NONE
   table = pseudo_labels.label(table_of(answers, reference), SPLIT)
   np.testing.assert_array_equal(table.responses.observed.all(axis=1), (SPLIT != splits.UNUSED) & (np.arange(60) != 40))
-  np.testing.assert_array_equal(table.responses.reference[41:55], reference[41:55])
+  np.testing.assert_array_equal(table.responses.accepted[:, 0][41:55], reference[41:55])
   assert 'whose reference is known' not in table.notes[0]
   assert table.notes[0].endswith('; the 1 without are not counted.')
 
@@ -165,7 +166,7 @@ def test_without_any_reference_test_is_judged_by_agreement_and_that_is_said_firs
   table = pseudo_labels.label(table_of(answers)._replace(notes=('Old.',)), SPLIT)
   used = SPLIT != splits.UNUSED
   np.testing.assert_array_equal(
-    table.responses.reference[used], pseudo_labels.pseudo_reference(table_of(answers[used]).responses)
+    table.responses.accepted[:, 0][used], pseudo_labels.pseudo_reference(table_of(answers[used]).responses)
   )
   assert table.responses.labels[SPLIT == splits.TEST].any()
   assert table.name == "toy, judged by the pool's own vote"
@@ -205,7 +206,7 @@ def config(tmp_path, monkeypatch, tiny_encoder):
 
 def test_data_without_references_are_refused_unless_agreement_is_asked_for(tmp_path, config, responses_file):
   config.dataset.path = str(without_references(tmp_path / 'r.jsonl', responses_file, kept=(0, 1)))
-  reference = load.load(config)[0].responses.reference
+  reference = load.load(config)[0].responses.accepted[:, 0]
   assert (reference[:2] != NONE).all()
   assert (reference[2:] == NONE).all()
   config.dataset.labels = 'reference'  # also where the data are prepared already

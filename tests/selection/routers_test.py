@@ -20,5 +20,5 @@ def test_three_llms_of_a_cluster_vote_where_that_is_better():
   decisions = routers.clusters(train, strategy_queries.hide(train), seed=0)
   assert (decisions.mask[:, -1] == [True, True, True, False]).all()
   assert np.isnan(decisions.p_right[:, -1]).all()
-  right = (decisions.answer == train.reference[:, None]).mean(0)
+  right = (decisions.answer == train.accepted).mean(0)
   assert right[-1] > right[0] + 0.05

@@ -24,7 +24,7 @@ def _queries(embeddings, answers, expected, observed=None) -> types.StrategyQuer
     answers=answers,
     majority=dataset.majorities(answers),
     observed=observed,
-    reference=np.zeros(len(observed), np.int16),
+    accepted=np.zeros((len(observed), 1), np.int16),
     labels=(answers[..., 0] == 0).astype(np.float32),
     cost=np.broadcast_to(expected, observed.shape),
     expected_cost=expected,
@@ -33,7 +33,7 @@ def _queries(embeddings, answers, expected, observed=None) -> types.StrategyQuer
 
 def _as_asked(queries: types.StrategyQueries) -> types.StrategyQueries:
   unknown = np.full(queries.observed.shape, np.nan, np.float32)
-  return queries._replace(reference=np.full(len(unknown), -2, np.int16), labels=unknown, cost=unknown)
+  return queries._replace(accepted=np.full((len(unknown), 1), -2, np.int16), labels=unknown, cost=unknown)
 
 
 def _random(seed: int, queries: int, llms: int, missing: float = 0.1) -> types.StrategyQueries:

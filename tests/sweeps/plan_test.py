@@ -68,6 +68,12 @@ def test_names_are_those_of_folders_and_differ(base):
   assert list(make(base, grid.sweep('config.pool.llms', pools[::-1])).runs)[:2] == list(sweep.runs)[-2:]
 
 
+def test_names_in_a_grid_may_be_one_text(base):
+  sweep = make(base, grid.sweep('config.pool.llms', ['Yi-34B,gemma-1.1-7b', '"a, b",c', ('x,y', 'z')]))
+  pools = [run.config.pool.llms for run in sweep.runs.values()]
+  assert {('Yi-34B', 'gemma-1.1-7b'), ('a, b', 'c'), ('x,y', 'z')} <= set(pools)
+
+
 @pytest.mark.parametrize(
   ('spanned', 'message'),
   [

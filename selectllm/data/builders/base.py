@@ -11,8 +11,8 @@ from selectllm.data import records
 
 
 def wanted_llms(config: ml_collections.ConfigDict) -> tuple[str, ...]:
-  """Reads the LLMs that `config.pool.llms` names, with commas between or as a tuple; none for all."""
-  return tuple(name.strip() for names in config.pool.llms for name in names.split(','))
+  """Returns the LLMs that `config.pool.llms` names; none for all."""
+  return tuple(map(str, config.pool.llms))
 
 
 class Extent:

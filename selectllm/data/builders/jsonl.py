@@ -48,8 +48,30 @@ class _Shard:
     self.facts.write_bytes(orjson.dumps(facts))
 
 
+def _find(path: str) -> list[str]:
+  """Returns the files that a path names: the one there is by this name, or else those of its comma-separated parts."""
+  patterns = [path] if path.strip() and _literal(path) else [part.strip() for part in path.split(',') if part.strip()]
+  if not patterns:
+    raise ValueError('jsonl_pool needs --config.dataset.path=FILE.jsonl (several: comma-separated, or with *)')
+  paths: list[str] = []
+  for pattern in patterns:
+    found = _literal(pattern) or sorted(glob.glob(str(pathlib.Path(pattern).expanduser())))
+    if not found:
+      raise FileNotFoundError(f'--config.dataset.path: no file matches {pattern!r}')
+    paths += found
+  return paths
+
+
+def _literal(path: str) -> list[str]:
+  """Returns the file of exactly this name; nothing where there is none."""
+  file = pathlib.Path(path.strip()).expanduser()
+  return [str(file)] if file.is_file() else []
+
+
 class Builder(base.PoolBuilder):
   """Response records from the JSONL files that `config.dataset.path` names (comma-separated, `*` allowed).
+
+  What is a file is read, whatever signs are in its name.
 
   The files are read part by part, by this process, or by the workers of Apache Beam where `config.dataset.beam` holds
   options of a pipeline; workers must find the files and the cache folder at the same paths. Both make the same data set
@@ -59,15 +81,7 @@ class Builder(base.PoolBuilder):
   name = 'jsonl_pool'
 
   def __init__(self, config: ml_collections.ConfigDict, cache_dir: pathlib.Path):
-    patterns = [pattern.strip() for pattern in config.dataset.path.split(',') if pattern.strip()]
-    if not patterns:
-      raise ValueError('jsonl_pool needs --config.dataset.path=FILE.jsonl (several: comma-separated, or with *)')
-    self._paths: list[str] = []
-    for pattern in patterns:
-      found = sorted(glob.glob(str(pathlib.Path(pattern).expanduser())))
-      if not found:
-        raise FileNotFoundError(f'--config.dataset.path: no file matches {pattern!r}')
-      self._paths += found
+    self._paths = _find(config.dataset.path)
     self._beam = config.dataset.get('beam', '')
     self._shards: list[_Shard] = []
     self._first_seen: dict[str, str] = {}

@@ -1,4 +1,6 @@
+import gzip
 import json
+import lzma
 import os
 
 import numpy as np
@@ -69,6 +71,43 @@ def test_several_files(folder):
   assert load_table(folder / '*.jsonl').query_ids == ['one', 'three', 'two']
   assert load_table(folder / 't*.jsonl', folder / 'one.jsonl').query_ids == ['three', 'two', 'one']
   assert load_table('~/two.jsonl', ' ~/one.jsonl ', '').query_ids == ['two', 'one']
+
+
+@pytest.mark.parametrize('name', ['[2024] run.jsonl', 'a,b.jsonl', 'what?.jsonl', 'all*.jsonl'])
+def test_a_file_is_read_whatever_its_name(folder, name):
+  (folder / 'sub').mkdir()
+  path = write(folder / 'sub' / name, line('x'))
+  write(folder / 'sub' / 'all.jsonl', line('y'))
+  assert load_table(path).query_ids == ['x']
+  if ',' not in name:
+    assert load_table(path, folder / 'sub' / 'all.jsonl').query_ids == ['x', 'y']
+    assert load_table(folder / 'sub' / 'al?.jsonl').query_ids == ['y']
+
+
+def test_files_of_other_forms(folder):
+  lines = ''.join(json.dumps(line(name)) + '\n' for name in 'xy')
+  forms = {
+    'r.jsonl.gz': gzip.compress(lines.encode()),
+    'bom.jsonl': b'\xef\xbb\xbf' + lines.encode(),
+    'array.json': json.dumps([line('x'), line('y')], indent=1).encode(),
+    'array.json.gz': gzip.compress(b'\xef\xbb\xbf \n' + json.dumps([line('x'), line('y')]).encode()),
+    'named otherwise.jsonl': lzma.compress(lines.encode()),
+  }
+  for name, content in forms.items():
+    (folder / name).write_bytes(content)
+    assert load_table(folder / name).query_ids == ['x', 'y'], name
+
+
+def test_ids_references_and_verdicts_through_the_stored_form(folder):
+  one = line(1) | {'query': 'a', 'reference': ['1', 'one'], 'task': None, 'scores': None}
+  one['responses'] = {'a': [{'answer': 'one'}], 'b': [{'answer': '', 'text': None}], 'c': None}
+  two = line('2') | {'query': 'b', 'reference': None}
+  two['responses'] = {'a': [{'text': 'x = 1', 'correct': True}], 'b': [{'text': 'x = 2', 'correct': False}]}
+  table = load_table(write(folder / 'r.jsonl', one, two, line('3') | {'reference': ''}))
+  assert table.query_ids == ['1', '2', '3']
+  assert table.llms == ('a', 'b', 'c')
+  assert table.responses.labels.tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 0]]
+  assert table.responses.observed.tolist() == [[True, True, False]] * 3
 
 
 def test_a_query_id_in_two_files_names_both(folder):
