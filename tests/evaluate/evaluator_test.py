@@ -384,7 +384,7 @@ def _adverse(table: dataset.Dataset, which: int, rng: np.random.Generator) -> da
   changed['answers'][rows] = np.where(rng.random(changed['answers'][rows].shape) < 0.5, 3, 4)
   changed['answers'][rows, 0] = 0  # the weakest LLM is now always right, and alone
   changed['majority'] = dataset.majorities(changed['answers'])
-  changed['reference'][rows] = 0
+  changed['accepted'][rows] = 0
   changed['labels'][rows] = [1, 0, 0, 0]
   changed['latency_s'][rows] = rng.uniform(100, 200, changed['latency_s'][rows].shape)
   changed['cost_usd'][rows] = 7
