@@ -18,7 +18,7 @@ import rich.console
 from selectllm.data import dataset, load, splits
 from selectllm.evaluate import predictions, replay, statistics
 from selectllm.report import tables
-from selectllm.selection import baselines, confidence, policies, pseudo_labels
+from selectllm.selection import baselines, confidence, policies, pseudo_labels, voting
 
 SIZES = (1, 3)
 RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0)
@@ -46,7 +46,8 @@ def correct(chances: np.ndarray, responses: dataset.Responses, split: np.ndarray
   picked = policies.select_all(chances[rows].astype(np.float32), responses.observed[rows], selecting)[
     'weighted_max_conf'
   ]
-  replayed = replay.replay(responses.rows(rows), *picked, latency_s, over='majority')
+  priority = voting.tie_orders(chances[rows].astype(np.float32), latency_s, ties='confident')
+  replayed = replay.replay(responses.rows(rows), *picked, priority, over='majority')
   return np.asarray(replayed.metrics.correct)
 
 

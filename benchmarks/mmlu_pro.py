@@ -24,7 +24,7 @@ from selectllm.evaluate import predictions, replay, results, statistics
 from selectllm.models import inference, pretrained, sharding
 from selectllm.models import options as model_options
 from selectllm.report import tables
-from selectllm.selection import baselines, policies
+from selectllm.selection import baselines, policies, voting
 
 SIZES = (1, 3, 5, 7)
 STRENGTHS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # scikit-learn's C
@@ -82,7 +82,8 @@ def correct(confidences: np.ndarray, responses: dataset.Responses, split: np.nda
   picked = policies.select_all(confidences[rows].astype(np.float32), responses.observed[rows], selecting)[
     'weighted_max_conf'
   ]
-  replayed = replay.replay(responses.rows(rows), *picked, latency_s, over='majority')
+  priority = voting.tie_orders(confidences[rows].astype(np.float32), latency_s, ties='confident')
+  replayed = replay.replay(responses.rows(rows), *picked, priority, over='majority')
   return np.asarray(replayed.metrics.correct)
 
 

@@ -19,6 +19,7 @@ CHOICES = {
   'train.schedule': ('linear', 'cosine', 'constant'),
   'train.loss': ('bce', 'balanced_bce'),
   'evaluate.vote': ('majority', 'samples'),
+  'evaluate.ties': ('confident', 'fastest'),
   'dataset.split': splits.KINDS,
   'dataset.labels': ('reference', 'agreement'),
 }
@@ -34,7 +35,6 @@ _AT_LEAST = {
   'train.log_every_steps': 1,
   'train.checkpoint_every_steps': 0,
   'evaluate.batch_size': 1,
-  'evaluate.random_draws': 1,
   'evaluate.resamples': 1,
 }
 _SHARES = ('encoder.dropout', 'train.warmup_share', 'evaluate.threshold')

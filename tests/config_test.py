@@ -27,6 +27,7 @@ def test_the_choices_are_those_that_are_acted_on():
     'train.schedule': tuple(optimizers.SCHEDULES),
     'train.loss': loop.LOSSES,
     'evaluate.vote': voting.VOTES,
+    'evaluate.ties': voting.TIES,
     'dataset.split': splits.KINDS,
     'dataset.labels': ('reference', 'agreement'),
   } == config_lib.CHOICES

@@ -14,7 +14,9 @@ from selectllm.data import splits
 from selectllm.evaluate import context, metrics, outcomes, replay, results, statistics
 from selectllm.selection import baselines, policies
 
-REFERENCES = ('best_single', 'all_llms', 'top_s', 'best_s')
+REFERENCES = ('best_single', 'all_llms', 'static_weighted', 'top_s', 'best_s')
+# Of these, the votes of the whole pool.
+_OF_ALL = ('all_llms', 'static_weighted')
 # Gains of methods over their references, query by query, that are held at once.
 _GAINS = 1 << 25
 
@@ -155,8 +157,9 @@ def _choose_sizes(methods: replay.MethodResults) -> dict[str, int]:
 def _evaluate_fold(run: context.RunContext, fold: context.Fold) -> FoldEvaluation:
   responses = run.data.responses
   fitted = baselines.fit_baselines(
-    responses, fold.split, run.embeddings, over=run.options.vote, knn_neighbours=run.options.knn_neighbours
-  )
+    responses, fold.split, run.embeddings,
+    over=run.options.vote, ties=run.options.ties, knn_neighbours=run.options.knn_neighbours,
+  )  # fmt: skip
 
   def replayed(rows: np.ndarray, headline_size: int) -> replay.MethodResults:
     return replay.replay_methods(
@@ -214,7 +217,7 @@ def evaluate(run: context.RunContext, strategies: Mapping[str, replay.QueryMetri
   single = [f'single:{llms[fold.baselines.best_single]}' for fold in folds]
   best_single = _join(folds, [(name, 1) for name in single])
   assert best_single is not None
-  references = {'best_single': best_single, 'all_llms': _join(folds, [('all_llms', len(llms))] * count)}
+  references = {'best_single': best_single} | {name: _join(folds, [(name, len(llms))] * count) for name in _OF_ALL}
   sizes = {name: [(name, fold.chosen_sizes[name]) for fold in folds] for name in folds[0].chosen_sizes}
   every = _methods(folds, {key: [key] * count for key in folds[0].methods.keys}, references)
   chosen = _methods(folds, {(name, None): keys for name, keys in sizes.items()}, references)

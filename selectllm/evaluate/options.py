@@ -10,6 +10,9 @@ from selectllm.evaluate import results
 from selectllm.selection import constraints
 
 COST_UNITS = ('compute_seconds', 'usd', 'calls')
+# Random subsets: of pools of so many LLMs all are looked at, of larger ones so many for each query and size.
+MOST_ENUMERATED = 12
+RANDOM_DRAWS = 20
 
 
 def cost_unit_of(responses: dataset.Responses, wanted: str) -> str:
@@ -39,7 +42,8 @@ class TradeoffOptions:
     cost_unit: From `cost_unit_of`.
     strategies: Some of `strategies.STRATEGIES`; `adaptive`, which a selector holds, is always fitted.
     limits: Constraints, see `selectllm.selection.constraints`.
-    vote: What the plain vote of all LLMs is over, see `voting.vote`.
+    vote: What the votes of all LLMs are over, see `voting.vote`.
+    ties: Whose answer wins a tie in them, see `voting.tie_order`.
     resamples: Of the bootstrap.
     seed: Of everything that is drawn.
   """
@@ -48,6 +52,7 @@ class TradeoffOptions:
   strategies: tuple[str, ...] = ()
   limits: tuple[str, ...] = ()
   vote: str = 'majority'
+  ties: str = 'confident'
   resamples: int = 2000
   seed: int = 0
 
@@ -70,6 +75,7 @@ class TradeoffOptions:
       strategies=tuple(config.tradeoff.strategies),
       limits=tuple(config.tradeoff.limits),
       vote=config.evaluate.vote,
+      ties=config.evaluate.ties,
       resamples=config.evaluate.resamples,
       seed=config.seed,
     )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from selectllm.data import dataset
+from selectllm.evaluate import options as options_lib
 from selectllm.evaluate import results
 from selectllm.infra import batching
 from selectllm.infra.typing import Array
@@ -53,26 +54,27 @@ class Replayed(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames='over')
 def replay(
-  responses: dataset.Responses, mask: jax.Array, weight: jax.Array | None, latency_s: jax.Array, *, over: str
+  responses: dataset.Responses, mask: jax.Array, weight: jax.Array, priority: jax.Array, *, over: str
 ) -> Replayed:
   """Calls the selected LLMs, lets them vote and keeps the accounts.
 
   Args:
     responses: N queries.
     mask: bool[N, M, K], M selections for each query; LLMs missing for a query are not called.
-    weight: float32[N, M, K], what their votes count; None where each counts 1.
-    latency_s: float32[K], expected; breaks ties in the vote.
+    weight: float32[N, M, K], [M, K] or [K], what their votes count.
+    priority: float32[K] or [N, K], whose answer wins a tie; see `voting.vote`.
     over: See `voting.vote`.
   """
-  weight = jnp.ones(mask.shape, jnp.float32) if weight is None else weight
+  weight = jnp.broadcast_to(weight, mask.shape)
+  priority = jnp.broadcast_to(priority, responses.labels.shape)
 
   def one(mask: jax.Array, weight: jax.Array, *of_query: Array) -> Replayed:
-    answers, accepted, labels, observed, latency, cost = of_query
+    priority, answers, accepted, labels, observed, latency, cost = of_query
     called = mask & observed
     count = called.sum()
     answer = jnp.int32(voting.NO_ANSWER)
     if answers.shape[-1]:
-      answer = voting.vote(answers, called, weight, latency_s, over=over)
+      answer = voting.vote(answers, called, weight, priority, over=over)
       correct = dataset.is_right(answer, accepted).astype(jnp.float32)
     else:
       correct = jnp.sum(labels * called) / jnp.maximum(count, 1)
@@ -86,10 +88,11 @@ def replay(
     )
     return Replayed(metrics, answer)
 
-  selections = jax.vmap(one, in_axes=(0, 0, None, None, None, None, None, None))
+  selections = jax.vmap(one, in_axes=(0, 0, *[None] * 7))
   return jax.vmap(selections)(
     mask,
     weight,
+    priority,
     responses.answers,
     responses.accepted,
     responses.labels,
@@ -167,6 +170,24 @@ class _Replayed(NamedTuple):
   answer: np.ndarray | None = None
 
 
+def _random(asked: dataset.Responses, right: np.ndarray, sizes: np.ndarray) -> QueryMetrics:
+  """Returns what random subsets of each size do on average; how often they are `right` is known, float32[N, M]."""
+  count = asked.observed.sum(1)[:, None]
+  calls = np.minimum(sizes, count).astype(np.float32)
+
+  def total(values: np.ndarray) -> np.ndarray:
+    return np.sum(values, 1, where=asked.observed)[:, None] * calls / np.maximum(count, 1)
+
+  return QueryMetrics(
+    correct=right.astype(np.float32),
+    valid=np.broadcast_to(count > 0, right.shape),
+    calls=calls,
+    wall_clock_s=baselines.expected_slowest(asked.latency_s, asked.observed, sizes),
+    compute_s=total(asked.latency_s),
+    cost_usd=total(asked.cost_usd),
+  )
+
+
 def _replay_block(
   asked: dataset.Responses,
   confidences: np.ndarray,
@@ -179,24 +200,32 @@ def _replay_block(
   """Replays every method on one block of queries."""
   sizes, count = baselines.sizes_of(asked), len(llms)
 
-  def replayed(mask: np.ndarray) -> QueryMetrics:
+  def replayed(mask: np.ndarray, weight: np.ndarray = np.ones(len(llms), np.float32)) -> QueryMetrics:  # noqa: B008
     mask = np.broadcast_to(mask, (len(asked.labels), *mask.shape[-2:]))
-    return jax.device_get(replay(asked, mask, None, fitted.latency_s, over=options.vote).metrics)
+    return jax.device_get(replay(asked, mask, weight, fitted.vote.priority, over=options.vote).metrics)
 
   selections = policies.select_all(
     confidences, asked.observed, policies.PolicyOptions(fitted.latency_s, sizes, options.threshold)
   )
+  priority = voting.tie_orders(confidences, fitted.latency_s, ties=options.ties)
   for name in policies.POLICIES:
     selection = selections[name]
-    metrics, answer = jax.device_get(replay(asked, *selection, fitted.latency_s, over=options.vote))
+    metrics, answer = jax.device_get(replay(asked, *selection, priority, over=options.vote))
     yield _Replayed(name, sizes, metrics, selection, answer)
-  yield _Replayed('top_s', sizes, replayed(np.argsort(fitted.top) < sizes[:, None]))
+  top = np.argsort(fitted.top) < sizes[:, None]
+  yield _Replayed('top_s', sizes, replayed(top))
   if fitted.best is not None:
+    yield _Replayed('static_weighted', sizes, replayed(top, fitted.vote.weight))
     yield _Replayed('best_s', sizes, replayed(fitted.best))
     yield _Replayed('all_llms', [count], replayed(np.ones((1, count), bool)))
-  drawn = [replayed(baselines.random_ranks(draw, asked.observed)[:, None] < sizes[:, None]) for draw in draws]
-  mean = (np.mean(fields, 0) for fields in zip(*drawn, strict=True))
-  yield _Replayed('random', sizes, QueryMetrics(*mean)._replace(valid=drawn[0].valid))
+  if not asked.has_answers:
+    right = np.sum(asked.labels, 1, where=asked.observed)[:, None] / np.maximum(asked.observed.sum(1), 1)[:, None]
+  elif count <= options_lib.MOST_ENUMERATED:
+    right = baselines.random_accuracy(asked, fitted.vote.priority, over=options.vote)
+  else:
+    ranks = [baselines.random_ranks(draw, asked.observed)[:, None] for draw in draws]
+    right = np.mean([replayed(rank < sizes[:, None]).correct for rank in ranks], 0)
+  yield _Replayed('random', sizes, _random(asked, right, sizes))
   nearest = np.where(asked.observed, knn, -np.inf).argmax(-1)
   yield _Replayed('knn_top1', [1], replayed(np.eye(count, dtype=bool)[nearest][:, None]))
   alone = replayed(np.eye(count, dtype=bool))
@@ -245,7 +274,7 @@ def replay_methods(
   """
   ballots = len(llms) * (responses.answers.shape[2] if options.vote == 'samples' else 1)
   cuts, size = batching.blocks(len(rows), batching.block_size(ballots))
-  draws = [np.random.default_rng(draw) for draw in range(options.random_draws)]
+  draws = [np.random.default_rng(draw) for draw in range(options_lib.RANDOM_DRAWS)]
   keys: list[MethodKey] = []
   metrics: list[QueryMetrics] = []
   headline: list[PolicyDecisions] = []

@@ -156,7 +156,8 @@ class MethodResult(_Struct, frozen=True):
     queries: How many were counted.
     wall_clock_s: Mean; then the median and the 95th percentile.
     compute_s: Mean.
-    versus: Gains over best_single, all_llms, top_s and best_s; None where there is no such method.
+    versus: Gains over best_single, all_llms, static_weighted (of all LLMs), top_s and best_s; None where there is no
+      such method.
     sizes: In `Results.chosen`: the size chosen on validation, one for each fold; none for strategies.
   """
 
@@ -319,7 +320,7 @@ class Tradeoff(_Struct, frozen=True):
   Attributes:
     cost_unit: `compute_seconds`, `usd` or `calls`.
     cost_is: How costs are known: a kind of latency, or `known`.
-    references: best_single and all_llms.
+    references: best_single, all_llms and static_weighted (of all LLMs).
     curves: Strategy -> its operating points, cheapest first.
     best: Strategy -> its most accurate operating point.
     constraints: In the order of `config.tradeoff.limits`.
@@ -460,9 +461,9 @@ class EvaluateConfig(_Struct, frozen=True):
   batch_size: int
   knn_neighbours: list[int]
   near_duplicates: float
-  random_draws: int
   resamples: int
   threshold: float
+  ties: str
   vote: str
 
 

@@ -65,7 +65,7 @@ class Rules(NamedTuple):
     calibrators: Of P(the answer is right), for each rule and each constraint on single queries; one for each operating
       point along the first dimension.
     estimated: For each rule and each constraint on single queries, see `mean_metrics_by_point`.
-    references: The same of the best single LLM and of all LLMs, on the fitting queries.
+    references: The same of each of `constraints.REFERENCES`, on the fitting queries.
     expected_cost: float32[K], of a call.
     cost_unit: What that is in.
   """
@@ -88,7 +88,7 @@ class FoldResult(NamedTuple):
     test_rows: int[T].
     strategies: By name; those under a constraint on single queries by its text.
     rules: What a selector is made of.
-    references: How the best single LLM and the plain vote of all fare on test, arrays [T, 2].
+    references: How each of `constraints.REFERENCES` fares on test, arrays [T, 3].
   """
 
   confidences: confidence.Confidences
@@ -181,12 +181,13 @@ def mean_metrics_by_point(measured: replay.QueryMetrics) -> list[MeanMetrics]:
   return [mean_metrics(measured, point) for point in range(measured.correct.shape[1])]
 
 
-def _references(responses: dataset.Responses, best: int, latency_s: np.ndarray, over: str) -> replay.QueryMetrics:
-  """Returns how the single LLM `best` and the plain vote of all fare, arrays [N, 2]."""
+def _references(responses: dataset.Responses, best: int, vote: baselines.FixedVote, over: str) -> replay.QueryMetrics:
+  """Returns how each of `constraints.REFERENCES` fares, `best` being the best single LLM, arrays [N, 3]."""
   count = responses.observed.shape[1]
-  mask = np.stack([np.arange(count) == best, np.ones(count, bool)])
-  mask = np.broadcast_to(mask, (len(responses.labels), 2, count))
-  return replay.QueryMetrics(*map(np.asarray, replay.replay(responses, mask, None, latency_s, over=over).metrics))
+  mask = np.stack([np.arange(count) == best, np.ones(count, bool), np.ones(count, bool)])
+  weight = np.stack([np.ones(count), np.ones(count), vote.weight]).astype(np.float32)
+  mask = np.broadcast_to(mask, (len(responses.labels), *mask.shape))
+  return replay.QueryMetrics(*map(np.asarray, replay.replay(responses, mask, weight, vote.priority, over=over).metrics))
 
 
 def fit_and_replay(
@@ -253,7 +254,9 @@ def fit_and_replay_from(
     )
   latency_s = baselines.expected_latency_s(data.responses, split)
   best = int(baselines.by_accuracy(fitting.labels, fitting.observed, queries.expected_cost)[0])
-  on_fitting, on_test = (_references(of, best, latency_s, options.vote) for of in (fitting, tested))
+  known = data.responses.rows(baselines.subsample(rows))
+  vote = baselines.fit_vote(known, latency_s, over=options.vote, ties=options.ties)
+  on_fitting, on_test = (_references(of, best, vote, options.vote) for of in (fitting, tested))
   selectable = {name: of for name in (*fitted.rules, *options.budgets) if (of := calibrators[name]) is not None}
   rules = Rules(
     weights=fitted.weights,
@@ -325,7 +328,7 @@ def choose(
 
   Args:
     estimated: Means of each rule, operating point by operating point.
-    references: Means of the best single LLM and of all LLMs.
+    references: Means of each of `constraints.REFERENCES`.
     limit: To be kept.
 
   Returns:

@@ -21,6 +21,7 @@ _STYLES = {
   'labelled_max_conf': ('#9467bd', '.--'),
   'weighted_max_conf': ('#0b6e4f', '.-'),
   'top_s': ('#d95f02', 'x'),
+  'static_weighted': ('#17a2b8', '1'),
   'best_s': ('#7a4b00', '+'),
   'knn_top1': ('#c1121f', 'D'),
   'all_llms': ('#c1121f', '*'),

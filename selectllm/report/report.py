@@ -4,7 +4,7 @@ import pathlib
 
 import rich.console
 
-from selectllm.evaluate import results
+from selectllm.evaluate import options, results
 from selectllm.infra import paths
 from selectllm.report import figures, tables, tradeoff, tradeoff_figures
 
@@ -125,6 +125,7 @@ def _of_policy(row: results.MethodResult, everybody: results.MethodResult | None
   verdicts = [
     _verdict(row, 'best_single', 'the best single LLM'),
     _verdict(row, 'all_llms', 'the vote of all LLMs'),
+    _verdict(row, 'static_weighted', 'their vote with fixed weights'),
     _verdict(row, 'top_s', 'as many of the most accurate LLMs'),
     _verdict(row, 'best_s', 'the best subset of that size'),
   ]
@@ -259,9 +260,10 @@ table policies and subsets have the size that was most accurate on validation. T
 the same queries (`top_s` at the same size); a difference that a paired test finds not significant (p > {significant})
 is a *tie*. `max_conf` calls the s LLMs with the highest confidence, `labelled_max_conf` only those of them that are
 predicted to be right, and `weighted_max_conf` weighs the votes of `max_conf` by confidence. `all_llms` is the vote of
-all LLMs; the *oracle* is right when any LLM is. `top_s` calls the s LLMs most accurate on train, `best_s` the subset
-of size s whose vote was most accurate on train and validation, `random` any s, `knn_top1` the LLM most often right on
-the {neighbours} most similar training queries.
+all LLMs; the *oracle* is right when any LLM is. `top_s` calls the s LLMs most accurate on train; `static_weighted`
+calls the same, each vote weighing the log-odds that its LLM is right, whatever the query. `best_s` calls the subset
+of size s whose vote was most accurate on train and validation, `random` any s (the mean over {random}),
+`knn_top1` the LLM most often right on the {neighbours} most similar training queries.
 *Missing* responses are left out; an answer that could not be extracted is wrong.
 """
 
@@ -271,6 +273,11 @@ def _methods(found: results.Results) -> list[str]:
   explanation = _EXPLANATION.format(
     own=tables.seconds(found.timing.classifier_latency_s),
     significant=tables.SIGNIFICANT,
+    random=(
+      'all subsets'
+      if len(found.dataset.llms) <= options.MOST_ENUMERATED
+      else f'{options.RANDOM_DRAWS} subsets drawn for each query'
+    ),
     neighbours=' or '.join(str(n) for n in sorted(set(found.knn_neighbours))),
   )
   return [

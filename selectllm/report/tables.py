@@ -13,7 +13,13 @@ from selectllm.evaluate import results
 SIGNIFICANT = 0.05
 # Heads of columns of the two times of a query.
 WALL_CLOCK, COMPUTE = 'wall clock, s', 'summed compute, s'
-REFERENCES = {'best_single': 'best single LLM', 'all_llms': 'all LLMs', 'top_s': 'top_s', 'best_s': 'best_s'}
+REFERENCES = {
+  'best_single': 'best single LLM',
+  'all_llms': 'all LLMs',
+  'static_weighted': 'all LLMs, weighted',
+  'top_s': 'top_s',
+  'best_s': 'best_s',
+}
 # Titles of the features of `error_analysis.explain`.
 FEATURES = {
   'words': 'length in words',
@@ -142,7 +148,7 @@ def headline_rows(found: results.Results) -> list[results.MethodResult]:
   by_name = {row.name: row for row in found.methods}
   rows = [chosen[name] for name in policies(found)]
   sizes = rows[0].sizes or []
-  rows += [by_name['knn_top1'], *(chosen[name] for name in ('top_s', 'best_s') if name in chosen)]
+  rows += [by_name['knn_top1'], *(chosen[name] for name in ('top_s', 'static_weighted', 'best_s') if name in chosen)]
   rows.append(by_key['random', max(sizes, key=sizes.count)])
   return rows + [by_name[name] for name in ('all_llms', *found.best_single, 'oracle') if name in by_name]
 

@@ -26,6 +26,8 @@ _EXPLAINED = {
 }
 _BASELINES = ('chain', 'frugal_cascade', 'knn_router', 'mf_router', 'clusters')
 _VOTE_OF_ALL = 'the vote of all LLMs'
+_WEIGHTED = 'their vote with fixed weights'
+_REFERENCES = {'best_single': 'the best single LLM', 'all_llms': _VOTE_OF_ALL, 'static_weighted': _WEIGHTED}
 
 
 class CostScale(NamedTuple):
@@ -104,7 +106,7 @@ def in_words(constraint: str, target: float | None) -> str:
   if what == 'none':
     return 'the most accurate, at any cost'
   if what == 'accuracy':
-    if name := {'best_single': 'the best single LLM', 'all_llms': _VOTE_OF_ALL}.get(bound[0]):
+    if name := _REFERENCES.get(bound[0]):
       return f'as accurate as {name}' + ('' if target is None else f', {tables.percent(target)} %')
     return f'at least {tables.percent(float(bound[0]))} % right'
 
@@ -192,6 +194,7 @@ def summary(found: results.Results, tradeoff: results.Tradeoff) -> list[str]:
   single = found.best_single
   names = {
     'all_llms': f'the vote of all {len(found.dataset.llms)} LLMs',
+    'static_weighted': _WEIGHTED,
     # With folds there may be several.
     'best_single': 'the best single LLM' + (f' ({single[0].removeprefix("single:")})' if len(single) == 1 else ''),
   }

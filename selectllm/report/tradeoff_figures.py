@@ -34,6 +34,12 @@ _STYLES = {
   'clusters': _Style('#8a9a00', '3:', 1.3),
 }
 _OTHER = _Style('#999999', '.:', 1.1)
+# Name, marker, size and colour.
+_REFERENCES = (
+  ('all_llms', '*', 14, '#c1121f'),
+  ('static_weighted', 'P', 9, '#c1121f'),
+  ('best_single', 'D', 7, 'black'),
+)
 
 
 class _Plane(NamedTuple):
@@ -66,8 +72,8 @@ def _draw_curves(axes: matplotlib.axes.Axes, plane: _Plane) -> None:
 
 
 def _draw_references(axes: matplotlib.axes.Axes, plane: _Plane) -> None:
-  """Draws the vote of all LLMs and the best single LLM, with 95 % intervals."""
-  for key, marker, size, colour in (('all_llms', '*', 14, '#c1121f'), ('best_single', 'D', 7, 'black')):
+  """Draws the votes of all LLMs and the best single LLM, with 95 % intervals."""
+  for key, marker, size, colour in _REFERENCES:
     measured = plane.content.references[key]
     x, y = plane.point(measured)
     axes.vlines(x, *plane.bounds(measured), color=colour, linewidth=1)

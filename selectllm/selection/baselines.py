@@ -1,4 +1,4 @@
-"""Baselines of SelectLLM (arXiv 2408.08545): fixed subsets, random subsets, nearest neighbours."""
+"""Baselines of SelectLLM (arXiv 2408.08545): fixed subsets and weights, random subsets, nearest neighbours."""
 
 import functools
 import itertools
@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 
 from selectllm.data import dataset, splits
 from selectllm.infra import batching
@@ -20,8 +21,13 @@ MOST_SUBSETS = 5_000
 # Of more known queries a random sample is enough to choose subsets by, whose accuracies it tells to a third of a point,
 # and to look for neighbours in. With all of a million both would take hours.
 MOST_KNOWN = 20_000
-# Arrays of subsets x queries x LLMs are kept to about so many entries.
+# Answers that a query is taken to offer, of which the most accurate number on known queries weighs a fixed vote.
+ALTERNATIVES = np.array([2, 3, 5, 9, 17, 33])
+# Candidates of one call of the device, so that it is compiled once.
+_CANDIDATES = 128
+# Arrays of subsets x queries x LLMs are kept to about so many entries; of votes, that a processor's cache holds them.
 _BLOCK = 1 << 24
+_VOTES = 1 << 20
 
 
 def subsample(rows: np.ndarray) -> np.ndarray:
@@ -48,43 +54,81 @@ def by_accuracy(labels: np.ndarray, observed: np.ndarray, latency_s: np.ndarray)
 
 
 @functools.partial(jax.jit, static_argnames='over')
-def _subset_accuracy(
-  subsets: Array, answers: Array, accepted: Array, observed: Array, latency_s: Array, over: str
+def _accuracies(
+  subsets: Array, weights: Array, answers: Array, accepted: Array, observed: Array, priority: Array, over: str
 ) -> Array:
-  """Returns the vote's accuracy, float32[M], of every subset bool[M, K], over queries that it was observed on."""
+  """Returns the accuracy, float32[M], of every subset bool[M, K]'s vote, over queries that it was observed on."""
 
-  def right(subset: Array, answers: Array, accepted: Array, observed: Array) -> Array:
-    elected = voting.vote(answers, subset & observed, jnp.ones_like(latency_s), latency_s, over=over)
-    return dataset.is_right(elected, accepted)
+  def right(subset: Array, weight: Array, answers: Array, accepted: Array, observed: Array) -> Array:
+    return dataset.is_right(voting.vote(answers, subset & observed, weight, priority, over=over), accepted)
 
-  def accuracy(subset: Array) -> Array:
-    rights = jax.vmap(right, in_axes=(None, 0, 0, 0))(subset, answers, accepted, observed)
-    return rights.mean(where=(subset & observed).any(-1))
+  def accuracy(candidate: tuple[Array, Array]) -> Array:
+    rights = jax.vmap(right, in_axes=(None, None, 0, 0, 0))(*candidate, answers, accepted, observed)
+    return rights.mean(where=(candidate[0] & observed).any(-1))
 
-  return jax.lax.map(accuracy, subsets, batch_size=16)
+  return jax.lax.map(accuracy, (subsets, weights), batch_size=16)
+
+
+def _vote_accuracies(
+  subsets: np.ndarray, weights: np.ndarray, known: dataset.Responses, priority: np.ndarray, over: str
+) -> np.ndarray:
+  """Returns the accuracy on known queries, float32[M], of the votes of subsets bool[M, K] weighted float32[M, K]."""
+  filled = (batching.pad_to_multiple(array, _CANDIDATES) for array in (subsets, weights.astype(np.float32)))
+  voted = (known.ballots(over), known.accepted, known.observed)
+  return np.asarray(_accuracies(*filled, *voted, priority, over))[: len(subsets)]
+
+
+class FixedVote(NamedTuple):
+  """How LLMs vote whatever the query is.
+
+  Attributes:
+    priority: float32[K], whose answer wins a tie: the lowest; see `fit_vote`.
+    weight: float32[K], what an LLM's vote counts in `static_weighted`; 1 without answers to vote for.
+  """
+
+  priority: np.ndarray
+  weight: np.ndarray
+
+
+def fit_vote(known: dataset.Responses, latency_s: np.ndarray, *, over: str, ties: str) -> FixedVote:
+  """Fits the vote of fixed choices of LLMs on known queries.
+
+  A tie goes to the LLM most accurate on them, or as `ties` says. A weight is log(p (m - 1) / (1 - p)), p being the
+  LLM's smoothed accuracy and m how many answers there are to choose from, evenly by who errs (Ben-Yashar and Paroush
+  2001); with m = 2 it is the log-odds of being right (Nitzan and Paroush 1982). The m is the one of `ALTERNATIVES`
+  whose vote of all is most accurate on `known`, for errors are not made independently. No vote counts less than 0.
+
+  Args:
+    known: Train and validation queries.
+    latency_s: float32[K], expected.
+    over: See `voting.vote`.
+    ties: See `voting.tie_order`.
+  """
+  accuracy = np.nan_to_num(mean_by_llm(known.labels, known.observed), nan=-1.0).astype(np.float32)
+  priority = np.asarray(voting.tie_order(accuracy, latency_s, ties=ties))
+  if not known.has_answers:
+    return FixedVote(priority, np.ones_like(priority))
+  seen, right = known.observed.sum(0), np.sum(known.labels, 0, where=known.observed)
+  weights = np.maximum(np.log((right + 1) / (seen - right + 1)) + np.log(ALTERNATIVES - 1)[:, None], 0)
+  accuracies = _vote_accuracies(np.ones(weights.shape, bool), weights, known, priority, over)
+  return FixedVote(priority, weights[np.argmax(accuracies)].astype(np.float32))
 
 
 def best_subsets(
-  answers: np.ndarray,
-  accepted: np.ndarray,
-  observed: np.ndarray,
-  latency_s: np.ndarray,
-  *,
-  over: str = 'majority',
+  known: dataset.Responses, latency_s: np.ndarray, priority: np.ndarray, *, over: str = 'majority'
 ) -> np.ndarray:
-  """Finds for every size the subset whose vote was most accurate on the given queries; ties to the faster one.
+  """Finds for every size the subset whose vote was most accurate on known queries; of equals, the faster one.
 
   Args:
-    answers: int16[N, K, S] of train and validation queries, see `dataset.Responses.ballots`.
-    accepted: int16[N, R].
-    observed: bool[N, K].
+    known: Train and validation queries.
     latency_s: float32[K], expected.
+    priority: float32[K], see `FixedVote`.
     over: See `voting.vote`.
 
   Returns:
     bool[K, K], row s - 1 for size s; exact up to `MOST_SUBSETS` subsets of a size, greedy beyond.
   """
-  count = observed.shape[1]
+  count = known.observed.shape[1]
   best = np.zeros((count, count), bool)
   for size in range(1, count + 1):
     if math.comb(count, size) <= MOST_SUBSETS:
@@ -93,10 +137,68 @@ def best_subsets(
         subsets[row, list(members)] = True
     else:
       subsets = best[size - 2] | np.eye(count, dtype=bool)[~best[size - 2]]
-    filled = batching.pad_to_multiple(subsets, 128)
-    accuracy = np.asarray(_subset_accuracy(filled, answers, accepted, observed, latency_s, over))[: len(subsets)]
+    accuracy = _vote_accuracies(subsets, np.ones(subsets.shape), known, priority, over)
     best[size - 1] = subsets[np.lexsort((subsets @ latency_s, -accuracy))[0]]
   return best
+
+
+@functools.partial(jax.jit, static_argnames='over')
+def _random_accuracy(
+  subsets: Array, answers: Array, accepted: Array, observed: Array, priority: Array, over: str
+) -> jax.Array:
+  """Returns how often random subsets of each size, drawn from `subsets` bool[M, K], are right, float32[N, K]."""
+  count = subsets.shape[1]
+  even = jnp.ones(count)
+  of_size = (subsets.sum(-1)[:, None] == jnp.arange(count + 1)).astype(jnp.float32)  # [M, K + 1]
+
+  def one(answers: Array, accepted: Array, observed: Array) -> jax.Array:
+    elected = jax.vmap(lambda subset: voting.vote(answers, subset, even, priority, over=over))(subsets)
+    callable_ = ~(subsets & ~observed).any(-1)
+    right = (dataset.is_right(elected, accepted) & callable_).astype(jnp.float32) @ of_size
+    mean = right / jnp.maximum(callable_.astype(jnp.float32) @ of_size, 1)
+    return mean[jnp.minimum(jnp.arange(1, count + 1), observed.sum())]
+
+  return jax.vmap(one)(answers, accepted, observed)
+
+
+def random_accuracy(asked: dataset.Responses, priority: np.ndarray, *, over: str) -> np.ndarray:
+  """Returns how often the votes of all subsets of each size are right on each query, float32[N, K].
+
+  Args:
+    asked: N queries. Of a query that fewer LLMs can be called for, all of these are the subset.
+    priority: float32[K], see `FixedVote`.
+    over: See `voting.vote`.
+  """
+  count, ballots = asked.observed.shape[1], asked.ballots(over)
+  subsets = np.array(list(itertools.product([False, True], repeat=count)))[1:]
+  step = functools.partial(_random_accuracy, priority=priority, over=over)
+  rows = max(1, _VOTES // (subsets.size * ballots.shape[2]))
+  return batching.apply(lambda *of: step(subsets, *of), (ballots, asked.accepted, asked.observed), rows=rows)
+
+
+def expected_slowest(seconds: np.ndarray, available: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+  """Returns the mean over all subsets of each size of their slowest call, float32[N, M]; NaN where one is unknown.
+
+  Of n calls, C(i - 1, s - 1) of the C(n, s) subsets of size s have the i-th fastest call as their slowest.
+
+  Args:
+    seconds: float32[N, K].
+    available: bool[N, K]; where fewer are than a size says, all of them are the subset.
+    sizes: int[M].
+  """
+  calls = available.sum(1)[:, None, None]
+  ordered = np.sort(np.where(available, seconds, -np.inf), 1)[:, None]  # unavailable ones first, unknown ones last
+  faster = np.arange(seconds.shape[1]) - (seconds.shape[1] - calls)  # [N, 1, K], below 0 for unavailable ones
+  size = np.minimum(sizes[:, None], calls)  # [N, M, 1]
+
+  def log_choose(of: np.ndarray, some: np.ndarray) -> np.ndarray:
+    return -scipy.special.betaln(1 + of - some, 1 + some) - np.log1p(of)
+
+  possible = (faster >= size - 1) & (faster >= 0)
+  chance = np.exp(
+    log_choose(np.where(possible, faster, size), np.where(possible, size - 1, 0)) - log_choose(calls, size)
+  )
+  return np.sum(chance * ordered, -1, where=possible).astype(np.float32)
 
 
 def random_ranks(rng: int | np.random.Generator, available: np.ndarray) -> np.ndarray:
@@ -158,6 +260,7 @@ class FittedBaselines(NamedTuple):
     latency_s: float32[K], see `expected_latency_s`.
     top: int[K], LLMs from the most accurate on train.
     best_single: The LLM most accurate on train and validation.
+    vote: Of fixed choices of LLMs, fitted on train and validation.
     best: bool[K, K], the subset of each size whose vote was most accurate on train and validation; None without votes.
     knn: float32[N, K], nearest-neighbour scores of validation and test queries; 0 for others.
     neighbours: How many neighbours did best on validation.
@@ -166,6 +269,7 @@ class FittedBaselines(NamedTuple):
   latency_s: np.ndarray
   top: np.ndarray
   best_single: int
+  vote: FixedVote
   best: np.ndarray | None
   knn: np.ndarray
   neighbours: int
@@ -185,7 +289,13 @@ def expected_latency_s(responses: dataset.Responses, split: np.ndarray) -> np.nd
 
 
 def fit_baselines(
-  responses: dataset.Responses, split: np.ndarray, embeddings: np.ndarray, *, over: str, knn_neighbours: Sequence[int]
+  responses: dataset.Responses,
+  split: np.ndarray,
+  embeddings: np.ndarray,
+  *,
+  over: str,
+  ties: str,
+  knn_neighbours: Sequence[int],
 ) -> FittedBaselines:
   """Fits the baselines on train and validation; best subsets and neighbours on `subsample` of their queries.
 
@@ -194,14 +304,15 @@ def fit_baselines(
     split: int8[N].
     embeddings: float32[N, D], unit vectors of the pretrained encoder.
     over: See `voting.vote`.
+    ties: See `voting.tie_order`.
     knn_neighbours: Numbers of neighbours, of which the most accurate on validation is taken.
   """
   train, validation = split == splits.TRAIN, split == splits.VALIDATION
   latency_s = expected_latency_s(responses, split)
-  learned, best = train | validation, None
-  if responses.has_answers:
-    of = responses.rows(subsample(np.flatnonzero(learned)))
-    best = best_subsets(of.ballots(over), of.accepted, of.observed, latency_s, over=over)
+  learned = train | validation
+  known = responses.rows(subsample(np.flatnonzero(learned)))
+  vote = fit_vote(known, latency_s, over=over, ties=ties)
+  best = best_subsets(known, latency_s, vote.priority, over=over) if responses.has_answers else None
   # Nothing asks for the neighbours of other queries.
   asked = np.flatnonzero(validation | (split == splits.TEST))
   bank = subsample(np.flatnonzero(train))
@@ -225,6 +336,7 @@ def fit_baselines(
     latency_s=latency_s,
     top=by_accuracy(responses.labels[train], responses.observed[train], latency_s),
     best_single=int(by_accuracy(responses.labels[learned], responses.observed[learned], latency_s)[0]),
+    vote=vote,
     best=best,
     knn=scores,
     neighbours=neighbours,

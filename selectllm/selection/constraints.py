@@ -3,6 +3,7 @@
 A constraint is one of
 
   accuracy>=best_single, accuracy>=all_llms, accuracy>=0.9    right as often as the best single LLM, as all, as that
+  accuracy>=static_weighted                                   as all, each vote weighted by how often its LLM is right
   wall_seconds<=20, compute_seconds<=60, usd<=0.001           the mean wall clock, summed compute or dollars of a query
   wall_seconds<=50%, compute_seconds<=35%, usd<=10%           the same in percent of calling all LLMs
   p95_wall_seconds<=30                                        the 95th percentile of the wall clock
@@ -19,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 # Fixed choices of LLMs that constraints may refer to.
-REFERENCES = ('best_single', 'all_llms')
+REFERENCES = ('best_single', 'all_llms', 'static_weighted')
 # What may have to stay below a number, and of these what the number may be a percentage of calling all LLMs for.
 CEILINGS = ('wall_seconds', 'compute_seconds', 'usd', 'p95_wall_seconds', 'query_compute_seconds')
 SHARES = ('wall_seconds', 'compute_seconds', 'usd')

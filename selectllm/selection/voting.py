@@ -14,6 +14,8 @@ from selectllm.selection import policies
 
 NO_ANSWER = dataset.NO_ANSWER
 VOTES = ('majority', 'samples')
+# Whose answer wins a tie: the most confident LLM's (of fixed choices the most accurate one's), or the fastest one's.
+TIES = ('confident', 'fastest')
 
 
 def majority(answers: Int[Array, 'K S']) -> Int[Array, ' K']:
@@ -29,7 +31,7 @@ def vote(
   answers: Int[Array, 'K S'],
   mask: Bool[Array, ' K'],
   weight: Float[Array, ' K'],
-  latency_s: Float[Array, ' K'],
+  priority: Float[Array, ' K'],
   *,
   over: str = 'majority',
 ) -> Int[Array, '']:
@@ -39,7 +41,7 @@ def vote(
     answers: int[K, S], ids of answers to this query; -1 for none, which casts no vote.
     mask: bool[K], the called LLMs.
     weight: float32[K], what each vote counts.
-    latency_s: float32[K], expected; a tie goes to the answer backed by the fastest LLM.
+    priority: float32[K]; a tie goes to the answer backed by the LLM of the lowest, see `tie_order`.
     over: `majority`: each LLM casts one vote, for the majority of its samples; `samples`: one for each sample.
 
   Returns:
@@ -58,13 +60,35 @@ def vote(
   weights = jnp.where(cast, jnp.repeat(weight, samples), 0.0)
   support = jnp.where(cast, jnp.dot(weights, same, precision=jax.lax.Precision.HIGHEST), -jnp.inf)
   # Sums of the same weights in another order may differ in the last bits; that is still a tie.
-  tied = cast & (support >= support.max() * (1 - 1e-6))
-  # Where samples of the fastest LLM tie, its majority wins: so one LLM alone always elects its majority answer.
-  faster = jnp.sum(latency_s[:, None] > latency_s, axis=-1)  # LLMs
-  place = 2 * jnp.repeat(faster, samples) + (ballots != jnp.repeat(own, samples))
+  most = support.max()
+  tied = cast & (support >= most - 1e-6 * jnp.abs(most))
+  # Where samples of the first LLM tie, its majority wins: so one LLM alone always elects its majority answer.
+  earlier = jnp.sum(priority[:, None] > priority, axis=-1)  # LLMs
+  place = 2 * jnp.repeat(earlier, samples) + (ballots != jnp.repeat(own, samples))
   place = place * ballots.size + jnp.arange(ballots.size)
   first = jnp.min(jnp.where(tied, place, jnp.iinfo(place.dtype).max))
   return jnp.where(cast.any(), jnp.sum(jnp.where(place == first, ballots, 0)), NO_ANSWER)
+
+
+def tie_order(confidences: Float[Array, ' K'], latency_s: Float[Array, ' K'], *, ties: str) -> Float[Array, ' K']:
+  """Returns whose answer wins a tie in one query's vote, the lowest number first, float32[K].
+
+  Args:
+    confidences: float32[K], of this query.
+    latency_s: float32[K], expected.
+    ties: `confident`: the most confident LLM, of equals the fastest; `fastest`: the fastest (the paper's rule).
+  """
+  if ties == 'fastest':
+    return jnp.asarray(latency_s, jnp.float32)
+  if ties != 'confident':
+    raise ValueError(f'ties {ties!r}; it must be one of {", ".join(TIES)}')
+  return policies.rank(confidences, latency_s, jnp.ones(confidences.shape, bool)).astype(jnp.float32)
+
+
+@functools.partial(jax.jit, static_argnames='ties')
+def tie_orders(confidences: Float[Array, 'N K'], latency_s: Float[Array, ' K'], *, ties: str) -> Float[Array, 'N K']:
+  """Applies `tie_order` to N queries."""
+  return jax.vmap(functools.partial(tie_order, latency_s=latency_s, ties=ties))(confidences)
 
 
 # Numbers of one block's queries, confidences and answers together: a few MB, which stay in a processor's cache.
@@ -118,13 +142,15 @@ def _ballots(
   return jax.vmap(one)(confidences, answers, available)
 
 
-@functools.partial(jax.jit, static_argnames=('policy', 'over'))
+@functools.partial(jax.jit, static_argnames=('policy', 'over', 'ties'))
 def _vote(
-  confidences: Array, answers: Array, available: Array, latency_s: Array, threshold: Array, policy: str, over: str
-) -> jax.Array:
+  confidences: Array, answers: Array, available: Array, latency_s: Array,
+  threshold: Array, policy: str, over: str, ties: str,
+) -> jax.Array:  # fmt: skip
   def one(confidences: Array, answers: Array, available: Array, latency_s: Array) -> jax.Array:
     selection = policies.POLICIES[policy](confidences, latency_s, available, size=confidences.size, threshold=threshold)
-    return vote(answers, selection.mask, selection.weight, latency_s, over=over)
+    priority = tie_order(confidences, latency_s, ties=ties)
+    return vote(answers, selection.mask, selection.weight, priority, over=over)
 
   return jax.vmap(one)(confidences, answers, available, latency_s)
 
@@ -139,6 +165,7 @@ def elect(
   size: int,
   threshold: float = 0.5,
   over: str = 'majority',
+  ties: str = 'confident',
 ) -> Int[Array, ' N']:
   """Elects the answers of the LLMs that a policy selects, block by block.
 
@@ -153,6 +180,7 @@ def elect(
     size: The most LLMs to call.
     threshold: The confidence above which an LLM is predicted to be right.
     over: See `vote`.
+    ties: See `tie_order`.
 
   Returns:
     int32[N], -1 where nobody called has an answer.
@@ -164,6 +192,6 @@ def elect(
 
   def step(*queries: np.ndarray) -> jax.Array:
     # Two calls of the device: compiled as one, the majorities would be counted again for every comparison of ballots.
-    return _vote(*_ballots(*queries, latency_s, size, over), threshold, policy, over)
+    return _vote(*_ballots(*queries, latency_s, size, over), threshold, policy, over, ties)
 
   return batching.apply(step, (confidences, answers, available), rows=rows)

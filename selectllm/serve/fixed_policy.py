@@ -38,6 +38,7 @@ class FixedPolicy(NamedTuple):
     selecting: Expected latencies, the one size, the threshold.
     policy: Name of the policy.
     over: What the vote is over, see `voting.vote`.
+    ties: Whose answer wins a tie, see `voting.tie_order`.
     cost_usd: What a call of each LLM cost when the run was trained, NaN where unknown.
     classifier_latency_s: Seconds from one query's text to its selection, measured when the run was trained.
     in_stages: Never; the calls are chosen beforehand.
@@ -49,6 +50,7 @@ class FixedPolicy(NamedTuple):
   selecting: policies.PolicyOptions
   policy: str
   over: str
+  ties: str
   cost_usd: np.ndarray
   classifier_latency_s: float
   in_stages: bool = False
@@ -83,14 +85,14 @@ class FixedPolicy(NamedTuple):
 
   def finish(self, state: State, revealed: decider.Revealed) -> decider.Finished:
     """Returns the vote of the LLMs that responded."""
-    elected = _vote(revealed.answers, revealed.called, state.weight, self.selecting.latency_s, self.over)
+    priority = voting.tie_orders(state.confidences, self.selecting.latency_s, ties=self.ties)
+    elected = _vote(revealed.answers, revealed.called, state.weight, priority, self.over)
     return decider.Finished(np.asarray(elected), np.full(len(elected), np.nan, np.float32))
 
 
 @functools.partial(jax.jit, static_argnames='over')
-def _vote(answers, mask, weight, latency_s, over):
-  vote = functools.partial(voting.vote, over=over)
-  return jax.vmap(vote, in_axes=(0, 0, 0, None))(answers, mask, weight, latency_s)
+def _vote(answers, mask, weight, priority, over):
+  return jax.vmap(functools.partial(voting.vote, over=over))(answers, mask, weight, priority)
 
 
 def load(run: pathlib.Path, policy: str, size: int, mesh: ml_collections.ConfigDict) -> FixedPolicy:
@@ -130,5 +132,5 @@ def load(run: pathlib.Path, policy: str, size: int, mesh: ml_collections.ConfigD
     latency_s, classifier_latency_s = arrays['latency_s'][0], float(arrays['classifier_latency_s'])
   selecting = policies.PolicyOptions(latency_s, np.array([size], np.int32), trained_with.evaluate.threshold)
   costs = np.array([found.llms[llm].cost_usd for llm in llms], np.float32)
-  vote = trained_with.evaluate.vote
-  return FixedPolicy(llms, model, params, selecting, policy, vote, costs, classifier_latency_s)
+  vote, ties = trained_with.evaluate.vote, trained_with.evaluate.ties
+  return FixedPolicy(llms, model, params, selecting, policy, vote, ties, costs, classifier_latency_s)

@@ -13,7 +13,7 @@ from selectllm.report import figures as report_figures
 from selectllm.report import tables
 from selectllm.sweeps import figures, plan, results
 
-_SIZED = ('max_conf', 'labelled_max_conf', 'weighted_max_conf', 'top_s', 'best_s', 'random')
+_SIZED = ('max_conf', 'labelled_max_conf', 'weighted_max_conf', 'top_s', 'static_weighted', 'best_s', 'random')
 # Headline -> column.
 _ON_CONSOLE = {'weighted_max_conf': 's chosen %', 'top-1': 'top-1 %'}
 # The axis that the policies and sizes of the experiment itself are, in sweep.csv.

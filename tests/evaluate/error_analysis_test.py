@@ -20,7 +20,13 @@ CONFIDENCES = np.array(
 # The test queries' categories: b, b, b, a, a, none.
 TASK = np.array([0, 1, 2, 0, 1, 2, 1, 1, 1, 0, 0, 2], np.int16)
 OPTIONS = results.EvaluateConfig(
-  batch_size=1, knn_neighbours=[2], near_duplicates=0.8, random_draws=1, resamples=5, threshold=0.5, vote='majority'
+  batch_size=1,
+  knn_neighbours=[2],
+  near_duplicates=0.8,
+  resamples=5,
+  threshold=0.5,
+  ties='confident',
+  vote='majority',
 )
 
 

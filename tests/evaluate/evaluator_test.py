@@ -1,4 +1,5 @@
 import functools
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -8,16 +9,16 @@ import numpy as np
 import pytest
 
 from selectllm.data import dataset, splits
-from selectllm.evaluate import assemble, context, error_analysis, evaluator, results
+from selectllm.evaluate import assemble, context, error_analysis, evaluator, options, results
 from selectllm.infra import batching
 from selectllm.selection import baselines, policies, voting
 
-SIZED = ('max_conf', 'labelled_max_conf', 'weighted_max_conf', 'top_s', 'best_s', 'random')
+SIZED = ('max_conf', 'labelled_max_conf', 'weighted_max_conf', 'top_s', 'static_weighted', 'best_s', 'random')
 
 
 def _options(**changes: Any) -> results.EvaluateConfig:
-  fields = {'threshold': 0.5, 'vote': 'majority', 'random_draws': 3, 'knn_neighbours': [2, 5], 'resamples': 20}
-  return results.EvaluateConfig(**{'batch_size': 1, 'near_duplicates': 0.0} | fields | changes)
+  fields = {'threshold': 0.5, 'vote': 'majority', 'knn_neighbours': [2, 5], 'resamples': 20}
+  return results.EvaluateConfig(**{'batch_size': 1, 'near_duplicates': 0.0, 'ties': 'confident'} | fields | changes)
 
 
 def _report(
@@ -100,14 +101,42 @@ HAND_CONFIDENCES = np.float32([
 ])  # fmt: skip
 
 
-@pytest.fixture(scope='module')
-def by_hand() -> dict[str, Any]:
+def _by_hand(ties: str) -> dict[str, Any]:
   observed = np.ones((8, 3), bool)
   observed[7, 0] = False
   cost_usd = np.tile(np.float32([1, 2, 4]), (8, 1))
   table = _table(np.array(HAND_ANSWERS)[..., None], [0] * 8, HAND_LATENCY_S, cost_usd, observed)
   embeddings = np.float32([[1, 0], [0, 1], [-1, 0], [1, 0], [1, 0], [0, 1], [-1, 0], [-1, 0]])
-  return _report(table, [HAND_SPLIT], [HAND_CONFIDENCES], embeddings, knn_neighbours=[1])
+  return _report(table, [HAND_SPLIT], [HAND_CONFIDENCES], embeddings, knn_neighbours=[1], ties=ties)
+
+
+@pytest.fixture(scope='module')
+def by_hand() -> dict[str, Any]:
+  return _by_hand('fastest')
+
+
+@pytest.mark.parametrize(
+  ('name', 'size', 'accuracy', 'calls', 'parallel_s'),
+  [
+    # a against b, a being more confident: right, then wrong.
+    ('max_conf', 2, 3 / 4, 2, (3 + 4 + 2 + 4) / 4),
+    # b and c are wrong together; both right; c, the more accurate one, is wrong; c.
+    ('top_s', 2, 2 / 4, 2, (4 + 4 + 8 + 4) / 4),
+    # Where c wins all ties, it is as right with any other: a is the fastest.
+    ('best_s', 2, 2 / 4, 7 / 4, (4 + 4 + 8 + 4) / 4),
+    # a and b are right on two of the four known queries, c on all.
+    ('static_weighted', 3, 2 / 4, 11 / 4, (4 + 4 + 8 + 4) / 4),
+    ('static_weighted', 1, 2 / 4, 1, (4 + 4 + 8 + 4) / 4),
+  ],
+)
+def test_a_tie_goes_to_the_most_confident_or_the_most_accurate_llm(name, size, accuracy, calls, parallel_s):
+  row = _rows(_confident_by_hand())[name, size]
+  assert (row['accuracy'], row['calls'], row['wall_clock_s']) == pytest.approx((accuracy, calls, parallel_s))
+
+
+@functools.cache
+def _confident_by_hand() -> dict[str, Any]:
+  return _by_hand('confident')
 
 
 @pytest.mark.parametrize(
@@ -264,7 +293,7 @@ def test_the_report_holds_what_was_promised(found):
     low, high = row['accuracy_ci']
     assert 0 <= low <= row['accuracy'] + 1e-9
     assert row['accuracy'] - 1e-9 <= high <= 1
-    assert set(row['versus']) == {'best_single', 'all_llms', 'top_s', 'best_s'}
+    assert set(row['versus']) == {'best_single', 'all_llms', 'static_weighted', 'top_s', 'best_s'}
     for reference, comparison in row['versus'].items():
       if row['name'] != 'oracle' or reference not in ('top_s', 'best_s'):  # the oracle has no size
         assert set(comparison) == {'delta', 'ci', 'p'}
@@ -283,11 +312,13 @@ def test_every_method_is_there_at_every_size(found):
   assert {row['name'] for row in found['chosen']} == set(SIZED)
 
 
-def test_whoever_calls_everybody_fares_like_all_llms(found):
-  rows = _rows(found)
-  for name in ('max_conf', 'top_s', 'best_s', 'random'):
+@pytest.mark.parametrize('ties', voting.TIES)
+def test_whoever_calls_everybody_fares_like_all_llms(ties):
+  rows = _rows(_evaluate(_random_table(), ties=ties))
+  # The policies' ties go to whom they are confident in.
+  for name in ('top_s', 'best_s', 'random', *(['max_conf'] if ties == 'fastest' else [])):
     alike = {field: value for field, value in rows[name, LLMS].items() if field not in ('name', 'size')}
-    # The mean of equal random draws may differ from each in the last bits.
+    # Sums in another order may differ in the last bits.
     for field in ('accuracy', 'calls', 'wall_clock_s', 'compute_s', 'cost_usd'):
       assert alike[field] == pytest.approx(rows['all_llms', LLMS][field], rel=1e-5)
 
@@ -348,14 +379,44 @@ def test_a_sample_of_many_known_queries_is_looked_at(monkeypatch):
   assert not np.array_equal(some.knn, everything.knn)
 
 
-def test_random_subsets_average_over_their_draws():
-  """One LLM of four, each drawn as often: the mean of the LLMs, not one lucky draw's."""
-  table = _random_table(missing=0)
-  row = _rows(_evaluate(table, random_draws=300))['random', 1]
-  test = SPLIT == splits.TEST
-  assert row['accuracy'] == pytest.approx(table.responses.labels[test].mean(), abs=0.05)
-  assert row['compute_s'] == pytest.approx(table.responses.latency_s[test].mean(), rel=0.05)
-  assert row['calls'] == 1
+def _all_subsets_by_hand(table: dataset.Dataset, size: int, vote: str) -> dict[str, float]:
+  """Every subset of the LLMs that answered a query is called, and accounts are kept of each."""
+  data, kept = table.responses, []
+  priority = _fit(table, vote=vote).vote.priority
+  elect = jax.jit(functools.partial(voting.vote, over=vote))
+  for row in np.flatnonzero(data.observed.any(1) & (SPLIT == splits.TEST)):
+    available = np.flatnonzero(data.observed[row])
+    of_query = []
+    for members in itertools.combinations(available, min(size, len(available))):
+      mask, called = np.isin(np.arange(LLMS), members), list(members)
+      answer = elect(data.ballots(vote)[row], mask, np.ones(LLMS, np.float32), priority)
+      latency_s, cost_usd = data.latency_s[row, called], data.cost_usd[row, called]
+      of_query.append([answer in data.accepted[row], len(called), latency_s.max(), latency_s.sum(), cost_usd.sum()])
+    kept.append(np.mean(of_query, 0))
+  fields = ('accuracy', 'calls', 'wall_clock_s', 'compute_s', 'cost_usd')
+  return dict(zip(fields, np.mean(kept, 0).tolist(), strict=True))
+
+
+@pytest.mark.parametrize('vote', voting.VOTES)
+def test_random_is_the_mean_over_all_subsets(vote):
+  table = _random_table(missing=0.3)
+  rows = _rows(_evaluate(table, vote=vote))
+  for size in range(1, LLMS + 1):
+    expected = _all_subsets_by_hand(table, size, vote)
+    assert {name: rows['random', size][name] for name in expected} == pytest.approx(expected, rel=1e-5)
+
+
+def test_random_subsets_of_a_large_pool_are_drawn_for_each_query(monkeypatch):
+  """What they take is still exact; how right they are follows from some of them."""
+  table = _random_table()
+  everything = _rows(_evaluate(table))
+  monkeypatch.setattr(options, 'MOST_ENUMERATED', 3)
+  monkeypatch.setattr(options, 'RANDOM_DRAWS', 300)
+  drawn = _rows(_evaluate(table))
+  for size in range(1, LLMS + 1):
+    one, other = (rows['random', size] for rows in (everything, drawn))
+    assert one['accuracy'] == pytest.approx(other['accuracy'], abs=0.03)
+    assert one['wall_clock_s'] == other['wall_clock_s']
 
 
 @pytest.mark.parametrize('seed', range(3))
@@ -392,10 +453,9 @@ def _adverse(table: dataset.Dataset, which: int, rng: np.random.Generator) -> da
   return table._replace(responses=dataset.Responses(**changed))
 
 
-def _fit(table: dataset.Dataset, split: np.ndarray = SPLIT) -> baselines.FittedBaselines:
-  options = _options()
+def _fit(table: dataset.Dataset, split: np.ndarray = SPLIT, vote: str = 'majority') -> baselines.FittedBaselines:
   return baselines.fit_baselines(
-    table.responses, split, _embeddings(), over=options.vote, knn_neighbours=options.knn_neighbours
+    table.responses, split, _embeddings(), over=vote, ties='confident', knn_neighbours=[2, 5]
   )
 
 
@@ -513,7 +573,7 @@ def test_an_llm_missing_from_all_of_test_has_no_accuracy_and_breaks_nothing():
   json.dumps(evaluated, allow_nan=False)
   row = _rows(evaluated)['single:a', 1]
   assert (row['queries'], row['accuracy'], row['accuracy_ci'], row['calls']) == (0, None, [None, None], None)
-  assert row['versus'] == {'best_single': None, 'all_llms': None, 'top_s': None, 'best_s': None}
+  assert set(row['versus'].values()) == {None}
   assert evaluated['llms']['a']['accuracy']['test'] is None
   assert evaluated['llms']['a']['accuracy_ci']['test'] == [None, None]
   assert evaluated['llms']['a']['accuracy']['train'] is not None

@@ -21,7 +21,6 @@ def config(tiny_encoder, responses_file, tmp_path_factory, monkeypatch) -> ml_co
       'encoder.name': str(tiny_encoder),
       'mesh.data': 1,
       'train.epochs': 1,
-      'evaluate.random_draws': 2,
       'evaluate.resamples': 50,
       'evaluate.knn_neighbours': (5,),
       'tradeoff.strategies': (),

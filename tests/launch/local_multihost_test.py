@@ -72,7 +72,6 @@ OVERRIDES = {
   'train.batch_size': 16,
   'train.checkpoint_every_steps': 3,
   'train.log_every_steps': 1,
-  'evaluate.random_draws': 3,
   'evaluate.resamples': 100,
   'evaluate.knn_neighbours': (5,),
   'tradeoff.strategies': (),

@@ -27,7 +27,6 @@ def config(tiny_encoder: pathlib.Path, responses_file: pathlib.Path) -> ml_colle
       'mesh.data': 1,
       'train.epochs': 2,
       'train.batch_size': 16,
-      'evaluate.random_draws': 2,
       'evaluate.resamples': 50,
       'evaluate.knn_neighbours': (5,),
       'tradeoff.strategies': ('adaptive',),

@@ -35,7 +35,7 @@ def trained(tiny_encoder, responses_file, tmp_path_factory) -> pathlib.Path:
   config.encoder.name = str(tiny_encoder)
   config.mesh.data = 1
   config.train.update({'epochs': 3, 'batch_size': 16, 'learning_rate': 3e-3, 'head_learning_rate': 1e-2})
-  config.evaluate.update({'random_draws': 2, 'resamples': 100, 'knn_neighbours': (5,)})
+  config.evaluate.update({'resamples': 100, 'knn_neighbours': (5,)})
   config.tradeoff.strategies = ('adaptive',)
   config.tradeoff.limits = ()
   experiment.run(config, workdir)

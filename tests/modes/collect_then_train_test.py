@@ -19,7 +19,7 @@ def trained(path: pathlib.Path, tiny_encoder: pathlib.Path, workdir: pathlib.Pat
   config.encoder.name = str(tiny_encoder)
   config.mesh.data = 1
   config.train.update({'epochs': 1, 'batch_size': 16})
-  config.evaluate.update({'random_draws': 2, 'resamples': 100, 'knn_neighbours': (5,)})
+  config.evaluate.update({'resamples': 100, 'knn_neighbours': (5,)})
   config.tradeoff.strategies = ()
   experiment.run(config, workdir)
   with np.load(workdir / 'predictions.npz') as arrays:

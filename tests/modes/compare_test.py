@@ -321,7 +321,7 @@ def test_real_runs(tiny_encoder, responses_file, tmp_path, monkeypatch):
   monkeypatch.setenv('SELECTLLM_CACHE', str(tmp_path / 'cache'))
   shrunk = {
     'dataset.path': str(responses_file), 'encoder.name': str(tiny_encoder), 'mesh.data': 1, 'train.epochs': 1,
-    'train.learning_rate': 3e-3, 'evaluate.random_draws': 2, 'evaluate.resamples': 100,
+    'train.learning_rate': 3e-3, 'evaluate.resamples': 100,
     'evaluate.knn_neighbours': (5, 20), 'tradeoff.strategies': (),
   }  # fmt: skip
   changed = {'frozen': {'encoder.freeze': True}, 'learned': {}}

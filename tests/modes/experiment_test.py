@@ -48,7 +48,6 @@ def _overrides(tiny_encoder: pathlib.Path, responses_file: pathlib.Path) -> dict
     'train.head_learning_rate': 1e-2,
     'train.checkpoint_every_steps': 3,
     'train.log_every_steps': 1,
-    'evaluate.random_draws': 3,
     'evaluate.resamples': 200,
     'evaluate.knn_neighbours': (5, 20),
     'tradeoff.strategies': ('learned_vote', 'adaptive'),

@@ -13,7 +13,13 @@ from selectllm.selection import baselines
 # Twelve queries train, eight validate, eight test.
 SPLIT = np.repeat(np.int8([0, 1, 2]), (12, 8, 8))
 OPTIONS = results.EvaluateConfig(
-  batch_size=8, knn_neighbours=[3], near_duplicates=0.8, random_draws=2, resamples=20, threshold=0.5, vote='majority'
+  batch_size=8,
+  knn_neighbours=[3],
+  near_duplicates=0.8,
+  resamples=20,
+  threshold=0.5,
+  ties='confident',
+  vote='majority',
 )
 
 

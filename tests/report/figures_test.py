@@ -38,7 +38,7 @@ def _lines(found: results.Results) -> dict[str, np.ndarray]:
 def test_policies_and_llms_stand_at_their_latency_and_accuracy(results_of):
   found = results_of()
   lines = _lines(found)
-  for name in (*tables.policies(found), 'top_s', 'best_s', 'random', 'all_llms', 'knn_top1'):
+  for name in (*tables.policies(found), 'top_s', 'static_weighted', 'best_s', 'random', 'all_llms', 'knn_top1'):
     rows = [row for row in found.methods if row.name == name]
     expected = [(row.compute_s, 100 * row.accuracy) for row in rows]
     np.testing.assert_allclose(lines[name], expected)

@@ -70,11 +70,11 @@ def test_tables_are_rectangular(results_of, kind):
 def test_the_main_table_has_the_methods_that_matter_at_the_chosen_sizes(results_of):
   found = results_of()
   names = [row.name for row in tables.headline_rows(found)]
-  baselines = ['knn_top1', 'top_s', 'best_s', 'random', 'all_llms', *found.best_single, 'oracle']
+  baselines = ['knn_top1', 'top_s', 'static_weighted', 'best_s', 'random', 'all_llms', *found.best_single, 'oracle']
   assert names == [*tables.policies(found), *baselines]
   sizes = {row.name: row.sizes for row in found.chosen}
   shown = _cells(_headline(found), 's')
-  for name in (*tables.policies(found), 'top_s', 'best_s'):
+  for name in (*tables.policies(found), 'top_s', 'static_weighted', 'best_s'):
     assert shown[name] == str(sizes[name][0])
   assert shown['random'] == shown['weighted_max_conf']
   assert shown['oracle'] == '-'
@@ -178,7 +178,7 @@ def test_accuracies_without_duplicates_stand_beside_those_with(results_of):
   assert table.rows[0] == [rows[0]['name'], '75.0', '50.0 (25.0 to 62.5)', '-25.0']
   assert table.rows[1][2:] == ['-', '-']
   assert [row[0] for row in table.rows] == [
-    *tables.policies(found), 'top_s', 'best_s', 'all_llms', 'knn_top1', *found.best_single
+    *tables.policies(found), 'top_s', 'static_weighted', 'best_s', 'all_llms', 'knn_top1', *found.best_single
   ]  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def _curve(cost_unit: str, *points: tuple[float, float]) -> list[Content]:
 
 
 def _versus(accuracy: float, p: float = 0.2) -> Content:
-  others = {'best_single': 0.7, 'all_llms': 0.81, 'chain': 0.7}
+  others = {'best_single': 0.7, 'all_llms': 0.81, 'static_weighted': 0.82, 'chain': 0.7}
   return {name: {'delta': accuracy - other, 'p': p} for name, other in others.items()}
 
 
@@ -71,7 +71,11 @@ def _tradeoff(cost_unit: str = 'compute_seconds') -> Content:
   return {
     'cost_unit': cost_unit,
     'cost_is': 'estimated',
-    'references': {'all_llms': _measurement(0.81, 1.0, cost_unit), 'best_single': _measurement(0.7, 0.5, cost_unit)},
+    'references': {
+      'best_single': _measurement(0.7, 0.5, cost_unit),
+      'all_llms': _measurement(0.81, 1.0, cost_unit),
+      'static_weighted': _measurement(0.82, 1.0, cost_unit),
+    },
     'curves': curves,
     'constraints': [
       constraint('accuracy>=best_single', 1, 0.7),
@@ -360,6 +364,7 @@ def test_strategies_stand_at_their_share_and_accuracy(made, cost_unit):
   np.testing.assert_allclose(lines['adaptive'].get_xydata(), [(10, 50), (25, 75), (50, 80)])
   np.testing.assert_allclose(lines['newest'].get_xydata(), lines['chain'].get_xydata())
   np.testing.assert_allclose(lines['all_llms'].get_xydata(), [(100, 81)])
+  np.testing.assert_allclose(lines['static_weighted'].get_xydata(), [(100, 82)])
   np.testing.assert_allclose(lines['best_single'].get_xydata(), [(50, 70)])
   assert lines['adaptive'].get_linewidth() > lines['chain'].get_linewidth()
 

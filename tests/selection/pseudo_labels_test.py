@@ -196,7 +196,6 @@ def config(tmp_path, monkeypatch, tiny_encoder):
       'encoder.name': str(tiny_encoder),
       'mesh.data': 1,
       'train.epochs': 1,
-      'evaluate.random_draws': 2,
       'evaluate.resamples': 20,
       'evaluate.knn_neighbours': (5,),
     }

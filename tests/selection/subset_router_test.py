@@ -49,7 +49,7 @@ def test_elected_answers_are_those_of_the_vote():
   rng = np.random.default_rng(0)
   members = rng.random((40, 5)) < 0.5
   price = np.float32([3, 1, 4, 1.5, 9])
-  vote = jax.jit(jax.vmap(functools.partial(voting.vote, latency_s=price), in_axes=(None, 0, None)))
+  vote = jax.jit(jax.vmap(functools.partial(voting.vote, priority=price), in_axes=(None, 0, None)))
   for _ in range(30):
     answers = rng.integers(-1, 3, 5)
     weight = rng.integers(1, 4, 5).astype(np.float32)  # small whole numbers, so that votes tie

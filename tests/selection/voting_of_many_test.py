@@ -17,23 +17,25 @@ def _queries(seed: int) -> dict[str, np.ndarray]:
   }
 
 
-def _one_by_one(policy: str, size: int, over: str, confidences, answers, available, latency_s) -> list[int]:
+def _one_by_one(policy: str, size: int, over: str, ties: str, confidences, answers, available, latency_s) -> list[int]:
   elected = []
   for of_query in zip(confidences, answers, available, strict=True):
     confidence, answer, callable_ = of_query
     chosen = policies.POLICIES[policy](confidence, latency_s, callable_, size=size, threshold=0.5)
-    elected.append(int(voting.vote(answer, chosen.mask, chosen.weight, latency_s, over=over)))
+    priority = voting.tie_order(confidence, latency_s, ties=ties)
+    elected.append(int(voting.vote(answer, chosen.mask, chosen.weight, priority, over=over)))
   return elected
 
 
+@pytest.mark.parametrize('ties', voting.TIES)
 @pytest.mark.parametrize('over', voting.VOTES)
 @pytest.mark.parametrize('policy', policies.POLICIES)
-def test_a_shortlist_elects_what_the_whole_pool_does(policy, over, monkeypatch):
+def test_a_shortlist_elects_what_the_whole_pool_does(policy, over, ties, monkeypatch):
   monkeypatch.setattr(voting, '_NUMBERS', 64 * LLMS * (SAMPLES + 2))  # blocks of at most 64 queries
   queries = {name: values[:70] if name != 'latency_s' else values for name, values in _queries(0).items()}
   for size in (1, 3, LLMS + 1):
-    elected = voting.elect(**queries, policy=policy, size=size, over=over)
-    assert elected.tolist() == _one_by_one(policy, size, over, **queries), size
+    elected = voting.elect(**queries, policy=policy, size=size, over=over, ties=ties)
+    assert elected.tolist() == _one_by_one(policy, size, over, ties, **queries), size
 
 
 @pytest.mark.parametrize('most_ranked', [0, LLMS])

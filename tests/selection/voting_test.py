@@ -22,7 +22,7 @@ def _ballots(seed: int) -> dict[str, np.ndarray]:
     'answers': answers,
     'mask': mask,
     'weight': rng.choice(np.float32([0.25, 0.5, 1]), (QUERIES, LLMS)),
-    'latency_s': rng.permuted(np.tile(np.float32([0.5, 1, 2, 4, 8]), (QUERIES, 1)), axis=1),
+    'priority': rng.permuted(np.tile(np.float32([0.5, 1, 2, 4, 8]), (QUERIES, 1)), axis=1),
   }
 
 
@@ -31,8 +31,8 @@ def _vmapped(over: str):
   return jax.jit(jax.vmap(functools.partial(voting.vote, over=over)))
 
 
-def _vote(over: str, answers, mask, weight, latency_s) -> list[int]:
-  return np.asarray(_vmapped(over)(answers, mask, weight, latency_s)).tolist()
+def _vote(over: str, answers, mask, weight, priority) -> list[int]:
+  return np.asarray(_vmapped(over)(answers, mask, weight, priority)).tolist()
 
 
 def _majority(samples) -> int:
@@ -46,8 +46,8 @@ def _majority(samples) -> int:
   return -1
 
 
-def _elected(over: str, answers, mask, weight, latency_s) -> int:
-  """The vote in plain Python, for LLMs of different latencies."""
+def _elected(over: str, answers, mask, weight, priority) -> int:
+  """The vote in plain Python, for LLMs of different priority."""
   support: dict[int, float] = collections.defaultdict(float)
   backed: dict[int, list[int]] = {}  # the answers that each called LLM votes for
   for llm in np.flatnonzero(mask):
@@ -56,7 +56,7 @@ def _elected(over: str, answers, mask, weight, latency_s) -> int:
     for answer in backed[llm]:
       support[answer] += float(weight[llm])
   tied = [answer for answer, total in support.items() if total == max(support.values())]
-  for llm in sorted(backed, key=lambda llm: latency_s[llm]):
+  for llm in sorted(backed, key=lambda llm: priority[llm]):
     if of_llm := [answer for answer in backed[llm] if answer in tied]:
       majority = _majority(answers[llm])
       return majority if majority in of_llm else of_llm[0]
@@ -99,22 +99,22 @@ ALL = np.ones(3, bool)
 EVEN = np.ones(3, np.float32)
 
 
-def _majority_vote(answers, mask=ALL, weight=EVEN, latency_s=(1, 2, 3)) -> int:
+def _majority_vote(answers, mask=ALL, weight=EVEN, priority=(1, 2, 3)) -> int:
   column = np.array(answers, np.int16)[:, None]
-  return int(voting.vote(column, np.array(mask), np.float32(weight), np.float32(latency_s)))
+  return int(voting.vote(column, np.array(mask), np.float32(weight), np.float32(priority)))
 
 
-def test_a_tie_goes_to_the_answer_that_the_fastest_llm_backs():
-  assert _majority_vote([5, 6, 7], latency_s=(3, 1, 2)) == 6
-  assert _majority_vote([5, 6, 7], latency_s=(1, 1, 1)) == 5
+def test_a_tie_goes_to_the_answer_that_the_first_llm_backs():
+  assert _majority_vote([5, 6, 7], priority=(3, 1, 2)) == 6
+  assert _majority_vote([5, 6, 7], priority=(1, 1, 1)) == 5
 
 
-def test_the_fastest_llm_breaks_no_tie_that_it_has_no_part_in():
+def test_the_first_llm_breaks_no_tie_that_it_has_no_part_in():
   two = [np.array([1, 1, 1, 1, 1], bool), np.ones(5, np.float32), (0.1, 5, 4, 3, 2)]
   assert _majority_vote([9, 5, 6, 6, 5], *two) == 5
   assert _majority_vote([-1, 5, 6, 6, 5], *two) == 5
   assert (
-    _majority_vote([6, 5, 6, 5, 7], mask=[False, True, True, True, True], weight=np.ones(5), latency_s=(1,) * 5) == 5
+    _majority_vote([6, 5, 6, 5, 7], mask=[False, True, True, True, True], weight=np.ones(5), priority=(1,) * 5) == 5
   )
 
 
@@ -133,11 +133,24 @@ def test_the_order_of_a_sum_decides_no_tie():
   rng = np.random.default_rng(0)
   half = rng.random((QUERIES, 4), np.float32)
   elected = rng.integers(8, 10, QUERIES)
-  latency_s = np.ones((QUERIES, 8), np.float32)
-  latency_s[np.arange(QUERIES), np.where(elected == 8, 2, 5)] = 0.5
+  priority = np.ones((QUERIES, 8), np.float32)
+  priority[np.arange(QUERIES), np.where(elected == 8, 2, 5)] = 0.5
   answers = np.tile(np.repeat(np.int16([8, 9]), 4)[:, None], (QUERIES, 1, 1))
   weight = np.concatenate([half, rng.permuted(half, axis=1)], axis=1)
-  assert _vote('majority', answers, np.ones((QUERIES, 8), bool), weight, latency_s) == elected.tolist()
+  assert _vote('majority', answers, np.ones((QUERIES, 8), bool), weight, priority) == elected.tolist()
+
+
+def test_votes_below_zero_are_counted_like_others():
+  assert _majority_vote([5, 6, 6], weight=(-0.5, -1, -1)) == 5
+  assert _majority_vote([5, 6, 7], weight=(-1, -0.5, -0.5), priority=(1, 3, 2)) == 7
+
+
+def test_the_most_confident_llm_wins_a_tie_and_the_faster_one_of_equals():
+  confidences, latency_s = np.float32([0.4, 0.9, 0.9, 0.1]), np.float32([1, 4, 3, 2])
+  assert np.argsort(voting.tie_order(confidences, latency_s, ties='confident')).tolist() == [2, 1, 0, 3]
+  assert np.argsort(voting.tie_order(confidences, latency_s, ties='fastest')).tolist() == [0, 3, 2, 1]
+  with pytest.raises(ValueError, match=r"'slowest'.*confident, fastest"):
+    voting.tie_order(confidences, latency_s, ties='slowest')
 
 
 def test_votes_of_no_weight_still_name_an_answer():

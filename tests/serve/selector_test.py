@@ -39,7 +39,6 @@ def run(
       'mesh.data': 1,
       'train.epochs': 2,
       'train.batch_size': 16,
-      'evaluate.random_draws': 2,
       'evaluate.resamples': 50,
       'tradeoff.strategies': ('adaptive', 'adaptive_stages'),
     }

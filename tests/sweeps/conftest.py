@@ -39,7 +39,6 @@ def config_file(
     'train.batch_size': 16,
     'train.learning_rate': 3e-3,
     'train.head_learning_rate': 1e-2,
-    'evaluate.random_draws': 2,
     'evaluate.resamples': 50,
     'evaluate.knn_neighbours': (5, 20),
     'tradeoff.strategies': (),
