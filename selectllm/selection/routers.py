@@ -24,6 +24,8 @@ _MOST_TRIED = 2_000
 # Queries that are replayed together; a fit takes a multiple of it.
 _BLOCK = 1024
 _FACTORS, _STEPS, _BATCH, _RATE = 16, 400, 512, 1e-2
+# Factorisations, from different starts, whose chances are averaged.
+_FITS = 5
 # Rounds of k-means, and the LLMs that vote in a cluster.
 _ROUNDS, _VOTERS = 10, 3
 # Queries of average accuracy that a cluster's accuracies are shrunk with.
@@ -129,8 +131,8 @@ def _factorise(
   return factors
 
 
-def _fit_factors(train: types.StrategyQueries, rows: np.ndarray, decay: float, seed: int) -> Factors:
-  """Fits the factors on some rows of `train`."""
+def _fit_factors(train: types.StrategyQueries, rows: np.ndarray, decay: float, seed: tuple[int, ...]) -> Factors:
+  """Fits the factors on some rows of `train`, from a start that `seed` draws."""
   rng = np.random.default_rng(seed)
   (count, width), llms = train.embeddings.shape, train.observed.shape[1]
   shapes = (llms, _FACTORS), (width, _FACTORS), (_FACTORS,), (_FACTORS,)
@@ -150,14 +152,19 @@ def mf_router(train: types.StrategyQueries, test: types.StrategyQueries, *, seed
   """Routes by matrix factorisation, the score being w . (E_llm * (P q + b)) of a query's embedding q and an LLM.
 
   After Ong et al. (2024), RouteLLM: there two LLMs' scores are compared and learnt from preferences, here each is the
-  log-odds that the LLM is right, learnt from labels. The decay is the one that does best on a fifth of `train`.
+  log-odds that the LLM is right, learnt from labels. The decay is the one that does best on a fifth of `train`. What
+  one fit finds depends on where it starts: the chances are the mean over several.
   """
   order = np.random.default_rng(seed).permutation(len(train.embeddings))
   fifth = len(order) // 5 + 1
   held, rest = train.rows(order[:fifth]), order[fifth:]
-  errors = [_brier_score(_chances(_fit_factors(train, rest, decay, seed), held.embeddings), held) for decay in DECAYS]
-  factors = _fit_factors(train, order, DECAYS[np.argmin(errors)], seed)
-  return _route(_chances(factors, test.embeddings), test, operating_points.cost_weights(train))
+
+  def chances(rows: np.ndarray, decay: float, fit: int, queries: types.StrategyQueries) -> np.ndarray:
+    return _chances(_fit_factors(train, rows, decay, (seed, fit)), queries.embeddings)
+
+  decay = DECAYS[np.argmin([_brier_score(chances(rest, decay, 0, held), held) for decay in DECAYS])]
+  mean = np.mean([chances(order, decay, fit, test) for fit in range(_FITS)], 0)
+  return _route(mean, test, operating_points.cost_weights(train))
 
 
 def _cluster(embeddings: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
