@@ -21,7 +21,7 @@ _EXPLAINED = {
   'chain': 'calls LLMs in a fixed order, the next one only where those before were unsure',
   'frugal_cascade': 'calls LLMs in a fixed order until an answer scores high enough (FrugalGPT)',
   'knn_router': 'calls the LLM that was right most often on the most similar queries, less its cost',
-  'mf_router': 'calls the LLM that matrix factorisations of queries and LLMs prefer, the mean of five fits, less its cost',
+  'mf_router': 'calls the LLM that five matrix factorisations of queries and LLMs prefer on average, less its cost',
   'clusters': "calls the LLMs that were right most often on the query's cluster (Avengers)",
 }
 _BASELINES = ('chain', 'frugal_cascade', 'knn_router', 'mf_router', 'clusters')
