@@ -74,6 +74,7 @@ def _summarise_dataset(run: context.RunContext, tested: int, truncated: int, lab
     tasks=list(data.tasks),
     responses='recorded',
     latency=data.latency_is,
+    latency_model=data.latency_model,
     sizes_assumed=list(data.sizes_assumed),
     in_place_of=data.in_place_of,
     notes=list(data.notes),

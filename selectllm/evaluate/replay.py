@@ -78,12 +78,14 @@ def replay(
       correct = dataset.is_right(answer, accepted).astype(jnp.float32)
     else:
       correct = jnp.sum(labels * called) / jnp.maximum(count, 1)
+    compute_s = jnp.sum(jnp.where(called, latency, 0.0))
     metrics = QueryMetrics(
       correct=jnp.where(count > 0, correct, 0.0),
       valid=count > 0,
       calls=count.astype(jnp.float32),
-      wall_clock_s=jnp.max(jnp.where(called, latency, 0.0)),
-      compute_s=jnp.sum(jnp.where(called, latency, 0.0)),
+      # A maximum may pass over NaN, a sum never does.
+      wall_clock_s=jnp.where(jnp.isnan(compute_s), jnp.nan, jnp.max(jnp.where(called, latency, 0.0))),
+      compute_s=compute_s,
       cost_usd=jnp.sum(jnp.where(called, cost, 0.0)),
     )
     return Replayed(metrics, answer)

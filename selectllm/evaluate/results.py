@@ -56,6 +56,7 @@ class DatasetSummary(_Struct, frozen=True):
     tasks: Categories of the queries.
     responses: `recorded`.
     latency: `measured`, `published`, `estimated` or `unknown`: the weakest kind among all calls.
+    latency_model: By which formula latencies are estimated, in words; empty where none is, or others estimated them.
     sizes_assumed: LLMs whose size, from which latencies are estimated, is itself assumed.
     in_place_of: The data set that was asked for and could not be had; empty when this is the one.
     notes: What a reader of any result must know about the data.
@@ -71,6 +72,7 @@ class DatasetSummary(_Struct, frozen=True):
   tasks: list[str]
   responses: str
   latency: str
+  latency_model: str
   sizes_assumed: list[str]
   in_place_of: str
   notes: list[str]

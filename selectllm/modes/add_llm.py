@@ -273,7 +273,7 @@ def _print(learned: Learned, data: dataset.Dataset, directory: pathlib.Path) -> 
   """Prints what was learned, in words."""
   low, high = (100 * bound for bound in learned.accuracy_ci)
   units: dict[str, Any] = {'compute_seconds': f's ({data.latency_is})', 'usd': 'USD', 'calls': 'call'}
-  console = rich.console.Console(highlight=False)
+  console = rich.console.Console(highlight=False, markup=False)
   console.print(
     f'{learned.llm}: learned from {learned.responses:,} responses; left out are {learned.on_test:,} to test queries of '
     f'the run and {learned.on_others:,} to queries that it does not use.\n'

@@ -140,7 +140,7 @@ def _print_plans(plans: dict[str, preflight.Plan]) -> None:
     cost = 'unknown' if plan.cost_usd is None else f'{plan.cost_usd:,.2f}'
     counts = f'{plan.wanted - plan.calls:,}', f'{plan.calls:,}', f'{plan.prompt_tokens:,}'
     table.add_row(llm, *counts, written, cost)
-  rich.console.Console(width=120).print(table)
+  rich.console.Console(width=120, markup=False).print(table)
 
 
 def _summary(asking: runner.Runner, plans: dict[str, preflight.Plan]) -> dict[str, dict[str, Any]]:
@@ -172,7 +172,7 @@ def _write_summary(asking: runner.Runner, plans: dict[str, preflight.Plan], path
     why += [f'{line["not_asked"]:,} not asked'] if line['not_asked'] else []
     counts = f'{line["answered"]:,}/{line["wanted"]:,}', f'{line["missing"]:,}', ', '.join(why)
     table.add_row(llm, *counts, f'{line["cut_off"]:,}', f'{line["attempts"]:,}', f'{line["cost_usd"]:,.4f}')
-  rich.console.Console(width=120).print(table)
+  rich.console.Console(width=120, markup=False).print(table)
   if asking.stopped:
     print(f'stopped: {asking.stopped}')
   if missing := [llm for llm, line in summary.items() if line['missing']]:

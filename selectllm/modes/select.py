@@ -27,7 +27,7 @@ def select(config: ml_collections.ConfigDict, workdir: pathlib.Path | None) -> N
   chooser = selector.load(options.selector, options.limit, config.mesh)
   choices = chooser.select([query.query for query in asked])
   chosen = list(zip(asked, choices, strict=True))
-  console = rich.console.Console()
+  console = rich.console.Console(markup=False)  # names and ids are shown as they are
   console.print(_table(chooser, chosen[:_SHOWN]))
   if len(asked) > _SHOWN:
     console.print(f'... and {len(asked) - _SHOWN:,} more')

@@ -96,5 +96,5 @@ def write(workdir: pathlib.Path, lines: Sequence[answers.Line], facts: answers.D
   console.print(savings_table(found).rich(title))
   console.print(llms_table(found).rich('Called LLMs'))
   for sentence in _sentences(found):
-    console.print(sentence, highlight=False)
-  console.print(f'Answers: {workdir / "answers.jsonl"}', highlight=False)
+    console.print(sentence, highlight=False, markup=False)
+  console.print(f'Answers: {workdir / "answers.jsonl"}', highlight=False, markup=False)

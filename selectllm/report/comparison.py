@@ -6,6 +6,7 @@ import pathlib
 import matplotlib.figure
 import msgspec
 import rich.console
+import rich.markup
 
 from selectllm.evaluate import comparison
 from selectllm.infra import paths
@@ -138,5 +139,5 @@ def write(workdir: pathlib.Path, found: comparison.Comparison) -> None:
   if found.differences:
     console.print(differences_table(found).rich('Differences between the runs'))
   for line in found.warnings:
-    console.print(f'[yellow]Note:[/] {line}', highlight=False)
-  console.print(f'Comparison: {workdir / "comparison.md"}', highlight=False)
+    console.print('[yellow]Note:[/]', rich.markup.escape(line), highlight=False)
+  console.print(f'Comparison: {workdir / "comparison.md"}', highlight=False, markup=False)

@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
+import matplotlib
 import matplotlib.axes
 import matplotlib.figure
 import matplotlib.ticker
@@ -13,6 +14,8 @@ import numpy as np
 from selectllm.evaluate import metrics, results
 from selectllm.report import tables
 
+# Names stand in figures as they are: a `$` in one begins no formula.
+matplotlib.rcParams['text.parse_math'] = False
 # Colour and style of each method's points, in the order they are drawn. From size to size a fixed subset's latency goes
 # up and down: points, not a line. What often coincides stays visible: dashes over a line.
 _STYLES = {
@@ -106,6 +109,8 @@ def accuracy_and_latency(found: results.Results) -> matplotlib.figure.Figure:
     axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
   else:
     axes.set_xscale('log')
+    axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f'{value:g}'))
     axes.set_xlabel(f'LLM latency per query, sum over the called LLMs, seconds ({kind})')
   labels = [_Label(point.name.removeprefix('single:'), point.x, point.y, (5, 2), _SINGLE) for point in single]

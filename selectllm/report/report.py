@@ -3,6 +3,7 @@
 import pathlib
 
 import rich.console
+import rich.markup
 
 from selectllm.evaluate import options, results
 from selectllm.infra import paths
@@ -85,15 +86,22 @@ def _contaminated(contamination: results.Contamination) -> list[str]:
 
 def _latencies_and_costs(found: results.Results) -> list[str]:
   """Returns what is not measured about latencies, and that costs are unknown where they are."""
-  lines = []
-  if found.dataset.latency == 'estimated':
-    lines.append('Latencies are estimated from response lengths and model sizes, not measured.')
+  lines, model = [], found.dataset.latency_model
+  if found.dataset.latency == 'estimated' or model:
+    lines.append(
+      f'{"Latencies" if found.dataset.latency == "estimated" else "Some latencies"} are estimated, not measured: '
+      f'{model or "by whoever recorded them"}.'
+    )
     if assumed := found.dataset.sizes_assumed:
       lines.append(f'The sizes of {", ".join(assumed)} are not published but assumed; so are their latencies.')
   if found.dataset.latency == 'published':
     lines.append(
       'A response without a latency of its own has the published mean of its LLM (published_latency_s in the pool '
       'file): the same for every query, and measured by others, on their machines.'
+    )
+  if found.dataset.latency == 'unknown':
+    lines.append(
+      'The latencies of some or all calls are not known: times that they would be part of are left open (-).'
     )
   if all(row.cost_usd is None for row in found.llms.values()):
     lines.append('No prices are known, so no costs are shown.')
@@ -150,7 +158,7 @@ def summary(found: results.Results) -> list[str]:
 
 
 def _bullets(lines: list[str]) -> str:
-  return '\n'.join(f'- {line}' for line in lines) + '\n'
+  return '\n'.join(f'- {tables.plain(line)}' for line in lines) + '\n'
 
 
 def _contamination(contamination: results.Contamination) -> list[str]:
@@ -295,7 +303,7 @@ def markdown(found: results.Results) -> str:
   """Returns the report as Markdown."""
   notes = warnings(found)
   sections = [
-    f'# {found.dataset.title}\n',
+    f'# {tables.plain(found.dataset.title)}\n',
     _bullets(summary(found)),
     *(['**Note**\n', _bullets(notes)] if notes else []),
     *_methods(found),
@@ -331,5 +339,5 @@ def write(workdir: pathlib.Path, found: results.Results) -> None:
   console = rich.console.Console()
   console.print(tables.console_table(found).rich(found.dataset.title))
   for line in warnings(found):
-    console.print(f'[yellow]Note:[/] {line}', highlight=False)
-  console.print(f'Report: {workdir / "report.md"}', highlight=False)
+    console.print('[yellow]Note:[/]', rich.markup.escape(line), highlight=False)
+  console.print(f'Report: {workdir / "report.md"}', highlight=False, markup=False)

@@ -1,5 +1,6 @@
 """Makes the tables of a report, as cells: the document writes them as Markdown, the console draws them."""
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -43,14 +44,16 @@ class Table(NamedTuple):
   def markdown(self) -> str:
     """Returns the table in Markdown; numbers are aligned to the right."""
     rule = ['---', *['---:'] * (len(self.header) - 1)]
-    lines = [[cell.replace('|', r'\|') for cell in cells] for cells in [self.header, rule, *self.rows]]
+    lines = [[plain(cell).replace('|', r'\|') for cell in cells] for cells in [self.header, rule, *self.rows]]
     return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines) + '\n'
 
   def rich(self, title: str) -> rich.table.Table:
     """Returns the table for a console."""
-    table = rich.table.Table(title=title, title_justify='left', box=rich.box.SIMPLE)
+    table = rich.table.Table(title=rich.markup.escape(title), title_justify='left', box=rich.box.SIMPLE)
     for position, name in enumerate(self.header):
-      table.add_column(name, justify='right' if position else 'left', no_wrap=not position, overflow='fold')
+      table.add_column(
+        rich.markup.escape(name), justify='right' if position else 'left', no_wrap=not position, overflow='fold'
+      )
     for cells in self.rows:
       table.add_row(*map(rich.markup.escape, cells))
     return table
@@ -59,6 +62,11 @@ class Table(NamedTuple):
     """Returns the table with these columns only."""
     places = list(places)
     return Table([self.header[place] for place in places], [[cells[place] for place in places] for cells in self.rows])
+
+
+def plain(text: str) -> str:
+  """Returns a text for Markdown, in one line: no name in it is taken for HTML, but for what stands as code."""
+  return re.sub('(`[^`]*`)|<(?=[A-Za-z/!?])', lambda found: found[1] or '&lt;', ' '.join(text.splitlines()))
 
 
 # Numbers as text; `-` for what is not known.

@@ -126,8 +126,16 @@ def in_words(constraint: str, target: float | None) -> str:
   }[what]
 
 
-def _verdict(row: results.ConstraintResult) -> str:
+def _is_judged(row: results.ConstraintResult, tradeoff: results.Tradeoff) -> bool:
+  """Tells whether what a constraint is on is known of every call."""
+  quantity = re.split('[<>]=', row.constraint)[0].removeprefix('query_')
+  return quantity == 'none' or getattr(tradeoff.references['all_llms'], quantity) is not None
+
+
+def _verdict(row: results.ConstraintResult, tradeoff: results.Tradeoff) -> str:
   """Returns whether the measurement on test meets a constraint."""
+  if not _is_judged(row, tradeoff):
+    return 'cannot be judged: not known of every call'
   if row.measured is None:
     return 'no operating point reached it in cross-validation'
   if row.constraint == 'none':
@@ -169,9 +177,10 @@ def _most_accurate(row: results.ConstraintResult, tradeoff: results.Tradeoff, sc
   )
 
 
-def _met(constraints: list[results.ConstraintResult]) -> str:
+def _met(tradeoff: results.Tradeoff) -> str:
   """Returns how many constraints are met on test, and which are not."""
-  words = {row.constraint: _verdict(row) for row in constraints if row.constraint != 'none'}
+  judged = [row for row in tradeoff.constraints if row.constraint != 'none' and _is_judged(row, tradeoff)]
+  words = {row.constraint: _verdict(row, tradeoff) for row in judged}
   missed = [f'`{constraint}`: {word}' for constraint, word in words.items() if word != 'met']
   count = f'{len(words) - len(missed)} of {len(words)}'
   return f'**{count} constraints are met on test**' + (f' ({"; ".join(missed)}).' if missed else '.')
@@ -204,7 +213,7 @@ def summary(found: results.Results, tradeoff: results.Tradeoff) -> list[str]:
   if (row := rows.get('none')) and row.measured is not None:
     lines.append(_most_accurate(row, tradeoff, scale))
   if set(rows) - {'none'}:
-    lines.append(_met(tradeoff.constraints))
+    lines.append(_met(tradeoff))
   return [*lines, _on_abstention(tradeoff.p_right)] if tradeoff.p_right else lines
 
 
@@ -251,7 +260,7 @@ def constraints_table(tradeoff: results.Tradeoff, scale: CostScale) -> tables.Ta
   """Tabulates each constraint, the operating point chosen for it, its cross-validated and its measured values."""
   header, rows = ['#', 'constraint', 'on test', 'strategy', 'operating point', *_header(scale)], []
   for place, row in enumerate(tradeoff.constraints, 1):
-    cells = [str(place), f'`{row.constraint}`: {in_words(row.constraint, row.target)}', _verdict(row)]
+    cells = [str(place), f'`{row.constraint}`: {in_words(row.constraint, row.target)}', _verdict(row, tradeoff)]
     if row.strategy and row.operating_points and row.estimated and row.measured:
       cells += [row.strategy, tables.joined(row.operating_points), *_both(row.estimated, row.measured, scale)]
     rows.append(cells + ['-'] * (len(header) - len(cells)))

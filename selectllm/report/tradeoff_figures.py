@@ -152,14 +152,15 @@ def _write_numbers(axes: matplotlib.axes.Axes, points: dict[tuple[float, float],
 def _draw_legends(figure: matplotlib.figure.Figure, axes: matplotlib.axes.Axes, plane: _Plane) -> None:
   """Draws a legend of the strategies, and one of the constraints by their numbers."""
   figure.legend(*axes.get_legend_handles_labels(), fontsize=8, loc='outside right upper')
-  glyph: dict[str, Any] = {'markeredgewidth': 0, 'color': 'black', 'linestyle': ''}
   constraints = [
-    matplotlib.lines.Line2D([], [], marker=f'${n}$', markersize=3 + 3 * len(str(n)), label=row.constraint, **glyph)
+    matplotlib.lines.Line2D([], [], linestyle='', label=f'{n}  {row.constraint}')
     for n, row in enumerate(plane.content.constraints, 1)
     if row.measured is not None
   ]
   if constraints:
-    figure.legend(handles=constraints, title='chosen for', fontsize=8, title_fontsize=8, loc='outside right lower')
+    figure.legend(
+      handles=constraints, title='chosen for', fontsize=8, title_fontsize=8, loc='outside right lower', handlelength=0
+    )
 
 
 def accuracy_and_cost(found: results.Results) -> matplotlib.figure.Figure | None:

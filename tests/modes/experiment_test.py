@@ -118,6 +118,7 @@ def test_learns_who_is_right(finished: pathlib.Path):
     'tasks': report['dataset']['tasks'],
     'responses': 'recorded',
     'latency': 'measured',
+    'latency_model': '',
     'sizes_assumed': [],
     'in_place_of': '',
     'notes': [],

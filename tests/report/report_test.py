@@ -226,6 +226,41 @@ def test_assumed_sizes_are_said(results_of):
   assert 'sizes of a, b are not published' in _line(report.warnings(found), 'assumed')
 
 
+def test_estimated_latencies_are_said_to_be_and_by_which_model(results_of):
+  model = '0.3 s a call + 1 ms a written token'
+  found = _of_data(results_of(kind='estimated'), latency_model=model)
+  assert _line(report.warnings(found), 'estimated').startswith(f'Latencies are estimated, not measured: {model}')
+  some = _of_data(results_of(kind='unknown'), latency_model=model)
+  assert _line(report.warnings(some), 'estimated').startswith('Some latencies are estimated')
+  others = _of_data(results_of(kind='estimated'), latency_model='')
+  assert 'by whoever recorded them' in _line(report.warnings(others), 'estimated')
+  assert 'left open' in _line(report.warnings(some), 'not known')
+
+
+def test_names_are_shown_as_they_are(results_of, tmp_path, capsys):
+  """No name is taken for a formula, for markup or for HTML."""
+  names = [
+    'cost $x_{ model$',
+    'gpt-4o ($2.5 in, $10 out)',
+    'L[lora] [/]',
+    '<img src=x onerror=y>',
+    '_a|b',
+    'two\nlines',
+  ]
+  content = json.loads(results.to_json(results_of(llms=6)))
+  text = json.dumps(content)
+  for old, new in zip(content['dataset']['llms'], names, strict=True):
+    text = text.replace(old, json.dumps(new)[1:-1])
+  found = results.from_builtins(json.loads(text))
+  report.write(tmp_path, found)
+  assert (tmp_path / 'figures' / 'confusion.png').exists()
+  written = (tmp_path / 'report.md').read_text()
+  assert '<img' not in written
+  assert '| gpt-4o ($2.5 in, $10 out) |' in written
+  shown = capsys.readouterr().out
+  assert 'L[lora] [/]' in shown or 'L[lora] [/]' in written
+
+
 def test_another_data_set_than_was_asked_for_is_said(results_of):
   assert not [line for line in report.warnings(results_of()) if 'neither found' in line]
   found = _of_data(results_of(), in_place_of='GSM8K')
