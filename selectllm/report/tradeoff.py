@@ -212,7 +212,7 @@ def summary(found: results.Results, tradeoff: results.Tradeoff) -> list[str]:
       lines.append(_reached(row, key, name, tradeoff.references[key], scale))
   if (row := rows.get('none')) and row.measured is not None:
     lines.append(_most_accurate(row, tradeoff, scale))
-  if set(rows) - {'none'}:
+  if any(row.constraint != 'none' and _is_judged(row, tradeoff) for row in tradeoff.constraints):
     lines.append(_met(tradeoff))
   return [*lines, _on_abstention(tradeoff.p_right)] if tradeoff.p_right else lines
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from selectllm.data import dataset, splits
-from selectllm.evaluate import assemble, context, error_analysis, evaluator, options, results
+from selectllm.evaluate import assemble, context, error_analysis, evaluator, options, replay, results
 from selectllm.infra import batching
 from selectllm.selection import baselines, policies, voting
 
@@ -749,3 +749,22 @@ def test_folds_together_are_what_they_are_one_by_one(folded):
     assert row['accuracy'] == pytest.approx(joined([one[row['name']] for one in chosen], 'accuracy'))
   assert together['knn_neighbours'] == [one['knn_neighbours'][0] for one in apart]
   assert together['best_single'] == sorted({name for one in apart for name in one['best_single']})
+
+
+def test_what_takes_an_unknown_time_takes_none_that_is_known():
+  """Of many LLMs and samples, where compilers may let a maximum pass over NaN."""
+  rng, shape = np.random.default_rng(0), (100, 16)
+  latency_s = np.where(rng.random(shape) < 0.3, np.nan, 1)
+  table = _table(
+    rng.integers(0, 4, (*shape, 4)), np.zeros(100), latency_s, np.full(shape, np.nan), np.ones(shape), 'unknown'
+  )
+  mask = rng.random((100, 5, 16)) < 0.4
+  played = replay.replay(
+    table.responses, mask, np.ones(16, np.float32), np.arange(16.0, dtype=np.float32), over='majority'
+  ).metrics
+  unknown = (mask & np.isnan(latency_s)[:, None]).any(-1)
+  assert 0.2 < unknown.mean() < 0.99
+  np.testing.assert_array_equal(np.isnan(played.wall_clock_s), unknown)
+  np.testing.assert_array_equal(np.isnan(played.compute_s), unknown)
+  assert (played.wall_clock_s[~unknown] <= 1).all()
+  np.testing.assert_array_equal(np.isnan(played.cost_usd), mask.any(-1))

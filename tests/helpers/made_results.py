@@ -21,7 +21,8 @@ def make(config: ml_collections.ConfigDict, llms: list[str], **fields: Any) -> r
     'schema_version': results.SCHEMA_VERSION,
     'dataset': {
       'name': 'Sums', 'llms': llms, 'tasks': [''], 'responses': 'recorded', 'latency': 'measured', 'latency_model': '',
-      'sizes_assumed': [], 'in_place_of': '', 'notes': [], 'folds': 0, 'queries': 99, 'unused': 0, 'truncated': 0, 'labels': 'reference',
+      'sizes_assumed': [], 'in_place_of': '', 'notes': [], 'folds': 0, 'queries': 99, 'unused': 0, 'truncated': 0,
+      'labels': 'reference',
       'queries_per_split': {'train': 0, 'validation': 0, 'test': 0},
     },
     'llms': {

@@ -384,7 +384,8 @@ def test_the_legend_is_in_the_order_of_the_curves(made):
   figure = tradeoff_figures.accuracy_and_cost(made())
   names, constraints = ([text.get_text() for text in legend.get_texts()] for legend in figure.legends)
   assert names[:3] == ['learned_vote', 'adaptive', 'chain']
-  assert constraints == [row['constraint'] for row in _tradeoff()['constraints'] if row['measured']]
+  chosen = [(n, row) for n, row in enumerate(_tradeoff()['constraints'], 1) if row['measured']]
+  assert constraints == [f'{n}  {row["constraint"]}' for n, row in chosen]
 
 
 def test_chosen_points_carry_the_numbers_of_their_constraints_and_cover_none(made):
@@ -410,3 +411,15 @@ def test_abstaining_marks_its_point_and_the_diagram_leaves_out_empty_bins(made):
   np.testing.assert_allclose(top.get_lines()[1].get_xydata(), [(0.45, 0.5), (0.9, 0.875)])
   assert [bar.get_height() for bar in bottom.patches] == [0, 4, 8]
   assert '0.021' in top.get_title()
+
+
+def test_a_limit_on_what_is_not_known_is_not_judged(content_of):
+  unknown = [
+    {'constraint': text} | dict.fromkeys(_tradeoff('calls')['constraints'][4].keys() - {'constraint'})
+    for text in ('compute_seconds<=35%', 'p95_wall_seconds<=1.5', 'usd<=10%', 'query_compute_seconds<=2')
+  ]
+  known = [row for row in _tradeoff('calls')['constraints'] if 'seconds' not in row['constraint']]
+  text = _section(content_of('calls', constraints=[*known, *unknown]))
+  assert text.count('cannot be judged: not known of every call') == len(unknown)
+  assert f'of {len(known) - 1} constraints are met on test' in text
+  assert 'constraints are met' not in _section(content_of('calls', constraints=unknown))
