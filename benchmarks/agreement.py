@@ -16,7 +16,7 @@ import numpy as np
 import rich.console
 
 from selectllm.data import dataset, load, splits
-from selectllm.evaluate import predictions, replay, statistics
+from selectllm.evaluate import metrics, predictions, replay
 from selectllm.report import tables
 from selectllm.selection import baselines, confidence, policies, pseudo_labels, voting
 
@@ -69,15 +69,15 @@ def main() -> None:
     for name, labelled in taught.items():
       right[name].append(correct(confidences(labelled, predicted.embeddings, split), responses, split))
   joined = {name: np.concatenate(parts) for name, parts in right.items()}
-  valid = np.ones(len(joined['agreement']), bool)
   cells = []
+  everywhere = np.ones(joined['agreement'].shape, bool)
+  gains = metrics.compare_pairs(joined['agreement'], joined['references'], everywhere)
   for column, size in enumerate(SIZES):
-    test = statistics.paired_test(joined['agreement'][:, column], joined['references'][:, column], valid)
     means = [tables.percent(float(joined[name][:, column].mean())) for name in ('references', 'agreement')]
-    cells.append([str(size), *means, tables.gain(test.delta, test.p)])
+    cells.append([str(size), *means, tables.gain(gains[column])])
   console = rich.console.Console(width=120)
   header = ['s', 'taught by references %', 'taught by agreement %', 'difference']
-  console.print(tables.Table(header, cells).rich(f'weighted_max_conf on {len(valid):,} test queries'))
+  console.print(tables.Table(header, cells).rich(f'weighted_max_conf on {len(everywhere):,} test queries'))
   known = (responses.accepted >= 0).any(1)
   agreed = dataset.is_right(pseudo_labels.pseudo_reference(responses), responses.accepted)
   console.print(

@@ -20,7 +20,7 @@ import rich.console
 from sklearn import linear_model
 
 from selectllm.data import dataset, load, splits
-from selectllm.evaluate import predictions, replay, results, statistics
+from selectllm.evaluate import metrics, predictions, replay, results
 from selectllm.models import inference, pretrained, sharding
 from selectllm.models import options as model_options
 from selectllm.report import tables
@@ -124,10 +124,8 @@ def main() -> None:
       for column in range(len(SIZES)):
         text = tables.percent(float(ours[:, column].mean()))
         if rival is not rivals[0]:
-          gain = right[0][:, [column]] - ours[:, [column]]
-          low, high = 100 * statistics.bootstrap_ci(gain, everywhere[:, None])[0]
-          test = statistics.paired_test(right[0][:, column], ours[:, column], everywhere)
-          text += f'  {100 * test.delta:+.1f} ({low:+.1f} to {high:+.1f}, p={test.p:.2g})'
+          (gain,) = metrics.compare_pairs(right[0][:, [column]], ours[:, [column]], everywhere[:, None])
+          text += f'  {tables.gain(gain)}, {tables.gain_interval(gain)}'
         line.append(text)
       cells.append(line)
     header = ['classifier', 'time', 'log loss', *(f's={size} %, gain of ours' for size in SIZES)]

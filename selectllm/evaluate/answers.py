@@ -161,8 +161,7 @@ def _method(lines: Sequence[Line], facts: DeciderFacts, spent: Spent) -> LiveMet
   right = np.array([float(line['correct']) for line in lines if line['correct'] is not None])
   interval: results.Interval = (None, None)
   if right.size:
-    low, high = statistics.bootstrap_ci(right[:, None], np.ones((len(right), 1), bool))[0].tolist()
-    interval = low, high
+    interval = statistics.wilson_ci(float(np.mean(right)), len(right))
   return LiveMethod(
     name=facts.policy,
     size=facts.size,

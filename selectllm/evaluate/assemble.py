@@ -4,7 +4,7 @@ import numpy as np
 
 from selectllm.data import splits
 from selectllm.evaluate import contamination, context, error_analysis, evaluator, metrics, results, statistics
-from selectllm.selection import policies
+from selectllm.selection import constraints, policies
 
 
 def assemble(
@@ -31,6 +31,7 @@ def assemble(
     timing: What all that took.
   """
   oracle = next(row for row in evaluation.methods if row.name == 'oracle')
+  _correct(evaluation.chosen, tradeoff)
   return results.Results(
     schema_version=results.SCHEMA_VERSION,
     dataset=_summarise_dataset(run, len(evaluation.test_rows), truncated, labels),
@@ -62,6 +63,21 @@ def assemble(
   )
 
 
+def _correct(chosen: list[results.MethodResult], tradeoff: results.Tradeoff | None) -> None:
+  """Fills in the p-values of the headline comparisons after Holm's correction, see `results.Comparison`."""
+  family = [row.versus for row in chosen if row.name in policies.POLICIES]
+  if tradeoff:
+    family += [row.versus for row in tradeoff.best.values()]
+    family += [row.versus for row in tradeoff.constraints if row.versus]
+  places = [(versus, name) for versus in family for name in constraints.REFERENCES]
+  corrected = metrics.correct_family([versus[name] for versus, name in places])
+  for (versus, name), gain in zip(places, corrected, strict=True):
+    versus[name] = gain
+  for row in chosen:
+    if tradeoff and row.name in tradeoff.best:
+      row.versus.update(tradeoff.best[row.name].versus)
+
+
 def _summarise_dataset(run: context.RunContext, tested: int, truncated: int, labels: str) -> results.DatasetSummary:
   data, folds = run.data, len(run.split)
 
@@ -87,11 +103,6 @@ def _summarise_dataset(run: context.RunContext, tested: int, truncated: int, lab
   )
 
 
-def _accuracy_interval(interval: np.ndarray, accuracy: float | None, count: int) -> results.Interval:
-  """Returns the bootstrap's interval; Wilson's where all are right or all wrong, and resampling sees no doubt."""
-  return statistics.wilson_ci(accuracy, count) if accuracy in (0, 1) else results.interval(interval)
-
-
 def _summarise_llms(run: context.RunContext) -> dict[str, results.LLMSummary]:
   """Sums up each LLM alone.
 
@@ -102,19 +113,16 @@ def _summarise_llms(run: context.RunContext) -> dict[str, results.LLMSummary]:
   members = {name: np.any(run.split == which, axis=0) for which, name in enumerate(splits.NAMES)}
   members['all'] = np.ones(len(responses.labels), bool)
   intervals = {
-    name: statistics.bootstrap_ci(responses.labels[of], responses.observed[of], resamples=run.options.resamples)
+    name: statistics.accuracy_ci(responses.labels[of], responses.observed[of], resamples=run.options.resamples)
     for name, of in members.items()
   }
   summaries = {}
   for column, llm in enumerate(run.data.llms):
     observed = responses.observed[:, column]
     counted = {name: observed & of for name, of in members.items()}
-    accuracy = {name: metrics.known_mean(responses.labels[:, column], of) for name, of in counted.items()}
     summaries[llm] = results.LLMSummary(
-      accuracy=accuracy,
-      accuracy_ci={
-        name: _accuracy_interval(intervals[name][column], accuracy[name], int(of.sum())) for name, of in counted.items()
-      },
+      accuracy={name: metrics.known_mean(responses.labels[:, column], of) for name, of in counted.items()},
+      accuracy_ci={name: results.interval(interval[column]) for name, interval in intervals.items()},
       missing=int((~observed).sum()),
       latency_s=metrics.known_mean(responses.latency_s[:, column], observed),
       cost_usd=metrics.known_mean(responses.cost_usd[:, column], observed),

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from selectllm.evaluate import finished_runs, metrics, outcomes, statistics
+from selectllm.evaluate import finished_runs, metrics, outcomes, results, statistics
 from selectllm.infra import run_dir
 
 # A method as `outcomes.Outcomes` names its columns: name and size.
@@ -28,22 +28,6 @@ class Aligned(NamedTuple):
   valid: np.ndarray
 
 
-class Gain(NamedTuple):
-  """A gain of one method over another on the same queries.
-
-  Attributes:
-    queries: Those that both count.
-    delta: The mean gain.
-    ci: Its 95 % bootstrap interval.
-    p: Of the paired test, see `statistics.paired_test`.
-  """
-
-  queries: int
-  delta: float
-  ci: tuple[float, float]
-  p: float
-
-
 class _Struct(msgspec.Struct, frozen=True):
   """A JSON object of comparison.json."""
 
@@ -57,22 +41,13 @@ class ComparedRun(_Struct, frozen=True):
   tested: int
 
 
-class GainOverFirst(_Struct, frozen=True):
-  """A gain over the first run; `p_holm` is corrected for the number of runs that are compared with it."""
-
-  delta: float
-  ci: tuple[float, float]
-  p: float
-  p_holm: float
-
-
 class MethodOfRun(_Struct, frozen=True):
   """A method in one run: its sizes, its accuracy on the shared queries, and its gain over the first run."""
 
   sizes: list[int]
   accuracy: float
   accuracy_ci: tuple[float, float]
-  gain: GainOverFirst | None
+  gain: results.Comparison | None
 
 
 class ComparedMethod(_Struct, frozen=True):
@@ -132,26 +107,6 @@ def align(played: Sequence[outcomes.Outcomes], keys: Sequence[Key | None]) -> Al
   return Aligned(shared, correct, valid)
 
 
-def compare_pairs(a: np.ndarray, b: np.ndarray, valid: np.ndarray, *, resamples: int = 2000) -> list[Gain | None]:
-  """Compares P pairs of methods query by query.
-
-  Args:
-    a: float32[Q, P], the score of the first method of each pair on each query.
-    b: float32[Q, P], likewise of the second.
-    valid: bool[Q, P], queries that both count.
-    resamples: Of the bootstrap.
-
-  Returns:
-    P gains of b over a; None where no query counts for both.
-  """
-  intervals = statistics.bootstrap_ci(b - a, valid, resamples=resamples).tolist()
-  gains: list[Gain | None] = []
-  for one, other, both, (low, high) in zip(a.T, b.T, valid.T, intervals, strict=True):
-    test = statistics.paired_test(other, one, both)
-    gains.append(Gain(int(both.sum()), test.delta, (low, high), test.p) if both.any() else None)
-  return gains
-
-
 def compare_runs(compared: Sequence[finished_runs.Run], *, resamples: int = 2000) -> Comparison:
   """Compares runs with the first of them, method by method.
 
@@ -174,9 +129,9 @@ def compare_runs(compared: Sequence[finished_runs.Run], *, resamples: int = 2000
     raise ValueError('no query was tested by all of these runs:\n' + '\n'.join(tested))
   methods = _methods(compared)
   values, counted = _columns(played, list(methods.values()))
-  intervals = statistics.bootstrap_ci(values, counted, resamples=resamples)
+  intervals = statistics.accuracy_ci(values, counted, resamples=resamples)
   first = np.repeat(np.arange(len(methods)) * len(compared), len(compared))
-  gains = compare_pairs(values[:, first], values, counted[:, first] & counted, resamples=resamples)
+  gains = metrics.compare_pairs(values, values[:, first], counted[:, first] & counted)
   rows = []
   for number, (name, keys) in enumerate(methods.items()):
     of = slice(number * len(compared), (number + 1) * len(compared))
@@ -231,19 +186,17 @@ def _row(
   correct: np.ndarray,
   valid: np.ndarray,
   intervals: np.ndarray,
-  gains: Sequence[Gain | None],
+  gains: Sequence[results.Comparison | None],
 ) -> ComparedMethod:
   """Returns one method: its accuracy in every run, and the gain of every other run over the first."""
-  others = [gain if place else None for place, gain in enumerate(gains)]
-  adjusted = statistics.holm(np.array([np.nan if gain is None else gain.p for gain in others])).tolist()
+  others = metrics.correct_family([None, *gains[1:]])
   rows: list[MethodOfRun | None] = []
   for place, (run, key, accuracy) in enumerate(zip(compared, keys, metrics.masked_mean(correct, valid), strict=True)):
     if key is None or np.isnan(accuracy):
       rows.append(None)
       continue
-    gain, (low, high) = others[place], intervals[place].tolist()
-    over_first = gain and GainOverFirst(gain.delta, gain.ci, gain.p, adjusted[place])
-    rows.append(MethodOfRun(_sizes(run, key), float(accuracy), (low, high), over_first))
+    low, high = intervals[place].tolist()
+    rows.append(MethodOfRun(_sizes(run, key), float(accuracy), (low, high), others[place]))
   return ComparedMethod(name, int(valid.any(1).sum()), rows)
 
 

@@ -74,7 +74,7 @@ def _evaluate_clean(
   columns = np.concatenate([np.flatnonzero(chosen), np.flatnonzero(fixed)])
   correct, valid = kept.correct[:, columns], kept.valid[:, columns]
   everywhere, rest = metrics.masked_mean(correct, valid), metrics.masked_mean(correct[clean], valid[clean])
-  intervals = statistics.bootstrap_ci(correct[clean], valid[clean], resamples=resamples)
+  intervals = statistics.accuracy_ci(correct[clean], valid[clean], resamples=resamples)
   return [
     results.CleanAccuracy(str(name), results.known(accuracy), results.known(clean_accuracy), results.interval(interval))
     for name, accuracy, clean_accuracy, interval in zip(kept.names[columns], everywhere, rest, intervals, strict=True)

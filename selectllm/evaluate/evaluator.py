@@ -65,9 +65,7 @@ class Evaluation(NamedTuple):
 
 
 def _compare(
-  methods: Sequence[replay.QueryMetrics],
-  references: Sequence[Mapping[str, replay.QueryMetrics | None]],
-  resamples: int,
+  methods: Sequence[replay.QueryMetrics], references: Sequence[Mapping[str, replay.QueryMetrics | None]]
 ) -> list[Versus]:
   """Compares each method with its own references, on the queries that both count; None where there are none."""
   compared: list[Versus] = [dict.fromkeys(REFERENCES) for _ in methods]
@@ -75,19 +73,18 @@ def _compare(
     (versus, name, method, reference)
     for versus, method, others in zip(compared, methods, references, strict=True)
     for name in REFERENCES
-    if (reference := others[name]) is not None and (method.valid & reference.valid).any()
+    if (reference := others[name]) is not None
   ]
   if not pairs:
     return compared
   width = max(1, _GAINS // len(pairs[0][2].valid))
   for start in range(0, len(pairs), width):
     some = pairs[start : start + width]
-    gains = np.stack([method.correct - reference.correct for _, _, method, reference in some], 1)
+    ours = np.stack([method.correct for _, _, method, _ in some], 1)
+    theirs = np.stack([reference.correct for *_, reference in some], 1)
     both = np.stack([method.valid & reference.valid for _, _, method, reference in some], 1)
-    intervals = statistics.bootstrap_ci(gains, both, resamples=resamples)
-    for (versus, name, method, reference), valid, interval in zip(some, both.T, intervals, strict=True):
-      test = statistics.paired_test(method.correct, reference.correct, valid)
-      versus[name] = results.Comparison(test.delta, test.p, results.interval(interval))
+    for (versus, name, *_), gain in zip(some, metrics.compare_pairs(ours, theirs, both), strict=True):
+      versus[name] = gain
   return compared
 
 
@@ -249,8 +246,8 @@ def _rows(
   methods: list[_Method], kept: outcomes.Outcomes, options: results.EvaluateConfig
 ) -> list[results.MethodResult]:
   """Sums up all methods; one of them is the oracle."""
-  intervals = statistics.bootstrap_ci(kept.correct, kept.valid, resamples=options.resamples)
-  versus = _compare([of.metrics for of in methods], [of.references for of in methods], options.resamples)
+  intervals = statistics.accuracy_ci(kept.correct, kept.valid, resamples=options.resamples)
+  versus = _compare([of.metrics for of in methods], [of.references for of in methods])
   oracle = next(of.metrics for of in methods if of.key[0] == 'oracle')
   accuracy = metrics.known_mean(oracle.correct, oracle.valid)
   return [

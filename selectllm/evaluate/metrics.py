@@ -8,6 +8,7 @@ average, one class only) is None where a single number is returned and NaN withi
 import collections.abc
 import typing
 
+import msgspec
 import numpy as np
 import scipy.stats
 
@@ -196,6 +197,28 @@ def known_mean(values: np.ndarray, valid: np.ndarray) -> float | None:
 def known_quantile(values: np.ndarray, valid: np.ndarray, share: float) -> float | None:
   """Returns a quantile of values over valid ones, likewise."""
   return results.known(np.quantile(values[valid], share)) if valid.any() else None
+
+
+def compare_pairs(
+  a: np.ndarray, b: np.ndarray, valid: np.ndarray, *, seed_variance: np.ndarray | float = 0.0
+) -> list[results.Comparison | None]:
+  """Returns the gains of a over b of P pairs of methods, arrays [N, P]; None where no query counts for both.
+
+  See `statistics.paired_gains` for the arguments and the errors raised.
+  """
+  gains = statistics.paired_gains(a, b, valid, seed_variance=seed_variance)
+  return [
+    results.Comparison(queries, delta, (low, high), p, differ, results.known(detectable)) if queries else None
+    for queries, (delta, low, high, p, differ, detectable) in zip(
+      np.sum(valid, 0).tolist(), zip(*(field.tolist() for field in gains), strict=True), strict=True
+    )
+  ]
+
+
+def correct_family(gains: collections.abc.Sequence[results.Comparison | None]) -> list[results.Comparison | None]:
+  """Returns the comparisons of one family with their p-values after Holm's correction; None is no comparison."""
+  adjusted = statistics.holm(np.array([np.nan if gain is None else gain.p for gain in gains])).tolist()
+  return [gain and msgspec.structs.replace(gain, p_holm=p) for gain, p in zip(gains, adjusted, strict=True)]
 
 
 # The tradeoff: what accuracy costs.

@@ -17,6 +17,9 @@ import msgspec
 # Of report.json; raised when a field is renamed, removed or means something else.
 SCHEMA_VERSION = 3
 
+# Gains of which a test is less sure than this are not resolved.
+SIGNIFICANT = 0.05
+
 Interval = tuple[float | None, float | None]
 
 
@@ -143,11 +146,37 @@ class OracleSummary(_Struct, frozen=True):
 
 
 class Comparison(_Struct, frozen=True):
-  """A gain over another method on the same queries: its mean, interval and the p-value of a paired test."""
+  """A gain over another method on the same queries, see `statistics.paired_gains`.
 
+  Attributes:
+    queries: Those that both count.
+    delta: The mean gain.
+    ci: Its interval; 0 is outside exactly where `p` is below 0.05. Both are of this one comparison.
+    p: Of the paired test.
+    differ: Queries that the two score differently.
+    detectable: The smallest gain that so many queries show with a power of 80 %; None where there are too few.
+    p_holm: After Holm's correction, of a headline comparison: a policy at its chosen size, a strategy at its most
+      accurate operating point, or the operating point of a constraint, against best_single or all_llms. All of these
+      in a report are one family; None outside of it. In a comparison of runs, the family is a method in all runs.
+  """
+
+  queries: int
   delta: float
+  ci: tuple[float, float]
   p: float
-  ci: Interval
+  differ: int
+  detectable: float | None
+  p_holm: float | None = None
+
+  @property
+  def resolved(self) -> bool:
+    """Tells whether the test, and so the interval, excludes that there is no gain."""
+    return self.p < SIGNIFICANT
+
+  @property
+  def holds(self) -> bool:
+    """Tells whether it still does after Holm's correction, where there is one."""
+    return self.resolved and (self.p_holm is None or self.p_holm < SIGNIFICANT)
 
 
 class MethodResult(_Struct, frozen=True):
@@ -219,13 +248,6 @@ class Measurement(Estimate, frozen=True):
   query_compute_seconds: float | None = None
 
 
-class PairedGain(_Struct, frozen=True):
-  """A gain over another method on the same queries, and the p-value of a paired test."""
-
-  delta: float
-  p: float
-
-
 class OperatingPoint(_Struct, frozen=True):
   """One operating point of a strategy: cross-validated on train and validation, measured on test."""
 
@@ -240,7 +262,7 @@ class StrategySummary(_Struct, frozen=True):
   operating_points: list[int]
   estimated: Estimate
   measured: Measurement
-  versus: dict[str, PairedGain]
+  versus: dict[str, Comparison | None]
 
 
 class ConstraintResult(_Struct, frozen=True):
@@ -261,7 +283,7 @@ class ConstraintResult(_Struct, frozen=True):
   target: float | None
   met: bool | None
   within: bool | None
-  versus: dict[str, PairedGain] | None
+  versus: dict[str, Comparison | None] | None
 
 
 class Abstention(_Struct, frozen=True):

@@ -78,8 +78,12 @@ def _measure(measured: Sequence[replay.QueryMetrics], resamples: int) -> list[di
     tests.append(test | {f'{name}_ci': len(columns) + place for place, name in enumerate(known)})
     columns += known.values()
   valid = np.stack([of.valid for of in measured], 1)
-  of_column = [place for place, test in enumerate(tests) for name in test if name.endswith('_ci')]
-  intervals = statistics.bootstrap_ci(np.stack(columns, 1), valid[:, of_column], resamples=resamples)
+  of_column = [(place, name) for place, test in enumerate(tests) for name in test if name.endswith('_ci')]
+  values, valid = np.stack(columns, 1), valid[:, [place for place, _ in of_column]]
+  shares = np.array([name == 'accuracy_ci' for _, name in of_column])
+  intervals = np.full((len(shares), 2), np.nan)
+  intervals[shares] = statistics.accuracy_ci(values[:, shares], valid[:, shares], resamples=resamples)
+  intervals[~shares] = statistics.bootstrap_ci(values[:, ~shares], valid[:, ~shares], resamples=resamples)
   return [
     {name: results.interval(intervals[value]) if name.endswith('_ci') else value for name, value in test.items()}
     for test in tests
@@ -100,13 +104,11 @@ def _p95_interval(measured: replay.QueryMetrics, resamples: int) -> results.Inte
 Others = dict[str, replay.QueryMetrics]
 
 
-def _compare(measured: replay.QueryMetrics, others: Others) -> dict[str, results.PairedGain]:
+def _compare(measured: replay.QueryMetrics, others: Others) -> dict[str, results.Comparison | None]:
   """Compares a method with others on the same queries."""
-  tests = {
-    name: statistics.paired_test(measured.correct, other.correct, measured.valid & other.valid)
-    for name, other in others.items()
-  }
-  return {name: results.PairedGain(*test) for name, test in tests.items()}
+  theirs, valid = (np.stack([getattr(other, name) for other in others.values()], 1) for name in ('correct', 'valid'))
+  ours = np.broadcast_to(measured.correct[:, None], theirs.shape)
+  return dict(zip(others, metrics.compare_pairs(ours, theirs, measured.valid[:, None] & valid), strict=True))
 
 
 def _judge_constraint(

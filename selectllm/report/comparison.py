@@ -8,7 +8,7 @@ import msgspec
 import rich.console
 import rich.markup
 
-from selectllm.evaluate import comparison
+from selectllm.evaluate import comparison, results
 from selectllm.infra import paths
 from selectllm.report import figures, tables
 
@@ -29,7 +29,7 @@ def _same(method: comparison.ComparedMethod) -> bool:
   """Returns whether all runs have the method, and it answers alike in all of them."""
   first, *others = method.runs
   return first is not None and all(
-    row is not None and row.gain is not None and row.sizes == first.sizes and row.gain.ci == (0, 0) for row in others
+    row is not None and row.gain is not None and row.sizes == first.sizes and not row.gain.differ for row in others
   )
 
 
@@ -44,7 +44,7 @@ def methods_table(found: comparison.Comparison) -> tables.Table:
         continue
       compared = ['-'] * (3 + corrected)
       if gain := row.gain:
-        compared = [tables.gain(gain.delta, gain.p_holm), tables.gain_interval(gain.ci), _p(gain.p)]
+        compared = [tables.gain(gain), tables.gain_interval(gain), _p(gain.p)]
         compared += [_p(gain.p_holm)] * corrected
       accuracy = [tables.percent(row.accuracy), tables.interval(row.accuracy_ci)]
       cells.append([method.name, name, tables.joined(row.sizes) or '-', *accuracy, *compared])
@@ -70,33 +70,32 @@ def differences_table(found: comparison.Comparison) -> tables.Table:
 
 
 def gains(found: comparison.Comparison) -> matplotlib.figure.Figure:
-  """Draws the gain of every run over the first, policy by policy, with intervals; grey where it is a tie."""
+  """Draws the gain of every run over the first, policy by policy, with intervals."""
   first, *others = found.runs
-  lines: list[tuple[str, comparison.GainOverFirst | None]] = []
+  lines: list[tuple[str, results.Comparison | None]] = []
   for method in found.methods:
     if method.name.partition(',')[0] in found.policies:
       lines.append((method.name, None))
       lines += [(run.name, row.gain) for run, row in zip(others, method.runs[1:], strict=True) if row and row.gain]
   figure = matplotlib.figure.Figure(figsize=(7.5, 1.2 + 0.26 * len(lines)), layout='constrained')
   axes = figure.subplots()
-  points = [
-    None if gain is None else figures.Gain(gain.delta, gain.ci, gain.p_holm > tables.SIGNIFICANT) for _, gain in lines
-  ]
-  figures.forest(axes, [name for name, _ in lines], points, [at for at, gain in enumerate(points) if gain is None])
-  axes.set_xlabel('points of accuracy, with 95 % interval; hollow and grey: a tie')
+  names, points = zip(*lines, strict=True)
+  figures.forest(axes, names, points, [at for at, gain in enumerate(points) if gain is None])
+  axes.set_xlabel(f'points of accuracy, with 95 % interval; {figures.FOREST}')
   axes.set_title(f'Gain over {first.name} on {found.shared_queries:,} shared queries', fontsize=10)
   return figure
 
 
 _EXPLANATION = """\
-*Accuracy* and *gain* are over the queries that all runs tested, with 95 % bootstrap intervals over these queries. A
-*gain* is over {first} on the same queries; one that a paired test finds not significant (p > {significant}) is a tie.
+*Accuracy* and *gain* are over the queries that all runs tested, with 95 % intervals over these queries. A *gain* is
+over {first} on the same queries; one whose interval holds 0, which is where a paired test has p >= 0.05, is *not
+resolved*.
 {corrected}*s* is the subset size: without a number behind its name, a method has the size that was most accurate on
 validation in the run (in each of its folds). A method that answers every query alike in all runs is listed once.
 """
 _CORRECTED = """\
-The p-value beside a gain, which decides on ties, is corrected for the comparison of {tests} runs (Holm), method by
-method; `p` is the test's own.
+Intervals and p-values are of one comparison; *not after Holm* is said of what is no longer resolved once corrected for
+the comparison of {tests} runs, method by method.
 """
 
 
@@ -105,7 +104,6 @@ def markdown(found: comparison.Comparison) -> str:
   tests = len(found.runs) - 1
   explanation = _EXPLANATION.format(
     first=found.runs[0].name,
-    significant=tables.SIGNIFICANT,
     corrected=_CORRECTED.format(tests=tests) if tests > 1 else '',
   )
   different = differences_table(found).markdown() if found.differences else 'Nothing in their configs or data.\n'

@@ -30,7 +30,7 @@ _STYLES = {
   'all_llms': ('#c1121f', '*'),
 }
 _SINGLE = '#444444'
-_BETTER, _WORSE, _TIE = '#0b6e4f', '#c1121f', '#777777'
+_BETTER, _WORSE, _NOT_RESOLVED = '#0b6e4f', '#c1121f', '#777777'
 _BLUE = _STYLES['max_conf'][0]
 # Above so many subset sizes, colours alone tell how often an LLM is called.
 _MOST_NUMBERS = 12
@@ -293,27 +293,26 @@ def draw(found: results.Results, directory: pathlib.Path, makers: dict[str, Make
       save(figure, directory / f'{name}.png')
 
 
-class Gain(NamedTuple):
-  """A point of a forest plot: a mean gain with its interval, and whether it is a tie."""
-
-  delta: float
-  ci: results.Interval
-  tie: bool
+# What the marks of `forest` mean.
+FOREST = 'grey: not resolved; hollow: not after Holm'
 
 
 def forest(
-  axes: matplotlib.axes.Axes, labels: Sequence[str], gains: Sequence[Gain | None], headings: Collection[int]
+  axes: matplotlib.axes.Axes,
+  labels: Sequence[str],
+  gains: Sequence[results.Comparison | None],
+  headings: Collection[int],
 ) -> None:
-  """Draws gains in points, one below the other, hollow and grey where they are ties; a line separates headings."""
+  """Draws gains in points, one below the other, marked as `FOREST` says; a line separates headings."""
   axes.axvline(0, color='black', linewidth=1)
   for place, gain in enumerate(gains):
     if place in headings:
       axes.axhline(place - 0.5, color='#dddddd', linewidth=0.8)
     elif gain:
-      colour = _TIE if gain.tie else _BETTER if gain.delta > 0 else _WORSE
+      colour = (_BETTER if gain.delta > 0 else _WORSE) if gain.resolved else _NOT_RESOLVED
       axes.plot(100 * np.array(gain.ci, float), [place, place], color=colour, linewidth=1.6)
       axes.plot(
-        100 * gain.delta, place, 'o', color=colour, markersize=5, markerfacecolor='white' if gain.tie else colour
+        100 * gain.delta, place, 'o', color=colour, markersize=5, markerfacecolor=colour if gain.holds else 'white'
       )
   axes.set_ylim(len(gains) - 0.5, -0.5)
   axes.tick_params(axis='y', length=0)

@@ -114,9 +114,14 @@ def _verdict(row: results.MethodResult, reference: str, name: str) -> str:
   if comparison is None:
     return ''
   points, p = 100 * comparison.delta, tables.p_value(comparison.p)
-  if comparison.p > tables.SIGNIFICANT:
-    return f'a tie with {name} ({points:+.1f} points, {p})'
-  return f'{"better" if points > 0 else "worse"} than {name} by {abs(points):.1f} points ({p})'
+  if not comparison.differ:
+    return f'the same as {name}'
+  if not comparison.resolved:
+    least = comparison.detectable
+    shown = '' if least is None else f'; so many queries show gains from {100 * least:.1f} points on'
+    return f'not resolved against {name} ({points:+.1f} points, {p}{shown})'
+  verdict = f'{"better" if points > 0 else "worse"} than {name} by {abs(points):.1f} points ({p})'
+  return verdict if comparison.holds else f'{verdict}, but not after Holm'
 
 
 def _of_policy(row: results.MethodResult, everybody: results.MethodResult | None) -> str:
@@ -186,7 +191,7 @@ def _contamination(contamination: results.Contamination) -> list[str]:
   if contamination.clean < contamination.tested:
     sections += [
       f'Accuracy on the {contamination.clean:,} of {contamination.tested:,} test queries without a duplicate in train '
-      'or validation, with 95 % bootstrap intervals (sizes as chosen on validation):\n',
+      'or validation, with 95 % intervals (sizes as chosen on validation):\n',
       tables.clean_table(contamination).markdown(),
     ]
   return sections
@@ -217,7 +222,7 @@ def _by_task(found: results.Results) -> list[str]:
 def _difference(feature: results.FeatureResult) -> str:
   """Returns a sentence on how much the gap to the oracle varies with a feature of the queries."""
   name, p = f'**{tables.FEATURES[feature.name]}**', tables.p_value(feature.p)
-  if feature.p is None or feature.p > tables.SIGNIFICANT:
+  if feature.p is None or feature.p >= results.SIGNIFICANT:
     return f'{name}: no significant difference ({p}).'
   low, high = (choose(feature.bins, key=lambda row: row.lost) for choose in (min, max))
   correlation = '' if feature.correlation is None else f', rank correlation {feature.correlation:+.2f}'
@@ -260,27 +265,38 @@ def _appendix(analysis: results.ErrorAnalysis) -> list[str]:
 
 
 _EXPLANATION = """\
-*Accuracy* is the share of test queries whose elected answer is right, with a 95 % bootstrap interval over queries.
+*Accuracy* is the share of test queries whose elected answer is right, with a 95 % interval over queries: Wilson's, for
+mean scores and random subsets the bootstrap's.
 *Wall clock* is what the user of one query waits, the called LLMs answering in parallel; *summed compute* is the seconds
 of all calls, added up. Both include the classifier's own {own} s (measured here, one query at a time) where it takes
 part. *s* is the subset size; in this
 table policies and subsets have the size that was most accurate on validation. The *vs* columns give points gained on
-the same queries (`top_s` at the same size); a difference that a paired test finds not significant (p > {significant})
-is a *tie*. `max_conf` calls the s LLMs with the highest confidence, `labelled_max_conf` only those of them that are
-predicted to be right, and `weighted_max_conf` weighs the votes of `max_conf` by confidence. `all_llms` is the vote of
-all LLMs; the *oracle* is right when any LLM is. `top_s` calls the s LLMs most accurate on train; `static_weighted`
-calls the same, each vote weighing the log-odds that its LLM is right, whatever the query. `best_s` calls the subset
-of size s whose vote was most accurate on train and validation, `random` any s (the mean over {random}),
-`knn_top1` the LLM most often right on the {neighbours} most similar training queries.
+the same queries (`top_s` at the same size) with the p-value of a paired test (McNemar's). A gain whose 95 % interval
+holds 0, which is where p >= 0.05, is *not resolved*: so many queries cannot tell. Intervals and p-values are of one
+comparison; *not after Holm* is said of what is no longer resolved once the report's {family} headline comparisons are
+taken together (policies, strategies and constraints, against the best single LLM, all LLMs and their weighted vote).
+`max_conf` calls the s LLMs with the highest confidence, `labelled_max_conf` only those of them that are predicted to be
+right, and `weighted_max_conf` weighs the votes of `max_conf` by confidence. `all_llms` is the vote of all LLMs; the
+*oracle* is right when any LLM is. `top_s` calls the s LLMs most accurate on train; `static_weighted` calls the same,
+each vote weighing the log-odds that its LLM is right, whatever the query. `best_s` calls the subset of size s whose
+vote was most accurate on train and validation, `random` any s (the mean over {random}), `knn_top1` the LLM most often
+right on the {neighbours} most similar training queries.
 *Missing* responses are left out; an answer that could not be extracted is wrong.
 """
+
+
+def _family(found: results.Results) -> int:
+  """Returns how many headline comparisons there are; those of strategies stand in two places."""
+  compared = [row.versus for row in found.chosen]
+  compared += [row.versus for row in (found.tradeoff.constraints if found.tradeoff else []) if row.versus]
+  return sum(gain is not None and gain.p_holm is not None for versus in compared for gain in versus.values())
 
 
 def _methods(found: results.Results) -> list[str]:
   """Returns the section on the methods at their chosen sizes, and what the policies gain."""
   explanation = _EXPLANATION.format(
     own=tables.seconds(found.timing.classifier_latency_s),
-    significant=tables.SIGNIFICANT,
+    family=_family(found),
     random=(
       'all subsets'
       if len(found.dataset.llms) <= options.MOST_ENUMERATED
@@ -292,7 +308,8 @@ def _methods(found: results.Results) -> list[str]:
     tables.methods_table(tables.headline_rows(found), found).markdown(),
     explanation,
     '## Gains of the policies\n',
-    'Over fixed choices on the same queries (`top_s`, `best_s`: of the same size), with 95 % bootstrap intervals.\n',
+    'Over fixed choices on the same queries (`top_s`, `best_s`: of the same size), with 95 % intervals; in square '
+    'brackets, of what is not resolved, the smallest gain that so many queries show with a power of 80 %.\n',
     tables.gains_table(found).markdown(),
     '![Accuracy and latency of policies, fixed subsets and single LLMs](figures/accuracy_latency.png)\n',
     *([tables.policy_tradeoff_table(found.policy_tradeoff).markdown()] if found.policy_tradeoff else []),

@@ -10,8 +10,6 @@ import rich.table
 
 from selectllm.evaluate import results
 
-# A difference with a p-value above this is reported as a tie.
-SIGNIFICANT = 0.05
 # Heads of columns of the two times of a query.
 WALL_CLOCK, COMPUTE = 'wall clock, s', 'summed compute, s'
 REFERENCES = {
@@ -112,20 +110,24 @@ def p_value(p: float | None) -> str:
   return 'the same everywhere' if p is None else 'p<0.001' if p < 0.001 else f'p={p:.2g}'
 
 
-def gain(delta: float, p: float) -> str:
-  """Returns a gain in points with its p-value, or marked as a tie where a test finds no significant difference."""
-  return f'{100 * delta:+.1f} ({"tie" if p > SIGNIFICANT else p_value(p)})'
+def gain(of: results.Comparison | None) -> str:
+  """Returns a gain in points with what its test says; `-` where nothing compares."""
+  if of is None:
+    return '-'
+  said = 'not resolved' if of.differ else 'same'
+  if of.resolved:
+    said = p_value(of.p) + ('' if of.holds else ', not after Holm')
+  return f'{100 * of.delta:+.1f} ({said})'
 
 
-def gain_interval(bounds: results.Interval) -> str:
-  """Returns the interval of a gain in points; nothing where there is none."""
-  return '' if None in bounds else ' to '.join(f'{100 * bound:+.1f}' for bound in bounds if bound is not None)
+def gain_interval(of: results.Comparison | None) -> str:
+  """Returns the interval of a gain in points; `-` where nothing compares."""
+  return '-' if of is None else ' to '.join(f'{100 * bound:+.1f}' for bound in of.ci)
 
 
 def versus(row: results.MethodResult, reference: str) -> str:
   """Returns a method's gain over a reference, `-` where there is no such reference."""
-  comparison = row.versus[reference]
-  return '-' if comparison is None else gain(comparison.delta, comparison.p)
+  return gain(row.versus[reference])
 
 
 def joined(numbers: Iterable[int]) -> str:
@@ -187,12 +189,17 @@ def methods_table(rows: Sequence[results.MethodResult], found: results.Results) 
 
 
 def gains_table(found: results.Results) -> Table:
-  """Tabulates what each policy gains over fixed choices, in points, with 95 % intervals."""
+  """Tabulates what each policy gains over fixed choices, in points, with 95 % intervals.
+
+  What is not resolved has in square brackets the smallest gain that so many queries would show.
+  """
 
   def cell(row: results.MethodResult, reference: str) -> str:
-    comparison = row.versus[reference]
-    bounds = gain_interval(comparison.ci) if comparison else ''
-    return versus(row, reference) + (f', {bounds}' if bounds else '')
+    of = row.versus[reference]
+    if of is None or not of.differ:
+      return gain(of)
+    detectable = '' if of.resolved or of.detectable is None else f' [{100 * of.detectable:.1f}]'
+    return f'{gain(of)}, {gain_interval(of)}{detectable}'
 
   by_name = {row.name: row for row in found.chosen}
   rows = [by_name[policy] for policy in policies(found)]

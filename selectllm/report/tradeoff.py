@@ -92,9 +92,9 @@ def _accuracy(measured: results.Measurement) -> str:
   return tables.with_interval(measured.accuracy, measured.accuracy_ci or (None, None))
 
 
-def _gain(versus: dict[str, results.PairedGain] | None, other: str) -> str:
+def _gain(versus: dict[str, results.Comparison | None] | None, other: str) -> str:
   """Returns a gain over another method in points."""
-  return tables.gain(versus[other].delta, versus[other].p) if versus else '-'
+  return tables.gain(versus[other] if versus else None)
 
 
 # In words.
@@ -151,7 +151,7 @@ def _reached(
     return f'**No operating point reached in cross-validation the accuracy of {name}.**'
   shares = [f'{100 * each.of(row.measured) / each.of(reference):.0f} % of its {each.words}' for each in scale.both]
   versus = row.versus[key]
-  verdict = 'exceeded' if versus.delta > 0 and versus.p <= tables.SIGNIFICANT else 'reached'
+  verdict = 'exceeded' if versus and versus.delta > 0 and versus.holds else 'reached'
   if not row.met:
     points = 100 * (number(row.target) - number(row.measured.accuracy))
     verdict = f'missed by {points:.1f} points' + (', within the interval,' if row.within else '')
@@ -327,8 +327,9 @@ def batch_table(budgets: list[results.BatchBudget], scale: CostScale) -> tables.
 _EXPLANATION = """\
 Strategies are fitted, and operating points are chosen for a constraint, on the fitting queries (train and validation)
 alone, with confidences of classifiers that did not see the labels of these queries (*cross-validated*). Beside it
-stands what was measured on test, with 95 % bootstrap intervals over queries. A constraint is *missed, within the
-interval* when the interval on test still meets it. A gain that a paired test finds not significant is a *tie*.
+stands what was measured on test, with 95 % intervals over queries (Wilson's of accuracies, else the bootstrap's). A
+constraint is *missed, within the
+interval* when the interval on test still meets it. Gains are *not resolved* where their interval holds 0, as above.
 Operating points are counted from 0, the cheapest. *Wall clock* is what the user of one query waits: calls of one stage
 run in parallel, stages one after the other (mean, and the 95th percentile); *summed compute* is the seconds of all
 calls, added up; *% of all* is in per cent of calling all LLMs at once. The figure leaves out operating points that are

@@ -7,7 +7,7 @@ import matplotlib.figure
 import matplotlib.ticker
 import numpy as np
 
-from selectllm.report import figures, tables
+from selectllm.report import figures
 from selectllm.sweeps import results
 
 # Measure -> colour and style of its curve.
@@ -33,15 +33,10 @@ def gains(axes: Sequence[results.Axis]) -> matplotlib.figure.Figure | None:
   figure = matplotlib.figure.Figure(figsize=(3 + 2.8 * len(panels), 1.4 + 0.24 * len(lines)), layout='constrained')
   grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
   for panel, name in zip(grid, panels, strict=True):
-    figures.forest(panel, [label for label, _ in lines], [row and _gain(row, name) for _, row in lines], headings)
+    figures.forest(panel, [label for label, _ in lines], [row and row.gains[name] for _, row in lines], headings)
     panel.set_title(name, fontsize=10)
-  figure.supxlabel('points of accuracy gained, with 95 % interval; hollow and grey: a tie', fontsize=9)
+  figure.supxlabel(f'points of accuracy gained, with 95 % interval; {figures.FOREST}', fontsize=9)
   return figure
-
-
-def _gain(row: results.Row, headline: str) -> figures.Gain | None:
-  gain = row.gains[headline]
-  return figures.Gain(gain.delta, gain.ci, row.p[headline] > tables.SIGNIFICANT) if gain else None
 
 
 def _curves(

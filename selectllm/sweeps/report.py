@@ -5,9 +5,11 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import rich.console
 
-from selectllm.evaluate import comparison, finished_runs, outcomes
+from selectllm.evaluate import finished_runs, outcomes
+from selectllm.evaluate import results as evaluate_results
 from selectllm.infra import paths
 from selectllm.report import figures as report_figures
 from selectllm.report import tables
@@ -42,17 +44,15 @@ def measures_table(axis: results.Axis) -> tables.Table:
   return tables.Table([axis.name or 'experiment', 'seeds', *header], rows)
 
 
-def _gain_cells(found: comparison.Gain | None, p: float) -> list[str]:
-  if found is None:
-    return ['-', '-']
-  return [tables.gain(found.delta, p), tables.gain_interval(found.ci)]
+def _gain_cells(found: evaluate_results.Comparison | None) -> list[str]:
+  return [tables.gain(found), tables.gain_interval(found)]
 
 
 def gains_table(axis: results.Axis) -> tables.Table:
   """Tabulates the gains of every variant over the reference, in points, with intervals."""
   header = [text for name in results.HEADLINES for text in (f'{name}, points', '95 % interval')]
   rows = [
-    [row.variant, *(cell for name in results.HEADLINES for cell in _gain_cells(row.gains[name], row.p[name]))]
+    [row.variant, *(cell for name in results.HEADLINES for cell in _gain_cells(row.gains[name]))]
     for row in axis.rows
     if any(row.gains.values())
   ]
@@ -72,12 +72,12 @@ def policies_table(runs: Sequence[finished_runs.Run]) -> tables.Table:
 
 def choices_table(choices: Sequence[results.Choice]) -> tables.Table:
   """Tabulates the gains of every policy at every size over the first policy at the size chosen for it."""
-  by_key = {(choice.policy, choice.size): (choice.gain, choice.p) for choice in choices}
+  by_key = {(choice.policy, choice.size): choice.gain for choice in choices}
   names = list(dict.fromkeys(choice.policy for choice in choices))
-  rows = []
-  for size in sorted({choice.size for choice in choices}, key=lambda size: (size == outcomes.CHOSEN, size)):
-    found = [by_key.get((name, size), (None, 1.0)) for name in names]
-    rows.append([_size(size), *(cell for gain, p in found for cell in _gain_cells(gain, p))])
+  rows = [
+    [_size(size), *(cell for name in names for cell in _gain_cells(by_key.get((name, size))))]
+    for size in sorted({choice.size for choice in choices}, key=lambda size: (size == outcomes.CHOSEN, size))
+  ]
   header = [text for name in names for text in (f'{name}, points', '95 % interval')]
   return tables.Table([f'gained over {names[0]}, s chosen; s', *header], rows)
 
@@ -93,11 +93,11 @@ validation columns; the test columns then measure the choice. *Minutes* are thos
 share a classifier only evaluate.
 
 Gains are in points on the same queries: every query's correctness is averaged over the seeds that both variants
-finished, intervals are bootstrapped over queries, and a paired test is corrected for the number of variants on the axis
-(Holm); the policies and sizes of the experiment itself are one axis. What it finds not significant
-(p > {significant}) is a tie. Seeds change what training draws, not the split. Intervals and tests are about other
-queries, not about other trainings: they hold for these trained classifiers, and the standard deviation over seeds says
-how much training itself varies.
+finished. A gain whose 95 % interval holds 0, which is where a paired test has p >= 0.05, is *not resolved*. Intervals
+and p-values are of one comparison; *not after Holm* is what is no longer resolved once corrected for the number of
+variants on the axis (the policies and sizes of the experiment itself are one axis). Seeds change what training draws,
+not the split. Intervals and tests are about other queries, not about other trainings: they hold for these trained
+classifiers, and the standard deviation over seeds says how much training itself varies.
 """
 
 
@@ -114,7 +114,7 @@ def markdown(
   if missing:
     sections += [f'**Missing runs: {len(missing)}**\n', '\n'.join(f'- {run}: {why}' for run, why in missing.items())]
     sections[-1] += '\n'
-  sections.append(_EXPLANATION.format(significant=tables.SIGNIFICANT))
+  sections.append(_EXPLANATION)
   sections += [f'![{name}]({name}.png)\n' for name in drawn]
   if base:
     sections += ['## Policy and subset size\n', policies_table(base).markdown(), choices_table(choices).markdown()]
@@ -131,45 +131,37 @@ def _write_csv(path: pathlib.Path, axes: list[results.Axis], choices: Sequence[r
   """Writes a line for each variant and measure, policies and sizes among the variants; gains where there are some."""
   with path.open('w', newline='') as file:
     writer = csv.writer(file)
-    writer.writerow(['axis', 'variant', 'seeds', 'measure', 'mean', 'std', 'gain', 'gain_low', 'gain_high', 'p_holm'])
+    writer.writerow(
+      ['axis', 'variant', 'seeds', 'measure', 'mean', 'std', 'gain', 'gain_low', 'gain_high', 'p', 'p_holm']
+    )
     for axis in axes:
       for row in axis.rows:
-        gains = {_measure_of(name): (g, row.p[name]) for name, g in row.gains.items() if g is not None}
+        gains = {_measure_of(name): gain for name, gain in row.gains.items()}
         for name, value in row.measures.items():
-          compared = _compared(*gains.get(name, (None, 1.0)))
-          writer.writerow([axis.name, row.variant, len(row.seeds), name, *value, *compared])
+          writer.writerow([axis.name, row.variant, len(row.seeds), name, *value, *_compared(gains.get(name))])
     for choice in choices:
       variant = f'{choice.policy}, s={_size(choice.size)}'
-      compared = _compared(choice.gain, choice.p)
-      writer.writerow([_POLICY_AND_SIZE, variant, choice.seeds, 'accuracy', *choice.accuracy, *compared])
+      writer.writerow([_POLICY_AND_SIZE, variant, choice.seeds, 'accuracy', *choice.accuracy, *_compared(choice.gain)])
 
 
-def _compared(found: comparison.Gain | None, p: float) -> list[Any]:
-  return ['', '', '', ''] if found is None else [found.delta, *found.ci, p]
+def _compared(found: evaluate_results.Comparison | None) -> list[Any]:
+  return [''] * 5 if found is None else [found.delta, *found.ci, found.p, found.p_holm]
 
 
 def _measure_of(headline: str) -> str:
   return f'{headline}, s chosen' if results.HEADLINES[headline][1] == outcomes.CHOSEN else headline
 
 
-def _gain_as_json(found: comparison.Gain | None, p: float) -> dict[str, Any] | None:
-  return None if found is None else {**found._asdict(), 'p_holm': p}
-
-
 def _choice_as_json(choice: results.Choice) -> dict[str, Any]:
-  gain = _gain_as_json(choice.gain, choice.p)
-  found = {**choice._asdict(), 'accuracy': choice.accuracy._asdict(), 'gain': gain}
-  del found['p']
-  return found
+  return {**choice._asdict(), 'accuracy': choice.accuracy._asdict(), 'gain': msgspec.to_builtins(choice.gain)}
 
 
 def _as_json(axis: results.Axis) -> dict[str, Any]:
   rows = []
   for row in axis.rows:
-    gains = {name: _gain_as_json(found, row.p[name]) for name, found in row.gains.items()}
+    gains = msgspec.to_builtins(row.gains)
     measured = {name: value._asdict() for name, value in row.measures.items()}
     rows.append({**row._asdict(), 'measures': measured, 'gains': gains})
-    del rows[-1]['p']
   return {'axis': axis.name, 'reference': axis.reference, 'variants': rows}
 
 
@@ -181,7 +173,7 @@ def _console(axes: list[results.Axis]) -> None:
     for row in axis.rows:
       cells.append([_name(row), str(len(row.seeds))])
       for name in _ON_CONSOLE:
-        cells[-1] += [_cell(name, row.measures[_measure_of(name)]), _gain_cells(row.gains[name], row.p[name])[0]]
+        cells[-1] += [_cell(name, row.measures[_measure_of(name)]), tables.gain(row.gains[name])]
     header = [axis.name or 'experiment', 'seeds', *(text for name in _ON_CONSOLE.values() for text in (name, 'gain'))]
     console.print(tables.Table(header, cells).rich(''))
 

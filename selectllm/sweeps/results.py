@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from selectllm.data import splits
-from selectllm.evaluate import comparison, finished_runs, metrics, outcomes, statistics
+from selectllm.evaluate import comparison, finished_runs, metrics, outcomes, results
 from selectllm.infra import run_dir
 from selectllm.sweeps import plan
 
@@ -38,7 +38,6 @@ class Row(NamedTuple):
     llms: How many are in the pool.
     measures: By name, see `measures`.
     gains: Over the reference, by headline; None for the reference itself, and where nothing compares.
-    p: The tests' p-values, by headline, corrected for the number of variants on the axis (Holm).
   """
 
   variant: str
@@ -47,8 +46,7 @@ class Row(NamedTuple):
   queries: int
   llms: int
   measures: dict[str, Measured]
-  gains: dict[str, comparison.Gain | None]
-  p: dict[str, float]
+  gains: dict[str, results.Comparison | None]
 
 
 class Axis(NamedTuple):
@@ -81,8 +79,7 @@ class Choice(NamedTuple):
   size: int
   seeds: int
   accuracy: Measured
-  gain: comparison.Gain | None
-  p: float
+  gain: results.Comparison | None
 
 
 def accuracy(run: finished_runs.Run, name: str, size: int) -> float | None:
@@ -144,7 +141,7 @@ def gain(
   key: comparison.Key,
   reference: dict[int, finished_runs.Run],
   reference_key: comparison.Key,
-) -> comparison.Gain | None:
+) -> results.Comparison | None:
   """Compares a variant with another: the correctness on each query is averaged over the seeds that both finished.
 
   Args:
@@ -166,7 +163,7 @@ def gain(
     return None
   valid = np.all(aligned.valid, axis=1, keepdims=True)
   before, after = (aligned.correct[:, part].mean(1) for part in (slice(len(seeds)), slice(len(seeds), None)))
-  return comparison.compare_pairs(before[:, None], after[:, None], valid)[0]
+  return metrics.compare_pairs(after[:, None], before[:, None], valid)[0]
 
 
 def _row(
@@ -182,7 +179,6 @@ def _row(
     llms=len(first.llms),
     measures={name: summary([values[name] for values in by_seed]) for name in by_seed[0]},
     gains={name: None if runs is reference else gain(runs, key, reference, key) for name, key in HEADLINES.items()},
-    p={},
   )
 
 
@@ -199,17 +195,16 @@ def choices(base: dict[int, finished_runs.Run]) -> list[Choice]:
   for key in keys:
     known = [accuracy(run, *key) for run in base.values()]
     compared = None if key == keys[0] else gain(base, key, base, keys[0])
-    found.append(Choice(*key, sum(value is not None for value in known), summary(known), compared, float('nan')))
-  p = statistics.holm(np.array([choice.gain.p if choice.gain else np.nan for choice in found]))
-  return [choice._replace(p=value) for choice, value in zip(found, p.tolist(), strict=True) if choice.seeds]
+    found.append(Choice(*key, sum(value is not None for value in known), summary(known), compared))
+  corrected = metrics.correct_family([choice.gain for choice in found])
+  return [choice._replace(gain=gain) for choice, gain in zip(found, corrected, strict=True) if choice.seeds]
 
 
 def _corrected(rows: list[Row]) -> list[Row]:
   """Corrects the p-values of rows for the number of variants on an axis (Holm)."""
   for name in HEADLINES:
-    p = statistics.holm(np.array([np.nan if (g := row.gains[name]) is None else g.p for row in rows]))
-    for row, value in zip(rows, p.tolist(), strict=True):
-      row.p[name] = value
+    for row, gain in zip(rows, metrics.correct_family([row.gains[name] for row in rows]), strict=True):
+      row.gains[name] = gain
   return rows
 
 

@@ -9,6 +9,7 @@ import sys
 import msgspec
 import numpy as np
 import pytest
+import scipy.stats
 
 from configs import common, jsonl
 from selectllm.evaluate import comparison, finished_runs, outcomes, results
@@ -111,12 +112,13 @@ def test_gains_are_over_the_shared_queries_whatever_their_order(tmp_path):
   assert second.accuracy == pytest.approx(4 / 5)
   assert first.gain is None
   assert second.gain.delta == pytest.approx(1 / 5)
-  assert second.gain.p == second.gain.p_holm == 1.0  # two wins against one loss
+  # Two wins against one loss.
+  assert second.gain.p == second.gain.p_holm == pytest.approx(scipy.stats.chi2.sf(1 / 3, 1))
   low, high = second.gain.ci
   assert low <= 1 / 5 <= high
   for same in ('all_llms', 'single:big', 'oracle'):
     gain = row_of(found, same).runs[1].gain
-    assert (gain.delta, gain.ci, gain.p) == (0.0, (0.0, 0.0), 1.0)
+    assert (gain.delta, gain.differ, gain.p) == (0, 0, 1)
 
 
 def test_alignment_pairs_each_query_with_itself():
@@ -147,23 +149,24 @@ def test_a_query_that_one_run_does_not_count_is_left_out_of_all(tmp_path):
   assert row.runs[1].gain.delta == pytest.approx(1 / 3)
 
 
-def test_with_several_runs_p_values_are_corrected_and_decide_what_is_a_tie(tmp_path):
+def test_with_several_runs_p_values_are_corrected_and_it_is_said_what_does_not_hold(tmp_path):
   queries = ids(*range(12))
-  wins = (0, 6, 6)  # 6 wins and no loss: p = 2 / 2^6 = 0.031, twice that for two comparisons
+  wins = (0, 5, 5)  # 5 wins and no loss: chi2 = 5, p = 0.025, twice that for two comparisons
+  p = scipy.stats.chi2.sf(5, 1)
   paths = [
     write_run(tmp_path / name, queries, methods([1.0] * won + [0.0] * (12 - won)))
     for name, won in zip('abc', wins, strict=True)
   ]
   alone, both = compared_runs(*paths[:2]), compared_runs(*paths)
   gain = row_of(alone, 'max_conf').runs[1].gain
-  assert gain.p == gain.p_holm == pytest.approx(2 / 2**6)
-  assert 0 < gain.ci[0] < 1 / 2 < gain.ci[1]
-  assert '+50.0 (p=0.031)' in comparison_report.markdown(alone)
+  assert gain.p == gain.p_holm == pytest.approx(p)
+  assert 0 < gain.ci[0] < 5 / 12 < gain.ci[1]
+  assert '+41.7 (p=0.025)' in comparison_report.markdown(alone)
   assert 'Holm' not in comparison_report.markdown(alone)
   gain = row_of(both, 'max_conf').runs[1].gain
-  assert gain.p == pytest.approx(2 / 2**6)
-  assert gain.p_holm == pytest.approx(4 / 2**6)
-  assert '+50.0 (tie)' in comparison_report.markdown(both)
+  assert gain.p == pytest.approx(p)
+  assert gain.p_holm == pytest.approx(2 * p)
+  assert '+41.7 (p=0.025, not after Holm)' in comparison_report.markdown(both)
   assert 'Holm' in comparison_report.markdown(both)
 
 
@@ -339,7 +342,7 @@ def test_real_runs(tiny_encoder, responses_file, tmp_path, monkeypatch):
   assert found.warnings == []
   # What depends on no classifier is the same in both runs; what does is what each run reported.
   for name in ('all_llms', 'oracle'):
-    assert row_of(found, name).runs[1].gain.ci == (0, 0)
+    assert row_of(found, name).runs[1].gain.differ == 0
     assert f'| {name} | all the same |' in comparison_report.markdown(found)
   reported = [results.load(tmp_path / name / 'report.json') for name in changed]
   for policy in ('max_conf', 'labelled_max_conf', 'weighted_max_conf'):

@@ -6,13 +6,16 @@ import pytest
 
 from selectllm.evaluate import results
 from selectllm.report import report, tables
+from tests.helpers import made_results
 
 
-def _changed(found: results.Results, name: str, reference: str, delta: float, p: float) -> results.Results:
+def _changed(
+  found: results.Results, name: str, reference: str, delta: float, p: float, p_holm: float | None = None
+) -> results.Results:
   """The results, where a policy at its chosen size compares otherwise."""
   content = msgspec.to_builtins(found)
   row = next(row for row in content['chosen'] if row['name'] == name)
-  row['versus'][reference] = {'delta': delta, 'p': p, 'ci': (-1.0, 1.0)}
+  row['versus'][reference] = made_results.comparison(delta, p, p_holm)
   return results.from_builtins(content)
 
 
@@ -35,10 +38,10 @@ def test_the_title_of_a_cross_validation_names_the_folds(results_of):
   assert '16 test queries in 2 folds' in results_of(kind='folds').dataset.title
 
 
-def test_an_insignificant_difference_is_called_a_tie(results_of):
+def test_a_difference_that_so_many_queries_cannot_show_is_not_resolved(results_of):
   found = _changed(results_of(), 'max_conf', 'best_single', 0.035, 0.064)
   line = _line(report.summary(found), '**max_conf**')
-  assert 'a tie with the best single LLM (+3.5 points, p=0.064)' in line
+  assert 'not resolved against the best single LLM (+3.5 points, p=0.064; so many queries show gains from 2.8' in line
 
 
 @pytest.mark.parametrize(('delta', 'words'), [(0.052, 'better than'), (-0.052, 'worse than')])
@@ -46,6 +49,14 @@ def test_a_significant_difference_is_named_with_its_p(results_of, delta, words):
   found = _changed(results_of(), 'weighted_max_conf', 'all_llms', delta, 0.0034)
   line = _line(report.summary(found), '**weighted_max_conf**')
   assert f'{words} the vote of all LLMs by 5.2 points (p=0.0034)' in line
+  assert 'Holm' not in line
+
+
+def test_a_difference_that_does_not_hold_among_all_headline_comparisons_is_said(results_of):
+  found = _changed(results_of(), 'max_conf', 'all_llms', 0.021, 0.034, p_holm=0.27)
+  line = _line(report.summary(found), '**max_conf**')
+  assert 'better than the vote of all LLMs by 2.1 points (p=0.034), but not after Holm' in line
+  assert '+2.1 (p=0.034, not after Holm)' in report.markdown(found)
 
 
 def test_the_summary_holds_best_llm_vote_oracle_and_every_policy(results_of):

@@ -6,6 +6,7 @@ import rich.console
 
 from selectllm.evaluate import results
 from selectllm.report import tables
+from tests.helpers import made_results
 
 
 def _cells(table: tables.Table, column: str) -> dict[str, str]:
@@ -39,16 +40,24 @@ def test_shares_are_percent_and_dollars_are_per_thousand_queries():
   ('comparison', 'text'),
   [
     (None, '-'),
-    ({'delta': 0.035, 'p': 0.064}, '+3.5 (tie)'),
-    ({'delta': -0.001, 'p': 1.0}, '-0.1 (tie)'),
-    ({'delta': 0.02, 'p': 0.034}, '+2.0 (p=0.034)'),
-    ({'delta': 0.0517, 'p': 0.00071}, '+5.2 (p<0.001)'),
-    ({'delta': -0.2, 'p': 3e-12}, '-20.0 (p<0.001)'),
+    ((0.035, 0.064), '+3.5 (not resolved)'),
+    ((-0.001, 1.0), '-0.1 (not resolved)'),
+    ((0.02, 0.034), '+2.0 (p=0.034)'),
+    ((0.02, 0.034, 0.04), '+2.0 (p=0.034)'),
+    ((0.02, 0.034, 0.06), '+2.0 (p=0.034, not after Holm)'),
+    ((0.02, 0.05, 0.06), '+2.0 (not resolved)'),
+    ((0.0517, 0.00071), '+5.2 (p<0.001)'),
+    ((-0.2, 3e-12), '-20.0 (p<0.001)'),
   ],
 )
-def test_a_difference_inside_the_noise_is_a_tie_and_others_have_their_p(results_of, comparison, text):
-  versus = {'best_single': comparison and results.Comparison(**comparison, ci=(-1.0, 1.0))}
+def test_a_difference_inside_the_noise_is_not_resolved_and_others_have_their_p(results_of, comparison, text):
+  versus = {'best_single': comparison and results.Comparison(**made_results.comparison(*comparison))}
   assert tables.versus(_any_method(results_of(), versus=versus), 'best_single') == text
+
+
+def test_methods_that_never_differ_are_the_same():
+  same = results.Comparison(**made_results.comparison(0.0, 1.0) | {'differ': 0})
+  assert tables.gain(same) == '+0.0 (same)'
 
 
 @pytest.mark.parametrize('kind', ['estimated', 'priced', 'unknown', 'scores', 'unseen', 'folds'])
@@ -191,7 +200,7 @@ def test_markdown_has_a_header_a_rule_and_all_rows():
 def test_a_narrow_console_cuts_nothing_off(results_of, llms):
   content = msgspec.to_builtins(results_of(llms))
   for row in (*content['methods'], *content['chosen']):
-    row['versus']['best_single'] = {'delta': -0.22, 'p': 1e-6, 'ci': (-1.0, 1.0)}
+    row['versus']['best_single'] = made_results.comparison(-0.22, 1e-6)
   file = io.StringIO()
   table = tables.console_table(results.from_builtins(content))
   rich.console.Console(file=file, width=80).print(table.rich('A title'))
@@ -213,8 +222,8 @@ def test_gains_carry_intervals(results_of):
   table = tables.gains_table(found)
   assert [row[0] for row in table.rows] == tables.policies(found)
   row = next(row for row in found.chosen if row.name == table.rows[0][0])
-  low, high = row.versus['best_s'].ci
-  assert table.rows[0][-1].startswith(tables.versus(row, 'best_s'))
-  assert table.rows[0][-1].endswith(f'{100 * low:+.1f} to {100 * high:+.1f}')
+  of = row.versus['best_s']
+  bounds = f'{100 * of.ci[0]:+.1f} to {100 * of.ci[1]:+.1f}'
+  assert table.rows[0][-1] == f'{tables.versus(row, "best_s")}, {bounds} [{100 * of.detectable:.1f}]'
   without = tables.gains_table(results_of(kind='scores'))
   assert '-' in without.rows[0]

@@ -8,6 +8,7 @@ import pytest
 
 from selectllm.evaluate import results
 from selectllm.report import figures, report, tables, tradeoff, tradeoff_figures
+from tests.helpers import made_results
 
 Content = dict[str, Any]
 ALL_SECONDS, ALL_USD = 8.0, 0.004
@@ -48,7 +49,7 @@ def _curve(cost_unit: str, *points: tuple[float, float]) -> list[Content]:
 
 def _versus(accuracy: float, p: float = 0.2) -> Content:
   others = {'best_single': 0.7, 'all_llms': 0.81, 'static_weighted': 0.82, 'chain': 0.7}
-  return {name: {'delta': accuracy - other, 'p': p} for name, other in others.items()}
+  return {name: made_results.comparison(accuracy - other, p) for name, other in others.items()}
 
 
 def _tradeoff(cost_unit: str = 'compute_seconds') -> Content:
@@ -190,12 +191,15 @@ def test_what_was_reached_is_said_with_its_share_of_the_cost(content_of):
   assert vote.startswith(
     '**The accuracy of the vote of all 3 LLMs is missed by 1.0 points, within the interval, at 50 % of its wall clock '
     'and 50 % of its summed compute**: adaptive answers 80.0 (75.0 to 85.0) % right, the vote of all 3 LLMs 81.0 '
-    '(76.0 to 86.0) %, -1.0 (tie)'
+    '(76.0 to 86.0) %, -1.0 (not resolved)'
   )
   assert 'is reached at 50 % of its wall clock and 50 % of its summed compute**' in single
   assert 'adaptive answers 75.0' in single
-  assert 'at 50 % of the wall clock and 50 % of the summed compute of calling all: -1.0 (tie) points against' in most
-  assert '+10.0 (tie) points against the best baseline, chain' in most
+  assert (
+    'at 50 % of the wall clock and 50 % of the summed compute of calling all: -1.0 (not resolved) points against'
+    in most
+  )
+  assert '+10.0 (not resolved) points against the best baseline, chain' in most
   assert met.startswith('**2 of 5 constraints are met on test** (')
   for words in (
     '`accuracy>=all_llms`: missed, within the interval',
@@ -215,7 +219,7 @@ def test_latencies_are_called_what_they_are(content_of):
     assert 'estimated' not in _section(content)
 
 
-def test_a_clear_miss_a_clear_gain_and_no_operating_point_are_not_called_ties(content_of):
+def test_a_clear_miss_a_clear_gain_and_no_operating_point_are_resolved(content_of):
   content = content_of()
   first, second, *_ = content['tradeoff']['constraints']
   first |= {'measured': first['measured'] | {'accuracy': 0.9}, 'versus': _versus(0.9, p=0.001)}
@@ -223,7 +227,7 @@ def test_a_clear_miss_a_clear_gain_and_no_operating_point_are_not_called_ties(co
   vote, single, *_ = _summary(content)
   assert 'is missed by 11.0 points at 50 %' in vote
   assert 'is exceeded at 50 %' in single
-  assert 'tie' not in vote + single
+  assert 'not resolved' not in vote + single
   second |= {'estimated': None, 'measured': None, 'operating_points': None, 'strategy': None}
   assert 'No operating point reached in cross-validation the accuracy of the vote of all 3 LLMs' in _summary(content)[0]
   assert tradeoff.in_words(second['constraint'], None) == 'as accurate as the vote of all LLMs'
@@ -286,7 +290,7 @@ def test_in_dollars_seconds_stand_beside_them(made):
 def test_strategies_are_compared_from_the_best_in_cross_validation(made):
   table = _table(tradeoff.best_table, made())
   assert _column(table, 'strategy') == ['learned_vote', 'adaptive', 'chain']
-  assert _column(table, 'vs all LLMs') == ['+4.0 (tie)', '-1.0 (tie)', '-11.0 (tie)']
+  assert _column(table, 'vs all LLMs') == ['+4.0 (not resolved)', '-1.0 (not resolved)', '-11.0 (not resolved)']
 
 
 def test_the_tradeoff_is_of_estimates_not_of_the_test(content_of):

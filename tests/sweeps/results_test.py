@@ -1,6 +1,7 @@
 import csv
 import json
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -84,7 +85,7 @@ def test_gains_are_paired_by_query_over_the_seeds(tmp_path):
   assert found.ci[0] < found.delta < found.ci[1]
   # Queries vary far more than the gain does from query to query: unpaired, the interval would be twice as wide.
   assert found.ci[1] - found.ci[0] < 0.1
-  assert better.p['top-1'] == found.p < 0.001  # one variant: nothing to correct
+  assert found.p_holm == found.p < 0.001  # one variant: nothing to correct
 
 
 def test_means_and_deviations_are_over_seeds(tmp_path):
@@ -121,7 +122,7 @@ def test_p_values_are_corrected_for_the_variants_of_an_axis(tmp_path):
   axes = results.collect(sweep, runs)
   rows = [row(axes, 'threshold', f'{value}') for value in (0.3, 0.4, 0.6, 0.7)]
   own = np.array([each.gains['top-1'].p for each in rows])
-  corrected = np.array([each.p['top-1'] for each in rows])
+  corrected = np.array([each.gains['top-1'].p_holm for each in rows])
   assert (corrected >= own).all()
   assert corrected.min() == pytest.approx(min(1, 4 * own.min()))
 
@@ -197,8 +198,8 @@ def test_policies_and_sizes_are_compared_with_the_first_policy(tmp_path):
   [worse] = [choice for choice in others if choice[:2] == ('max_conf', 2)]
   assert worse.gain.delta == pytest.approx(worse.accuracy.mean - first.accuracy.mean, abs=1e-6)
   assert worse.gain.queries == QUERIES
-  assert worse.gain.p < worse.p < 0.05
-  assert all(choice.p >= choice.gain.p for choice in others)
+  assert worse.gain.p < worse.gain.p_holm < 0.05
+  assert all(choice.gain.p_holm >= choice.gain.p for choice in others)
 
 
 def _reached(config) -> float:
@@ -216,10 +217,11 @@ def test_tables_and_figures_of_all_ablations(tmp_path, capsys):
   assert 'Missing' not in text
   for axis in {point.axis for point in sweep.points}:
     assert f'## {axis or "The experiment"}\n' in text
-  # The vote is a tie with itself; a loss of four points is not.
+  # The vote is the same as itself; a loss of four points is resolved.
   lines = [line for line in text.splitlines() if line.startswith('| all samples |')]
-  assert '+0.0 (tie)' in lines[1]
-  assert '(tie)' not in next(line for line in text.splitlines() if line.startswith('| balanced_bce |') and '(p' in line)
+  assert '+0.0 (same)' in lines[1]
+  [lost] = [line for line in text.splitlines() if line.startswith('| balanced_bce |') and ' to ' in line]
+  assert re.search(r'\| -\d\.\d \(p<0\.001\) \|', lost)
   for name in figures.FIGURES:
     assert f'![{name}]({name}.png)' in text
     assert (tmp_path / f'{name}.png').stat().st_size > 10_000
