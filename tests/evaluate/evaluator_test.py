@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import scipy.stats
 
 from selectllm.data import dataset, splits
-from selectllm.evaluate import assemble, context, error_analysis, evaluator, options, replay, results
+from selectllm.evaluate import assemble, context, error_analysis, evaluator, options, replay, results, statistics
 from selectllm.infra import batching
 from selectllm.selection import baselines, policies, voting
 
@@ -200,11 +201,12 @@ def test_the_references_are_chosen_before_test_and_compared_on_the_same_queries(
   assert by_hand['best_single'] == ['single:c']
   row = _rows(by_hand)['max_conf', 2]
   for name, gain in {'best_single': 1 / 4, 'all_llms': 1 / 4, 'top_s': 0}.items():
-    assert (row['versus'][name]['delta'], row['versus'][name]['p']) == (pytest.approx(gain), 1)
-  # One query of four is gained: anything from none to all of a resample.
-  low, high = row['versus']['best_single']['ci']
-  assert low == pytest.approx(0)
-  assert 1 / 2 <= high <= 1
+    assert row['versus'][name]['delta'] == pytest.approx(gain)
+  # One query of four is gained: that shows nothing.
+  found = row['versus']['best_single']
+  assert (found['queries'], found['differ'], found['p_holm']) == (4, 1, None)
+  assert found['p'] == pytest.approx(scipy.stats.chi2.sf(1, 1))
+  assert found['ci'][0] < 0 < 1 / 2 <= found['ci'][1] <= 1
   # The first LLM is compared on the three queries it was observed on, where c is right once too.
   versus = _rows(by_hand)['single:a', 1]['versus']['best_single']
   assert (versus['delta'], versus['p']) == (pytest.approx(0), 1)
@@ -220,8 +222,23 @@ def test_sizes_are_chosen_on_validation(by_hand):
   rows = _rows(by_hand)
   for name, row in chosen.items():
     alike = rows[name, row['sizes'][0]]
-    differing = {field for field in alike if alike[field] != row[field]} - {'sizes'}
-    assert differing == {'size', 'accuracy_ci'} or differing == {'size'}
+    assert {field for field in alike if alike[field] != row[field]} - {'sizes', 'versus'} == {'size'}
+    for reference, gain in row['versus'].items():
+      assert gain | {'p_holm': None} == alike['versus'][reference]
+
+
+def test_headline_comparisons_are_corrected_together(by_hand):
+  headline = [
+    row['versus'][name]
+    for row in by_hand['chosen']
+    if row['name'] in policies.POLICIES
+    for name in ('best_single', 'all_llms', 'static_weighted')
+  ]
+  assert len(headline) == 9
+  corrected = statistics.holm(np.array([gain['p'] for gain in headline]))
+  assert [gain['p_holm'] for gain in headline] == pytest.approx(corrected.tolist())
+  others = [row for row in (*by_hand['methods'], *by_hand['chosen']) if row['name'] not in policies.POLICIES]
+  assert all(gain is None or gain['p_holm'] is None for row in others for gain in row['versus'].values())
 
 
 # Larger random cases; all share their shapes, so that little is compiled.
@@ -296,8 +313,10 @@ def test_the_report_holds_what_was_promised(found):
     assert set(row['versus']) == {'best_single', 'all_llms', 'static_weighted', 'top_s', 'best_s'}
     for reference, comparison in row['versus'].items():
       if row['name'] != 'oracle' or reference not in ('top_s', 'best_s'):  # the oracle has no size
-        assert set(comparison) == {'delta', 'ci', 'p'}
+        assert set(comparison) == {'queries', 'delta', 'ci', 'p', 'differ', 'detectable', 'p_holm'}
         assert 0 <= comparison['p'] <= 1
+        low, high = comparison['ci']
+        assert (low > 0 or high < 0) == (comparison['p'] < 0.05)
         low, high = comparison['ci']
         assert low - 1e-9 <= comparison['delta'] <= high + 1e-9
   json.dumps(found, allow_nan=False)
