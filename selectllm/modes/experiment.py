@@ -104,18 +104,21 @@ def _split(config: ml_collections.ConfigDict, data: dataset.Dataset) -> np.ndarr
 
 
 def _check_labels(data: dataset.Dataset, train_rows: np.ndarray) -> None:
-  """Refuses an LLM from which nothing can be learned."""
-  problems = []
+  """Refuses an LLM that answered no training query; of one that is right on all or none, says what becomes of it."""
+  silent = []
   for column, llm in enumerate(data.llms):
     labels = data.responses.labels[train_rows, column][data.responses.observed[train_rows, column]]
     if not len(labels):
-      problems.append(f'{llm} has no response')
+      silent.append(llm)
     elif labels.min() == labels.max():
-      problems.append(f'{llm} is {"right" if labels[0] >= 0.5 else "wrong"} on all {len(labels)}')
-  if problems:
+      _LOG.warning(
+        '%s is %s on all %d training queries that it answered: there is nothing to learn about when',
+        llm, 'right' if labels[0] >= 0.5 else 'wrong', len(labels),
+      )  # fmt: skip
+  if silent:
     raise ValueError(
-      f'on the {int(train_rows.sum())} training queries ' + '; '.join(problems) + '. Nothing can be learned about when '
-      'such an LLM is right: leave it out (--config.pool.llms=...) or give more queries.'
+      f'{", ".join(silent)} answered none of the {int(train_rows.sum())} training queries: leave it out '
+      '(--config.pool.llms=...) or give more queries'
     )
 
 

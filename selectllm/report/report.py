@@ -35,9 +35,19 @@ def warnings(found: results.Results) -> list[str]:
     )
   if data.truncated:
     lines.append(f'{data.truncated} queries were longer than the encoder reads; their ends were cut off.')
+  lines += filter(None, (_constant(llm, row) for llm, row in found.llms.items()))
   if data.labels == 'reference':  # else the labels of the splits come from different sources
     lines += filter(None, (_shift(llm, row) for llm, row in found.llms.items()))
   return lines + _contaminated(found.contamination) + _latencies_and_costs(found)
+
+
+def _constant(llm: str, row: results.LLMSummary) -> str:
+  """Returns a warning of an LLM that is right, or wrong, on all training queries; nothing of others."""
+  share = row.accuracy['train']
+  if share not in (0, 1):
+    return ''
+  known, other = ('right', 'wrong') if share else ('wrong', 'right')
+  return f'{llm} is {known} on every training query: nothing tells when it is {other}, so its confidence is constant.'
 
 
 def _shift(llm: str, row: results.LLMSummary) -> str:

@@ -81,7 +81,7 @@ def _logistic(columns: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def _platt(logits: np.ndarray, labels: np.ndarray) -> Calibrator:
   targets = _targets(labels)
   slope, intercept = _logistic(np.stack([logits, np.ones_like(logits)], 1), targets)
-  if slope < 0:  # the order of confidences is not turned round
+  if slope < 0 or np.ptp(labels) == 0:  # the order of confidences is not turned round, nor made of nothing
     slope, intercept = 0.0, scipy.special.logit(targets.mean())
   return _calibrator(slope, intercept)
 
@@ -160,10 +160,12 @@ def choose(logits: Float[Array, ' N'], labels: Float[Array, ' N'], *, folds: int
     seed: Which query is in which fold.
 
   Returns:
-    One of `KINDS`, which go from the simplest to the most flexible; `identity` on fewer than FEWEST queries, or where
-    all labels are the same.
+    One of `KINDS`, which go from the simplest to the most flexible; `identity` on fewer than FEWEST queries; `platt`,
+    which is constant then, where all labels are the same.
   """
-  if len(labels) < FEWEST or np.ptp(labels) == 0:
+  if len(labels) and np.ptp(labels) == 0:
+    return 'platt'
+  if len(labels) < FEWEST:
     return 'identity'
   fold = np.random.default_rng(seed).permutation(len(labels)) % folds
 

@@ -468,13 +468,37 @@ def test_half_written_checkpoint_is_cleared_and_a_damaged_one_named(config, tmp_
     experiment.run(config, tmp_path)
 
 
-def test_an_llm_that_is_always_right_is_refused(config, responses_file, tmp_path):
-  path = tmp_path / 'constant.jsonl'
+def test_own_data_as_they_come(config, responses_file, tmp_path):
+  """An LLM that is always right and one that never is, a name like a formula, latencies of some calls, no prices."""
+  path = tmp_path / 'own.jsonl'
   with path.open('w') as file:
-    for line in responses_file.read_text().splitlines():
-      record = json.loads(line)
-      record['responses']['sage'] = [{'text': '', 'answer': record['reference']}]
+    for number, line in enumerate(responses_file.read_text().splitlines()):
+      record = json.loads(line) | {'query_id': number, 'scores': None}
+      record['responses']['sage ($x_{ in$)'] = [{'answer': record['reference']}]
+      record['responses']['fool [/]'] = [{'text': 'I would not know.', 'correct': False}]
       file.write(json.dumps(record) + '\n')
   config.dataset.path = str(path)
-  with pytest.raises(ValueError, match=r'sage is right on all \d+.*config\.pool\.llms'):
+  experiment.run(config, tmp_path / 'run')
+  report = _report(tmp_path / 'run')
+  assert report['dataset']['latency'] == 'unknown'
+  assert report['llms']['sage ($x_{ in$)']['latency_s'] is None
+  assert report['llms']['adder']['latency_s'] > 0
+  by_name = {row['name']: row for row in report['methods'] if row['size'] == 1}
+  assert by_name['single:sage ($x_{ in$)']['accuracy'] == 1
+  assert by_name['single:sage ($x_{ in$)']['compute_s'] is None
+  assert by_name['weighted_max_conf']['accuracy'] > 0.95  # it is known who is always right
+  text = (tmp_path / 'run' / 'report.md').read_text()
+  assert 'sage ($x_{ in$) is right on every training query' in text
+  assert 'fool [/] is wrong on every training query' in text
+  assert not re.search(r'\b(inf|nan)\b', text)
+
+
+def test_an_llm_that_answered_no_training_query_is_refused(config, responses_file, tmp_path):
+  path = tmp_path / 'silent.jsonl'
+  lines = responses_file.read_text().splitlines()
+  record = json.loads(lines[0])
+  record['responses']['mute'] = None
+  path.write_text('\n'.join([json.dumps(record), *lines[1:]]))
+  config.dataset.path = str(path)
+  with pytest.raises(ValueError, match=r'mute answered none of the \d+ training queries: .*config\.pool\.llms'):
     experiment.run(config, tmp_path / 'run')

@@ -99,8 +99,15 @@ def test_where_little_is_known_nothing_is_changed():
   labels = sample(logits - 3)
   assert calibration.choose(logits, labels) != 'identity'
   assert calibration.choose(logits[:49], labels[:49]) == 'identity'
-  assert calibration.choose(logits, np.ones(60)) == 'identity'
   assert calibration.choose(np.zeros(60), np.arange(60) % 2.0) == 'identity'  # a tie of all kinds
+
+
+@pytest.mark.parametrize(('right', 'count', 'expected'), [(1.0, 60, 61 / 62), (0.0, 60, 1 / 62), (1.0, 5, 6 / 7)])
+def test_of_labels_that_are_all_the_same_the_confidence_is_constant(right, count, expected):
+  logits = spread(count)[:, None].astype(np.float32)
+  pool = calibration.fit_pool(logits, np.full((count, 1), right), np.ones((count, 1), bool))
+  calibrated = np.asarray(calibration.apply_pool(pool, np.float32([[-20], [0], [35]])))
+  np.testing.assert_allclose(1 / (1 + np.exp(-calibrated)), expected, rtol=1e-5)
 
 
 def pool_of(count=3000):

@@ -78,7 +78,10 @@ def test_both_forms_of_files_become_a_table(manual_dir):
   assert table.responses.observed.all()
   assert table.latency_is == 'estimated'
   tokens = round(len('Let us see. The answer is (A).') / 4)
-  np.testing.assert_allclose(table.responses.latency_s[0], [tokens * 6e-3, tokens * 7.2e-3], rtol=1e-6)
+  read = len('What is 1 + 1?') / 4  # the prompt is not published
+  expected = [0.3 + size * (tokens * 1e-3 + read * 1.3e-5) for size in (6, 7.2)]
+  np.testing.assert_allclose(table.responses.latency_s[0], expected, rtol=1e-6)
+  assert table.latency_model.startswith('0.3 s a call + 0.013 ms a prompt token + 1 ms a written token')
 
 
 def test_the_query_may_hold_the_options_and_keeps_its_split(manual_dir):
@@ -194,7 +197,7 @@ def test_another_pool_or_query_is_another_data_set(manual_dir):
   write(manual_dir, GUESSER, [row(n, 'A') for n in range(1, 7)])
   names = [identity(), identity(llms=(MAKER, GUESSER)), identity(query_includes_options=True)]
   assert len(set(names)) == 3
-  assert identity() == identity(llms=(f'{SOLVER},{MAKER}',)) == names[0]
+  assert identity() == identity(llms=(SOLVER, MAKER)) == names[0]
 
 
 def test_an_llm_that_is_not_published(manual_dir):
