@@ -6,8 +6,7 @@ import hashlib
 import pathlib
 from typing import Any
 
-import orjson
-
+from selectllm.data import records
 from selectllm.infra import paths
 
 Extractor = collections.abc.Callable[[str], str | None]
@@ -68,10 +67,10 @@ def read(
   """
   if source in _PUBLISHED:
     found = _published(source, manual_dir)
-  elif source.endswith('.jsonl'):
+  elif source.endswith(('.jsonl', '.jsonl.gz', '.jsonl.xz')):
     found = _jsonl(pathlib.Path(source))
   else:
-    raise QueryError(f'queries must be a .jsonl file or one of {", ".join(_PUBLISHED)}, not {source!r}')
+    raise QueryError(f'queries must be a .jsonl file (also .gz, .xz) or one of {", ".join(_PUBLISHED)}, not {source!r}')
   seen: dict[str, str] = {}
   queries = []
   for where, query in found:
@@ -111,16 +110,11 @@ def _with_canonical_reference(query: Query, extract: Extractor, where: str) -> Q
 
 
 def _jsonl(path: pathlib.Path) -> collections.abc.Iterator[tuple[str, Query]]:
-  with open(path, 'rb') as lines:
-    for number, line in enumerate(lines, start=1):
-      where = f'{path}:{number}'
-      if not line.strip():
-        continue
-      try:
-        value = orjson.loads(line)
-      except orjson.JSONDecodeError as error:
-        raise QueryError(f'{where}: not valid JSON ({error})') from error
+  try:
+    for where, value in records.read_objects(records.Part(str(path))):
       yield where, _query(value, where)
+  except records.RecordError as error:
+    raise QueryError(str(error)) from error
 
 
 def _query(value: Any, where: str) -> Query:
@@ -128,9 +122,9 @@ def _query(value: Any, where: str) -> Query:
     raise QueryError(f'{where}: a query must be an object, not {value!r:.80}')
   texts = {}
   for name, text in value.items():
+    if text is None:
+      continue
     if isinstance(text, bool) or not isinstance(text, str | int | float):
-      if name == 'reference' and text is None:
-        continue
       raise QueryError(f'{where}: {name} must be a text, not {text!r:.80}')
     texts[name] = str(text)
   for name in ('query_id', 'query'):

@@ -12,6 +12,7 @@ from selectllm.evaluate import results
 
 # Heads of columns of the two times of a query.
 WALL_CLOCK, COMPUTE = 'wall clock, s', 'summed compute, s'
+SECONDS_A_CALL = 'seconds a call'
 REFERENCES = {
   'best_single': 'best single LLM',
   'all_llms': 'all LLMs',
@@ -143,6 +144,14 @@ def size_of(row: results.MethodResult) -> str:
 # Methods.
 
 
+def of_kind(header: Iterable[str], found: results.Results) -> list[str]:
+  """Returns a header whose columns of seconds are marked where these are estimated."""
+  estimated = found.dataset.latency == 'estimated'
+  return [
+    f'{name} (estimated)' if estimated and name in (WALL_CLOCK, COMPUTE, SECONDS_A_CALL) else name for name in header
+  ]
+
+
 def policies(found: results.Results) -> list[str]:
   """Returns the names of the policies, the headline policy first."""
   return list(found.selected)
@@ -185,7 +194,7 @@ def methods_table(rows: Sequence[results.MethodResult], found: results.Results) 
       *(versus(row, reference) for reference in ('best_single', 'all_llms', 'top_s')),
     ]
 
-  return Table(header, [cells(row) for row in rows])
+  return Table(of_kind(header, found), [cells(row) for row in rows])
 
 
 def gains_table(found: results.Results) -> Table:
@@ -211,7 +220,7 @@ def console_table(found: results.Results) -> Table:
   """Returns the columns of the main table that fit a terminal."""
   names = ['method', 's', 'accuracy %', 'calls', WALL_CLOCK, COMPUTE, 'vs best single', 'vs all LLMs']
   table = methods_table(headline_rows(found), found)
-  return table.columns(table.header.index(name) for name in names)
+  return table.columns(map(table.header.index, of_kind(names, found)))
 
 
 def policy_tradeoff_table(tradeoff: dict[str, results.PolicyTradeoff]) -> Table:
@@ -228,13 +237,13 @@ def policy_tradeoff_table(tradeoff: dict[str, results.PolicyTradeoff]) -> Table:
 
 def llms_table(found: results.Results) -> Table:
   """Tabulates every LLM's accuracy in each split, with 95 % intervals, and the latency and cost of a call."""
-  header = ['LLM', 'all %', 'train %', 'validation %', 'test %', 'missing', 'seconds a call', '$ per 1,000']
+  header = ['LLM', 'all %', 'train %', 'validation %', 'test %', 'missing', SECONDS_A_CALL, '$ per 1,000']
   rows = []
   for name, row in found.llms.items():
     splits = ('all', 'train', 'validation', 'test')
     accuracy = [with_interval(row.accuracy[split], row.accuracy_ci[split]) for split in splits]
     rows.append([name, *accuracy, str(row.missing), seconds(row.latency_s), dollars(row.cost_usd)])
-  return Table(header, rows)
+  return Table(of_kind(header, found), rows)
 
 
 def classifier_table(classifier: results.ClassifierQuality) -> Table:

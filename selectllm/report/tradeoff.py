@@ -346,6 +346,7 @@ def section(found: results.Results) -> list[str]:
   kind = f'{found.dataset.latency} ' if scale.unit == 's' else ''
   costs = 'dollars per 1,000 queries' if scale.quantity == 'usd' else f'{kind}{scale.words} a query'
   own = f' To both times the classifier adds {tables.seconds(found.timing.classifier_latency_s)} s.'
+  own = own if scale.unit == 's' else ''
   sections = [
     '## Strategies: which LLM to call next, and when to stop\n',
     '\n'.join(f'- {line}' for line in summary(found, tradeoff)) + '\n',
@@ -353,10 +354,12 @@ def section(found: results.Results) -> list[str]:
   ]
   if tradeoff.constraints:
     sections += ['### Constraints: cross-validated and measured\n', constraints_table(tradeoff, scale).markdown()]
+  if found.dataset.latency == 'estimated':
+    own += ' All seconds are estimated, as the note at the top says.'
   points = pareto(tradeoff)
   return [
     *sections,
-    _EXPLANATION.format(costs=costs, own=own if scale.unit == 's' else ''),
+    _EXPLANATION.format(costs=costs, own=own),
     '### Every strategy at its most accurate operating point\n',
     '\n'.join(f'- **{name}** {_EXPLAINED[name]}.' for name in tradeoff.best if name in _EXPLAINED) + '\n',
     best_table(tradeoff, scale).markdown(),

@@ -178,7 +178,10 @@ def accuracy_and_cost(found: results.Results) -> matplotlib.figure.Figure | None
   axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f'{value:g}'))
   axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
   _crop(axes, plane)
-  axes.set_xlabel(f'{scale.words} per query, % of calling all LLMs (100 % = {scale.text(scale.of_all)} {scale.unit})')
+  kind = ' (estimated)' if found.tradeoff.cost_is == 'estimated' else ''
+  axes.set_xlabel(
+    f'{scale.words}{kind} per query, % of calling all LLMs (100 % = {scale.text(scale.of_all)} {scale.unit})'
+  )
   axes.set_ylabel('accuracy on test, %')
   axes.grid(alpha=0.25)
   _draw_legends(figure, axes, plane)

@@ -1,3 +1,4 @@
+import gzip
 import pathlib
 
 import huggingface_hub
@@ -91,3 +92,13 @@ def test_a_published_file_is_held_to_what_it_was_at_first(tmp_path, monkeypatch)
   publish('What is 2 + 3?')
   with pytest.raises(queries.QueryError, match=r'when it was first used\. Delete .*digest\.json'):
     queries.read('gsm8k:test', '')
+
+
+def test_own_files_are_read_as_they_come(tmp_path):
+  lines = b'\xef\xbb\xbf{"query_id": 7, "query": "2 + 2?", "reference": null, "subject": null, "level": 3}\n'
+  for name, content in (('q.jsonl', lines), ('q.jsonl.gz', gzip.compress(lines))):
+    (tmp_path / name).write_bytes(content)
+    assert queries.read(str(tmp_path / name)) == [queries.Query('7', '2 + 2?', fields={'level': '3'})]
+  (tmp_path / 'q.jsonl').write_text('{"query_id": "a", "query": "b", "query": "c"}\n')
+  with pytest.raises(queries.QueryError, match=r"q\.jsonl:1: 'query' stands twice in one object"):
+    queries.read(str(tmp_path / 'q.jsonl'))

@@ -105,7 +105,7 @@ def test_scores_alone_have_no_votes_to_compare_with(results_of):
 def test_the_classifiers_own_latency_is_added_to_who_uses_it(results_of):
   found = results_of()
   own = found.timing.classifier_latency_s
-  for column, field in (('wall clock, s', 'wall_clock_s'), ('summed compute, s', 'compute_s')):
+  for column, field in (('wall clock, s (estimated)', 'wall_clock_s'), ('summed compute, s (estimated)', 'compute_s')):
     shown = _cells(_headline(found), column)
     for row in tables.headline_rows(found):
       classified = row.name in (*tables.policies(found), 'knn_top1')
@@ -117,9 +117,17 @@ def test_a_policy_that_no_table_knows_is_reported_like_the_others(results_of):
   for rows in (content['methods'], content['chosen']):
     rows += [row | {'name': 'newest'} for row in rows if row['name'] == 'max_conf']
   content['selected']['newest'] = content['selected']['max_conf']
-  for column in ('accuracy %', 'summed compute, s'):
+  for column in ('accuracy %', 'summed compute, s (estimated)'):
     shown = _cells(_headline(results.from_builtins(content)), column)
     assert shown['newest'] == shown['max_conf']
+
+
+def test_estimated_seconds_are_called_so_in_every_table(results_of):
+  for kind, mark in (('estimated', ' (estimated)'), ('priced', '')):
+    found = results_of(kind=kind)
+    assert f'wall clock, s{mark}' in _headline(found).header
+    assert f'summed compute, s{mark}' in tables.console_table(found).header
+    assert f'seconds a call{mark}' in tables.llms_table(found).header
 
 
 def test_unknown_latencies_are_dashes_even_where_the_classifier_is_timed(results_of):
