@@ -34,7 +34,7 @@ def generated(count: int, width: int, llms: int) -> tuple[np.ndarray, tokenizer.
   tokens = tokenizer.Tokens(np.zeros(0, np.int32), offsets, 0)
   labels = random.integers(0, 2, (count, llms)).astype(np.float32)
   nothing = np.zeros(0)
-  data = dataset.Responses(nothing, nothing, nothing, labels, np.ones(labels.shape, bool), nothing, nothing, nothing)
+  data = dataset.Responses(nothing, nothing, nothing, labels, np.ones(labels.shape, bool), *[nothing] * 4)
   split = np.where(np.arange(count) % 10 == 0, splits.VALIDATION, splits.TRAIN).astype(np.int8)
   return features, tokens, data, split
 

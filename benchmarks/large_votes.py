@@ -46,6 +46,7 @@ def generate(queries: int, llms: int, samples: int) -> tuple[dataset.Dataset, np
     observed=np.empty((queries, llms), bool),
     latency_s=np.empty((queries, llms), np.float32),
     cost_usd=np.empty((queries, llms), np.float32),
+    completion_tokens=np.full((queries, llms), np.nan, np.float32),
     task=np.zeros(queries, np.int16),
   )
   confidences, embeddings = np.empty((queries, llms), np.float32), np.empty((queries, _EMBEDDING), np.float32)

@@ -55,6 +55,7 @@ class Responses(NamedTuple):
     observed: bool[N, K], false where an LLM is missing: masked out of losses and metrics.
     latency_s: float32[N, K], seconds of the call (its slowest sample); NaN where unknown.
     cost_usd: float32[N, K], dollars of the call (all samples); NaN where unknown.
+    completion_tokens: float32[N, K], tokens written, the mean of the call's samples; NaN where unknown.
     task: int16[N], index of the query's task.
   """
 
@@ -65,6 +66,7 @@ class Responses(NamedTuple):
   observed: np.ndarray
   latency_s: np.ndarray
   cost_usd: np.ndarray
+  completion_tokens: np.ndarray
   task: np.ndarray
 
   @property
@@ -256,6 +258,8 @@ class _Grader:
     responses.observed[row, column] = True
     responses.latency_s[row, column], kind = _call_latency_s(samples, self.llm, query.text)
     responses.cost_usd[row, column] = _call_cost_usd(samples, self.llm)
+    written = [sample.completion_tokens for sample in samples]
+    responses.completion_tokens[row, column] = np.mean(np.array(written, np.float32))  # NaN for None
     self.estimates |= kind == 'estimated' and any(sample.latency_s is None for sample in samples)
     for place, sample in enumerate(samples):
       answer = self._answer(sample)
@@ -297,6 +301,7 @@ def _empty(size: int, llms: int, samples: int) -> Responses:
     observed=np.zeros((size, llms), bool),
     latency_s=np.full((size, llms), np.nan, np.float32),
     cost_usd=np.full((size, llms), np.nan, np.float32),
+    completion_tokens=np.full((size, llms), np.nan, np.float32),
     task=np.zeros(size, np.int16),
   )
 
@@ -343,7 +348,7 @@ def join(
   new.labels[:] *= new.observed
   wider = ((0, 0), (0, 0), (0, new.answers.shape[2] - old.answers.shape[2]))
   old = old._replace(answers=np.pad(old.answers, wider, constant_values=NO_ANSWER))
-  columns = ('answers', 'majority', 'labels', 'observed', 'latency_s', 'cost_usd')
+  columns = ('answers', 'majority', 'labels', 'observed', 'latency_s', 'cost_usd', 'completion_tokens')
   joined = {name: np.concatenate([getattr(old, name), getattr(new, name)], 1) for name in columns}
   return data._replace(
     llms=(*data.llms, llm),

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from selectllm.data import dataset, splits
+from selectllm.data import answer_features, dataset, splits
 from selectllm.evaluate import metrics, replay
 from selectllm.evaluate import options as options_lib
 from selectllm.selection import (
@@ -118,6 +118,7 @@ def queries_of(
     confidences.logits, embeddings, responses.answers, responses.majority, responses.observed, responses.accepted,
     responses.labels, price,
     np.nan_to_num(expected, nan=float(np.nanmax(expected))).astype(np.float32),
+    answer_features.of(data.queries, data.answers, responses),
   )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ _EXPLAINED = {
   'learned_vote': 'calls the s most confident LLMs; the weights of their votes are learned',
   'bayes_vote': 'calls the s most confident LLMs; the weight of a vote is the log-odds of its being right',
   'chain': 'calls LLMs in a fixed order, the next one only where those before were unsure',
-  'frugal_cascade': 'calls LLMs in a fixed order until an answer scores high enough (FrugalGPT)',
+  'frugal_cascade': 'calls LLMs in a fixed order until query, answer and response score high enough (FrugalGPT)',
   'knn_router': 'calls the LLM that was right most often on the most similar queries, less its cost',
   'mf_router': 'calls the LLM that five matrix factorisations of queries and LLMs prefer on average, less its cost',
   'clusters': "calls the LLMs that were right most often on the query's cluster (Avengers)",

@@ -7,7 +7,7 @@ import numpy as np
 import scipy.special
 
 from selectllm.data import dataset
-from selectllm.selection import operating_points, types, voting
+from selectllm.selection import answer_scorer, operating_points, types, voting
 
 # Shares of votes at which a chain is still unsure; the first is satisfied with any answer, the last never.
 AGREEMENT = np.array([0.4, 0.5, 0.6, 0.7, 0.75, 1.0])
@@ -138,44 +138,30 @@ def chain(train: types.StrategyQueries, test: types.StrategyQueries, *, seed: in
   return _decisions(turns, calls, elected, [np.full(len(answers), np.nan)] * len(best))
 
 
-def _agreement_log_odds(answers: np.ndarray, train: types.StrategyQueries) -> np.ndarray:
-  """Returns what another's answer adds to the log-odds of an LLM's own, float[K, K, 2]: differing, agreeing."""
-  given = (answers != voting.NO_ANSWER) & train.observed
-  right = dataset.is_right(answers, train.accepted[:, None]) & given
-  same = answers[:, :, None] == answers[:, None, :]
-  both = given[:, :, None] & given[:, None, :]
-
-  def likelihood(of: np.ndarray) -> np.ndarray:
-    counted = both & of[:, :, None]
-    agree = (counted & same).sum(0)
-    return (np.stack([counted.sum(0) - agree, agree], -1) + 1) / (counted.sum(0) + 2)[..., None]
-
-  return np.log(likelihood(right) / likelihood(given & ~right))
-
-
 def _cascade_calls(
-  order: np.ndarray, answers: np.ndarray, queries: types.StrategyQueries, agreement: np.ndarray
+  order: np.ndarray, queries: types.StrategyQueries, scores: answer_scorer.Scores
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """Returns the calls along a cascade, were no answer accepted; those that cannot be made come last, to be left out.
 
   Returns:
     The LLMs int[N, 3], their answers int16[N, 3], and each answer's log-odds float[N, 3] when it comes; -inf for none.
   """
-  turns, rows = _turns(order, queries.observed), np.arange(len(answers))[:, None]
-  llms = turns[:, np.minimum(np.arange(3), len(order) - 1)]
-  given, score = answers[rows, llms], queries.logits[rows, llms].astype(np.float64)
+  answers, turns = queries.majority, _turns(order, queries.observed)
+  rows, llms = np.arange(len(answers))[:, None], turns[:, np.minimum(np.arange(3), len(order) - 1)]
+  given, score = answers[rows, llms], scores.alone[rows, llms].astype(np.float64)
   for later, earlier in ((1, 0), (2, 0), (2, 1)):
     both = (given[:, later] != voting.NO_ANSWER) & (given[:, earlier] != voting.NO_ANSWER)
     agree = (given[:, later] == given[:, earlier]).astype(int)
-    score[:, later] += np.where(both, agreement[llms[:, later], llms[:, earlier], agree], 0)
+    added = scores.agreement[scores.scorer, later - 1, llms[:, later], llms[:, earlier], agree]
+    score[:, later] += np.where(both, added, 0)
   return llms, given, np.where(given == voting.NO_ANSWER, -np.inf, score)
 
 
 def _cascade_outcomes(
-  order: np.ndarray, answers: np.ndarray, train: types.StrategyQueries, agreement: np.ndarray
+  order: np.ndarray, train: types.StrategyQueries, scores: answer_scorer.Scores
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns thresholds float[2, Q] for the first two answers, and each pair's accuracy and cost, float[2, Q, Q]."""
-  llms, given, score = _cascade_calls(order, answers, train, agreement)
+  llms, given, score = _cascade_calls(order, train, scores)
   thresholds = np.quantile(score[:, :2], PASSED_ON, axis=0, method='lower').T
   thresholds[:, 0] = -np.inf  # accepts whatever comes
   called = np.arange(3) < train.observed.sum(1)[:, None]
@@ -187,31 +173,31 @@ def _cascade_outcomes(
   added = np.stack([np.diff(right.astype(np.float32), prepend=0), paid]).astype(np.float32)  # [2, N, 3]
   total = added[:, :, 0].sum(1)[:, None, None] + (added[:, :, 1] @ first)[:, :, None]
   total = total + np.stack([(first * each[:, None]).T @ second for each in added[:, :, 2]])
-  return thresholds, total / len(answers)
+  return thresholds, total / len(given)
 
 
 def frugal_cascade(train: types.StrategyQueries, test: types.StrategyQueries, *, seed: int) -> types.Decisions:
   """Calls up to three LLMs in one order for all queries, until an answer is accepted; the last one given stands.
 
-  After Chen, Zaharia and Zou (2023), FrugalGPT. An answer is judged by its LLM's log-odds on the query, plus what each
-  earlier answer adds by agreeing or not (independently, as in naive Bayes), where FrugalGPT fine-tunes an encoder that
-  reads query and answer. Order and thresholds are those best on `train` within each limit, of all orders.
+  After Chen, Zaharia and Zou (2023), FrugalGPT. There a fine-tuned DistilBERT reads query and answer and scores each
+  answer by itself; here a logistic regression does (`answer_scorer`), on numbers that describe query, answer and
+  response, and it knows whether the answer agrees with those before it. Order and thresholds are those best on `train`
+  within each limit, of all orders, by scores of answers to queries that the scorer was not fitted on.
   """
-  del seed
   train = train.with_all_costs()
-  answers = train.majority
-  agreement = _agreement_log_odds(answers, train)
+  scores = answer_scorer.cross_fit(train, seed=seed)
   best_first = np.argsort(-train.accuracy(), kind='stable').tolist()
   heads = itertools.permutations(_shortlist(train)[0].tolist(), min(3, train.observed.shape[1]))
   orders = np.array([(*head, *(llm for llm in best_first if llm not in head)) for head in heads])
-  tried = [_cascade_outcomes(order, answers, train, agreement) for order in orders]
+  tried = [_cascade_outcomes(order, train, scores) for order in orders]
   thresholds, outcomes = (np.stack(arrays) for arrays in zip(*tried, strict=True))  # [O, 2, Q], [O, 2, Q, Q]
   limits = operating_points.cost_limits(train)
   best = operating_points.best_within(outcomes[:, 0].ravel(), outcomes[:, 1].ravel(), limits)
-  answers, available = test.majority, test.observed.sum(1)
+  scorer, available = answer_scorer.fit(train, seed=seed), test.observed.sum(1)
+  scores = answer_scorer.score([scorer], test, np.zeros(len(available), int))
   turns, calls, accepted, p_right = [], [], [], []
   for index, *cuts in zip(*np.unravel_index(best, outcomes[:, 0].shape), strict=True):
-    _, given, score = _cascade_calls(orders[index], answers, test, agreement)
+    _, given, score = _cascade_calls(orders[index], test, scores)
     accepts = score[:, :2] >= thresholds[index, [0, 1], cuts]
     made = np.minimum(np.where(accepts.any(1), accepts.argmax(1) + 1, 3), available)
     last = np.maximum(made - 1, 0)[:, None]

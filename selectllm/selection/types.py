@@ -1,7 +1,7 @@
 """Strategies: what one may know, and what it says whom it called.
 
 A strategy is a function `(train, test, seed) -> Decisions`: fitted on the queries `train`, it replays `test` at each of
-its operating points, from the cheapest to the most expensive. It looks at an answer in `test` only of an LLM that it
+its operating points, from the cheapest to the most expensive. It looks at a response in `test` only of an LLM that it
 calls.
 """
 
@@ -25,6 +25,7 @@ class StrategyQueries(NamedTuple):
     labels: float32[N, K], whether each LLM is right; NaN where it is not known.
     cost: float32[N, K], of each call (seconds, dollars or 1); NaN where it is not known.
     expected_cost: float32[K], each LLM's mean cost on fitting queries.
+    features: float32[N, K, F], what each LLM's response looks like, see `data.answer_features`; None where unknown.
   """
 
   logits: Array
@@ -36,10 +37,12 @@ class StrategyQueries(NamedTuple):
   labels: Array
   cost: Array
   expected_cost: Array
+  features: Array | None = None
 
   def rows(self, index: Array) -> 'StrategyQueries':
     """Returns some of the queries, by index or mask."""
-    return self._replace(**{name: getattr(self, name)[index] for name in self._fields[:-1]})
+    arrays = {name: array for name, array in self._asdict().items() if name != 'expected_cost' and array is not None}
+    return self._replace(**{name: array[index] for name, array in arrays.items()})
 
   def with_all_costs(self) -> 'StrategyQueries':
     """Returns the queries with what is expected for costs that are not known."""

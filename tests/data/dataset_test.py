@@ -106,11 +106,19 @@ def test_shapes_and_types():
   assert table.responses.answers.tolist() == [[[0, -1, -1], [1, -1, -1]], [[-1, -1, -1], [0, 1, 0]]]
   assert table.responses.accepted.tolist() == [[0], [1]]
   kinds = {'answers': 'int16', 'accepted': 'int16', 'labels': 'float32', 'observed': 'bool', 'latency_s': 'float32'}
-  kinds |= {'majority': 'int16', 'cost_usd': 'float32', 'task': 'int16'}
+  kinds |= {'majority': 'int16', 'cost_usd': 'float32', 'completion_tokens': 'float32', 'task': 'int16'}
   assert {name: str(array.dtype) for name, array in table.responses._asdict().items()} == kinds
   assert table.responses.has_answers
   assert table.responses.rows(np.array([False, True])).accepted.tolist() == [[1]]
   assert table.responses.rows(np.array([1, 0, 0])).labels.tolist() == [[0, 0], [1, 0], [1, 0]]
+
+
+def test_tokens_are_the_mean_of_the_samples_where_all_are_known():
+  def called(*written):
+    return [Sample(answer='4', completion_tokens=count) for count in written]
+
+  table = build([Record('q', 'q', 't', '4', {'a': called(10, 20, None), 'b': called(30, 50)})])
+  np.testing.assert_array_equal(table.responses.completion_tokens, [[np.nan, 40]])
 
 
 def test_ids_tell_nothing_about_the_reference():

@@ -42,6 +42,7 @@ def _table(answers=ANSWERS, observed=None, labels=None, tasks=('a', 'b', '')) ->
     observed=observed,
     latency_s=np.tile(np.float32([1, 2]), (count, 1)),
     cost_usd=np.full(ANSWERS.shape, np.nan, np.float32),
+    completion_tokens=np.full(ANSWERS.shape, np.nan, np.float32),
     task=TASK if len(tasks) > 1 else np.zeros(count, np.int16),
   )
   ids = [f'q{n}' for n in range(count)]

@@ -64,6 +64,7 @@ def _table(answers, reference, latency_s, cost_usd, observed, latency_is: str = 
       observed=observed,
       latency_s=np.where(observed, np.asarray(latency_s, np.float32), np.float32(np.nan)),
       cost_usd=np.where(observed, np.asarray(cost_usd, np.float32), np.float32(np.nan)),
+      completion_tokens=np.full(observed.shape, np.nan, np.float32),
       task=np.zeros(queries, np.int16),
     ),
     latency_is=latency_is,

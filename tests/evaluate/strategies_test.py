@@ -29,10 +29,12 @@ def _table(count: int = 400, seed: int = 0) -> tuple[dataset.Dataset, np.ndarray
     observed=np.ones(chance.shape, bool),
     latency_s=np.broadcast_to(np.array([1, 2, 10], np.float32), chance.shape).copy(),
     cost_usd=np.full(chance.shape, np.nan, np.float32),
+    completion_tokens=rng.integers(20, 90, chance.shape).astype(np.float32),
     task=np.zeros(count, np.int16),
   )
   queries = [f'How many eggs are {place} and {"two" if k else "3"}?' for place, k in enumerate(kind)]
   table = dataset.Dataset('sums', LLMS, ('sums',), [str(q) for q in range(count)], queries, data, 'measured')
+  table = table._replace(answers=[tuple('012345')] * count)
   split = np.repeat(np.array([0, 0, 1, 2], np.int8), count // 4)
   confidences = np.where((split > 0)[:, None], chance, np.nan).astype(np.float32)
   embeddings = np.eye(2, dtype=np.float32)[kind]

@@ -26,6 +26,7 @@ def make(
   return types.StrategyQueries(
     logits.astype(np.float32), embeddings.astype(np.float32), answers, answers[..., 0], np.ones(right.shape, bool),
     reference[:, None].astype(np.int16), right.astype(np.float32), paid, cost.astype(np.float32),
+    rng.standard_normal((*right.shape, 2)).astype(np.float32),
   )  # fmt: skip
 
 

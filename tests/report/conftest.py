@@ -43,6 +43,7 @@ def _evaluate(llms: int, kind: str) -> results.Results:
     observed=observed,
     latency_s=nothing if kind in ('unknown', 'scores') else latency_s,
     cost_usd=latency_s / 1000 if kind == 'priced' else nothing,
+    completion_tokens=nothing,
     task=(np.arange(len(SPLIT)) % tasks).astype(np.int16),
   )
   names = tuple(f'llama-{size}b-instruct' for size in range(1, llms + 1))

@@ -24,7 +24,9 @@ def _answers(seed: int, queries: int, llms: int, samples: int = 3) -> tuple[np.n
 def _known(answers, reference, observed) -> dataset.Responses:
   majority, unknown = dataset.majorities(answers), np.full(observed.shape, np.nan, np.float32)
   labels = ((majority == reference[:, None]) & observed).astype(np.float32)
-  return dataset.Responses(answers, majority, reference[:, None], labels, observed, unknown, unknown, reference)
+  return dataset.Responses(
+    answers, majority, reference[:, None], labels, observed, unknown, unknown, unknown, reference
+  )
 
 
 @functools.cache

@@ -27,6 +27,7 @@ def table_of(answers, reference=None, observed=None):
     observed=np.ones((queries, llms), bool) if observed is None else np.asarray(observed),
     latency_s=nothing,
     cost_usd=nothing,
+    completion_tokens=nothing,
     task=np.zeros(queries, np.int16),
   )
   ids = [f'q{row}' for row in range(queries)]

@@ -80,9 +80,7 @@ def test_a_frozen_encoder_stays_and_the_head_learns_what_the_features_say(config
     nothing,
     random.integers(0, 2, (size, 4)).astype(np.float32),
     np.ones((size, 4), bool),
-    nothing,
-    nothing,
-    nothing,
+    *[nothing] * 4,
   )
   split = np.array([splits.TRAIN] * 32 + [splits.VALIDATION] * (size - 32), np.int8)
   with sharding.use(model.mesh):
