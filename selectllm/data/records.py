@@ -389,8 +389,8 @@ _MAGIC = {b'\x1f\x8b': gzip.open, b'\xfd7zXZ\x00': lzma.open}
 _SUFFIXES = {'.gz': gzip.open, '.xz': lzma.open}
 _NOT_READ = {b'PAR1': 'Parquet', b'PK\x03\x04': 'a zip archive', b'\x28\xb5\x2f\xfd': 'zstd', b'BZh': 'bzip2'}
 _BOM = b'\xef\xbb\xbf'
-# The end of a key; also found within texts.
-_KEY_END = re.compile(rb'"\s*:')
+# The end of a key; also found where a text begins with a colon, or holds an escaped quote before one.
+_KEY_END, _ESCAPED = re.compile(rb'"\s*:'), re.compile(rb'\\"\s*:')
 
 
 def _compression(path: str | pathlib.Path) -> collections.abc.Callable[..., Any]:
@@ -478,8 +478,9 @@ def _decode(line: bytes, where: str, end: str = '') -> Any:
   """Decodes JSON; refuses a key that stands twice in one object, of which decoders drop all but the last."""
   try:
     value = orjson.loads(line)
-    # Ends of keys may also be found within texts, so a second look tells.
-    if len(_KEY_END.findall(line)) > _count_keys(value):
+    escaped = 0 if b'\\\\"' in line else len(_ESCAPED.findall(line))  # unless it is the backslash that is escaped
+    # Texts may look like ends of keys, so a second look tells.
+    if len(_KEY_END.findall(line)) - escaped > _count_keys(value):
       json.loads(line, object_pairs_hook=functools.partial(_once, where))
   except (orjson.JSONDecodeError, RecursionError) as error:
     raise RecordError(f'{where}: not valid JSON ({error}){end}') from error

@@ -5,6 +5,7 @@ what `pathlib` and `etils.epath` share; Orbax finds its own way to the store.
 """
 
 import contextlib
+import glob
 import hashlib
 import importlib.util
 import os
@@ -60,6 +61,12 @@ def atomic_write(path: pathlib.Path) -> Iterator[pathlib.Path]:
   finally:  # also where `partial` is a hard link to `path`: a rename then does nothing
     with contextlib.suppress(OSError):  # else it would hide what went wrong
       partial.unlink(missing_ok=True)
+
+
+def matches(pattern: str) -> list[pathlib.Path]:
+  """Returns what there is of exactly this name, whatever signs it holds; else all that matches, sorted (`*`, `~`)."""
+  path = pathlib.Path(pattern).expanduser()
+  return [path] if path.exists() else list(map(pathlib.Path, sorted(glob.glob(str(path)))))
 
 
 def cache_dir() -> pathlib.Path:

@@ -6,7 +6,6 @@ has no answer yet, be it that it was interrupted, that it failed, or that sample
 """
 
 import collections.abc
-import glob
 import pathlib
 import re
 from typing import Any
@@ -18,6 +17,7 @@ import rich.table
 
 from selectllm.client import command, preflight, progress, rate_limits, runner, store
 from selectllm.data import grading, pool_file, queries
+from selectllm.infra import paths
 
 
 def collect(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
@@ -117,10 +117,10 @@ def _shard(text: str) -> tuple[int, int] | None:
 def _journals(patterns: collections.abc.Iterable[str]) -> list[pathlib.Path]:
   found = []
   for pattern in patterns:
-    paths = sorted(glob.glob(pattern))
-    if not paths:
+    matching = paths.matches(pattern)
+    if not matching:
       raise FileNotFoundError(f'config.collect.merge: there is no {pattern}')
-    found += [pathlib.Path(path) for path in paths]
+    found += matching
   return found
 
 

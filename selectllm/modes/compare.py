@@ -26,7 +26,7 @@ def _find(patterns: str) -> list[pathlib.Path]:
   for pattern in filter(None, map(str.strip, patterns.split(','))):
     pattern = str(pathlib.Path(pattern).expanduser())
     paths = [pathlib.Path(pattern)]
-    if '*' in pattern:  # may also match what is no run
+    if '*' in pattern and not paths[0].exists():  # may also match what is no run
       paths = [path for match in sorted(glob.glob(pattern)) if (path := pathlib.Path(match) / 'config.json').is_file()]
       paths = [path.parent for path in paths]
       if not paths:

@@ -102,6 +102,7 @@ def test_records_come_one_at_a_time(tmp_path):
     ('{"query_id": "q", "query": "?", "responses": {"a": [{"answer": "4"}], "b": [], "a" : [{"answer": "5"}]}}', 'a'),
     ('{"query_id": "q", "query": "?", "responses": {"a": [{"answer": "4", "text": "x", "answer": "5"}]}}', 'answer'),
     ('{"query_id": "q", "query": "?", "scores": {"\\u0061": 1, "b": 0, "a": 0}}', 'a'),
+    ('{"query_id": "q", "query": "?", "responses": {"a\\\\": [], "a\\\\": []}}', 'a\\'),
     ('{"query_id": "q", "query": "it says: \\"a\\": 1", "scores": {"a": 1}, "scores": {"b": 0}}', 'scores'),
   ],
 )

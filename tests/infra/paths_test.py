@@ -94,3 +94,14 @@ def test_two_may_write_one_file_at_once(tmp_path):
     one.write_text('one')
     other.write_text('other')
   assert path.read_text() == 'one'
+
+
+def test_what_there_is_of_exactly_this_name_comes_before_what_a_pattern_matches(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  for name in ('run [2024]', 'run 2', 'a*', 'ab'):
+    (tmp_path / name).touch()
+  assert paths.matches(str(tmp_path / 'run [2024]')) == [tmp_path / 'run [2024]']
+  assert paths.matches('~/a*') == [tmp_path / 'a*']
+  assert paths.matches('~/a?') == [tmp_path / 'a*', tmp_path / 'ab']
+  assert paths.matches('~/run [2]') == [tmp_path / 'run 2']
+  assert paths.matches('~/none*') == []

@@ -3,7 +3,6 @@
 import collections.abc
 import dataclasses
 import functools
-import glob
 import hashlib
 import pathlib
 import shlex
@@ -50,22 +49,18 @@ class _Shard:
 
 def _find(path: str) -> list[str]:
   """Returns the files that a path names: the one there is by this name, or else those of its comma-separated parts."""
-  patterns = [path] if path.strip() and _literal(path) else [part.strip() for part in path.split(',') if part.strip()]
+  patterns = [part.strip() for part in path.split(',') if part.strip()]
   if not patterns:
     raise ValueError('jsonl_pool needs --config.dataset.path=FILE.jsonl (several: comma-separated, or with *)')
-  paths: list[str] = []
+  if pathlib.Path(path.strip()).expanduser().exists():  # also one with a comma
+    patterns = [path.strip()]
+  found: list[str] = []
   for pattern in patterns:
-    found = _literal(pattern) or sorted(glob.glob(str(pathlib.Path(pattern).expanduser())))
-    if not found:
+    matching = paths.matches(pattern)
+    if not matching:
       raise FileNotFoundError(f'--config.dataset.path: no file matches {pattern!r}')
-    paths += found
-  return paths
-
-
-def _literal(path: str) -> list[str]:
-  """Returns the file of exactly this name; nothing where there is none."""
-  file = pathlib.Path(path.strip()).expanduser()
-  return [str(file)] if file.is_file() else []
+    found += map(str, matching)
+  return found
 
 
 class Builder(base.PoolBuilder):
