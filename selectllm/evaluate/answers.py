@@ -179,7 +179,9 @@ def _method(lines: Sequence[Line], facts: DeciderFacts, spent: Spent) -> LiveMet
 
 def _savings(lines: Sequence[Line], facts: DeciderFacts, latency: np.ndarray, cost: np.ndarray) -> Savings:
   """Sums up the calls that were made, float64[N, K] each, and estimates those that calling all LLMs would add."""
-  all_latency, all_cost = _with_all(latency, facts.expected_latency_s), _with_all(cost, facts.expected_cost_usd)
+  # No call takes no time: where nothing was known of any LLM, 0 is expected of all, to win no tie.
+  expected_s = np.where(facts.expected_latency_s > 0, facts.expected_latency_s, np.nan)
+  all_latency, all_cost = _with_all(latency, expected_s), _with_all(cost, facts.expected_cost_usd)
   priced = bool(lines) and not any(line['cost_usd'] is None for line in lines)
   return Savings(
     made=Spent(
@@ -190,8 +192,8 @@ def _savings(lines: Sequence[Line], facts: DeciderFacts, latency: np.ndarray, co
     ),
     calling_all=Spent(
       calls=len(lines) * len(facts.llms),
-      wall_clock_s=_mean(all_latency.max(1)),
-      compute_s=_mean(all_latency.sum(1)),
+      wall_clock_s=results.known(all_latency.max(1).mean()) if lines else None,
+      compute_s=results.known(all_latency.sum(1).mean()) if lines else None,
       cost_usd=None if not priced or np.isnan(all_cost).any() else float(all_cost.sum()),
     ),
   )

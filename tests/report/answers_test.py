@@ -76,6 +76,12 @@ def test_unknown_costs_are_not_shown():
   assert answers.summarise([line({'a': call()})], facts(np.nan)).savings.calling_all.cost_usd is None
 
 
+def test_an_llm_of_which_no_time_is_known_takes_none_that_is():
+  savings = answers.summarise([line({'a': call()})], facts()._replace(expected_latency_s=np.zeros(3))).savings
+  assert savings.made.compute_s is not None
+  assert savings.calling_all.wall_clock_s is savings.calling_all.compute_s is None
+
+
 def test_failures_and_nothing_at_all_are_written(tmp_path, capsys):
   answers_report.write(tmp_path, [line({'a': call(error='http_400')}, correct=False)], facts(asked=3))
   out = capsys.readouterr().out
