@@ -385,15 +385,16 @@ def read_part(part: Part) -> collections.abc.Iterator[tuple[str, Record]]:
 
 
 # What a file begins with that is opened by a library; `open` where it is plain.
-_MAGIC = {b'\x1f\x8b': gzip.open, b'\xfd7zXZ\x00': lzma.open}
-_SUFFIXES = {'.gz': gzip.open, '.xz': lzma.open}
+_Opener = collections.abc.Callable[..., Any]
+_MAGIC: dict[bytes, _Opener] = {b'\x1f\x8b': gzip.open, b'\xfd7zXZ\x00': lzma.open}
+_SUFFIXES: dict[str, _Opener] = {'.gz': gzip.open, '.xz': lzma.open}
 _NOT_READ = {b'PAR1': 'Parquet', b'PK\x03\x04': 'a zip archive', b'\x28\xb5\x2f\xfd': 'zstd', b'BZh': 'bzip2'}
 _BOM = b'\xef\xbb\xbf'
 # The end of a key; also found where a text begins with a colon, or holds an escaped quote before one.
 _KEY_END, _ESCAPED = re.compile(rb'"\s*:'), re.compile(rb'\\"\s*:')
 
 
-def _compression(path: str | pathlib.Path) -> collections.abc.Callable[..., Any]:
+def _compression(path: str | pathlib.Path) -> _Opener:
   """Returns what opens a file, by its first bytes, or else by its name."""
   with open(path, 'rb') as file:
     head = file.read(8)
@@ -510,7 +511,7 @@ def _once(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def write_jsonl(path: str | pathlib.Path, records: collections.abc.Iterable[Record]) -> None:
   """Writes records as JSONL, one line each, compressed if the path ends in `.gz` or `.xz`; it appears when complete."""
-  opener: Any = _SUFFIXES.get(pathlib.Path(path).suffix, open)
+  opener = _SUFFIXES.get(pathlib.Path(path).suffix, open)
   with paths.atomic_write(pathlib.Path(path)) as partial, opener(partial, 'wb') as file:
     for record in records:
       file.write(orjson.dumps(to_json(record), option=orjson.OPT_APPEND_NEWLINE))
