@@ -1,0 +1,193 @@
+"""The number that a response states."""
+
+import collections.abc
+import itertools
+import re
+from typing import NamedTuple
+
+from selectllm.data.extractors import numerals, texts
+
+# What stands between a phrase and its number: markup, quotes, brackets.
+_BETWEEN = r"""[\s*_"'`~)\]}$]{0,8}"""
+_FOREIGN = r"respuesta|réponse|resposta|risposta|antwort|lösung|ответ|jawaban|jibu|answer|答案|答え|回答|정답|답|उत्तर|उत्तर|উত্তর|جواب|คำตอบ"
+_STATES = re.compile(
+  rf"""
+  (?:
+    (?<![^\W_])answer{_BETWEEN} (?:\s?(?:to|for|of)\s[^.:=?\n]{{1,80}}?)?
+      \s? (?:is|was|are|would\s+be|should\s+be|must\s+be|has\s+to\s+be|will\s+be|equals?|comes\s+(?:out\s+)?to|=)(?=n't|[^A-Za-z]|$)
+      (?P<negated>n't | \s+(?:not|never|no\s+longer)\b)?
+    | \b(?:final|correct|my)\s+answer{_BETWEEN}(?::|--|=>|->|-(?=\s))
+    | ^[#\ \t]*(?:the\ )?(?:final|correct)\ answer[:\s]*$
+    | ^\W{{0,8}}(?:(?:the|final|correct)\s){{0,2}}answer\s{{1,4}}(?=[-$€£]?[0-9.])
+    | (?P<label>(?<![^\W_])answer{_BETWEEN}(?::|--|=>|->|-(?=\s)) | ^\W{{0,8}}ans\W?{_BETWEEN}: | ^[ \t]*(?-i:A):
+        | ^[#\ \t]*answer[:\s]*$)
+    | (?<![A-Za-z])(?:{_FOREIGN}){_BETWEEN}(?:\s?(?:correcta|correcte|correta|corretta|final[e]?)\s?)?
+      (?:(?:\s?(?:es|est|é|è|ist|lautet|adalah|ni|हल|हॆ|है|হল|হলো|是|为|為|は|은|는|هو|هي|คือ)\s?:?)|\s?:|\s--)
+  )
+  (?!\s?[?!,]|\s?\.(?![0-9])) [\s:]*+
+  """,
+  re.VERBOSE | re.IGNORECASE | re.MULTILINE,
+)
+_HASHES = re.compile(
+  r'(?<!\#)\#{4}(?!\#)[ \t*_`"\']*(?=[-+~≈]?\s?(?:\\?\$|[€£¥₹]|USD|Rs\.?)?\s?-?\.?[0-9]|[A-Za-z]\w{0,20}\s?=)'
+)
+_LIST_ITEM = re.compile(r'[.):][ \t]+\S')
+# What comes then gives reasons, and is not part of what is stated.
+_REASON = re.compile(
+  r'[,;:](?=\s)|\s--\s|\s-\s(?=[A-Za-z])|\s\((?=[^()\n]*=)'
+  r'|\s(?:since|because|as|given|where|when|if|so|which|using|via|from|after|considering|being)\s',
+  re.IGNORECASE,
+)
+_INSTEAD = re.compile(r"\b(?:but(?:\s+rather)?|rather|instead|it(?:'s|\s+is)|actually)\b", re.IGNORECASE)
+# Who says this after an answer gives another one.
+_AMENDS = re.compile(
+  r'\b(?:wait|no|actually|sorry|oops|correction|mistake|wrong|incorrect|scratch that|hold on)\b[^\n]{0,160}?'
+  r"\b(?:should\s+(?:have\s+been|be)|actually\s+is|is\s+actually|it's\s+actually|really\s+is|make\s+(?:that|it)|i\s+meant?"
+  r'|corrected?\s+(?:answer|value|total|number|amount)\s+is|correction:)\s*',
+  re.IGNORECASE,
+)
+_NOT = re.compile(r"(?:\bnot|n't|\bnever|\bneither|\bnor)\s+(?:just\s+|only\s+|exactly\s+)?\Z", re.IGNORECASE)
+_WORD = re.compile(r'[^\W\d_]')
+# What is said by the way: in brackets, or in a clause before the main one.
+_ASIDE = re.compile(
+  r'\([^()\n]*\)|(?<![^\s])(?:since|because|given|if|when|as)\b[^,\n]{0,300},(?=\s)', re.IGNORECASE
+)
+_CODE = re.compile(r'```(?:python|py|c|cpp|java|javascript|js)\b.*?(?:```|\Z)', re.DOTALL | re.IGNORECASE)
+_BREAKS_OFF = re.compile(r'(?:<<[^<>\n]*|[=+*/(×÷]\s{0,9}|(?<!#)#{4}(?!#)[^\d\n]{0,200})\Z')
+_ENUMERATES = re.compile(r'\s*(?:[-*•]\s*)?(?:\(?[0-9]{1,3}[.)]\s+(?=\S)|[A-Za-z]{1,12}\s\#?[0-9]{1,3}(?::\s|\.\s))')
+
+
+def _clause_end(text: str, start: int, end: int) -> int:
+  reason = _REASON.search(text, start, end)
+  return reason.start() if reason else end
+
+
+def _in_clause(text: str, start: int, end: int) -> numerals.Found | None:
+  """Finds the number that a box or a phrase states: after the last '=' of its clause, else the first."""
+  first = next(numerals.find(text, start, end), None)
+  if first is None:
+    return None
+  end = _clause_end(text, first.end, end)
+  equals = text.rfind('=', start, end)
+  return (next(numerals.find(text, equals + 1, end), None) if equals >= 0 else None) or first
+
+
+class _Statement(NamedTuple):
+  """A number that is stated in so many words, or in a format made for it."""
+
+  start: int
+  end: int
+  value: str
+  formatted: bool
+
+
+def _formatted(text: str) -> collections.abc.Iterator[_Statement]:
+  for mark in texts.marks(text):
+    stated = _in_clause(text, mark.held, mark.end)
+    if stated:
+      yield _Statement(mark.start, mark.end, stated.value, True)
+  found = list(_HASHES.finditer(text))
+  for hashes, following in itertools.zip_longest(found, found[1:]):
+    end = min(texts.line_end(text, hashes.end()), following.start() if following else len(text))
+    stated = _in_clause(text, hashes.end(), end)
+    if stated and not _LIST_ITEM.match(text, stated.end):
+      yield _Statement(hashes.start(), stated.end, stated.value, True)
+
+
+def _phrased(text: str) -> collections.abc.Iterator[_Statement]:
+  phrases = list(_STATES.finditer(text))
+  for phrase, following in itertools.zip_longest(phrases, phrases[1:]):
+    start = phrase.end()
+    end = min(texts.line_end(text, start), following.start() if following else len(text))
+    if phrase['negated']:
+      instead = _INSTEAD.search(text, start, texts.sentence_end(text, start, end))
+      if instead is None:
+        continue
+      start = instead.end()
+    first = next(numerals.find(text, start, end), None)
+    if first is None or texts.sentence_end(text, start, end) < first.start:
+      continue
+    end = texts.sentence_end(text, first.end, end)
+    more = text[end : end + 300].strip(' \n.!?*')
+    # A bare label ('A:') may open a whole chain of thought.
+    if phrase['label'] and more and (_WORD.search(text, start, first.start) or '=' in text[start:end]):
+      continue
+    stated = _in_clause(text, start, end)
+    if stated:
+      yield _Statement(phrase.start(), stated.end, stated.value, False)
+
+
+def _decided(text: str, statements: list[_Statement]) -> _Statement | None:
+  """Returns the last statement: a formatted one, unless a later one takes it back."""
+  formatted = [statement for statement in statements if statement.formatted]
+  if formatted and not texts.corrects(text, formatted[-1].end, max(statements[-1].start, formatted[-1].end)):
+    return formatted[-1]
+  return statements[-1] if statements else None
+
+
+def _unmarked(text: str, query: str) -> str | None:
+  """Reads the last sentence with a number: after its last '=', else the first number that the question does not name.
+
+  Where it names them all, the one that was calculated last is meant, else the first. A question back is no answer
+  where there is another, and a calculation that breaks off states none.
+  """
+  text = _CODE.sub('\n', text)
+  if _BREAKS_OFF.search(text):
+    return None
+  known, asked = numerals.named(query), None
+  for start, end in reversed(texts.sentences(text)):
+    enumerated = _ENUMERATES.match(text, start, end)
+    sentence = text[enumerated.end() if enumerated else start : end].rstrip()
+    found = _in_sentence(_ASIDE.sub(' ', sentence)) or _in_sentence(sentence)
+    if not found:
+      continue
+    after_equals = sentence.rpartition('=')
+    if after_equals[1] and (results := _in_sentence(after_equals[2])):
+      return results[0]
+    new = [value for value in found if value not in known]
+    value = new[0] if new else _calculated(text, start, found) or found[0]
+    if not sentence.endswith('?'):
+      return value
+    asked = asked or value
+  return asked
+
+
+def _in_sentence(sentence: str) -> list[str]:
+  return [
+    one.value
+    for one in numerals.find(sentence)
+    if not one.ordinal and not _NOT.search(sentence, max(0, one.start - 20), one.start)
+  ]
+
+
+def _calculated(text: str, end: int, values: list[str]) -> str | None:
+  """Returns the result of the last calculation before, where it is one of these values."""
+  equals = text.rfind('=', max(0, end - 2_000), end)
+  result = next(numerals.find(text, equals + 1, texts.line_end(text, equals)), None) if equals >= 0 else None
+  return result.value if result and result.value in values else None
+
+
+def number(text: str, query: str) -> str | None:
+  r"""Extracts the number that a response states (`number-v2`), in the form of `numerals.canonical`.
+
+  Evidence, in this order: the last place in a format made for answers (a LaTeX box, `<answer>`, the key `answer` of
+  JSON, '#### x'), or what a later phrase corrects it to; the last phrase ('the answer is', 'answer:', a line's 'A:')
+  that states a number; the last sentence with a number, of which counts what follows its last '=', else the first
+  number that does not stand in the question, else the first. Thoughts between tags, what follows an end-of-sequence
+  token and what answers another question than the one asked are not read. A number that is not understood as a whole
+  is none: clock times, ratios, dates, versions, ranges, powers, roots. A hyphen after a number or a word is no minus.
+  """
+  return texts.first_answer(_read, text, query)
+
+
+def _read(text: str, query: str) -> str | None:
+  text = numerals.flat(text)
+  statements = sorted([*_formatted(text), *_phrased(text)])
+  places = [(statement.start, statement.end) for statement in statements]
+  end = texts.end_of_answer(text, query, places, lambda head: _unmarked(head, query) is not None)
+  decided = _decided(text, [statement for statement in statements if statement.start < end])
+  if decided is None:
+    return _unmarked(text[:end].rstrip(), query)
+  amended = _AMENDS.search(text, decided.end, end)
+  amendment = _in_clause(text, amended.end(), texts.sentence_end(text, amended.end(), end)) if amended else None
+  return amendment.value if amendment else decided.value
