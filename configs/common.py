@@ -64,7 +64,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.dataset.task = ''  # sldata: gsm8k or mmlu, where the files hold both
   config.dataset.manual_dir = ''  # published files are read from here, not downloaded
   config.dataset.base_url = ''  # a mirror of the published files
-  config.dataset.extractor = ''  # grade the texts again: number-v1, option_letter-v1, ...
+  config.dataset.extractor = ''  # grade the texts again: number-v2, option_letter-v2, ...
   config.dataset.labels = 'reference'  # or agreement: the pool's own weighted vote, where there are no references
   config.dataset.query_includes_options = False  # mmlu_pro_pool: the classifier reads the options too
   config.dataset.split = 'hash'  # of the question, by the shares below; or published: the one that each query names
@@ -118,7 +118,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.collect.queries = ''  # a .jsonl file, or gsm8k:train, gsm8k:test, mmlu:test, mmlu:dev, mmlu:validation
   config.collect.manual_dir = ''  # published queries are read from here, not downloaded
   config.collect.samples = 10  # responses of each LLM to each query
-  config.collect.extractor = 'number-v1'  # or option_letter-v1, program_output-v1, calculation-v1
+  config.collect.extractor = 'number-v2'  # or option_letter-v2, math-v1, program_output-v1, calculation-v1
   config.collect.shard = ''  # 3/16: ask the third of sixteen parts
   config.collect.merge = ()  # journals whose answers are taken over; * allowed
   config.collect.salvage = False  # set damaged lines of the journal aside; for answers too
@@ -135,7 +135,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.answer.policy = 'weighted_max_conf'  # or max_conf, labelled_max_conf
   config.answer.size = 0  # the most LLMs to call for a query; 0: what the run chose on validation
   config.answer.samples = 1  # responses of each called LLM
-  config.answer.extractor = 'number-v1'  # or option_letter-v1, program_output-v1, calculation-v1
+  config.answer.extractor = 'number-v2'  # or option_letter-v2, math-v1, program_output-v1, calculation-v1
   config.answer.on_failure = 'next'  # an LLM that fails is replaced by the next most confident; or fewer: it is not
   config.answer.abstain_below = 0.0  # withhold an answer that is less likely right than this; 0: give every answer
   config.answer.batch_size = 64  # queries that are scored together

@@ -62,7 +62,7 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
   if 'sldata' in options['words']:
     common.paper(config, task='gsm8k', epochs=10)
   if 'collect' in options['words']:
-    common.collect(config, pool='paper_gsm8k.yaml', queries='gsm8k:train', extractor='number-v1')
+    common.collect(config, pool='paper_gsm8k.yaml', queries='gsm8k:train', extractor='number-v2')
   return config
 
 

@@ -36,7 +36,7 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
   config.dataset.title = 'MMLU'
   common.paper(config, task='mmlu', epochs=5)
   if 'collect' in options['words']:
-    common.collect(config, pool='paper_mmlu.yaml', queries='mmlu:test', extractor='option_letter-v1')
+    common.collect(config, pool='paper_mmlu.yaml', queries='mmlu:test', extractor='option_letter-v2')
   return config
 
 

@@ -45,7 +45,7 @@ def main(workdir: pathlib.Path, encoder: str = DEFAULT_ENCODER) -> pathlib.Path:
   responses.write_text(''.join(json.dumps(record) + '\n' for record in made_up_records()))
   config = jsonl.get_config()
   config.dataset.path = str(responses)
-  config.dataset.extractor = 'number-v1'  # answers are taken from the texts
+  config.dataset.extractor = 'number-v2'  # answers are taken from the texts
   config.encoder.name = encoder
   config.train.epochs = 3
   config.mesh.data = 1  # one device is enough for so little

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import orjson
 
-from selectllm.data import grading
+from selectllm.data.extractors import first_versions
 
 _NAMES = [
   'Ada', 'Ben', 'Carla', 'Dev', 'Elif', 'Finn', 'Grace', 'Hugo', 'Ines', 'Jonas', 'Kira', 'Liam', 'Mona', 'Nils',
@@ -332,7 +332,7 @@ def generate(seed: int, count: int) -> collections.abc.Iterator[dict[str, str]]:
     else:
       raise ValueError(f'the family {family} has no more than {round_} questions; {count} questions are too many')
     seen.add(text)
-    reference = grading.calculation(problem.calculation)
+    reference = first_versions.calculation(problem.calculation)
     if reference is None:
       raise ValueError(f'{problem.calculation} of the family {family} is no calculation')
     yield {'query_id': f'{seed}/{family}/{round_}', 'query': text, 'task': family, 'reference': reference}

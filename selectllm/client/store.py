@@ -237,7 +237,7 @@ def export(
   Args:
     path: The journal.
     target: The JSONL file to write; it appears only when complete.
-    extract: Text -> answer in canonical form, None when there is none.
+    extract: Text, query -> answer in canonical form, None when there is none.
     own: The same for the LLMs that need one of their own.
 
   Returns:
@@ -280,27 +280,37 @@ def _record(
     samples = by_llm.setdefault(response.llm, {})
     if response.error is None or samples.get(response.sample, response).error is not None:
       samples[response.sample] = response
+  known = dict.fromkeys([query['reference']] if query['reference'] is not None else [])
   return records.Record(
     query_id=query['query_id'],
     query=query['query'],
     task=query['task'],
     reference=query['reference'],
     responses={
-      llm: [_sample(samples.get(index), own.get(llm, extract)) for index in range(max(samples) + 1)]
+      llm: [
+        _sample(samples.get(index), own.get(llm, extract), query['query'], known) for index in range(max(samples) + 1)
+      ]
       for llm, samples in sorted(by_llm.items())
     },
   )
 
 
-def _sample(response: Response | None, extract: grading.Extractor) -> records.Sample:
+def _sample(
+  response: Response | None, extract: grading.Extractor, query: str, known: dict[str, None]
+) -> records.Sample:
+  """Makes a sample of a response; its answer is written as it is known already, and known from now on."""
   if response is None:
     return records.Sample(error='not_asked')
   if response.text is None:
     return records.Sample(error=response.error)
   text = response.text.encode('utf-8', 'surrogatepass').decode('utf-8', 'replace')  # records are valid Unicode
+  answer = extract(text, query)
+  if answer is not None:
+    answer = grading.known_as(answer, known, extract)
+    known[answer] = None
   return records.Sample(
     text=text,
-    answer=extract(text),
+    answer=answer,
     latency_s=response.latency_s,
     latency_is='unknown' if response.latency_s is None else 'measured',
     prompt_tokens=response.prompt_tokens,

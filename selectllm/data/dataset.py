@@ -245,13 +245,14 @@ class _Grader:
     self._name = extractor and ((llm.endpoint and llm.endpoint.extractor) or extractor)
     self._extract = grading.get_extractor(self._name) if self._name else None
 
-  def _answer(self, sample: records.Sample) -> str | None:
+  def _answer(self, sample: records.Sample, query: _Query) -> str | None:
     if not self._extract:
       # What was judged was the text, whether it is right or wrong.
       return (sample.text or None) if sample.answer is None and sample.correct is not None else sample.answer
     if sample.answer is not None and not sample.text:  # all that was kept of the response
       return grading.canonical_reference(sample.answer, self._name)
-    return self._extract(sample.text)
+    answer = self._extract(sample.text, query.text)
+    return None if answer is None else grading.known_as(answer, query.ids, self._extract)
 
   def grade(self, responses: Responses, row: int, column: int, samples: list[records.Sample], query: _Query) -> str:
     """Writes one call into the arrays, gives new answers the next ids, and returns where the latency is from."""
@@ -262,7 +263,7 @@ class _Grader:
     responses.completion_tokens[row, column] = np.mean(np.array(written, np.float32))  # NaN for None
     self.estimates |= kind == 'estimated' and any(sample.latency_s is None for sample in samples)
     for place, sample in enumerate(samples):
-      answer = self._answer(sample)
+      answer = self._answer(sample, query)
       if answer is not None:
         responses.answers[row, column, place] = query.add(answer, sample.correct)
     return kind
@@ -369,16 +370,19 @@ def _accepted(record: records.Record, query: _Query, extractor: str, unlabelled:
       f'query {record.query_id!r} has no reference, nor all of its responses a verdict (`correct`), so nothing says '
       "which responses are right; --config.dataset.labels=agreement lets the pool's own vote say it"
     )
-  return query.accept(_canonical(reference, record, extractor) for reference in record.references)
+  return query.accept(_canonical(reference, record, query, extractor) for reference in record.references)
 
 
-def _canonical(reference: str, record: records.Record, extractor: str) -> str:
+def _canonical(reference: str, record: records.Record, query: _Query, extractor: str) -> str:
   if not extractor:
     return reference
   canonical = grading.canonical_reference(reference, extractor)
   if canonical is None:
-    raise records.RecordError(f'query {record.query_id!r}: {extractor} finds no answer in its reference {reference!r}')
-  return canonical
+    raise records.RecordError(
+      f'query {record.query_id!r}: its reference {reference!r} is no answer as {extractor} gives them, so no response '
+      'could ever be right'
+    )
+  return grading.known_as(canonical, query.ids, grading.get_extractor(extractor))
 
 
 def _grade_record(

@@ -1,8 +1,8 @@
 """From the text of a response to its answer, and from the answers to a label.
 
-An extractor reads one text, knowing the query, and returns the answer it states in canonical form, so that equal answers
-are equal strings, or None when the text states none; it never sees the reference. Extractors are named with their
-version: whoever changes what one reads adds a new version, and the answers already stored keep their meaning.
+An extractor reads one text, knowing the query, and returns the answer it states in canonical form, so that equal
+answers are equal strings, or None when the text states none; it never sees the reference. Extractors are named with
+their version: whoever changes what one reads adds a new version, and the answers already stored keep their meaning.
 """
 
 import collections.abc
@@ -62,7 +62,7 @@ def canonical_reference(reference: str, extractor: str) -> str | None:
 
 
 def known_as(answer: str, known: collections.abc.Iterable[str], extract: Extractor | None) -> str:
-  """Returns which of the known answers this one equals, by the extractor that read it; where none, the answer itself."""
+  """Returns which of the known answers an answer equals, by the extractor that read it; itself where none."""
   if extract not in _EQUAL:
     return answer
   return next((other for other in known if other == answer or _EQUAL[extract](other, answer)), answer)

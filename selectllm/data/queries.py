@@ -6,10 +6,8 @@ import hashlib
 import pathlib
 from typing import Any
 
-from selectllm.data import records
+from selectllm.data import grading, records
 from selectllm.infra import paths
-
-Extractor = collections.abc.Callable[[str], str | None]
 
 # name:split -> repository and file at the Hugging Face hub
 _PUBLISHED = {
@@ -48,17 +46,15 @@ class Query:
     return {**self.fields, 'query': self.query}
 
 
-def read(
-  source: str, manual_dir: str = '', extract: Extractor | None = None, *, unlabelled: bool = False
-) -> list[Query]:
+def read(source: str, manual_dir: str = '', extractor: str = '', *, unlabelled: bool = False) -> list[Query]:
   """Reads all queries of a source.
 
   Args:
     source: The path of a JSONL file with `query_id`, `query` and, optionally, `task`, `reference` and any further
       texts for the prompt; or `gsm8k:train`, `gsm8k:test`, `mmlu:test`, `mmlu:dev`, `mmlu:validation`.
     manual_dir: Where published files lie as `<owner>/<repository>/<path>`; empty to download them.
-    extract: The extractor that will grade the responses; then every query must have a reference that it can produce,
-      and the reference is brought to the extractor's canonical form. None to leave references as they are.
+    extractor: The one that will grade the responses; then every query must have a reference that it can produce, and
+      the reference is brought to the extractor's canonical form. Empty to leave references as they are.
     unlabelled: Whether queries may lack a reference nonetheless.
 
   Raises:
@@ -77,8 +73,8 @@ def read(
     if query.query_id in seen:
       raise QueryError(f'{where}: query_id {query.query_id!r} already stands at {seen[query.query_id]}')
     seen[query.query_id] = where
-    if extract and not (unlabelled and query.reference is None):
-      query = _with_canonical_reference(query, extract, where)
+    if extractor and not (unlabelled and query.reference is None):
+      query = _with_canonical_reference(query, extractor, where)
     queries.append(query)
   if not queries:
     raise QueryError(f'{source} holds no queries')
@@ -93,18 +89,18 @@ def in_shard(query: Query, shard: tuple[int, int] | None) -> bool:
   return int.from_bytes(digest, 'big') % shard[1] == shard[0] - 1
 
 
-def _with_canonical_reference(query: Query, extract: Extractor, where: str) -> Query:
+def _with_canonical_reference(query: Query, extractor: str, where: str) -> Query:
   """Returns the query with its reference as the extractor would give it."""
   if query.reference is None:
     raise QueryError(
       f'{where}: query {query.query_id!r} has no reference; without one its responses cannot be labelled, but by the '
       "pool's own vote (--config.dataset.labels=agreement)"
     )
-  reference = extract(query.reference)
+  reference = grading.canonical_reference(query.reference, extractor)
   if reference is None:
     raise QueryError(
-      f'{where}: the extractor finds no answer in the reference {query.reference!r:.80} of query {query.query_id!r}, '
-      'so no response could ever be right'
+      f'{where}: the reference {query.reference!r:.80} of query {query.query_id!r} is no answer as {extractor} gives '
+      'them, so no response could ever be right'
     )
   return dataclasses.replace(query, reference=reference)
 

@@ -85,7 +85,7 @@ def answer_with(rule: decider.Decider, config: ml_collections.ConfigDict, workdi
 async def _answer(rule: decider.Decider, config: ml_collections.ConfigDict, workdir: pathlib.Path) -> int:
   options = config.answer
   extract = preflight.extractor('config.answer.extractor', options.extractor)
-  asked = queries.read(options.queries, options.manual_dir, extract, unlabelled=True)
+  asked = queries.read(options.queries, options.manual_dir, options.extractor, unlabelled=True)
   llms = _callable(rule.llms, config.pool)
   workdir.mkdir(parents=True, exist_ok=True)
   recorded = store.Collection(workdir / store.journal_name(), config.collect.salvage)

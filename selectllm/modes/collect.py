@@ -35,7 +35,7 @@ async def _collect(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> 
   extract = preflight.extractor('config.collect.extractor', options.extractor)
   preflight.check_positive(options, 'config.collect', 'samples')
   unlabelled = config.dataset.labels == 'agreement'
-  found = queries.read(options.queries, options.manual_dir, extract, unlabelled=unlabelled)
+  found = queries.read(options.queries, options.manual_dir, options.extractor, unlabelled=unlabelled)
   asked = [query for query in found if queries.in_shard(query, shard)]
   path = workdir / store.journal_name(shard)
   recorded = store.Collection(path, options.salvage)

@@ -117,10 +117,21 @@ class Session:
     """Reads the responses that are new."""
     for llm in [llm for llm in responses if llm not in query.given]:
       place, extract, samples = self._rule.llms.index(llm), self._extractors[llm], responses[llm]
-      query.given[llm] = given = [None if sample.text is None else extract(sample.text) for sample in samples]
-      ids = [voting.NO_ANSWER if text is None else query.ids.setdefault(text, len(query.ids)) for text in given]
+      query.given[llm] = given = [self._read(query, sample.text, extract) for sample in samples]
+      ids = [voting.NO_ANSWER if text is None else query.ids[text] for text in given]
       query.revealed.answers[place] = ids
       query.revealed.called[place] = query.revealed.available[place] = not dispatch.has_failed(samples)
+
+  @staticmethod
+  def _read(query: QueryState, text: str | None, extract: grading.Extractor) -> str | None:
+    """Reads the answer of a response, as it is known already or by a new id."""
+    answer = None if text is None else extract(text, query.query.query)
+    if answer is None:
+      return None
+    reference = [query.query.reference] if query.query.reference is not None else []
+    answer = grading.known_as(answer, [*query.ids, *reference], extract)
+    query.ids.setdefault(answer, len(query.ids))
+    return answer
 
   def _finish(self, query: QueryState) -> tuple[decider.Finished, dict[str, int]]:
     """Returns a query's answer, without the dimension N, and each LLM's majority answer."""

@@ -1,516 +1,164 @@
-import csv
-import json
-import pathlib
 import re
+import time
 
 import pytest
 
 from selectllm.data import grading
 
-
-@pytest.mark.parametrize(
-  ('text', 'expected'),
-  [
-    # Separators, decimals, signs.
-    ('18', '18'),
-    (' 18.\n', '18'),
-    ('1,000', '1000'),
-    ('1,234,567.50', '1234567.5'),
-    ('1{,}000', '1000'),
-    ('1\\,000', '1000'),
-    ('1,\\!000', '1000'),
-    ('1\u202f000', '1000'),
-    ('1 000', '1000'),
-    ('1 234 567.5', '1234567.5'),
-    ('5 100', None),  # two numbers
-    ('15.00', '15'),
-    ('100', '100'),
-    ('.5', '0.5'),
-    ('-.5', '-0.5'),
-    ('007', '7'),
-    ('-5', '-5'),
-    ('\u22125', '-5'),
-    ('+5', '5'),
-    ('-0', '0'),
-    ('-0.0000001', '0'),
-    ('３．５', '3.5'),
-    ('3,50', '3.5'),  # a decimal comma
-    # Currency, percent, units.
-    ('$3.50', '3.5'),
-    ('\\$3.50', '3.5'),
-    ('-$3.50', '-3.5'),
-    ('$-3.50', '-3.5'),
-    ('$-3$', '-3'),
-    ('US$5', None),  # a reference is written plainly; number-v1 reads it in a text
-    ('€1,000', '1000'),
-    ('50%', '50'),
-    ('50\\%', '50'),
-    ('18 dollars', '18'),
-    ('18\\text{ cm}', '18'),
-    # Fractions.
-    ('1/2', '0.5'),
-    ('1⁄2', '0.5'),
-    ('2 1/2', '2.5'),
-    ('-2 1/2', '-2.5'),
-    ('2½', '2.5'),
-    ('\\frac{1}{2}', '0.5'),
-    ('-\\dfrac{1}{2}', '-0.5'),
-    ('\\tfrac{-1}{2}', '-0.5'),
-    ('\\frac12', '0.5'),
-    ('2\\frac{1}{2}', '2.5'),
-    ('\\frac{1,000}{8}', '125'),
-    ('1/3', '0.333333'),
-    ('0.333333333', '0.333333'),
-    ('1/0', None),
-    # Powers of ten and words.
-    ('1.5 \\times 10^6', '1500000'),
-    ('1.5 × 10⁶', '1500000'),
-    ('2 x 10^{-3}', '0.002'),
-    ('10^6', '1000000'),
-    ('1.5e6', '1500000'),
-    ('1e-05', '0.00001'),
-    ('3 million', '3000000'),
-    ('$1.5\\text{ billion}', '1500000000'),
-    ('half a million', None),
-    ('50k', '50'),  # a letter is a unit, thousand or kelvin alike
-    # Float noise.
-    ('106.12080000000002', '106.1208'),
-    ('3.999999999999999', '4'),
-    ('-2.7272727272727275', '-2.727273'),
-    # Not one number.
-    ('', None),
-    ('nan', None),
-    ('inf', None),
-    ('-inf', None),
-    ('None', None),
-    ('True', None),
-    ('5-10', None),
-    ('5, 10', None),
-    ('(160, 300)', None),
-    ('[3]', None),
-    ('3*y - 8', None),
-    ('2\\pi', None),
-    ('2^10', None),
-    ('3:30', None),
-    ('1.2.3', None),
-    ('2024-01-05', None),
-    ('1e999999', None),
-    ('9' * 300, '9' * 300),
-    ('9' * 301, None),
-  ],
-)
-def test_canonical_number(text, expected):
-  assert grading.canonical_number(text) == expected
-
-
-@pytest.mark.parametrize('text', ['1,000', '-2 1/2', '1/3', '1.5e6', '106.12080000000002', '2e-7'])
-def test_canonical_number_is_a_fixed_point(text):
-  once = grading.canonical_number(text)
-  assert once is not None
-  assert grading.canonical_number(once) == once
-
-
-@pytest.mark.parametrize(
-  ('text', 'expected'),
-  [
-    # The last number, and what is none.
-    ('She pays $15.00', '15'),
-    ('It costs $3.50.', '3.5'),
-    ('He has US$5.', '5'),
-    ('He owes Rs.500', '500'),
-    ('The total is 1,000 apples and 20 pears', '20'),
-    ('No number at all', None),
-    ('', None),
-    ('5-10 people', '10'),  # not -10
-    ('5\u201310 people', '10'),
-    ('10%-20%', '20'),
-    ('16-3', '3'),
-    ('16 - 3', '3'),
-    ('it fell to -3 degrees', '-3'),
-    ('x = - 5', '-5'),
-    ('20 -5', '-5'),
-    ('It is 1 000 000', '1000000'),
-    ('5 100 gram bags', '100'),
-    ('1,0000', '1'),  # malformed; the tail is no number
-    ('In 5 cases of COVID-19', '19'),
-    ('It takes 20 minutes, until 3:30', '20'),
-    ('They mix it 2:1', None),
-    ('He needs 525 calories by July 19th', '525'),
-    ('He got 12 on 12/25/2020', '12'),
-    ('He got 12 on 2020-12-25', '12'),
-    ('So 7 with Python 3.11.2', '7'),
-    ('We solve x2 in H2O', None),
-    ('The area is 18 cm^2', '18'),
-    ('The area is 18 cm²', '18'),
-    ('The area is 18 cm^{2}', '18'),
-    ('That is 7, not 2**10', '7'),
-    ('wait...5', '5'),
-    ('- 5 apples', '5'),  # a bullet
-    ('a half, 1/2', '0.5'),
-    ('24 / 2', '12'),
-    ('5 and 1/0', '5'),
-    ('it is __18__', '18'),
-    ('130,00', '130'),  # cut off; never 0
-    ('She has 3, 4, or 5', '5'),
-    # Calculator annotations.
-    ('16-3 = <<16-3=13>>13', '13'),
-    ('9*2 = $<<9*2=18>>18.', '18'),
-    ('9*2 = <<9*2=18>>.', '18'),
-    ('90 - 144 = -<<90-144=-54>>54', '-54'),
-    ('It is <<5*2=10.0>>10 for 3', '3'),
-    # Boxes.
-    ('\\boxed{18} is what 2 people get', '18'),
-    ('\\boxed{1} and \\boxed{2}', '2'),
-    ('$\\boxed{\\frac{1}{2}}$', '0.5'),
-    ('\\boxed{\\text{18 dollars}}', '18'),
-    ('\\boxed{x = 18}', '18'),
-    ('\\boxed{-\\$1,000}', '-1000'),
-    ('\\boxed{50\\%} of 8', '50'),
-    ('\\boxed{6^{\\text{th}}}', '6'),
-    ('\\boxed 7', '7'),
-    ('so \\boxed{18', '18'),  # cut off
-    ('18 apples \\boxed{}', '18'),
-    ('The answer is 5. \\boxed{6}\n#### 7', '6'),
-    # GSM8K's hashes.
-    ('She has 5.\n#### 18', '18'),
-    ('#### 1,000 dollars in 2 days', '1000'),
-    ('#### $20.00', '20'),
-    ('#### -5', '-5'),
-    ('#### **18**', '18'),
-    ('#### 6th place', '6'),
-    ('#### 18\nThe answer is 5', '18'),
-    ('#### 1. Count\nShe has 7 eggs.\n#### 2. Sum\nIn all 9.', '9'),  # headings
-    ('#### Step 1\nSo it is 9', '9'),
-    # Phrases.
-    ('The answer is 18, as 2 people share', '18'),
-    ('The answer is 18. There are 2 people.', '18'),
-    ('The answer is $18.50 for 2.', '18.5'),
-    ('The answer is .5 for 2.', '0.5'),
-    ('The answer is Rs. 500 for 2.', '500'),
-    ('the answer is 9 * 2 = 18 dollars in 3 days?', '18'),
-    ('The answer is 5. No: the answer is 6. 7 is wrong.', '6'),
-    ('The answer is 5. Or the answer is unknown', '5'),
-    ('The final answer is **18** of 20.', '18'),
-    ('**Final answer:** **$1,800** for 2', '1800'),
-    ('**Final Answer**\n\nIn all 18 eggs for 2', '18'),
-    ('The answer to the second question is 18 of 20', '18'),
-    ('The answer is:\n\n$$18$$\n\nfor 2', '18'),
-    ('The answer is $\\frac{3}{4}$ of 2', '0.75'),
-    ('The answer is -5 and 2', '-5'),
-    ('The answer is 3 million for 2', '3000000'),
-    ('We ask what the answer is. We count 5 and 6, in all 11', '11'),
-    ('Add 5.\nA: 18\nThis took 2 steps.', '18'),
-    ('Answer: 18 of 20', '18'),
-    ('ANSWER: $18', '18'),
-    ('Answer: she makes $18 in 2 days.', '18'),
-    ("Answer: 's 16 - 3 = 13 eggs.\nShe makes 13 * 2 = 26 dollars.", '26'),  # the label of a chain of thought
-    ('A: There were 15 trees. Then 21. So 6 were planted.', '6'),
-    ('Plan A: 5 of 6', '6'),
-  ],
-)
-def test_number(text, expected):
-  assert grading.number(text) == expected
-
-
-@pytest.mark.parametrize(
-  ('text', 'expected'),
-  [
-    # Phrases.
-    ('The answer is (C).', 'C'),
-    ('the answer is C', 'C'),
-    ('The answer is **C**.', 'C'),
-    ('The answer is **(C) Paris**, not (B)', 'C'),
-    ('The answer is option C', 'C'),
-    ('The correct option is: C. Paris', 'C'),
-    ('Answer: C', 'C'),
-    ('**Answer:** C', 'C'),
-    ('Answer:\n\n(C)', 'C'),
-    ('### Final Answer\nC', 'C'),
-    ('A: C', 'C'),
-    ('The answer is $C$.', 'C'),
-    ("The answer is 'C'", 'C'),
-    ('The answer is “C”', 'C'),
-    ('The answer is \\(C\\).', 'C'),
-    ('The answer is (A). No, the answer is (B). It is not (C).', 'B'),
-    ('The answer is (B). The answer is unclear', 'B'),
-    ('The answer is Paris (C).', 'C'),
-    ('The answer is not (B) but (C).', 'C'),
-    ('This makes the answer (H), I think', 'H'),
-    ('Hence (C) is correct, unlike (B).', 'C'),
-    ('So option A is the right one.', 'A'),
-    ('The closest choice is (H) 92 days', 'H'),
-    ('The answer is (J', 'J'),  # cut off
-    ('The answer is J.', 'J'),
-    # Small letters, the article and the pronoun.
-    ('The answer is (c)', 'C'),
-    ('the answer is c', 'C'),
-    ('the answer is c.', 'C'),
-    ('the answer is a.', 'A'),
-    ('the answer is a city', None),
-    ('The answer is A', 'A'),
-    ('The answer is A because it is', 'A'),
-    ('The answer is (A) because', 'A'),
-    ('The answer is A city', None),
-    ('Answer: A city by the sea', None),
-    ('Answer: I do not know', None),
-    ("Answer: I'm not sure", None),
-    ('Answer: I', 'I'),
-    ('Answer: A - Paris', 'A'),
-    ('A city. I think it is big', None),
-    ('I', 'I'),
-    # Boxes.
-    ('\\boxed{C}', 'C'),
-    ('\\boxed{\\text{C}} not (B)', 'C'),
-    ('$\\boxed{\\textbf{(C)}}$', 'C'),
-    ('\\boxed{\\text{(C) Paris}}', 'C'),
-    ('\\boxed{c}', 'C'),
-    ('\\boxed{11.2}. The answer is (D)', 'D'),
-    ('The answer is (D). \\boxed{C}', 'C'),
-    # Letters without a phrase.
-    ('C', 'C'),
-    ('C.', 'C'),
-    ('C)', 'C'),
-    ('(C)', 'C'),
-    ('**C**', 'C'),
-    (' C\n', 'C'),
-    ('c', None),
-    ('C. Paris', 'C'),
-    ('C) Paris', 'C'),
-    ('(C) Paris is in France.', 'C'),
-    ('C, because it is', 'C'),
-    ('A. Paris\nB. London\nC. Rome', None),  # the options repeated
-    ('Let us see.\n\n**C**', 'C'),
-    ('It must be **C. Paris** or **C**, surely', 'C'),
-    ('(A) is too low. This is (D).', 'D'),
-    ('It could be (A). It could be (B). It is warm', None),
-    ('Only one fits:\n(J) means that all', None),
-    # No option.
-    ('', None),
-    ('K', None),
-    ('The answer is (K)', None),
-    ('The answer is Berlin', None),
-    ('The answer is D-glucose', None),
-    ('The answer is E = mc^2', None),
-    ('The answer is vitamin C', None),
-    ('P(A) and E(X) and 4/(B)', None),
-    ('The answer is (A, C).', None),  # several options are no choice
-    ('The answer is (A) and (C).', None),
-    ('The answer is B or C.', None),
-    ('The answer is C, and B is wrong', 'C'),
-    ('Consider each choice:\n(A) means that\n(B) means', None),
-  ],
-)
-def test_option_letter(text, expected):
-  assert grading.option_letter(text) == expected
-
-
-@pytest.mark.parametrize(
-  ('value', 'expected'),
-  [
-    ('18.0', '18'),
-    ('18', '18'),
-    ('-0.5', '-0.5'),
-    ('3.999999999999999', '4'),
-    ('1e-05', '0.00001'),
-    ('1/8', '0.125'),
-    ('', None),
-    ('None', None),
-    ('nan', None),
-    ('True', None),
-    ('(14.0, 14.0)', None),
-    ('(37,)', None),
-    ("['40 - 3*y']", None),
-    ('[{x: 16, y: 20}]', None),
-    ('{pork: 50}', None),
-    ('x/2', None),
-    ('3\n4', None),
-    ('Traceback: line 3', None),
-  ],
-)
-def test_program_output(value, expected):
-  assert grading.program_output(f'ans = 7\n```output\n{value}\n```\nThat is 5.') == expected
-
-
-def test_program_output_reads_the_last_output_block_only():
-  assert grading.program_output('```output\n1\n```\n```output\n2\n```') == '2'
-  assert grading.program_output('```output\n2') == '2'
-  assert grading.program_output('```python\n2\n```') is None
-  assert grading.program_output('2') is None
-
-
-@pytest.mark.parametrize('name', grading.EXTRACTORS)
-@pytest.mark.parametrize(
-  'unit',
-  [
-    *(
-      '9',
-      '1,',
-      '1.',
-      '1..',
-      '1/',
-      '1:',
-      '1-',
-      '1 1/2 ',
-      '1e',
-      '10^',
-      'million ',
-      '½',
-      '⁶',
-      '-',
-      '$',
-      '=',
-      '= ',
-      '_',
-      '**',
-    ),
-    *('(', '{', '}', '\\boxed{', '\\frac{', '\\text{', '<<', '<<=', '####', '#### ', '\n', '\0', '\ud800', '.. '),
-    *(
-      'answer is ',
-      'answer: ',
-      'A:\n',
-      'answer to a ',
-      'answer is the ',
-      'option ',
-      '(A) ',
-      '(C)',
-      '**C',
-      'C is correct ',
-    ),
+_UNITS = (
+  *(
+    '9',
+    '1,',
+    '1.',
+    '1..',
+    '1/',
+    '1:',
+    '1-',
+    '1 1/2 ',
+    '1e',
+    '10^',
+    'million ',
+    '½',
+    '⁶',
+    '-',
+    '$',
+    '=',
+    '= ',
+    '_',
+    '**',
+  ),
+  *('(', '{', '}', '\\boxed{', '\\frac{', '\\text{', '<<', '<<=', '####', '#### ', '\n', '\0', '\ud800', '.. ', '\\'),
+  *(
+    'answer is ',
+    'answer: ',
+    'A:\n',
+    'answer to a ',
+    'answer is the ',
+    'option ',
+    '(A) ',
+    '(C)',
+    '**C',
+    'C is correct ',
+  ),
+  *(
     '```output\n',
-  ],
+    '5 a. ',
+    ' 111',
+    '1\\,111',
+    '#### 5 ',
+    '5? ',
+    'if 5 ',
+    '(5) ',
+    '"answer": 5, ',
+    '<answer>',
+    '<think>',
+  ),
+  *(
+    '</think>',
+    '</s>',
+    'Question: a\n',
+    'Q: 5\nA: 5\n',
+    'How many? #### 5 ',
+    'wait no ',
+    'not (A) ',
+    '\\sqrt{',
+    '২ ',
+    '*a* ',
+  ),
+  *(
+    'the answer is not ',
+    'I pick ',
+    'A. a\n',
+    '(A) is wrong. ',
+    'so B. ',
+    "'answer': 'C",
+    '\\boxed',
+    '\\boxed{5} ',
+    'lakh ',
+  ),
 )
-def test_hostile_texts_are_read_to_the_end(name, unit):
-  hostile = unit * (100_000 // len(unit))
-  for text in (hostile, f'The answer is {hostile}', f'```output\n{hostile}'):
-    answer = grading.get_extractor(name)(text)
+
+
+@pytest.mark.parametrize('name', [name for name in grading.EXTRACTORS if name != 'math-v1'])
+@pytest.mark.parametrize('unit', _UNITS)
+def test_hostile_texts_are_read_to_the_end_in_time_that_grows_with_their_length(name, unit):
+  extract = grading.get_extractor(name)
+  hostile = unit * (10_000 // len(unit))
+  start = time.process_time()
+  for text in (hostile, f'```output\n{hostile}', f'The answer is {hostile}\nThe answer is (5'):
+    answer = extract(text, hostile[:1_000])
     assert answer is None or re.fullmatch(r'[A-J]|-?\d{1,310}(\.\d{1,6})?', answer)
+  assert time.process_time() - start < 3  # one that is quadratic takes more, or minutes
 
 
-@pytest.mark.parametrize(
-  ('text', 'expected'),
-  [
-    (' 20 - 3 * 6', '2'),
-    ('(10 + 16 + 19) / 3', '15'),
-    ('7 / 3', '2.333333'),
-    ('0.1 + 0.2', '0.3'),
-    ('.5 * 4', '2'),
-    ('3 * 60 + 05', '185'),
-    ('10 + 0.05', '10.05'),
-    ('x²\n5 + 5', '10'),
-    ('-3 - -4', '1'),
-    ('60', '60'),
-    ('12 x 3', '36'),
-    ('(20 - 3) × 2', '34'),
-    ('24 ÷ 6', '4'),
-    ('$20 - 4 * $3', '8'),
-    ('$1,200 / 4.', '300'),
-    ('`5 + 5`', '10'),
-    ('Calculation: 3 * 4', '12'),
-    ('17 + 5 = 21', '22'),  # what is calculated is the LLM's, the result is not
-    ('Let us see.\n\n 5 * 3\n9', '15'),
-    ('3 apples * 4', None),
-    ('20% of 10', None),
-    ('5 * (3 + 4', None),
-    ('6 + ', None),
-    ('2 ** 3', None),
-    ('7 // 2', None),
-    ('3(4)', None),
-    ('(1, 2)', None),
-    ('1 / 0', None),
-    ('1 / (3 - 3)', None),
-    ('no number', None),
-    ('', None),
-    ('9' * 301, None),
-    ('(' * 150 + '1' + ')' * 149, None),
-  ],
-)
-def test_calculation(text, expected):
-  assert grading.calculation(text) == expected
+@pytest.mark.parametrize('name', [name for name in grading.EXTRACTORS if name != 'math-v1'])
+def test_of_a_very_long_text_only_the_ends_are_read(name):
+  start = time.process_time()
+  grading.get_extractor(name)('1,000 apples. ' * 1_000_000, '')
+  assert time.process_time() - start < 5
 
 
 def test_extractor_names_carry_a_version():
   assert all(re.fullmatch(r'[a-z_]+-v\d+', name) for name in grading.EXTRACTORS)
-  assert grading.get_extractor('number-v1')('so 5') == '5'
+  assert grading.get_extractor('number-v1')('so 5', '') == '5'
 
 
 def test_unknown_extractor_names_the_nearest():
-  with pytest.raises(
-    ValueError, match=r"'numbers'.*number-v1, option_letter-v1, program_output-v1, calculation-v1.*'number-v1'"
-  ):
+  with pytest.raises(ValueError, match=r"'numbers'; known are number-v2, option_letter-v2, .*did you mean 'number-v"):
     grading.get_extractor('numbers')
 
 
-def test_references_of_programs_are_plain_numbers():
-  assert grading.canonical_reference('$1,200.00', 'program_output-v1') == '1200'
-  assert grading.canonical_reference('1,200', 'number-v1') == '1200'
-  assert grading.canonical_reference('(C)', 'option_letter-v1') == 'C'
-  assert grading.canonical_reference('five', 'program_output-v1') is None
-  assert grading.canonical_reference('5 apples', 'calculation-v1') == '5'
-
-
-def _jsonl(path: pathlib.Path) -> list[dict]:
-  return [json.loads(line) for line in path.read_text(encoding='utf-8').splitlines() if line]
-
-
-@pytest.fixture
-def gsm8k(test_data: pathlib.Path) -> pathlib.Path:
-  return test_data / 'gsm8k'
-
-
-@pytest.fixture
-def references(gsm8k) -> dict[str, str | None]:
-  rows = _jsonl(gsm8k / 'openai/grade-school-math/grade_school_math/data/test.jsonl')
-  return {row['question']: grading.number(row['answer']) for row in rows}
-
-
-def _accuracy(answers: dict[str, str | None], references: dict[str, str | None]) -> float:
-  assert None not in references.values()
-  assert len(references) == 1319
-  return 100 * sum(answers.get(question) == reference for question, reference in references.items()) / len(references)
-
-
 @pytest.mark.parametrize(
-  ('name', 'published'),
-  [('6b_finetuning', 21.7), ('6b_verification', 39.0), ('175b_finetuning', 34.7), ('175b_verification', 56.3)],
+  ('reference', 'extractor', 'expected'),
+  [
+    ('$1,200.00', 'program_output-v1', '1200'),
+    ('18', 'program_output-v1', '18'),
+    ('five', 'program_output-v1', None),
+    ('5 apples', 'calculation-v1', '5'),
+    ('1,200', 'number-v1', '1200'),
+    ('She has 9 * 2 = <<9*2=18>>18.\n#### 18', 'number-v1', '18'),
+    ('1,200', 'number-v2', '1200'),
+    ('₹1,50,000', 'number-v2', '150000'),
+    ('$\\frac{3}{4}$', 'number-v2', '0.75'),
+    ('\\boxed{18}', 'number-v2', '18'),
+    ('She has 9 * 2 = <<9*2=18>>18.\n#### 18', 'number-v2', '18'),
+    ('18 cm^2', 'number-v2', '18'),
+    ('(C)', 'option_letter-v1', 'C'),
+    ('(C)', 'option_letter-v2', 'C'),
+    ('c', 'option_letter-v2', 'C'),
+    ('C. Paris', 'option_letter-v2', 'C'),
+    ('Paris', 'option_letter-v2', None),
+    ('A city', 'option_letter-v2', None),
+    ('', 'option_letter-v2', None),
+  ],
 )
-def test_gpt3_rows(gsm8k, references, name, published):
-  rows = _jsonl(gsm8k / 'openai/grade-school-math/grade_school_math/data/example_model_solutions.jsonl')
-  answers = {row['question']: grading.number(row[name]['solution']) for row in rows}
-  assert _accuracy(answers, references) == pytest.approx(published, abs=0.5)
-  for row in rows:
-    assert (answers[row['question']] == references[row['question']]) == row[name]['is_correct']
+def test_canonical_reference(reference, extractor, expected):
+  assert grading.canonical_reference(reference, extractor) == expected
 
 
+@pytest.mark.parametrize('extractor', ['number-v1', 'number-v2'])
 @pytest.mark.parametrize(
-  ('name', 'published'), [('mistralai/Mixtral-8x7B-Instruct-v0.1', 63.6), ('gpt-4-1106-preview', 88.9)]
+  'reference',
+  [
+    '2\\sqrt{3}',
+    'x^2+3x+2',
+    '(3,\\frac{\\pi}{2})',
+    '5-10',
+    '3x',
+    '\\frac{\\sqrt{3}}{2}',
+    '2\\pi',
+    '[1, 2)',
+    '5, 10',
+    '5 or 6',
+    '',
+  ],
 )
-def test_chat_rows(gsm8k, references, name, published):
-  path = gsm8k / 'lm-sys/RouteLLM/routellm/evals/gsm8k/gsm8k_responses.csv'
-  with path.open(encoding='utf-8', newline='') as file:
-    answers = {row['prompt']: grading.number(row[f'{name}_response']) for row in csv.DictReader(file)}
-  assert _accuracy(answers, references) == pytest.approx(published, abs=0.5)
+def test_a_reference_that_is_more_than_a_number_is_none(reference, extractor):
+  assert grading.canonical_reference(reference, extractor) is None
 
 
-@pytest.mark.parametrize(('name', 'published'), [('tora-code-34b-v1.0', 80.5), ('tora-70b-v1.0', 84.3)])
-def test_tora_rows(gsm8k, references, name, published):
-  rows = _jsonl(gsm8k / f'microsoft/ToRA/src/outputs/llm-agents/{name}/gsm8k/test_tora_-1_seed0_t0.0_s0_e1319.jsonl')
-  stated = {row['question']: grading.number(row['code'][0]) for row in rows}
-  predicted = {row['question']: grading.canonical_number(row['pred'][0]) for row in rows}
-  assert _accuracy(stated, references) == pytest.approx(published, abs=0.5)
-  assert _accuracy(predicted, references) == pytest.approx(published, abs=0.5)
-  # Those few close with a sentence that repeats a number of the question.
-  assert sum(stated[question] != predicted[question] for question in stated) <= 4
-
-
-@pytest.mark.parametrize(
-  ('name', 'published'),
-  [('gsm8K_s0_e-1_11_17_10_20.jsonl', 71.4), ('gsm8K_zs_s0_e-1_11_19_09_55.jsonl', 56.7)],
-)
-def test_codex_rows(gsm8k, references, name, published):
-  answers: dict[str, str | None] = {}
-  for row in _jsonl(gsm8k / 'wenhuchen/Program-of-Thoughts/outputs' / name):
-    if 'question' in row:  # some lines hold the prompt
-      value = '' if row['executed'] is None else row['executed']
-      text = f'{"".join(row["generated"])}\n```output\n{value}\n```'
-      answers.setdefault(row['question'], grading.program_output(text))
-  assert _accuracy(answers, references) == pytest.approx(published, abs=0.5)
+def test_equal_answers_have_one_name_where_strings_do_not_tell():
+  maths = grading.get_extractor('math-v1')
+  assert grading.known_as('\\sqrt{12}', ['3', '2\\sqrt{3}'], maths) == '2\\sqrt{3}'
+  assert grading.known_as('4', ['3', '2\\sqrt{3}'], maths) == '4'
+  assert grading.known_as('3.0', ['3'], grading.get_extractor('number-v2')) == '3.0'

@@ -140,7 +140,7 @@ def test_a_complete_collection_is_merged_and_graded_without_its_endpoints(tmp_pa
   served.served_models = []
   seen = len(served.seen)
   assert collected(tmp_path, 'elsewhere', merge=(str(path),), extractor='option_letter-v1') == command.REFUSED
-  monkeypatch.setitem(grading.EXTRACTORS, 'last-digit-v1', lambda text: str(int(text.rstrip('.')[-1:]) + 100))
+  monkeypatch.setitem(grading.EXTRACTORS, 'last-digit-v1', lambda text, query: str(int(text.rstrip('.')[-1:]) + 100))
   assert collected(tmp_path, 'elsewhere', merge=(str(path),), extractor='last-digit-v1') == 0
   after = records.read_jsonl(tmp_path / 'elsewhere' / 'responses.jsonl')
   assert [int(r.responses['a'][0].answer) - 100 for r in after] == [int(answer) for answer in before]
@@ -302,7 +302,7 @@ def test_another_model_in_the_middle_stops_the_endpoint(tmp_path, path, served):
     ('{"query_id": "x", "query": " ", "reference": "1"}', 'queries.jsonl:11: query is empty'),
     ('{"query_id": "x", "query": "y"}', "query 'x' has no reference; "),
     ('{"query_id": "x", "query": "y"}', '(--config.dataset.labels=agreement)'),
-    ('{"query_id": "x", "query": "y", "reference": "none"}', "finds no answer in the reference 'none'"),
+    ('{"query_id": "x", "query": "y", "reference": "none"}', "the reference 'none' of query 'x' is no answer"),
     ('{"query_id": "x", "query": "y", "reference": ["1"]}', 'reference must be a text'),
   ],
 )

@@ -62,25 +62,35 @@ ROUTE_LLM_LLMS = {
   'mixtral-8x7b-instruct': 'mistralai/Mixtral-8x7B-Instruct-v0.1_response',
   'gpt-4-1106': 'gpt-4-1106-preview_response',
 }
-TEXT_EXTRACTOR = 'number-v1'
+TEXT_EXTRACTOR = 'number-v2'
 PROGRAM_EXTRACTOR = 'program_output-v1'
+
+# What codex-pot-zeroshot was given, and what was added to it; its published texts repeat both.
+_PROMPT = """# Question: {question}
+# Answer this question by implementing a solver() function.
+def solver():
+    # Let's write a Python program step by step, and then return the answer
+    # Firstly, we need define the following variable:
+"""
+_PROMPTED_END = '\nans = solver()'
 
 Responses = collections.abc.Iterator[tuple[str, str, records.Sample]]
 
 
-def _sample(written: str, *, output: str = '', extractor: str = TEXT_EXTRACTOR) -> records.Sample:
+def _sample(question: str, text: str, *, written: str | None = None, extractor: str = TEXT_EXTRACTOR) -> records.Sample:
   """Makes a sample whose latency is to be estimated from its length: about four characters make a token.
 
   Args:
-    written: What the LLM wrote.
-    output: What running it printed; not written by the LLM.
+    question: What was asked.
+    text: The response.
+    written: What of it the LLM wrote; None for all of it.
     extractor: Which extractor grades it.
   """
   return records.Sample(
-    text=written + output,
-    answer=grading.get_extractor(extractor)(written + output),
+    text=text,
+    answer=grading.get_extractor(extractor)(text, question),
     latency_is='estimated',
-    completion_tokens=max(1, round(len(written) / 4)),
+    completion_tokens=max(1, round(len(text if written is None else written) / 4)),
   )
 
 
@@ -88,20 +98,20 @@ def _read_gpt3(path: pathlib.Path) -> Responses:
   for line in path.read_bytes().splitlines():
     row = orjson.loads(line)
     for llm, key in GPT3_LLMS.items():
-      yield row['question'], llm, _sample(row[key]['solution'])
+      yield row['question'], llm, _sample(row['question'], row[key]['solution'])
 
 
 def _read_route_llm(path: pathlib.Path) -> Responses:
   with open(path, encoding='utf-8', newline='') as file:
     for row in csv.DictReader(file):
       for llm, column in ROUTE_LLM_LLMS.items():
-        yield row['prompt'], llm, _sample(row[column])
+        yield row['prompt'], llm, _sample(row['prompt'], row[column])
 
 
 def _read_tora(path: pathlib.Path, llm: str) -> Responses:
   for line in path.read_bytes().splitlines():
     row = orjson.loads(line)
-    yield row['question'], llm, _sample(row['code'][0])
+    yield row['question'], llm, _sample(row['question'], row['code'][0])
 
 
 def _read_program_of_thoughts(path: pathlib.Path, llm: str) -> Responses:
@@ -112,7 +122,14 @@ def _read_program_of_thoughts(path: pathlib.Path, llm: str) -> Responses:
     program = row['generated'] if isinstance(row['generated'], str) else row['generated'][0]
     # A program that failed printed nothing: its response is observed, and has no answer.
     output = '' if row['executed'] is None else f'\n```output\n{row["executed"]}\n```'
-    yield row['question'], llm, _sample(program, output=output, extractor=PROGRAM_EXTRACTOR)
+    question, extractor = row['question'], PROGRAM_EXTRACTOR
+    yield question, llm, _sample(question, program + output, written=_written(program, question), extractor=extractor)
+
+
+def _written(program: str, question: str) -> str:
+  """Takes off what an LLM did not write; without examples it was given the beginning of the program."""
+  _, prompt, written = program.partition(_PROMPT.format(question=question))
+  return written.removesuffix(_PROMPTED_END) if prompt else program
 
 
 class Builder(base.PoolBuilder):
@@ -124,7 +141,7 @@ class Builder(base.PoolBuilder):
     self._cache_dir = cache_dir / 'downloads'
     self._options = config.dataset
     self._paths: dict[download.Source, pathlib.Path] = {}
-    made_from = f'{download.digest(SOURCES)} {TEXT_EXTRACTOR} {PROGRAM_EXTRACTOR} {records.FORM}'
+    made_from = f'{download.digest(SOURCES)} {TEXT_EXTRACTOR} {PROGRAM_EXTRACTOR} written {records.FORM}'
     super().__init__(
       identity=hashlib.sha256(made_from.encode()).hexdigest(),
       description='1,319 GSM8K test questions answered by ten LLMs; latencies are estimated from lengths.',
@@ -163,6 +180,6 @@ class Builder(base.PoolBuilder):
         query_id=f'gsm8k/{position}',
         query=row['question'],
         task='gsm8k',
-        reference=grading.canonical_number(row['answer'].rsplit('####', 1)[-1]),
+        reference=grading.canonical_reference(row['answer'], TEXT_EXTRACTOR),
         responses=by_question[row['question']],
       )

@@ -14,11 +14,12 @@ import ml_collections
 
 from selectllm.data import grading, records
 from selectllm.data.builders import base, download
+from selectllm.data.extractors import option_letter
 
 _LOG = logging.getLogger(__name__)
 
 QUESTIONS = 12_032
-EXTRACTOR = 'option_letter-v1'
+EXTRACTOR = 'option_letter-v2'
 
 _COMMIT = 'f418b116db00b065c2aea046518d8fcf74d39872'
 _PATH = 'TIGER-AI-Lab/MMLU-Pro/eval_results/model_outputs_{}_5shots.zip'
@@ -68,7 +69,7 @@ class Question(NamedTuple):
 
   def query(self, include_options: bool) -> str:
     """Returns the text that the classifier reads."""
-    lettered = (f'{letter}. {option}' for letter, option in zip(grading.OPTIONS, self.options, strict=False))
+    lettered = (f'{letter}. {option}' for letter, option in zip(option_letter.OPTIONS, self.options, strict=False))
     return '\n'.join([self.text, *lettered]) if include_options else self.text
 
 
@@ -117,7 +118,7 @@ def _parse(row: Any) -> tuple[int, Row] | None:
   text, options, reference, published = (row.get(name) for name in ('question', 'options', 'answer', 'pred'))
   if not isinstance(response, str) or not isinstance(text, str) or not isinstance(options, list):
     return None
-  if not text.strip() or not str(number).isdecimal() or reference not in grading.OPTIONS:
+  if not text.strip() or not str(number).isdecimal() or reference not in option_letter.OPTIONS:
     return None
   question = Question(_clean(text), tuple(_clean(str(option)) for option in options), str(reference))
   return int(str(number)), Row(question, _clean(str(row.get('category', ''))), _clean(response), published)
@@ -143,9 +144,8 @@ def _read(path: pathlib.Path) -> tuple[dict[int, Row], int]:
 
 
 def answer(row: Row) -> str | None:
-  """Extracts the option that a response states; None for one that the question does not have."""
-  letter = grading.get_extractor(EXTRACTOR)(row.response)
-  return letter if letter and letter in grading.OPTIONS[: len(row.question.options)] else None
+  """Extracts the option that a response states, of those that the question has."""
+  return grading.get_extractor(EXTRACTOR)(row.response, row.question.query(include_options=True))
 
 
 class Builder(base.PoolBuilder):

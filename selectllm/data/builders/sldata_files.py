@@ -13,7 +13,8 @@ import zipfile
 import zlib
 from importlib.resources import abc
 
-from selectllm.data import grading, records, splits
+from selectllm.data import records, splits
+from selectllm.data.extractors import first_versions, option_letter
 
 _LOG = logging.getLogger(__name__)
 
@@ -191,9 +192,9 @@ def _row(cells: dict[str, str], llms: dict[str, str], task: str, where: str) -> 
 def _canonical(text: str, task: str) -> str | None:
   """Brings a number or an option letter into the form of our extractors; None for what is neither."""
   if task == 'gsm8k':
-    return grading.canonical_number(text)
+    return first_versions.canonical_number(text)
   letter = text.strip('(). ').upper()
-  return letter if letter in grading.OPTIONS else None
+  return letter if letter in option_letter.OPTIONS else None
 
 
 def _answers(cell: str, task: str, where: str) -> list[str | None]:

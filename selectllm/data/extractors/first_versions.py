@@ -10,6 +10,8 @@ import fractions
 import operator
 import re
 
+from selectllm.data.extractors import texts
+
 # Canonical numbers are rounded to this many decimals: 3.999999999999999 is 4, and 1/3 is 0.333333333.
 DECIMALS = 6
 # Longer numbers are no answers; Python also refuses to convert very long ones.
@@ -265,7 +267,7 @@ def number(text: str, query: str = '') -> str | None:
   word ('x2') are none; a hyphen after a number or a word is no minus sign.
   """
   del query
-  text = _without_markup(text)
+  text = _without_markup(texts.bounded(text))
   for answer in _stated_numbers(text):
     if answer is not None:
       return answer
@@ -320,7 +322,7 @@ def option_letter(text: str, query: str = '') -> str | None:
   A phrase with several options states none.
   """
   del query
-  text = _ascii(text)
+  text = _ascii(texts.bounded(text))
   phrases = list(_STATES_OPTION.finditer(text))
   for option in (*_stated_options(text, phrases), *_marked_options(text, stated=bool(phrases))):
     if option is not None:
@@ -334,7 +336,7 @@ def program_output(text: str, query: str = '') -> str | None:
   The last block opened by ```output holds it; a tuple, list, dict, symbolic expression or nothing is no answer.
   """
   del query
-  _, fence, block = text.rpartition('```output')
+  _, fence, block = texts.bounded(text).rpartition('```output')
   return canonical_number(block.partition('```')[0]) if fence else None
 
 
@@ -370,7 +372,7 @@ def calculation(text: str, query: str = '') -> str | None:
   other words, a division by zero or a broken expression states none.
   """
   del query
-  line = next((line for line in _ascii(text).splitlines() if any(map(str.isdecimal, line))), '')
+  line = next((line for line in _ascii(texts.bounded(text)).splitlines() if any(map(str.isdecimal, line))), '')
   written = line.rpartition(':')[2].strip().partition('=')[0]
   written = re.sub(r'(?<=[0-9]),(?=[0-9]{3})|[$`]', '', written).replace('÷', '/')
   written = re.sub(r'(?<=[0-9)\s])[x×](?=[0-9(\s])', '*', written).strip().rstrip(' .')

@@ -67,14 +67,20 @@ class _Worker:
       if self._process is None:
         code = _WORKER.replace('SECONDS', str(SECONDS))
         self._process = subprocess.Popen(
-          [sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+          [sys.executable, '-c', code],
+          stdin=subprocess.PIPE,
+          stdout=subprocess.PIPE,
+          stderr=subprocess.DEVNULL,
+          text=True,
         )
         self._ask('read', '$1$', seconds=60)  # it takes a while to load
       return self._ask(*question, seconds=2 * SECONDS)
 
   def _ask(self, *question: str, seconds: float) -> Any:
     process = self._process
-    assert process and process.stdin and process.stdout
+    assert process
+    assert process.stdin
+    assert process.stdout
     try:
       process.stdin.write(json.dumps(question) + '\n')
       process.stdin.flush()
@@ -115,8 +121,8 @@ def expression(text: str, query: str) -> str | None:
   r"""Extracts the mathematical answer that a response states (`math-v1`).
 
   That is the content of the last place in a format made for answers (a LaTeX box, `<answer>`, the key `answer` of
-  JSON); where there is none, what math-verify finds. Numbers are decimals, as `number-v2` has them, all else is LaTeX as
-  written; `equal` tells which are the same.
+  JSON); where there is none, what math-verify finds. Numbers are decimals, as `number-v2` has them, all else is LaTeX
+  as written; `equal` tells which are the same.
   """
   return texts.first_answer(_read, text, query, keep_latex=True)
 

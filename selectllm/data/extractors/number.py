@@ -7,22 +7,19 @@ from typing import NamedTuple
 
 from selectllm.data.extractors import numerals, texts
 
-# What stands between a phrase and its number: markup, quotes, brackets.
-_BETWEEN = r"""[\s*_"'`~)\]}$]{0,8}"""
-_FOREIGN = r"respuesta|réponse|resposta|risposta|antwort|lösung|ответ|jawaban|jibu|answer|答案|答え|回答|정답|답|उत्तर|उत्तर|উত্তর|جواب|คำตอบ"
+_BETWEEN = texts.BETWEEN
 _STATES = re.compile(
   rf"""
   (?:
     (?<![^\W_])answer{_BETWEEN} (?:\s?(?:to|for|of)\s[^.:=?\n]{{1,80}}?)?
-      \s? (?:is|was|are|would\s+be|should\s+be|must\s+be|has\s+to\s+be|will\s+be|equals?|comes\s+(?:out\s+)?to|=)(?=n't|[^A-Za-z]|$)
+      \s? (?:is|was|are|(?:would|should|must|has\s+to|will)\s+be|equals?|comes\s+(?:out\s+)?to|=)(?=n't|[^A-Za-z]|$)
       (?P<negated>n't | \s+(?:not|never|no\s+longer)\b)?
     | \b(?:final|correct|my)\s+answer{_BETWEEN}(?::|--|=>|->|-(?=\s))
     | ^[#\ \t]*(?:the\ )?(?:final|correct)\ answer[:\s]*$
     | ^\W{{0,8}}(?:(?:the|final|correct)\s){{0,2}}answer\s{{1,4}}(?=[-$€£]?[0-9.])
     | (?P<label>(?<![^\W_])answer{_BETWEEN}(?::|--|=>|->|-(?=\s)) | ^\W{{0,8}}ans\W?{_BETWEEN}: | ^[ \t]*(?-i:A):
         | ^[#\ \t]*answer[:\s]*$)
-    | (?<![A-Za-z])(?:{_FOREIGN}){_BETWEEN}(?:\s?(?:correcta|correcte|correta|corretta|final[e]?)\s?)?
-      (?:(?:\s?(?:es|est|é|è|ist|lautet|adalah|ni|हल|हॆ|है|হল|হলো|是|为|為|は|은|는|هو|هي|คือ)\s?:?)|\s?:|\s--)
+    | {texts.ANSWER_IN_OTHER_LANGUAGES}
   )
   (?!\s?[?!,]|\s?\.(?![0-9])) [\s:]*+
   """,
@@ -49,9 +46,7 @@ _AMENDS = re.compile(
 _NOT = re.compile(r"(?:\bnot|n't|\bnever|\bneither|\bnor)\s+(?:just\s+|only\s+|exactly\s+)?\Z", re.IGNORECASE)
 _WORD = re.compile(r'[^\W\d_]')
 # What is said by the way: in brackets, or in a clause before the main one.
-_ASIDE = re.compile(
-  r'\([^()\n]*\)|(?<![^\s])(?:since|because|given|if|when|as)\b[^,\n]{0,300},(?=\s)', re.IGNORECASE
-)
+_ASIDE = re.compile(r'\([^()\n]*\)|(?<![^\s])(?:since|because|given|if|when|as)\b[^,\n]{0,300},(?=\s)', re.IGNORECASE)
 _CODE = re.compile(r'```(?:python|py|c|cpp|java|javascript|js)\b.*?(?:```|\Z)', re.DOTALL | re.IGNORECASE)
 _BREAKS_OFF = re.compile(r'(?:<<[^<>\n]*|[=+*/(×÷]\s{0,9}|(?<!#)#{4}(?!#)[^\d\n]{0,200})\Z')
 _ENUMERATES = re.compile(r'\s*(?:[-*•]\s*)?(?:\(?[0-9]{1,3}[.)]\s+(?=\S)|[A-Za-z]{1,12}\s\#?[0-9]{1,3}(?::\s|\.\s))')

@@ -21,13 +21,12 @@ _SCALES = {
 _MONEY_SCALES = {'k': 10**3, 'm': 10**6, 'mn': 10**6, 'b': 10**9, 'bn': 10**9, 't': 10**12}
 _PARTS = {'half': '1/2', 'third': '1/3', 'quarter': '1/4', 'three quarters': '3/4', 'two thirds': '2/3'}
 _WORDS = {
-  word: value
-  for value, word in enumerate(
-    'zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen '
-    'eighteen nineteen twenty'.split()
-  )
-} | {word: 10 * tens for tens, word in enumerate('thirty forty fifty sixty seventy eighty ninety'.split(), start=3)}
-_WORDS |= {'half': fractions.Fraction(1, 2), 'dozen': 12, 'hundred': 100, 'once': 1, 'twice': 2, 'double': 2, 'triple': 3}
+  'zero': 0, 'one': 1, 'two': 2, 'three': 3, 'four': 4, 'five': 5, 'six': 6, 'seven': 7, 'eight': 8, 'nine': 9,
+  'ten': 10, 'eleven': 11, 'twelve': 12, 'thirteen': 13, 'fourteen': 14, 'fifteen': 15, 'sixteen': 16, 'seventeen': 17,
+  'eighteen': 18, 'nineteen': 19, 'twenty': 20, 'thirty': 30, 'forty': 40, 'fifty': 50, 'sixty': 60, 'seventy': 70,
+  'eighty': 80, 'ninety': 90, 'hundred': 100, 'dozen': 12, 'once': 1, 'twice': 2, 'double': 2, 'triple': 3,
+  'half': fractions.Fraction(1, 2),
+}  # fmt: skip
 _WORD_NUMBER = re.compile(rf'\b(?:{"|".join(_WORDS)})\b', re.IGNORECASE)
 
 _SUPERSCRIPTS = str.maketrans('⁻⁰¹²³⁴⁵⁶⁷⁸⁹', '-0123456789')
@@ -65,6 +64,8 @@ _PLAIN = r"""(?>
   | (?<!\.)\.[0-9]++
 )"""
 
+_DECIMAL_COMMA = re.compile(r'[0-9]+,[0-9]{1,2}|0,[0-9]+|[0-9.]+\.[0-9]{3},[0-9]+')
+
 # A number never starts inside a word, an exponent, a divisor or another number.
 _NUMBER = re.compile(
   rf"""
@@ -99,7 +100,9 @@ _NUMBER = re.compile(
 
 # What may stand around a number that is alone: currency and brackets before, a unit in words after.
 _BEFORE_ALONE = re.compile(r'[\s$(+~≈]*+')
-_AFTER_ALONE = re.compile(r'(?!\s?[xyzn]\b)(?:[\s$)°]|\\?%)*+(?:[^\W\d_](?:[^\W\d_]|[ ./])*+(?:\^\{?[23]\}?)?+)?+[\s.$]*+')
+_AFTER_ALONE = re.compile(
+  r'(?!\s?[xyzn]\b)(?:[\s$)°]|\\?%)*+(?:[^\W\d_](?:[^\W\d_]|[ ./])*+(?:\^\{?[23]\}?)?+)?+[\s.$]*+'
+)
 _HASHES = re.compile(r'\A.*####(?!#)', re.DOTALL)
 
 
@@ -141,8 +144,9 @@ def flat(text: str) -> str:
 
 
 def _plain_value(digits: str) -> fractions.Fraction:
-  decimal_comma = re.fullmatch(r'(?:[0-9]+|[0-9]{1,3}(?:\.[0-9]{3})+),[0-9]{1,2}|0,[0-9]+|[0-9.]+\.[0-9]{3},[0-9]+', digits)
-  if decimal_comma:
+  if digits.isdecimal():
+    return fractions.Fraction(int(digits))
+  if _DECIMAL_COMMA.fullmatch(digits):
     digits = digits.replace('.', '').replace(',', '.')
   elif digits.count('.') > 1:
     digits = digits.replace('.', '')
@@ -153,6 +157,9 @@ def _value(match: re.Match[str]) -> fractions.Fraction | None:
   power = int(match['power'] or match['exponent'] or 0)
   if match['not_one_number'] or match['torn'] or len(match[0]) > _MAX_DIGITS or abs(power) > _MAX_DIGITS:
     return None
+  if match['number'] and not (power or match['divisor'] or match['scale'] or match['unit']):  # as most are
+    size = _plain_value(match['number'])
+    return -size if match['sign'] or match['inner_sign'] else size
   above = _plain_value(match['numerator'] or match['mantissa'] or match['number'] or '1')
   below = _plain_value(match['denominator'] or match['divisor'] or '1')
   if below == 0:

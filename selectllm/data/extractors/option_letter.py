@@ -10,16 +10,15 @@ from selectllm.data.extractors import texts
 # The letters that multiple-choice options go by.
 OPTIONS = tuple('ABCDEFGHIJ')
 
-_BETWEEN = r"""[\s*_"'`~)\]}$]{0,8}"""
-_FOREIGN = r"respuesta|réponse|resposta|risposta|antwort|lösung|ответ|jawaban|jibu|答案|答え|回答|정답|답|उत्तर|উত্তর|جواب|คำตอบ"
+_BETWEEN = texts.BETWEEN
 _STATES = re.compile(
   rf"""
   (?:
     (?i:(?<!incorrect\ )(?<!wrong\ )(?<!false\ )(?<![^\W_])
       (?:answer{_BETWEEN}(?:\s?(?:to|for|of|here)(?:\s[^.:=?()\n]{{1,80}}?)?)?|(?:option|choice|response){_BETWEEN})
       \s?(?:is|was|would\s+be|should\s+be|must\s+be|has\s+to\s+be|will\s+be)(?=n't|[^A-Za-z]|$))
-    | (?i:(?<![^\W_])(?:answer|(?:correct|right|best|my|final)\s(?:option|choice)|(?:my|final)\s(?:pick|guess)){_BETWEEN}\s?
-      (?::|=>|->|--|=|-(?=\s)))
+    | (?i:(?<![^\W_])(?:answer|(?:correct|right|best|my|final)\s(?:option|choice)|(?:my|final)\s(?:pick|guess))
+      {_BETWEEN}\s?(?::|=>|->|--|=|-(?=\s)))
     | (?P<chooses>(?i:\b(?:i|we)(?:'d|'ll|'m|\s+am|\s+are|\s+will|\s+would)?(?:\s+(?:therefore|thus|then|also))?
       \s+(?:(?:going\s+)?(?:to\s+)?(?:go|going)\s+with|pick|choose|chose|select|opt\s+for|vote\s+for|guess|answer|conclude)
       (?:\s+(?:that|it\s+is|it's))?(?!\w)) | (?i:\bi(?:'d|\s+would)\s+say\b(?:\s+(?:that|it's|it\s+is)\b)?)
@@ -28,8 +27,7 @@ _STATES = re.compile(
     | (?i:\banswer(?=\s?\()) | ^[ \t]*A:
     | (?i:^\W{{0,8}}(?:(?:the|final|correct)\s){{0,2}}answer[ \t]{{1,4}}(?=\(?[A-J]\)?\W*$))
     | (?i:^[\#* \t]*(?:the\ )?(?:final|correct)\ answer[*: \t]*$)
-    | (?i:(?<![A-Za-z])(?:{_FOREIGN}){_BETWEEN}(?:\s?(?:correcta|correcte|correta|corretta|finale?)\s?)?
-      (?:\s?(?:es|est|é|è|ist|lautet|adalah|ni|है|হল|হলো|是|为|為|は|은|는|هو|هي|คือ)\s?:?|\s?:|\s--))
+    | (?i:{texts.ANSWER_IN_OTHER_LANGUAGES})
   ) [\s:*]*+
   | (?P<before>(?<![\w(])(?=(?:\([A-J]\)|[A-J]\)?)[*"'`_]{{0,3}}[,]?\ (?:is|would\ be|must\ be|seems|looks)
       \ (?:to\ be\ )?(?:the\ |my\ )?(?:(?:most|only|single|best|final|likely)\ ){{0,2}}
@@ -61,19 +59,27 @@ _OPTION = re.compile(
   re.VERBOSE,
 )
 _REJECTED_BEFORE = re.compile(
-  r"(?:\b(?:not|nor|neither|never|unlike|than|over|versus|rul\w+ out|eliminat\w+|reject\w*"
-  r"|instead of|discard\w*|dismiss\w*|without|cannot|can not|(?:anything|all|everything|nothing) but"
-  r"|(?:incorrect|wrong|false) (?:answers?|options?|choices?)(?: (?:is|are|was))?)|n't)\s+(?:(?:be|the|an?|option|options|choice|answer|letter)\s+)*[(*\"'`]*\Z",
-  re.IGNORECASE,
+  r"""
+  (?: \b(?: not | nor | neither | never | unlike | than | over | versus | cannot | can\ not | without | instead\ of
+      | rul\w+\ out | eliminat\w+ | reject\w* | discard\w* | dismiss\w* | (?:anything|all|everything|nothing)\ but
+      | (?:incorrect|wrong|false)\ (?:answers?|options?|choices?)(?:\ (?:is|are|was))? )
+    | n't ) \s+ (?:(?:be|the|an?|options?|choice|answer|letter)\s+)* [(*"'`]*\Z
+  """,
+  re.IGNORECASE | re.VERBOSE,
 )
 _REJECTED_AFTER = re.compile(
-  r"[)*\"'`\]]*(?:[:,]?\s(?:which|because it|since it|as it|it))?\s*(?:(?:is|was|are|seems|looks|would be)(?:n't|\s+(?:definitely\s+|clearly\s+|also\s+)?"
-  r'(?:not|never|in-?correct|wrong|false|ruled|eliminated|impossible|unlikely|irrelevant|too|out))'
-  r"|can(?:'t|not| not)|couldn't|could not|doesn't|does not|won't|wouldn't|would not)\b",
-  re.IGNORECASE,
+  r"""
+  [)*"'`\]]* (?:[:,]?\s(?:which|because\ it|since\ it|as\ it|it))? \s*
+  (?: (?:is|was|are|seems|looks|would\ be)
+      (?:n't | \s+(?:(?:definitely|clearly|also)\s+)?
+        (?:not|never|in-?correct|wrong|false|ruled|eliminated|impossible|unlikely|irrelevant|too|out))
+    | can(?:'t|not|\ not) | couldn't | could\ not | doesn't | does\ not | won't | wouldn't | would\ not )\b
+  """,
+  re.IGNORECASE | re.VERBOSE,
 )
 _NOT_BUT = re.compile(
-  r"(?:n't|\s*\bnot\b|\s*\bneither\b)[^.\n]{0,120}?\b(?:but(?:\s+rather)?|rather|instead|it\s+is|it's)(?=\s)", re.IGNORECASE
+  r"(?:n't|\s*\bnot\b|\s*\bneither\b)[^.\n]{0,120}?\b(?:but(?:\s+rather)?|rather|instead|it\s+is|it's)(?=\s)",
+  re.IGNORECASE,
 )
 _NEGATED = re.compile(r"n't|not\b|neither\b", re.IGNORECASE)
 _BRACKETED = re.compile(r'(?<![\w\\/])\(([A-J])\)')
@@ -82,13 +88,12 @@ _BOLD_WITH_TEXT = re.compile(r'\*\*\s?(?:\(([A-J])\)|([A-J])[.):])\s[^*\n]{1,300
 _ALONE = re.compile(r'[\W_]*([A-J])[\W_]*')
 _OPENING = re.compile(r'^[ \t]*(?:\(([A-J])\)|([A-J])(?:[).:]\s|,\s(?:because|since|as)\b))', re.MULTILINE)
 _CONCLUDES = re.compile(
-  r"\b(?:therefore|thus|hence|so|conclusion|(?:it|that|which|this)(?:'s|\s+is|\s+must\s+be|\s+has\s+to\s+be|\s+should\s+be))[,:\s]{1,3}",
+  r"\b(?:therefore|thus|hence|so|conclusion|(?:it|that|which|this)(?:'s|\s+(?:is|(?:must|has\s+to|should)\s+be)))[,:\s]{1,3}",
   re.IGNORECASE,
 )
 _LISTED = re.compile(r'^[ \t]*\(?([A-J])[).:]\s*(.*\S)', re.MULTILINE)
 _BARE_I = re.compile(r'(?<![\w(])I(?![\w)])')
 _ROMAN = re.compile(r'\bI(?:I|V)I?\b')
-_REFUSES = re.compile(r'\s*(?:none of|no (?:option|answer|correct)|unknown|unclear|not (?:given|listed|possible))', re.IGNORECASE)
 
 
 class _Choice(NamedTuple):
@@ -148,7 +153,12 @@ def _at(text: str, start: int, end: int, options: _Options, *, small: bool = Tru
   group = match.lastgroup or ''
   letter = match[group].upper()
   roman = letter == 'I' and group != 'bracketed' and options.numerals
-  if roman or (match[group].islower() and not small) or not options.allowed(letter) or _rejected(text, match.start(group), match.end(group)):
+  if (
+    roman
+    or (match[group].islower() and not small)
+    or not options.allowed(letter)
+    or _rejected(text, match.start(group), match.end(group))
+  ):
     return None
   return letter
 
@@ -173,7 +183,9 @@ def _by_text(text: str, options: _Options) -> str | None:
 
 def _formatted(text: str, options: _Options) -> collections.abc.Iterator[_Choice]:
   for mark in texts.marks(text):
-    held = _at(text, mark.held, mark.end, options) or _by_text(text[mark.held : min(mark.end, mark.held + 500)], options)
+    held = _at(text, mark.held, mark.end, options) or _by_text(
+      text[mark.held : min(mark.end, mark.held + 500)], options
+    )
     if held:
       yield _Choice(mark.start, mark.end, held, True)
 
@@ -230,7 +242,9 @@ def _standing_out(text: str, options: _Options, *, stated: bool) -> collections.
     return
   last = re.search(r'[^\s].*\Z', last_line[texts.sentences(last_line)[-1][0] :] if last_line else '')
   sentence = last[0] if last else ''
-  concluding = [found for match in _CONCLUDES.finditer(sentence) if (found := _concluded(sentence, match.end(), options))]
+  concluding = [
+    found for match in _CONCLUDES.finditer(sentence) if (found := _concluded(sentence, match.end(), options))
+  ]
   yield concluding[-1] if concluding else None
   yield _bracketed(sentence, 1, len(sentence), options)  # the bracket that opens it lists
   if _OPENING.match(text.lstrip()):

@@ -11,10 +11,10 @@ import unicodedata
 from typing import NamedTuple
 
 # Of a longer text this much is read, half from each end: an extractor's time is bounded.
-MAX_CHARACTERS = 400_000
+MAX_CHARACTERS = 200_000
 
 _THINKING_NAMES = (
-  r'think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad|(?:seed|longcat|antml)[:_]think(?:ing)?|inner_monologue'
+  r'(?:(?:seed|longcat|antml)[:_])?think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad|inner_monologue'
 )
 _THINKING = re.compile(
   rf"""
@@ -25,12 +25,22 @@ _THINKING = re.compile(
   """,
   re.VERBOSE | re.IGNORECASE,
 )
+# What may stand between a phrase and the answer: markup, quotes, brackets.
+BETWEEN = r"""[\s*_"'`~)\]}$]{0,8}"""
+# 'The answer is', as a part of an expression that ignores case and blanks.
+ANSWER_IN_OTHER_LANGUAGES = rf"""
+  (?<![A-Za-z])
+  (?:respuesta|réponse|resposta|risposta|antwort|lösung|ответ|jawaban|jibu|答案|答え|回答|정답|답|उत्तर|উত্তর|جواب|คำตอบ)
+  {BETWEEN}(?:\s?(?:correcta|correcte|correta|corretta|finale?)\s?)?
+  (?:\s?(?:es|est|é|è|ist|lautet|adalah|ni|है|হল|হলো|是|为|為|は|은|는|هو|هي|คือ)\s?:?|\s?:|\s--)
+"""
+
 # Before a response: tokens of a chat template, and the role that it speaks in.
 _BEFORE_START = re.compile(
   r"""
   (?: \s | <(?:s|bos|start_of_turn)> | <BOS_TOKEN> | \[/INST\]
-    | <[|｜](?:begin[▁_]of[▁_](?:text|sentence|solution)|startoftext|im_start|start_header_id|end_header_id|start|message
-      |assistant|Assistant|START_OF_TURN_TOKEN|CHATBOT_TOKEN|START_RESPONSE)[|｜]>
+    | <[|｜](?:begin[▁_]of[▁_](?:text|sentence|solution)|startoftext|im_start|start_header_id|end_header_id|start
+      |message|assistant|Assistant|START_OF_TURN_TOKEN|CHATBOT_TOKEN|START_RESPONSE)[|｜]>
     | (?:assistant|model)(?=\s*(?:\n|<[|])) )*+
   """,
   re.VERBOSE,
@@ -38,7 +48,8 @@ _BEFORE_START = re.compile(
 _END = re.compile(
   r"""
   </s> | <eos(?:_token)?> | \[eos\] | <(?:pad|unk)> | \[pad\] | <(?:end|start)_of_turn> | <end_of_utterance>
-  | \[/?inst\] | <[|｜][^<>|｜\n]{0,20}?(?:end|eo[stmd]|pad|user|human|system|im_start|return|start_of_turn|start_header)
+  | \[/?inst\]
+  | <[|｜][^<>|｜\n]{0,20}?(?:end|eo[stmd]|pad|user|human|system|im_start|return|start_of_turn|start_header)
     [^<>|｜\n]{0,30}[|｜]>
   """,
   re.VERBOSE | re.IGNORECASE,
@@ -62,15 +73,16 @@ _LATEX_BLANK = re.compile(r'\\(?:left|right|big|Big|displaystyle|quad|qquad|bf|r
 _LATEX_DELIMITER = re.compile(r'\\[()\[\]]')
 
 _BOX = re.compile(r'(?:\\{1,4}|\x08|\b)(?:f?boxed|fbox|framebox|oxed)\s*(?P<brace>\{)?|\\[{}]|[{}]')
-_NEXT_WORD = re.compile(r'\s*\S*')
+_NEXT_WORD = re.compile(r'\s{0,9}\S{0,80}')
 _TAG = re.compile(
-  r'[<\[](?P<name>(?:final[_ ]?)?answer|solution_answer)[>\]](?P<held>.*?)(?=[<\[]/(?P=name)[>\]]|[<\[](?P=name)[>\]]|\Z)',
+  r'[<\[](?P<name>(?:final[_ ]?)?answer)[>\]](?P<held>.*?)(?=[<\[]/?(?P=name)[>\]]|\Z)',
   re.IGNORECASE | re.DOTALL,
 )
 _KEY = re.compile(
   r"""
   \\?["'](?:(?:final|correct|my|the|predicted|chosen|selected)[_\ -]?)?(?:answer|choice|option|result)
-  (?:[_\ -]?(?:letter|choice|option|value|number|text))?\\?["']\s{0,4}:\s{0,4}(?:[\[{]\s{0,4}(?:["']\w{1,20}["']\s{0,4}:\s{0,4})?)?
+  (?:[_\ -]?(?:letter|choice|option|value|number|text))?\\?["']\s{0,4}:\s{0,4}
+  (?:[\[{]\s{0,4}(?:["']\w{1,20}["']\s{0,4}:\s{0,4})?)?
   (?: \\?"(?P<quoted>[^"\\\n]*+) | '(?P<single>[^'\n]*+) | (?P<bare>[^\s,}\]"'][^,}\]\n]*+) )
   """,
   re.VERBOSE | re.IGNORECASE,
@@ -78,17 +90,18 @@ _KEY = re.compile(
 
 _CORRECTS = re.compile(
   r"""
-  \b(?: wait | hold\ on | actually | correction | corrected | oops | sorry | mistake[ns]? | mis\w+ed | forgot(?:ten)? | error
-    | re-?check\w* | re-?calculat\w+ | re-?consider\w* | re-?evaluat\w+ | scratch\ that | i\ was\ wrong | on\ second\ thought
-    | let\ me\ (?:re|double|fix|correct|try) | that(?:'s|\ is)\ (?:wrong|not\ right|incorrect) | instead | rather | no, | hmm )
+  \b(?: wait | hold\ on | actually | correct(?:ion|ed) | oops | sorry | mistake[ns]? | mis\w+ed | forgot(?:ten)?
+    | error | re-?(?:check|calculat|consider|evaluat)\w* | scratch\ that | i\ was\ wrong | on\ second\ thought | instead
+    | rather | let\ me\ (?:re|double|fix|correct|try) | that(?:'s|\ is)\ (?:wrong|not\ right|incorrect) | no, | hmm )
   """,
   re.VERBOSE | re.IGNORECASE,
 )
 _QUESTION_HEADING = re.compile(
   r"""
-  ^[ \t]* (?:[#>*_\[]{1,6}[ \t]?)*
-  (?: (?:(?:next|new|another|the)\ )?(?:question|problem|exercise|puzzle|task)(?:\ ?\#?\ ?[0-9]{1,4})? | q(?:uery)?\ ?[0-9]{0,4}
-    | human | user | instruction | input | example\ [0-9]{1,4} | pregunta | frage | pergunta | domanda | вопрос | 问题 | 题目 | 問題 | 질문 )
+  ^[ \t]*+ (?:[#>*_\[][ \t]?){0,12}+
+  (?: (?:(?:next|new|another|the)\ )?(?:question|problem|exercise|puzzle|task)(?:\ ?\#?\ ?[0-9]{1,4})?
+    | q(?:uery)?\ ?[0-9]{0,4} | human | user | instruction | input | example\ [0-9]{1,4}
+    | pregunta | frage | pergunta | domanda | вопрос | 问题 | 题目 | 問題 | 질문 )
   [*_\]]{0,3} \s? (?:[:：]|\.(?=\s)|\)(?=\s)|[*_\]]{1,3}[ \t]*$|(?<=[0-9])[ \t]*$)
   | ^[ \t]*\#{2,4}\ (?:instruction|input|question|problem|human|user)\b
   """,
@@ -102,8 +115,8 @@ _WORDS = re.compile(r'\w+')
 _SENTENCE_END = re.compile(
   r"""
   (?: [.!?…]["')\]*_$]{0,4} (?=\s|$) | [?!] | \n )
-  (?<!\bRs\.) (?<!\bMr\.) (?<!\bMs\.) (?<!\bDr\.) (?<!\bSt\.) (?<!\bNo\.) (?<!\bvs\.) (?<!\bMrs\.) (?<!\bapprox\.) (?<!\bEq\.)
-  (?<!\be\.g\.) (?<!\bi\.e\.)
+  (?<!\bRs\.) (?<!\bMr\.) (?<!\bMs\.) (?<!\bDr\.) (?<!\bSt\.) (?<!\bNo\.) (?<!\bvs\.) (?<!\bEq\.) (?<!\bMrs\.)
+  (?<!\bapprox\.) (?<!\be\.g\.) (?<!\bi\.e\.)
   """,
   re.VERBOSE,
 )
@@ -151,7 +164,9 @@ def _parts(text: str) -> collections.abc.Iterator[str]:
   for end in itertools.islice(_END.finditer(text, start), 3):
     yield text[start : end.start()]
     start = end.end()
-    if _OTHERS_TURN.search(end[0]) or _QUESTION_HEADING.match(text, start + len(text[start:]) - len(text[start:].lstrip())):
+    if _OTHERS_TURN.search(end[0]) or _QUESTION_HEADING.match(
+      text, start + len(text[start:]) - len(text[start:].lstrip())
+    ):
       return
   end_of_rest = _END.search(text, start)
   yield text[start : end_of_rest.start() if end_of_rest else len(text)]
@@ -170,9 +185,12 @@ def visible(text: str) -> str:
   if not thinking:
     kept.append(text[start:])
   text = '\n'.join(kept)
-  if len(text) > MAX_CHARACTERS:
-    text = f'{text[: MAX_CHARACTERS // 2]}\n{text[-MAX_CHARACTERS // 2 :]}'
-  return text
+  return bounded(text)
+
+
+def bounded(text: str) -> str:
+  """Leaves out the middle of a text that is too long."""
+  return text if len(text) <= MAX_CHARACTERS else f'{text[: MAX_CHARACTERS // 2]}\n{text[-MAX_CHARACTERS // 2 :]}'
 
 
 def _plain_character(character: str) -> str | None:
@@ -293,7 +311,7 @@ def end_of_answer(
   cuts = []
   if stated:
     cuts += [heading.start() for heading in headings if heading.start() >= stated[0][1]][:1]
-    for (_, before), (after, _) in zip(stated, stated[1:], strict=False):
+    for (_, before), (after, _) in itertools.pairwise(stated):
       asks = _ASKS.search(text, before, after)
       if asks and not corrects(text, before, after) and not _same_question(asks[0], known):
         cuts.append(asks.start())

@@ -17,7 +17,7 @@ ACCURACY = {
   'gpt3-175b-finetuning': 34.7,
   'gpt3-175b-verification': 56.3,
   'mixtral-8x7b-instruct': 63.6,
-  'gpt-4-1106': 88.9,
+  'gpt-4-1106': 94.2,  # its texts read, of which the last number is another in 70
   'tora-code-34b': 80.5,
   'tora-70b': 84.3,
   'codex-pot-fewshot': 71.4,
@@ -82,7 +82,13 @@ def test_missing_rows_are_missing_and_failed_programs_are_wrong(table):
   assert np.isnan(votes.latency_s[~votes.observed]).all()
   silent = votes.observed & (votes.answers[..., 0] < 0)
   counts = dict(zip(table.llms, silent.sum(axis=0).tolist(), strict=True))
-  assert {llm for llm, count in counts.items() if count} == {'codex-pot-fewshot', 'codex-pot-zeroshot'}
+  assert min(counts['codex-pot-fewshot'], counts['codex-pot-zeroshot']) >= 20
+  # Texts that break off in a calculation, or say that there is no solution.
+  assert {llm for llm, count in counts.items() if count > 5} == {
+    'mixtral-8x7b-instruct',
+    'codex-pot-fewshot',
+    'codex-pot-zeroshot',
+  }
   assert not votes.labels[silent].any()
 
 
@@ -212,7 +218,7 @@ def test_other_sources_or_graders_are_another_data_set(fresh_cache, monkeypatch)
   first = identity()
   assert identity() == first
   with monkeypatch.context() as patch:
-    patch.setattr(gsm8k, 'TEXT_EXTRACTOR', 'number-v2')
+    patch.setattr(gsm8k, 'TEXT_EXTRACTOR', 'number-v1')
     other_grader = identity()
   with monkeypatch.context() as patch:
     patch.setattr(gsm8k, 'SOURCES', gsm8k.SOURCES[1:])
@@ -221,9 +227,16 @@ def test_other_sources_or_graders_are_another_data_set(fresh_cache, monkeypatch)
 
 
 def test_some_of_the_llms_graded_again(table, published, cache):
-  config = make_config(manual_dir=str(published), extractor='number-v1')
+  config = make_config(manual_dir=str(published), extractor='number-v2')
   config.pool.llms = ('tora-70b', 'gpt-4-1106')
   some, _ = load.load(config)
   assert some.llms == ('tora-70b', 'gpt-4-1106')
   # What was graded by this extractor before is graded alike.
   np.testing.assert_array_equal(some.responses.labels[:, 1], table.responses.labels[:, table.llms.index('gpt-4-1106')])
+  config.dataset.extractor = 'number-v1'  # as in old runs
+  assert 100 * load.load(config)[0].responses.labels[:, 1].mean() == pytest.approx(88.9, abs=0.2)
+
+
+def test_the_prompt_that_a_text_repeats_is_not_counted_as_written(table):
+  seconds = dict(zip(table.llms, np.nanmean(table.responses.latency_s, axis=0).tolist(), strict=True))
+  assert 20 < seconds['codex-pot-zeroshot'] < 22  # with the prompt it would be 42.7

@@ -47,7 +47,7 @@ def test_answers_follow_from_the_texts(recorded, pool):
   own = {name: grading.get_extractor(llm.endpoint.extractor or 'number-v1') for name, llm in pool.llms.items()}
   for record in recorded:
     for name, samples in record.responses.items():
-      assert [sample.answer for sample in samples] == [own[name](sample.text) for sample in samples]
+      assert [sample.answer for sample in samples] == [own[name](sample.text, record.query) for sample in samples]
 
 
 def test_the_questions_can_be_made_again(recorded):
