@@ -126,7 +126,6 @@ def _unmarked(text: str, query: str) -> str | None:
   Where it names them all, the one that was calculated last is meant, else the first. A question back is no answer
   where there is another, and a calculation that breaks off states none.
   """
-  text = _CODE.sub('\n', text)
   if _BREAKS_OFF.search(text):
     return None
   known, asked = numerals.named(query), None
@@ -176,7 +175,7 @@ def number(text: str, query: str) -> str | None:
 
 
 def _read(text: str, query: str) -> str | None:
-  text = numerals.flat(text)
+  text = numerals.flat(_CODE.sub('\n', text))
   statements = sorted([*_formatted(text), *_phrased(text)])
   places = [(statement.start, statement.end) for statement in statements]
   end = texts.end_of_answer(text, query, places, lambda head: _unmarked(head, query) is not None)

@@ -98,7 +98,7 @@ _CORRECTS = re.compile(
 )
 _QUESTION_HEADING = re.compile(
   r"""
-  ^[ \t]*+ (?:[#>*_\[][ \t]?){0,12}+
+  (?:^|(?<=>)) [ \t]*+ (?:[#>*_\[][ \t]?){0,12}+
   (?: (?:(?:next|new|another|the)\ )?(?:question|problem|exercise|puzzle|task)(?:\ ?\#?\ ?[0-9]{1,4})?
     | q(?:uery)?\ ?[0-9]{0,4} | human | user | instruction | input | example\ [0-9]{1,4}
     | pregunta | frage | pergunta | domanda | вопрос | 问题 | 题目 | 問題 | 질문 )
@@ -307,7 +307,7 @@ def end_of_answer(
   opens = bool(found) and found[0].start() <= begun
   headings = [heading for heading in found[opens:] if not _same_question(_asked(text, heading.end()), known)]
   if opens and any(character.isdecimal() for character in found[0][0]):
-    headings = []  # one question taken apart into several
+    return len(text)  # one question taken apart into several
   cuts = []
   if stated:
     cuts += [heading.start() for heading in headings if heading.start() >= stated[0][1]][:1]
