@@ -43,11 +43,18 @@ _AMENDS = re.compile(
   r'|corrected?\s+(?:answer|value|total|number|amount)\s+is|correction:)\s*',
   re.IGNORECASE,
 )
-_NOT = re.compile(r"(?:\bnot|n't|\bnever|\bneither|\bnor)\s+(?:just\s+|only\s+|exactly\s+)?\Z", re.IGNORECASE)
+_NOT = re.compile(
+  r"(?:\bnot|n't|\bnever|\bneither|\bnor|\bcannot)\s+(?:be\s+)?(?:just\s+|only\s+|exactly\s+)?\Z", re.IGNORECASE
+)
 _WORD = re.compile(r'[^\W\d_]')
 # What is said by the way: in brackets, or in a clause before the main one.
 _ASIDE = re.compile(r'\([^()\n]*\)|(?<![^\s])(?:since|because|given|if|when|as)\b[^,\n]{0,300},(?=\s)', re.IGNORECASE)
 _CODE = re.compile(r'```(?:python|py|c|cpp|java|javascript|js)\b.*?(?:```|\Z)', re.DOTALL | re.IGNORECASE)
+_GOES_ON = re.compile(r'\s?[-+*/x×÷]\s?[$(]?[0-9]')  # 18 = 9 * 2
+# What follows the answer in some texts.
+_AFTERTHOUGHT = re.compile(
+  r'^\W{0,6}(?:note|explanation|verification|check|(?:helpful\s)?hint|p\.?s\.?)\b\W{0,4}:', re.IGNORECASE | re.MULTILINE
+)
 _BREAKS_OFF = re.compile(r'(?:<<[^<>\n]*|[=+*/(×÷]\s{0,9}|(?<!#)#{4}(?!#)[^\d\n]{0,200})\Z')
 _ENUMERATES = re.compile(r'\s*(?:[-*•]\s*)?(?:\(?[0-9]{1,3}[.)]\s+(?=\S)|[A-Za-z]{1,12}\s\#?[0-9]{1,3}(?::\s|\.\s))')
 
@@ -64,7 +71,8 @@ def _in_clause(text: str, start: int, end: int) -> numerals.Found | None:
     return None
   end = _clause_end(text, first.end, end)
   equals = text.rfind('=', start, end)
-  return (next(numerals.find(text, equals + 1, end), None) if equals >= 0 else None) or first
+  result = next(numerals.find(text, equals + 1, end), None) if equals >= 0 else None
+  return first if result is None or _GOES_ON.match(text, result.end, end) else result
 
 
 class _Statement(NamedTuple):
@@ -129,6 +137,9 @@ def _unmarked(text: str, query: str) -> str | None:
   if _BREAKS_OFF.search(text):
     return None
   known, asked = numerals.named(query), None
+  thought = _AFTERTHOUGHT.search(text)
+  if thought and _in_sentence(text[: thought.start()]):
+    text = text[: thought.start()]
   for start, end in reversed(texts.sentences(text)):
     enumerated = _ENUMERATES.match(text, start, end)
     sentence = text[enumerated.end() if enumerated else start : end].rstrip()

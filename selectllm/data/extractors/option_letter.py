@@ -15,13 +15,15 @@ _STATES = re.compile(
   rf"""
   (?:
     (?i:(?<!incorrect\ )(?<!wrong\ )(?<!false\ )(?<![^\W_])
-      (?:answer{_BETWEEN}(?:\s?(?:to|for|of|here)(?:\s[^.:=?()\n]{{1,80}}?)?)?|(?:option|choice|response){_BETWEEN})
+      (?:answer{_BETWEEN}(?:\s?(?:to|for|of|here)(?:\s[^.:=?()\n]{{1,80}}?)?)?|
+        (?:option|choice|response|(?:correct|right|best)\ one){_BETWEEN})
       \s?(?:is|was|would\s+be|should\s+be|must\s+be|has\s+to\s+be|will\s+be)(?=n't|[^A-Za-z]|$))
-    | (?i:(?<![^\W_])(?:answer|(?:correct|right|best|my|final)\s(?:option|choice)|(?:my|final)\s(?:pick|guess))
+    | (?i:(?<![^\W_])(?:answer|ans\.?|correction
+      |(?:correct|right|best|my|final)\s(?:option|choice)|(?:my|final)\s(?:pick|guess))
       {_BETWEEN}\s?(?::|=>|->|--|=|-(?=\s)))
     | (?P<chooses>(?i:\b(?:i|we)(?:'d|'ll|'m|\s+am|\s+are|\s+will|\s+would)?(?:\s+(?:therefore|thus|then|also))?
       \s+(?:(?:going\s+)?(?:to\s+)?(?:go|going)\s+with|pick|choose|chose|select|opt\s+for|vote\s+for|guess|answer|conclude)
-      (?:\s+(?:that|it\s+is|it's))?(?!\w)) | (?i:\bi(?:'d|\s+would)\s+say\b(?:\s+(?:that|it's|it\s+is)\b)?)
+      (?:\s+(?:that|it\s+is|it's))?(?!\w)) | (?i:\bi(?:'d|'ll|\s+would|\s+will)\s+say\b(?:\s+(?:that|it's|it\s+is)\b)?)
       | (?i:\blet(?:'s|\sus)\s+(?:go\s+with|choose|pick|select)\b)
       | (?i:\b(?:leaving|(?:that|which)\s+leaves)(?:\s+(?:us\s+with|only|just))?\b))
     | (?i:\banswer(?=\s?\()) | ^[ \t]*A:
@@ -81,12 +83,14 @@ _NOT_BUT = re.compile(
   r"(?:n't|\s*\bnot\b|\s*\bneither\b)[^.\n]{0,120}?\b(?:but(?:\s+rather)?|rather|instead|it\s+is|it's)(?=\s)",
   re.IGNORECASE,
 )
-_NEGATED = re.compile(r"n't|not\b|neither\b", re.IGNORECASE)
+_NEGATED = re.compile(r"n't|(?:\w{4,10}ly\s)?(?:not|neither)\b", re.IGNORECASE)
 _BRACKETED = re.compile(r'(?<![\w\\/])\(([A-J])\)')
 _BOLD = re.compile(r'\*\*\s?\(?([A-J])[.):]?\s?\*\*')
 _BOLD_WITH_TEXT = re.compile(r'\*\*\s?(?:\(([A-J])\)|([A-J])[.):])\s[^*\n]{1,300}\*\*')
-_ALONE = re.compile(r'[\W_]*([A-J])[\W_]*')
-_OPENING = re.compile(r'^[ \t]*(?:\(([A-J])\)|([A-J])(?:[).:]\s|,\s(?:because|since|as)\b))', re.MULTILINE)
+_ALONE = re.compile(r'[\W_]*(?:(?i:option|choice)\s\W?)?([A-J])[\W_]*')
+_OPENING = re.compile(
+  r'^[ \t]*(?:[-*•>][ \t]?)?(?:\(([A-J])\)|([A-J])(?:[).:]\s|,\s(?:because|since|as)\b))', re.MULTILINE
+)
 _CONCLUDES = re.compile(
   r"\b(?:therefore|thus|hence|so|conclusion|(?:it|that|which|this)(?:'s|\s+(?:is|(?:must|has\s+to|should)\s+be)))[,:\s]{1,3}",
   re.IGNORECASE,

@@ -107,7 +107,9 @@ _QUESTION_HEADING = re.compile(
   """,
   re.VERBOSE | re.IGNORECASE | re.MULTILINE,
 )
-_ANSWER_LABEL = re.compile(r'^\W*(?:answer|solution|a|assistant|response)\b\W*:', re.IGNORECASE | re.MULTILINE)
+_ANSWER_LABEL = re.compile(
+  r'^\W{0,9}(?:answer|solution|assistant|response|a)\b\W{0,9}?[:.]', re.IGNORECASE | re.MULTILINE
+)
 _ASKS = re.compile(
   r'\b(?:how|what|which|who|whose|where|when|why|find|calculate|compute|determine)\b[^.?!\n]{3,300}\?', re.IGNORECASE
 )
