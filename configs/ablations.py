@@ -33,18 +33,10 @@ def axes(llms: tuple[str, ...]) -> Axes:
       'all samples': {'config.evaluate.vote': 'samples'},
     },
     'encoder': {
-      'MiniLM, fine-tuned': {'config.encoder.name': _MINILM, 'config.encoder.freeze': False},
-      'MiniLM, frozen': {
-        'config.encoder.name': _MINILM,
-        'config.encoder.freeze': True,
-        'config.train.head_learning_rate': 1e-2,
-      },
-      'RoBERTa-base, fine-tuned': {'config.encoder.name': _ROBERTA, 'config.encoder.freeze': False},
-      'RoBERTa-base, frozen': {
-        'config.encoder.name': _ROBERTA,
-        'config.encoder.freeze': True,
-        'config.train.head_learning_rate': 1e-2,
-      },
+      'MiniLM, fine-tuned': {'config.encoder.name': _MINILM, 'config.encoder.freeze': 'false'},
+      'MiniLM, frozen': {'config.encoder.name': _MINILM, 'config.encoder.freeze': 'true'},
+      'RoBERTa-base, fine-tuned': {'config.encoder.name': _ROBERTA, 'config.encoder.freeze': 'false'},
+      'RoBERTa-base, frozen': {'config.encoder.name': _ROBERTA, 'config.encoder.freeze': 'true'},
     },
     'pooling': {pooling: {'config.encoder.pooling': pooling} for pooling in ('mean', 'cls')},
     'loss': {loss: {'config.train.loss': loss} for loss in ('bce', 'balanced_bce')},

@@ -84,7 +84,9 @@ def get_config() -> ml_collections.ConfigDict:
   config.encoder.max_length = 128  # tokens; longer queries are cut
   config.encoder.dtype = 'float32'  # of activations: float32, bfloat16
   config.encoder.dropout = 0.1  # rate of all dropouts of the encoder
-  config.encoder.freeze = False  # train the head alone, on embeddings that are made once
+  config.encoder.freeze = (
+    'auto'  # true: a regression on embeddings; false: fine-tune; auto: validation decides, time allowing
+  )
   config.encoder.remat = False  # compute activations again in the backward pass: less memory, more time
 
   config.train = ml_collections.ConfigDict()

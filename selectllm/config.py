@@ -14,6 +14,7 @@ from selectllm.selection import constraints
 
 # Field -> what it may be, as the modules name it that act on it.
 CHOICES = {
+  'encoder.freeze': ('auto', 'true', 'false'),
   'encoder.pooling': ('cls', 'mean'),
   'encoder.dtype': ('float32', 'bfloat16'),
   'train.schedule': ('linear', 'cosine', 'constant'),

@@ -13,6 +13,7 @@ def assemble(
   cases: error_analysis.Cases,
   *,
   tradeoff: results.Tradeoff | None,
+  encoder: results.EncoderChoice,
   tokens: np.ndarray,
   truncated: int,
   labels: str,
@@ -25,6 +26,7 @@ def assemble(
     evaluation: From `evaluator.evaluate`.
     cases: From `error_analysis.gather`.
     tradeoff: From `tradeoff.summarise`; None without strategies.
+    encoder: Of the classifier.
     tokens: int[N], of all queries.
     truncated: See `results.DatasetSummary`.
     labels: Likewise.
@@ -36,6 +38,7 @@ def assemble(
     schema_version=results.SCHEMA_VERSION,
     dataset=_summarise_dataset(run, len(evaluation.test_rows), truncated, labels),
     llms=_summarise_llms(run),
+    encoder=encoder,
     classifier=_judge_classifier(run, evaluation),
     oracle=results.OracleSummary(oracle.accuracy, oracle.compute_s),
     best_single=evaluation.best_single,

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from selectllm.evaluate import outcomes
-from selectllm.infra import paths
+from selectllm.infra import paths, trees
+from selectllm.selection import confidence
 
 
 class Predictions(NamedTuple):
@@ -16,7 +17,9 @@ class Predictions(NamedTuple):
     query_ids: str[N].
     llms: str[K].
     split: int8[F, N], one split or all folds; see `splits.assign`.
-    confidences: float32[F, N, K]; NaN for queries that neither validate nor test.
+    confidences: float32[F, N, K], what policies select by; NaN on train where the encoder was fine-tuned on it.
+    estimates: Of each split, what strategies select by.
+    encoder: str[], how the encoder was chosen: `results.EncoderChoice` as JSON.
     labels: float32[N, K].
     observed: bool[N, K].
     embeddings: float32[N, D], unit vectors of the pretrained encoder.
@@ -30,6 +33,8 @@ class Predictions(NamedTuple):
   llms: np.ndarray
   split: np.ndarray
   confidences: np.ndarray
+  estimates: list[confidence.Confidences]
+  encoder: np.ndarray
   labels: np.ndarray
   observed: np.ndarray
   embeddings: np.ndarray
@@ -47,17 +52,21 @@ def read_predictions(path: pathlib.Path) -> Predictions:
   """
   with path.open('rb') as file, np.load(file) as arrays:
     fields = dict(arrays)
-  if fields.keys() != set(Predictions._fields):
-    absent, more = set(Predictions._fields) - fields.keys(), fields.keys() - set(Predictions._fields)
+  template = Predictions(*Predictions._fields)._replace(
+    estimates=[confidence.TEMPLATE] * len(fields['split']) if 'split' in fields else []
+  )
+  known = trees.named(template).keys()
+  if fields.keys() != known:
+    absent, more = known - fields.keys(), fields.keys() - known
     raise ValueError(
       f'{path} was written by another version: it lacks {", ".join(sorted(absent)) or "nothing"} and has '
       f'{", ".join(sorted(more)) or "nothing"} beyond what is known. Remove it to score the queries again from the '
       'checkpoints.'
     )
-  return Predictions(**fields)
+  return trees.restore(template, fields)
 
 
 def save(path: pathlib.Path, arrays: Predictions | outcomes.Outcomes) -> None:
   """Writes arrays; no half-written file is ever taken for a run's."""
   with paths.atomic_write(path) as partial, partial.open('wb') as file:
-    np.savez_compressed(file, **arrays._asdict())
+    np.savez_compressed(file, **trees.named(arrays))

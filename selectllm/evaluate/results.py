@@ -138,6 +138,39 @@ class ClassifierQuality(_Struct, frozen=True):
   confusion: dict[str, list[list[int]]]
 
 
+class EncoderChoice(_Struct, frozen=True):
+  """Which encoder the classifier reads queries with, and why.
+
+  Attributes:
+    frozen: Whether it is the pretrained one as it is, under a logistic regression, or a fine-tuned one.
+    asked: `config.encoder.freeze`.
+    foreseen_s: Seconds that fine-tuning was foreseen to take; None where it did not matter.
+    frozen_loss: Log loss on validation; None where nothing was compared.
+    fine_tuned_loss: Likewise.
+  """
+
+  frozen: bool
+  asked: str
+  foreseen_s: float | None = None
+  frozen_loss: float | None = None
+  fine_tuned_loss: float | None = None
+
+  def sentence(self) -> str:
+    """Says in words what was chosen, and how to choose otherwise."""
+    kind = 'frozen' if self.frozen else 'fine-tuned'
+    if self.asked != 'auto':
+      return f'{kind}, as config.encoder.freeze={self.asked} asks.'
+    if self.frozen_loss is None or self.fine_tuned_loss is None:
+      return (
+        f'{kind}; fine-tuning would take about {(self.foreseen_s or 0) / 60:.0f} minutes here. '
+        '--config.encoder.freeze=false asks for it.'
+      )
+    return (
+      f'{kind}, chosen by the log loss on validation: {self.frozen_loss:.3f} frozen, {self.fine_tuned_loss:.3f} '
+      'fine-tuned (which has to be lower by more than a standard error of the difference).'
+    )
+
+
 class OracleSummary(_Struct, frozen=True):
   """The fastest right LLM of every query."""
 
@@ -511,6 +544,7 @@ class Results(_Struct, frozen=True):
   Attributes:
     schema_version: `SCHEMA_VERSION`.
     best_single: `single:<llm>`: the LLM most accurate on train and validation, of each fold.
+    encoder: Of the classifier.
     policy_tradeoff: By policy; None where latencies are unknown.
     knn_neighbours: Tuned on validation, one for each fold.
     methods: Policies and baselines at every size, the single LLMs, the oracle.
@@ -523,6 +557,7 @@ class Results(_Struct, frozen=True):
   schema_version: int
   dataset: DatasetSummary
   llms: dict[str, LLMSummary]
+  encoder: EncoderChoice
   classifier: ClassifierQuality
   oracle: OracleSummary
   best_single: list[str]

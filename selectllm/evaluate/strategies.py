@@ -194,41 +194,17 @@ def _references(responses: dataset.Responses, best: int, vote: baselines.FixedVo
 def fit_and_replay(
   data: dataset.Dataset,
   split: np.ndarray,
-  confidences: np.ndarray,
+  confidences: confidence.Confidences,
   embeddings: np.ndarray,
   options: options_lib.TradeoffOptions,
+  complete: Callable[[types.StrategyQueries], types.StrategyQueries] = lambda known: known,
 ) -> FoldResult:
   """Fits all strategies on the fitting queries of one split and replays them on its test queries.
 
   Args:
     data: The data set; it has answers.
     split: int8[N].
-    confidences: float32[N, K], the classifier's, on validation and test.
-    embeddings: float32[N, D], unit vectors of the pretrained encoder.
-    options: Which strategies, and how.
-  """
-  responses = data.responses
-  calibrated = confidence.fit(
-    data.queries, embeddings, confidences, responses.labels, responses.observed, split,
-    seed=options.seed, questions=data.questions,
-  )  # fmt: skip
-  return fit_and_replay_from(data, split, calibrated, embeddings, options)
-
-
-def fit_and_replay_from(
-  data: dataset.Dataset,
-  split: np.ndarray,
-  confidences: confidence.Confidences,
-  embeddings: np.ndarray,
-  options: options_lib.TradeoffOptions,
-  complete: Callable[[types.StrategyQueries], types.StrategyQueries] = lambda known: known,
-) -> FoldResult:
-  """`fit_and_replay`, from calibrated confidences.
-
-  Args:
-    data: The data set; it has answers.
-    split: int8[N].
-    confidences: Of all queries.
+    confidences: Of all queries, out of fold on the fitting queries.
     embeddings: float32[N, D], unit vectors of the pretrained encoder.
     options: Which strategies, and how.
     complete: Makes of fitting queries what strategies are fitted on; recorded responses alone are replayed.

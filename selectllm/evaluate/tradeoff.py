@@ -175,7 +175,7 @@ def _judge_confidences(data: dataset.Dataset, folds: Folds) -> dict[str, results
   )
   before, after = (
     1 / (1 + np.exp(-np.concatenate([getattr(fold.confidences, name)[fold.test_rows] for fold in folds])))
-    for name in ('blended', 'logits')
+    for name in ('uncalibrated', 'logits')
   )
   judged = {}
   for column, llm in enumerate(data.llms):

@@ -80,6 +80,11 @@ def broadcast_from_first(value: bool) -> bool:
   return bool(multihost_utils.broadcast_one_to_all(np.array(value)))
 
 
+def number_from_first(value: float) -> float:
+  """Gives all processes the number of the first, such as a time that decides what all do next."""
+  return float(multihost_utils.broadcast_one_to_all(np.array(value)))
+
+
 def all_true(value: bool) -> bool:
   """Tells whether all processes give True."""
   return bool(np.all(multihost_utils.process_allgather(np.array(value))))

@@ -14,12 +14,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 from flax import nnx
 
 from selectllm.infra import distributed, paths
 from selectllm.infra.typing import Array
 from selectllm.models import classifier, options, pretrained, sharding, tokenizer
-from selectllm.selection import policies
+from selectllm.selection import confidence, policies
 
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
@@ -132,14 +133,39 @@ def unit(embeddings: np.ndarray) -> np.ndarray:
   return embeddings / np.maximum(np.linalg.norm(embeddings, axis=-1, keepdims=True), 1e-12)
 
 
-def time_one_query(model: Model, params: nnx.State, queries: Sequence[str], selecting: policies.PolicyOptions) -> float:
+class Scorer(NamedTuple):
+  """A classifier of either kind: an estimator over the pretrained encoder, or a fine-tuned one.
+
+  Attributes:
+    model: On its mesh.
+    estimator: Reads the pretrained encoder's embeddings; None for a fine-tuned encoder.
+    params: Of the fine-tuned classifier; None for an estimator.
+  """
+
+  model: Model
+  estimator: confidence.Estimator | None
+  params: nnx.State | None
+
+  def __call__(
+    self, texts: Sequence[str], available: np.ndarray, selecting: policies.PolicyOptions, *, batch_size: int
+  ) -> Scores:
+    """Scores N queries, available bool[N, K], and selects for them; a fine-tuned classifier in one call."""
+    tokens, rows = self.model.tokenize(texts), np.arange(len(texts))
+    if self.estimator is None:
+      assert self.params is not None
+      return score_queries(self.model, self.params, tokens, rows, available, batch_size=batch_size, selecting=selecting)
+    embeddings = unit(embed(self.model, tokens, batch_size=batch_size))
+    confidences = scipy.special.expit(confidence.estimate(self.estimator, list(texts), embeddings))
+    return Scores(confidences, jax.device_get(policies.select_all(confidences, available, selecting)))
+
+
+def time_one_query(scorer: Scorer, queries: Sequence[str], selecting: policies.PolicyOptions) -> float:
   """Measures the seconds from the text of one query, asked alone, to its selection: the median over the queries."""
   available = np.ones((1, selecting.latency_s.size), bool)
   seconds = []
   for query in [*queries, *queries]:  # the first time round compiles
     begun = time.perf_counter()
-    tokens = model.tokenize([query])
-    score_queries(model, params, tokens, np.zeros(1, int), available, batch_size=1, selecting=selecting)
+    scorer([query], available, selecting, batch_size=1)
     seconds.append(time.perf_counter() - begun)
   return float(np.median(seconds[len(queries) :]))
 

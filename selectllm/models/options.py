@@ -14,7 +14,6 @@ class EncoderOptions:
   max_length: int
   dtype: str
   dropout: float
-  freeze: bool
   remat: bool
 
 

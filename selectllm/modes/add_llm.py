@@ -18,12 +18,8 @@ from selectllm.data import dataset, load, pool_file, records, splits
 from selectllm.evaluate import options as options_lib
 from selectllm.evaluate import predictions, statistics, strategies
 from selectllm.infra import run_dir
-from selectllm.models import inference, sharding
-from selectllm.models import options as model_options
 from selectllm.selection import confidence, new_llm, pseudo_labels
 from selectllm.serve import selector
-from selectllm.train import loop
-from selectllm.train import options as train_options
 
 # Fewer labelled responses say next to nothing.
 FEWEST = 20
@@ -91,11 +87,8 @@ def add_llm(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   recorded = list(records.read_jsonl(options.responses))
   llm = _name(options.llm, recorded, data.llms, options.responses)
   fold, joined, learned = join(config, data, predicted, llm, _match(recorded, llm, data, split))
-  model = inference.make_model(model_options.from_config(config), len(data.llms))
-  with sharding.use(model.mesh):
-    params = loop.load_best(train_options.from_config(config), model, run)[1]
   directory, latency_s = workdir / 'selector', float(predicted.classifier_latency_s)
-  selector.save(directory, config, joined, fold, params, latency_s, dataclasses.asdict(learned))
+  selector.save(directory, config, joined, fold, latency_s, dataclasses.asdict(learned))
   _print(learned, joined, directory)
 
 
@@ -184,10 +177,10 @@ def join(
   """
   joined = _checked(config, data, llm, given)
   cost_unit = options_lib.cost_unit_of(data.responses, config.tradeoff.cost_unit)
-  confidences = _with_llm(config, data, predicted, joined.responses)
+  confidences = _with_llm(predicted.estimates[0], joined.responses)
   rules = tuple(name for name in strategies.RULES if name in config.tradeoff.strategies)  # all that a selector holds
   options = options_lib.TradeoffOptions(cost_unit, rules, vote=config.evaluate.vote, seed=config.seed)
-  fold = strategies.fit_and_replay_from(
+  fold = strategies.fit_and_replay(
     joined, predicted.split[0], confidences, predicted.embeddings, options,
     functools.partial(new_llm.impute, seed=config.seed),
   )  # fmt: skip
@@ -213,18 +206,8 @@ def join(
   return fold, joined, learned
 
 
-def _with_llm(
-  config: ml_collections.ConfigDict,
-  data: dataset.Dataset,
-  predicted: predictions.Predictions,
-  joined: dataset.Responses,
-) -> confidence.Confidences:
+def _with_llm(known: confidence.Confidences, joined: dataset.Responses) -> confidence.Confidences:
   """Returns the confidences of the run, and those of an LLM that is the last one of the responses."""
-  responses = data.responses
-  known = confidence.fit(
-    data.queries, predicted.embeddings, predicted.confidences[0], responses.labels, responses.observed,
-    predicted.split[0], seed=config.seed, questions=data.questions,
-  )  # fmt: skip
   asked = np.flatnonzero(joined.observed[:, -1])
   fitted, column = new_llm.learn(known.logits, joined.labels[:, -1], asked, known.fold)
   added = np.append(fitted.weights, fitted.bias)[None]

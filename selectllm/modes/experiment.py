@@ -5,13 +5,11 @@ import json
 import logging
 import pathlib
 import time
-from collections.abc import Callable
 from typing import Any
 
 import ml_collections
 import msgspec
 import numpy as np
-from flax import nnx
 
 from selectllm import config as config_lib
 from selectllm.data import dataset, load, splits
@@ -28,19 +26,13 @@ from selectllm.evaluate import (
 )
 from selectllm.evaluate import options as evaluate_options
 from selectllm.infra import distributed, metric_writer, paths, run_dir
-from selectllm.models import inference, sharding
-from selectllm.models import options as model_options
+from selectllm.modes import scoring
 from selectllm.report import browser, report
-from selectllm.selection import baselines, policies, pseudo_labels
+from selectllm.selection import pseudo_labels
 from selectllm.serve import selector
-from selectllm.train import checkpoints, loop
-from selectllm.train import options as train_options
 
 _LOG = logging.getLogger(__name__)
 
-GetParams = Callable[..., tuple[int, nnx.State]]
-# Queries that the classifier's own latency is the median of.
-_TIMED = 20
 # Where the report of an earlier evaluation is while a new one is made.
 _EARLIER = 'report.json.earlier'
 
@@ -49,8 +41,8 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path)
   """Trains (or goes on training), scores all queries and writes the report; with folds, once for each fold."""
   data = load_table(config, workdir)
   begun = time.monotonic()
-  predicted, params = _predict(config, workdir, data, loop.fit)
-  _report(config, workdir, data, predicted, params, {'train_and_score_s': time.monotonic() - begun})
+  predicted = _predict(config, workdir, data, trains=True)
+  _report(config, workdir, data, predicted, {'train_and_score_s': time.monotonic() - begun})
 
 
 def evaluate_only(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -59,10 +51,9 @@ def evaluate_only(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> N
   path = workdir / 'predictions.npz'
   if distributed.broadcast_from_first(path.exists()):
     predicted = predictions.read_predictions(path)
-    params = _selector_params(config, workdir, data) if _has_selector(config, data, predicted.split) else None
   else:
-    predicted, params = _predict(config, workdir, data, lambda *args: loop.load_best(args[0], args[1], args[-1]))
-  _report(config, workdir, data, predicted, params, {})
+    predicted = _predict(config, workdir, data, trains=False)
+  _report(config, workdir, data, predicted, {})
 
 
 def load_table(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dataset.Dataset:
@@ -103,6 +94,15 @@ def _split(config: ml_collections.ConfigDict, data: dataset.Dataset) -> np.ndarr
   return np.stack(folds)
 
 
+def _predict(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path, data: dataset.Dataset, *, trains: bool
+) -> predictions.Predictions:
+  split = _split(config, data)
+  for part in split:
+    _check_labels(data, part == splits.TRAIN)
+  return scoring.predict(config, workdir, data, split, trains=trains)
+
+
 def _check_labels(data: dataset.Dataset, train_rows: np.ndarray) -> None:
   """Refuses an LLM that answered no training query; of one that is right on all or none, says what becomes of it."""
   silent = []
@@ -122,88 +122,40 @@ def _check_labels(data: dataset.Dataset, train_rows: np.ndarray) -> None:
     )
 
 
-def _predict(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path, data: dataset.Dataset, get_params: GetParams
-) -> tuple[predictions.Predictions, Any | None]:
-  """Scores all queries with the classifier of each split, and keeps what the report is made of.
-
-  Returns:
-    The predictions, and the classifier's parameters on the host; None for a run that has no selector.
-  """
-  split, batch_size = _split(config, data), config.evaluate.batch_size
-  for part in split:
-    _check_labels(data, part == splits.TRAIN)
-  model = inference.make_model(model_options.from_config(config), len(data.llms))
-  tokens = model.tokenize(data.queries)
-  if tokens.truncated:
-    _LOG.warning(
-      '%d of %d queries are longer than %d tokens; their ends were cut off',
-      tokens.truncated, len(data.queries), model.tokenize.max_length,
-    )  # fmt: skip
-  with sharding.use(model.mesh):
-    confidences = []
-    for fold, part in enumerate(split):
-      directory = workdir / f'fold_{fold}' if len(split) > 1 else workdir
-      directory.mkdir(exist_ok=True)
-      step, params = get_params(train_options.from_config(config), model, tokens, data.responses, part, directory)
-      # Predictions on training queries are overfit, so they are not computed.
-      rows = np.flatnonzero((part == splits.VALIDATION) | (part == splits.TEST))
-      _LOG.info('Scoring %d queries with the classifier of step %d', len(rows), step)
-      scores = inference.score_queries(
-        model, params, tokens, rows, data.responses.observed[rows], batch_size=batch_size
-      )
-      confidences.append(np.full(data.responses.labels.shape, np.nan, np.float32))
-      confidences[-1][rows] = scores.confidences
-    latency_s = np.stack([baselines.expected_latency_s(data.responses, part) for part in split])
-    selecting = policies.PolicyOptions(latency_s[-1], baselines.sizes_of(data.responses), config.evaluate.threshold)
-    one_latency_s = inference.time_one_query(model, params, data.queries[:_TIMED], selecting)
-    predicted = predictions.Predictions(
-      query_ids=np.array(data.query_ids),
-      llms=np.array(data.llms),
-      split=split,
-      confidences=np.stack(confidences),
-      labels=data.responses.labels,
-      observed=data.responses.observed,
-      embeddings=inference.unit(inference.cached_embeddings(model, tokens, batch_size=batch_size)),
-      latency_s=latency_s,
-      tokens=tokens.lengths,
-      truncated=np.array(tokens.truncated),
-      classifier_latency_s=np.array(one_latency_s),
-    )
-    if distributed.is_first():
-      predictions.save(workdir / 'predictions.npz', predicted)
-    return predicted, distributed.gather_to_host(params) if _has_selector(config, data, split) else None
-
-
 def _report(
   config: ml_collections.ConfigDict,
   workdir: pathlib.Path,
   data: dataset.Dataset,
   predicted: predictions.Predictions,
-  params: Any | None,
   timing: dict[str, Any],
 ) -> None:
-  """Evaluates what was predicted, and writes it down with the selector of these parameters: the first process does."""
+  """Evaluates what was predicted, and writes it down with the selector: the first process does."""
   distributed.restore_sigterm()  # there is nothing left to save
   if not distributed.is_first():
     return
   begun = time.monotonic()
   run = context.RunContext(
-    data, predicted.split, predicted.confidences, predicted.embeddings, evaluate_options.evaluate_config(config)
+    data,
+    predicted.split,
+    predicted.confidences,
+    predicted.estimates,
+    predicted.embeddings,
+    evaluate_options.evaluate_config(config),
   )
   folds, summary, chosen = _compare_strategies(config, run)
   evaluation = evaluator.evaluate(run, chosen)
   cases = error_analysis.gather(run, evaluation)
   timing = _retire_report(workdir) | timing
   classifier_latency_s = float(predicted.classifier_latency_s)
-  if params is not None:
-    selector.save(workdir / 'selector', config, data, folds[0], params, classifier_latency_s)
+  if len(folds) == 1:  # with folds there is no one selector
+    selector.save(workdir / 'selector', config, data, folds[0], classifier_latency_s)
   predictions.save(workdir / 'outcomes.npz', evaluation.outcomes)
   found = assemble.assemble(
     run,
     evaluation,
     cases,
     tradeoff=summary,
+    encoder=msgspec.json.decode(str(predicted.encoder), type=results.EncoderChoice),
     tokens=predicted.tokens,
     truncated=int(predicted.truncated),
     labels=config.dataset.labels,
@@ -229,22 +181,6 @@ def _retire_report(workdir: pathlib.Path) -> dict[str, Any]:
   return json.loads(earlier.read_text())['timing'] if earlier.exists() else {}
 
 
-def _has_selector(config: ml_collections.ConfigDict, data: dataset.Dataset, split: np.ndarray) -> bool:
-  """Tells whether a selector is saved with a run: with folds there is no one classifier, without answers no vote."""
-  return bool(config.tradeoff.strategies) and data.responses.has_answers and len(split) == 1
-
-
-def _selector_params(config: ml_collections.ConfigDict, workdir: pathlib.Path, data: dataset.Dataset) -> Any | None:
-  """Reads the classifier of a run whose predictions are there already; None where its checkpoints are not."""
-  model = inference.make_model(model_options.from_config(config), len(data.llms))
-  try:
-    with sharding.use(model.mesh):
-      return distributed.gather_to_host(loop.load_best(train_options.from_config(config), model, workdir)[1])
-  except checkpoints.CheckpointError as error:
-    _LOG.warning('No selector is saved: %s', error)
-    return None
-
-
 def _compare_strategies(
   config: ml_collections.ConfigDict, run: context.RunContext
 ) -> tuple[list[strategies.FoldResult], results.Tradeoff | None, dict[str, replay.QueryMetrics]]:
@@ -259,7 +195,7 @@ def _compare_strategies(
   folds: list[strategies.FoldResult] = []
   progress = metric_writer.Progress('Strategies', len(run.split))
   for fold in run.folds():
-    folds.append(strategies.fit_and_replay(run.data, *fold, run.embeddings, options))
+    folds.append(strategies.fit_and_replay(run.data, fold.split, fold.estimates, run.embeddings, options))
     progress.update(len(folds))
   progress.close()
   chosen = tradeoff.best(folds)

@@ -1,9 +1,8 @@
-"""Confidences to decide by: calibrated, and out of fold wherever something is fitted on them.
+"""Estimates how likely each LLM is right on a query: calibrated confidences, out of fold wherever they are fitted on.
 
-The classifier has seen its training queries; its confidences there are useless for fitting votes and rules. A second,
-cheap estimate has not: a logistic regression on the pretrained encoder's embeddings and what shows in the text,
-cross-fitted over the *fitting* queries (train and validation). On validation the two are blended and calibrated for
-each LLM; new queries get the blend.
+A logistic regression reads the pretrained encoder's embedding of a query and what shows in its text. Fitting queries
+(train and validation) are estimated by the regression on all folds but their own, new queries by the one on all folds.
+So votes and rules are fitted on confidences of the kind that they meet later: as sure, and as often wrong.
 """
 
 from collections.abc import Sequence
@@ -22,7 +21,6 @@ FOLDS = 6
 _RIDGES = (0.3, 1.0, 3.0, 10.0)
 # What a standardised text feature counts beside an embedding of length 1: tried on GSM8K's fitting queries.
 _TEXT_SCALE = 0.15
-_SHRINK_BIAS, _SHRINK_BLEND = 10.0, 4.0
 
 
 class Text(NamedTuple):
@@ -33,22 +31,18 @@ class Text(NamedTuple):
 
 
 class Estimator(NamedTuple):
-  """Turns a classifier's confidences, an embedding and a text into calibrated log-odds for K LLMs.
+  """Turns an embedding and a text into calibrated log-odds for K LLMs.
 
   Attributes:
     text: Of the fitting queries.
     probe: float32[D + T + 1, K], the regression, its intercept last.
-    blend: float32[2], what the classifier's and the regression's log-odds count.
-    bias: float32[K].
-    calibrators: One for each LLM, fitted on validation.
+    calibrators: One for each LLM, fitted on log-odds out of fold.
     added: float32[A, K + 1], what the log-odds of LLMs added later weigh those of the K and 1, see
       `selectllm.selection.new_llm`; none by default.
   """
 
   text: Text
   probe: np.ndarray
-  blend: np.ndarray
-  bias: np.ndarray
   calibrators: calibration.Pool
   added: np.ndarray
 
@@ -58,18 +52,22 @@ class Confidences(NamedTuple):
 
   Attributes:
     estimator: For new queries.
-    logits: float32[N, K], NaN for unused queries. Train: the regression's, out of fold. Validation: blended with the
-      classifier and calibrated, on these very queries (few numbers). Test: the same blend and calibration.
-    blended: float32[N, K], the same before calibration, on validation and test alone.
+    logits: float32[N, K], NaN for unused queries; out of fold on fitting queries. (The calibration, a few numbers, has
+      seen these.)
+    uncalibrated: float32[N, K], the same before calibration.
     fold: int8[N], in which fold a fitting query was held out; -1 for all others.
-    ridge: What the regression's weights are shrunk by.
+    ridge: float32[], what the regression's weights are shrunk by.
   """
 
   estimator: Estimator
   logits: np.ndarray
-  blended: np.ndarray
+  uncalibrated: np.ndarray
   fold: np.ndarray
-  ridge: float
+  ridge: np.ndarray
+
+
+# The structure of `Confidences`, with nothing in it; for `selectllm.infra.trees.restore`.
+TEMPLATE = Confidences(Estimator(Text(0, 0), 0, calibration.Pool(0, calibration.Calibrator(0, 0, 0, 0)), 0), 0, 0, 0, 0)
 
 
 def log_odds(confidences: np.ndarray) -> np.ndarray:
@@ -125,15 +123,6 @@ def _log_loss(logits: np.ndarray, labels: np.ndarray, observed: np.ndarray) -> f
   return float(np.sum(losses, where=observed) / max(observed.sum(), 1))
 
 
-def _blend_loss(
-  parameters: tuple[jax.Array, jax.Array], classifier: Array, probe: Array, labels: Array, counted: Array
-) -> jax.Array:
-  blend, bias = parameters
-  logits = blend[0] * classifier + blend[1] * probe + bias
-  loss = _total_loss(logits, labels, counted)
-  return loss + _SHRINK_BLEND / 2 * jnp.sum((blend - 0.5) ** 2) + _SHRINK_BIAS / 2 * jnp.sum(bias**2)
-
-
 def _folds(texts: Sequence[str], rows: np.ndarray, seed: int) -> np.ndarray:
   """Assigns the rows to folds at random, int8[N], -1 for all others; equal texts share a fold."""
   fold = np.full(len(texts), -1, np.int8)
@@ -149,26 +138,26 @@ def _cross_fit(
   """Fits the regression without each fold, then with all, shrunk as does best on the first fold.
 
   Args:
-    inputs: float32[N, F], 1 in the last column.
-    labels: float32[N, K].
-    observed: bool[N, K].
-    fold: int8[N], -1 for queries that nothing is fitted on.
+    inputs: float32[D, F], 1 in the last column.
+    labels: float32[D, K].
+    observed: bool[D, K].
+    fold: int8[D].
 
   Returns:
-    Out-of-fold log-odds float32[N, K], NaN where there is no fold; the weights float32[F, K]; the ridge.
+    Out-of-fold log-odds float32[D, K]; the weights float32[F, K]; the ridge.
   """
 
   def without(part: int, ridge: float, start: np.ndarray | None = None) -> np.ndarray:
-    on = (fold >= 0) & (fold != part)
-    return fit_probe(inputs[on], labels[on], observed[on], ridge, start)
+    # Left out by weight: of one shape, all fits are compiled once.
+    return fit_probe(inputs, labels, observed & (fold != part)[:, None], ridge, start)
 
   tried: dict[float, np.ndarray] = {}
   for ridge in sorted(_RIDGES, reverse=True):  # each fit begins where the one before ended
     tried[ridge] = without(0, ridge, tried[min(tried)] if tried else None)
   out = fold == 0
   ridge = min(tried, key=lambda ridge: _log_loss(inputs[out] @ tried[ridge], labels[out], observed[out]))
-  logits = np.full(labels.shape, np.nan, np.float32)
-  for part in range(FOLDS):
+  logits = inputs @ tried[ridge]
+  for part in range(1, FOLDS):
     logits[fold == part] = inputs[fold == part] @ without(part, ridge, tried[ridge])
   return logits, without(-1, ridge, tried[ridge]), ridge
 
@@ -176,7 +165,6 @@ def _cross_fit(
 def fit(
   queries: list[str],
   embeddings: np.ndarray,
-  confidences: np.ndarray,
   labels: np.ndarray,
   observed: np.ndarray,
   split: np.ndarray,
@@ -189,7 +177,6 @@ def fit(
   Args:
     queries: N texts.
     embeddings: float32[N, D], unit vectors of the pretrained encoder.
-    confidences: float32[N, K], the classifier's, on validation and test.
     labels: float32[N, K]; those of test are not looked at.
     observed: bool[N, K].
     split: int8[N].
@@ -198,28 +185,21 @@ def fit(
   """
   columns = _columns(queries)
   rows = np.flatnonzero((split == splits.TRAIN) | (split == splits.VALIDATION))
-  validation, test = np.flatnonzero(split == splits.VALIDATION), np.flatnonzero(split == splits.TEST)
-  held = np.flatnonzero((split == splits.VALIDATION) | (split == splits.TEST))
+  test = np.flatnonzero(split == splits.TEST)
   text = Text(columns[rows].mean(0).astype(np.float32), np.maximum(columns[rows].std(0), 1e-3).astype(np.float32))
   inputs = _inputs(embeddings, columns, text)
   fold = _folds(questions or queries, rows, seed)
-  logits, probe, ridge = _cross_fit(inputs, labels, observed, fold)
-  logits[test] = inputs[test] @ probe
-  classifier = log_odds(confidences)
-  start = (np.full(2, 0.5, np.float32), np.zeros(labels.shape[1], np.float32))
-  data = (classifier[validation], logits[validation], labels[validation], observed[validation].astype(np.float32))
-  blend, bias = optimize.minimise(_blend_loss, start, *data)
-  blended = np.full(labels.shape, np.nan, np.float32)
-  blended[held] = blend[0] * classifier[held] + blend[1] * logits[held] + bias
-  calibrators = calibration.fit_pool(blended[validation], labels[validation], observed[validation], seed=seed)
-  logits[held] = np.asarray(calibration.apply_pool(calibrators, blended[held]))
+  uncalibrated = np.full(labels.shape, np.nan, np.float32)
+  uncalibrated[rows], probe, ridge = _cross_fit(inputs[rows], labels[rows], observed[rows], fold[rows])
+  uncalibrated[test] = inputs[test] @ probe
+  calibrators = calibration.fit_pool(uncalibrated[rows], labels[rows], observed[rows], seed=seed)
+  logits = np.asarray(calibration.apply_pool(calibrators, uncalibrated))
   added = np.zeros((0, labels.shape[1] + 1), np.float32)
-  return Confidences(Estimator(text, probe, blend, bias, calibrators, added), logits, blended, fold, ridge)
+  return Confidences(Estimator(text, probe, calibrators, added), logits, uncalibrated, fold, np.float32(ridge))
 
 
-def estimate(estimator: Estimator, queries: list[str], embeddings: np.ndarray, confidences: np.ndarray) -> np.ndarray:
-  """Returns calibrated log-odds of new queries, float32[N, K + A], from texts, embeddings [N, D], confidences."""
-  probe = _inputs(embeddings, _columns(queries), estimator.text) @ estimator.probe
-  blended = estimator.blend[0] * log_odds(confidences) + estimator.blend[1] * probe + estimator.bias
-  logits = np.asarray(calibration.apply_pool(estimator.calibrators, blended))
+def estimate(estimator: Estimator, queries: list[str], embeddings: np.ndarray) -> np.ndarray:
+  """Returns calibrated log-odds of new queries, float32[N, K + A], from texts and embeddings float32[N, D]."""
+  uncalibrated = _inputs(embeddings, _columns(queries), estimator.text) @ estimator.probe
+  logits = np.asarray(calibration.apply_pool(estimator.calibrators, uncalibrated))
   return np.concatenate([logits, logits @ estimator.added[:, :-1].T + estimator.added[:, -1]], 1)

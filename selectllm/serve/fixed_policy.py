@@ -2,14 +2,14 @@
 
 import functools
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import ml_collections
 import numpy as np
 
 from selectllm.data import pool_file
-from selectllm.evaluate import answers, results
+from selectllm.evaluate import answers, predictions, results
 from selectllm.infra import run_dir
 from selectllm.infra.typing import Array
 from selectllm.models import inference, sharding
@@ -33,8 +33,7 @@ class FixedPolicy(NamedTuple):
 
   Attributes:
     llms: K names, the order of all arrays.
-    model: On its mesh.
-    params: Of the step with the lowest validation loss.
+    scorer: The classifier.
     selecting: Expected latencies, the one size, the threshold.
     policy: Name of the policy.
     over: What the vote is over, see `voting.vote`.
@@ -45,8 +44,7 @@ class FixedPolicy(NamedTuple):
   """
 
   llms: tuple[str, ...]
-  model: inference.Model
-  params: Any
+  scorer: inference.Scorer
   selecting: policies.PolicyOptions
   policy: str
   over: str
@@ -68,13 +66,10 @@ class FixedPolicy(NamedTuple):
     )
 
   def score(self, texts: list[str], available: np.ndarray, *, batch_size: int) -> State:
-    """Scores and selects in one call of the device."""
-    tokens, rows = self.model.tokenize(texts), np.arange(len(texts))
+    """Scores and selects."""
     mask = np.broadcast_to(available, (len(texts), len(available)))
-    with sharding.use(self.model.mesh):  # a thread has a mesh of its own
-      scores = inference.score_queries(
-        self.model, self.params, tokens, rows, mask, batch_size=batch_size, selecting=self.selecting
-      )
+    with sharding.use(self.scorer.model.mesh):  # a thread has a mesh of its own
+      scores = self.scorer(texts, mask, self.selecting, batch_size=batch_size)
     selection = scores.selections[self.policy]
     return State(scores.confidences, selection.mask[:, 0], selection.weight[:, 0])
 
@@ -126,11 +121,13 @@ def load(run: pathlib.Path, policy: str, size: int, mesh: ml_collections.ConfigD
     raise pool_file.PoolError(f'config.answer.size={size}: the run knows {len(llms)} LLMs')
   trained_with.mesh = mesh
   model = inference.make_model(model_options.from_config(trained_with), len(llms))
-  with sharding.use(model.mesh):
-    _, params = loop.load_best(train_options.from_config(trained_with), model, run)
-  with np.load(run / 'predictions.npz') as arrays:
-    latency_s, classifier_latency_s = arrays['latency_s'][0], float(arrays['classifier_latency_s'])
-  selecting = policies.PolicyOptions(latency_s, np.array([size], np.int32), trained_with.evaluate.threshold)
+  kept = predictions.read_predictions(run / 'predictions.npz')
+  estimator, params = kept.estimates[0].estimator, None
+  if not found.encoder.frozen:
+    with sharding.use(model.mesh):
+      estimator, params = None, loop.load_best(train_options.from_config(trained_with), model, run)[1]
+  selecting = policies.PolicyOptions(kept.latency_s[0], np.array([size], np.int32), trained_with.evaluate.threshold)
   costs = np.array([found.llms[llm].cost_usd for llm in llms], np.float32)
   vote, ties = trained_with.evaluate.vote, trained_with.evaluate.ties
-  return FixedPolicy(llms, model, params, selecting, policy, vote, ties, costs, classifier_latency_s)
+  scorer, own_s = inference.Scorer(model, estimator, params), float(kept.classifier_latency_s)
+  return FixedPolicy(llms, scorer, selecting, policy, vote, ties, costs, own_s)

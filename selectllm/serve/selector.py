@@ -3,7 +3,7 @@
   selector = selectllm.load('runs/mine/selector', limit='compute_seconds<=35%')
   selector.select(['What is 6 x 7?'])
 
-It holds the classifier, the calibration, the learned vote, the rules of `selectllm.selection.adaptive` at all their
+It holds the estimator of confidences, the learned vote, the rules of `selectllm.selection.adaptive` at all their
 operating points with the cross-validated estimates of these, the pool's expected costs, and the versions that made it.
 The pretrained encoder is found by its name, and is checked to be the same.
 """
@@ -18,16 +18,14 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import orbax.checkpoint as ocp
 
 from selectllm.data import dataset
 from selectllm.evaluate import answers, strategies
-from selectllm.infra import paths, run_dir
+from selectllm.infra import paths, run_dir, trees
 from selectllm.infra.typing import Array
 from selectllm.models import inference, options, pretrained, sharding, tokenizer
-from selectllm.selection import adaptive, calibration, confidence, constraints, learned_vote, policies, voting
+from selectllm.selection import adaptive, calibration, confidence, constraints, learned_vote, voting
 from selectllm.serve import decider
-from selectllm.train import checkpoints
 
 _FORMAT = 4
 _FACTS = 'selector.json'
@@ -43,7 +41,7 @@ class Arrays(NamedTuple):
   """The numbers that a selector decides by.
 
   Attributes:
-    estimator: Confidences to log-odds.
+    estimator: Of log-odds, from an embedding and a text.
     weights: Of the learned vote.
     rules: By name, at all operating points.
     calibrators: By rule, and by constraint on single queries, of P(the answer is right); one for each operating point
@@ -83,18 +81,12 @@ class Choice(NamedTuple):
   confidences: dict[str, float]
 
 
-def _names(tree: Any) -> dict[str, Any]:
-  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
-
-
 def _template(rules: Sequence[str], calibrated: Sequence[str]) -> Arrays:
   """Returns the structure of the arrays of a selector with these rules, and these names of calibrators."""
   leaf: Any = 0
   calibrator = calibration.Calibrator(*[leaf] * len(calibration.Calibrator._fields))
-  pool = calibration.Pool(leaf, calibrator)
   return Arrays(
-    confidence.Estimator(confidence.Text(leaf, leaf), leaf, leaf, leaf, pool, leaf),
+    confidence.TEMPLATE.estimator,
     learned_vote.Weights(*[leaf] * len(learned_vote.Weights._fields)),
     dict.fromkeys(rules, adaptive.Rule(leaf, leaf, leaf)),
     dict.fromkeys(calibrated, calibrator),
@@ -111,7 +103,6 @@ def save(
   config: ml_collections.ConfigDict,
   data: dataset.Dataset,
   fold: strategies.FoldResult,
-  params: Any,
   classifier_latency_s: float,
   added: dict[str, Any] | None = None,
 ) -> None:
@@ -124,16 +115,13 @@ def save(
     config: The run's, kept with the selector.
     data: Its data set.
     fold: The results of its one split.
-    params: Of the classifier.
     classifier_latency_s: Seconds from one query's text to its confidences.
     added: Facts of LLMs that were added later.
   """
   directory.mkdir(parents=True, exist_ok=True)
-  version = secrets.token_hex(4)
-  arrays, classifier = f'arrays-{version}.npz', f'classifier-{version}'
+  arrays = f'arrays-{secrets.token_hex(4)}.npz'
   with (directory / arrays).open('wb') as file:
-    np.savez_compressed(file, **_names(_arrays(data.responses, fold)))
-  _save_params(directory / classifier, params)
+    np.savez_compressed(file, **trees.named(_arrays(data.responses, fold)))
   facts = {
     'format': _FORMAT,
     'dataset': data.name,
@@ -146,7 +134,6 @@ def save(
     'classifier_latency_s': classifier_latency_s,
     'added': added,
     'arrays': arrays,
-    'classifier': classifier,
     'encoder_sha256': _encoder_sha256(config),
     'config': json.loads(config.to_json_best_effort()),
     'environment': run_dir.environment(),
@@ -154,7 +141,7 @@ def save(
   with paths.atomic_write(directory / _FACTS) as partial:
     partial.write_text(json.dumps(facts, indent=2) + '\n')
   for path in directory.iterdir():
-    if path.name not in (_FACTS, arrays, classifier):
+    if path.name not in (_FACTS, arrays):
       if path.is_dir():
         paths.remove(path)
       else:
@@ -171,15 +158,6 @@ def _arrays(responses: dataset.Responses, fold: strategies.FoldResult) -> Arrays
     latency_s, cost_usd = mean_of_calls(responses.latency_s), mean_of_calls(responses.cost_usd)
   rules, estimator = fold.rules, fold.confidences.estimator
   return Arrays(estimator, rules.weights, rules.rules, rules.calibrators, rules.expected_cost, latency_s, cost_usd)
-
-
-def _save_params(path: pathlib.Path, params: Any) -> None:
-  # One process of a job may save alone.
-  alone = ocp.options.MultiprocessingOptions(
-    primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix='selector'
-  )
-  with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
-    checkpointer.save(checkpoints.address(path), params)
 
 
 def load(
@@ -214,14 +192,9 @@ def load(
       f'{directory} was made with ({facts["encoder_sha256"][:12]}...)'
     )
   with (directory / facts['arrays']).open('rb') as file, np.load(file) as stored:
-    template = _template(facts['rules'], list(facts['estimated']))
-    named = {name: stored[name] for name in _names(template)}
-  arrays = jax.tree.unflatten(jax.tree.structure(template), list(named.values()))
+    arrays = trees.restore(_template(facts['rules'], list(facts['estimated'])), stored)
   model = inference.make_model(options.from_config(config), len(facts['llms']) - len(arrays.estimator.added))
-  with ocp.StandardCheckpointer() as checkpointer:
-    abstract = sharding.abstract(model.mesh, model.params)
-    params = checkpointer.restore(checkpoints.address(directory / facts['classifier']), abstract)
-  return Selector(facts, arrays, model, params, constraints.parse(limit))
+  return Selector(facts, arrays, model, constraints.parse(limit))
 
 
 class Selector:
@@ -229,13 +202,11 @@ class Selector:
 
   in_stages = True
 
-  def __init__(
-    self, facts: dict[str, Any], arrays: Arrays, model: inference.Model, params: Any, limit: constraints.Constraint
-  ):
+  def __init__(self, facts: dict[str, Any], arrays: Arrays, model: inference.Model, limit: constraints.Constraint):
     """Takes what `load` read; raises SelectorError when no operating point keeps the constraint."""
     self.llms: tuple[str, ...] = tuple(facts['llms'])
     self.limit = limit
-    self._facts, self._arrays, self._model, self._params = facts, arrays, model, params
+    self._facts, self._arrays, self._model = facts, arrays, model
     chosen = strategies.choose(facts['estimated'], facts['references'], limit)
     if chosen is None:
       raise SelectorError(f'no operating point keeps {limit.text!r} in cross-validation; {self._reach()}')
@@ -297,21 +268,14 @@ class Selector:
     filled = [texts[row % len(texts)] for row in range(rows)]
     tokens = model.tokenize(filled)
     length = min(_power_of_two(max(int(tokens.lengths.max()), tokenizer.LENGTH_MULTIPLE)), model.tokenize.max_length)
-    count = self._arrays.estimator.bias.size
-    no_policies = policies.PolicyOptions(np.zeros(count, np.float32), np.zeros(0, np.int32), 0.5)
     place = sharding.batch_sharding(model.mesh)
     with sharding.use(model.mesh):  # a thread has a mesh of its own
-      *batch, available, wanted = (
+      batch = (
         jax.make_array_from_callback(array.shape, place, array.__getitem__)
-        for array in (
-          *tokens.rows(np.arange(rows)[:, None], length),
-          np.ones((rows, 1, count), bool),
-          np.ones((rows, 1, 1), bool),
-        )
+        for array in (*tokens.rows(np.arange(rows)[:, None], length), np.ones((rows, 1, 1), bool))
       )
-      confidences = model.score_step(self._params, *batch, available, selecting=no_policies).confidences
-      embedded = inference.unit(np.asarray(model.embed_step(model.params, *batch, wanted)))
-    logits = confidence.estimate(self._arrays.estimator, filled, embedded, np.asarray(confidences))
+      embedded = inference.unit(np.asarray(model.embed_step(model.params, *batch)))
+    logits = confidence.estimate(self._arrays.estimator, filled, embedded)
     return State(1 / (1 + np.exp(-logits)), logits)
 
   def decide(self, state: State, revealed: decider.Revealed) -> np.ndarray:

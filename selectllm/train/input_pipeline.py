@@ -13,23 +13,6 @@ from selectllm.models import tokenizer
 MOST_BUCKETS = 6
 
 
-class Features(NamedTuple):
-  """N queries that were embedded once and for all, to train a head on.
-
-  Attributes:
-    values: float32[N, D].
-    lengths: int32[N], how many tokens the queries had; it decides which train together, as for `tokenizer.Tokens`.
-  """
-
-  values: np.ndarray
-  lengths: np.ndarray
-
-  def rows(self, index: np.ndarray, length: int) -> tuple[np.ndarray]:
-    """Returns the features float32[R, D] of the queries `index`, int[R, 1]; those of the last one where it is -1."""
-    del length
-    return (self.values[index[:, 0]],)
-
-
 Array = Any  # of numpy on the host, of JAX on the device
 
 
@@ -37,8 +20,7 @@ class Batch(NamedTuple):
   """One padded batch of B queries, each in a row of its own; rows without a query have weight 0.
 
   Attributes:
-    inputs: What the classifier reads: tokens int32[B, L] and segments int32[B, L], 0 where the query is and -1 behind
-      it; or, for a head alone, features float32[B, D].
+    inputs: Tokens int32[B, L], and segments int32[B, L]: 0 where the query is, -1 behind it.
     labels: float32[B, K].
     weight: float32[B, K], 0 where there is no query or the LLM is missing.
   """
@@ -85,7 +67,7 @@ class TrainingBatches:
 
   def __init__(
     self,
-    tokens: tokenizer.Tokens | Features,
+    tokens: tokenizer.Tokens,
     index: np.ndarray,
     labels: np.ndarray,
     weight: np.ndarray,
@@ -144,7 +126,7 @@ class TrainingBatches:
 
 
 def _pad_batch(
-  tokens: tokenizer.Tokens | Features,
+  tokens: tokenizer.Tokens,
   index: np.ndarray,
   length: int,
   batch_size: int,

@@ -34,13 +34,13 @@ class _Task(NamedTuple):
   """Parts of a training.
 
   Attributes:
-    trained: The model, or its head alone, see `_trained_part`.
+    model: The classifier.
     source: The batches of all steps.
     optimizer: For as many steps.
-    validation_loss: Of parameters of what is trained.
+    validation_loss: Of parameters.
   """
 
-  trained: inference.Model
+  model: inference.Model
   source: input_pipeline.TrainingBatches
   optimizer: optax.GradientTransformation
   validation_loss: Callable[[nnx.State], float]
@@ -85,17 +85,12 @@ def load_best(wanted: options.TrainOptions, model: inference.Model, workdir: pat
   Raises:
     checkpoints.CheckpointError: when there is none, or it cannot be read.
   """
-  optimizer = optimizers.make_optimizer(wanted, 1, freeze_encoder=model.encoder.freeze)
-  trained = _trained_part(model)
-  abstract = sharding.abstract(model.mesh, jax.eval_shape(lambda: init_state(trained, optimizer)))
+  optimizer = optimizers.make_optimizer(wanted, 1)
+  abstract = sharding.abstract(model.mesh, jax.eval_shape(lambda: init_state(model, optimizer)))
   with checkpoints.open_manager(workdir / 'checkpoints') as manager:
     step, state = checkpoints.restore_best(manager, abstract)
   _LOG.info('The validation loss was lowest at step %d', step)
-  if trained is model:
-    return step, state.params
-  whole = nnx.merge(model.graphdef, jax.tree.map(lambda array: array, model.params))  # a copy: it is updated in place
-  nnx.update(whole.head, state.params)
-  return step, nnx.state(whole)
+  return step, state.params
 
 
 def _make_task(
@@ -106,16 +101,10 @@ def _make_task(
   split: np.ndarray,
 ) -> _Task:
   """Puts together what is trained, on what, and how; see `fit`."""
-  freeze, batch_size = model.encoder.freeze, wanted.scoring_batch_size
   train, validation = (np.flatnonzero(split == part) for part in (splits.TRAIN, splits.VALIDATION))
   weight = loss_weight(responses.labels, responses.observed, train, wanted.loss)
-  trained = _trained_part(model)
-  inputs: tokenizer.Tokens | input_pipeline.Features = tokens
-  if freeze:
-    embeddings = inference.cached_embeddings(model, tokens, batch_size=batch_size)
-    inputs = input_pipeline.Features(embeddings, tokens.lengths)
   source = input_pipeline.TrainingBatches(
-    inputs,
+    tokens,
     train,
     responses.labels,
     weight,
@@ -125,47 +114,20 @@ def _make_task(
     seed=wanted.seed,
     process=(jax.process_index(), jax.process_count()),
   )
-  score = _make_scorer(trained, inputs, validation, responses.observed[validation], batch_size)
-  return _Task(
-    trained,
-    source,
-    optimizers.make_optimizer(wanted, len(source), freeze_encoder=freeze),
-    lambda params: _validation_loss(score(params), responses.labels[validation], weight[validation]),
-  )
 
-
-def _trained_part(model: inference.Model) -> inference.Model:
-  """Returns the model, or where the encoder is frozen its head alone, which reads `input_pipeline.Features`."""
-  if not model.encoder.freeze:
-    return model
-  graphdef, params = nnx.split(nnx.merge(model.graphdef, model.params).head)
-  return model._replace(graphdef=graphdef, params=params)
-
-
-def _make_scorer(
-  trained: inference.Model,
-  inputs: tokenizer.Tokens | input_pipeline.Features,
-  rows: np.ndarray,
-  available: np.ndarray,
-  batch_size: int,
-) -> Callable[[nnx.State], np.ndarray]:
-  """Makes a function of parameters to the confidences float32[N, K] of the queries `rows`."""
-  if isinstance(inputs, tokenizer.Tokens):
-    return lambda params: (
-      inference.score_queries(trained, params, inputs, rows, available, batch_size=batch_size).confidences
+  def validation_loss(params: nnx.State) -> float:
+    scores = inference.score_queries(
+      model, params, tokens, validation, responses.observed[validation], batch_size=wanted.scoring_batch_size
     )
-  features = inputs.values[rows]
-  head = jax.jit(
-    lambda params, features: jax.nn.sigmoid(nnx.merge(trained.graphdef, params)(features)),
-    out_shardings=sharding.replicated(trained.mesh),
-  )
-  return lambda params: np.asarray(head(params, features))
+    return _validation_loss(scores.confidences, responses.labels[validation], weight[validation])
+
+  return _Task(model, source, optimizers.make_optimizer(wanted, len(source)), validation_loss)
 
 
 def _train(wanted: options.TrainOptions, task: _Task, workdir: pathlib.Path) -> None:
   """Takes all steps that are left, and leaves checkpoints."""
-  mesh, steps, per_epoch = task.trained.mesh, len(task.source), task.source.steps_per_epoch
-  state = init_state(task.trained, task.optimizer)
+  mesh, steps, per_epoch = task.model.mesh, len(task.source), task.source.steps_per_epoch
+  state = init_state(task.model, task.optimizer)
   abstract = sharding.abstract(mesh, state)
   with contextlib.ExitStack() as exits:
     manager = exits.enter_context(checkpoints.open_manager(workdir / 'checkpoints'))
@@ -178,7 +140,7 @@ def _train(wanted: options.TrainOptions, task: _Task, workdir: pathlib.Path) -> 
     profile = wanted.profile and distributed.is_first()
     trace = log.ProfileTrace(workdir / 'profile', start, steps, per_epoch, wanted=profile)
     must_stop = exits.enter_context(distributed.watch_for_sigterm())
-    take_step = jit_train_step(task.trained, task.optimizer, abstract, wanted.seed)
+    take_step = jit_train_step(task.model, task.optimizer, abstract, wanted.seed)
     for step in range(start + 1, steps + 1):
       trace.before(step)
       with told.clock.on('input'):

@@ -1,4 +1,4 @@
-"""Makes the optimiser: AdamW, warmed up and decayed, the head faster than the encoder, or the encoder frozen."""
+"""Makes the optimiser: AdamW, warmed up and decayed, the head faster than the encoder."""
 
 from collections.abc import Callable
 from typing import Any
@@ -36,13 +36,12 @@ def _matrices(params: Any) -> Any:
   return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
-def make_optimizer(wanted: options.TrainOptions, steps: int, *, freeze_encoder: bool) -> optax.GradientTransformation:
+def make_optimizer(wanted: options.TrainOptions, steps: int) -> optax.GradientTransformation:
   """Makes AdamW (Loshchilov and Hutter 2019) on clipped gradients, with one learning rate for encoder and head each.
 
   Args:
     wanted: Rates, schedule, decay and clipping.
     steps: Of the whole training.
-    freeze_encoder: Whether the head's parameters are all that is trained.
 
   Raises:
     ValueError: for a schedule that is not one of `SCHEDULES`.
@@ -51,9 +50,7 @@ def make_optimizer(wanted: options.TrainOptions, steps: int, *, freeze_encoder: 
   def adamw(peak: float) -> optax.GradientTransformation:
     return optax.adamw(make_schedule(wanted, steps, peak), weight_decay=wanted.weight_decay, mask=_matrices)
 
-  head = adamw(wanted.head_learning_rate)
-  groups = {'encoder': adamw(wanted.learning_rate), 'head': head}
+  groups = {'encoder': adamw(wanted.learning_rate), 'head': adamw(wanted.head_learning_rate)}
   return optax.chain(
-    optax.clip_by_global_norm(wanted.clip_norm),
-    head if freeze_encoder else optax.multi_transform(groups, classifier.param_groups),
+    optax.clip_by_global_norm(wanted.clip_norm), optax.multi_transform(groups, classifier.param_groups)
   )
