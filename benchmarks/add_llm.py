@@ -3,8 +3,7 @@
 One LLM is hidden from a finished run, and added to the others from n labelled responses, drawn anew several times, as
 `--config.mode=add_llm` does. On the run's test queries its confidence is compared with the constant and with that of
 the full training on all labels; and the learned vote of the three most confident LLMs, or the adaptive rule at one of
-its settings, with that of the pool without it and of the pool with it, trained in full. (The run's classifier read the
-hidden LLM's labels beside all others'; what it says of the others may be better by a trace for it.)
+its settings, with that of the pool without it and of the pool with it, trained in full.
 
   python -m benchmarks.add_llm --run=runs/gsm8k --draws=5
   python -m benchmarks.add_llm --run=runs/gsm8k --draws=5 --selection_draws=1 --adaptive
@@ -27,7 +26,7 @@ from selectllm.evaluate import options as options_lib
 from selectllm.infra import metric_writer
 from selectllm.modes import experiment
 from selectllm.report import tables
-from selectllm.selection import adaptive, confidence, learned_vote, new_llm, types
+from selectllm.selection import adaptive, learned_vote, new_llm, types
 
 LABELLED = (30, 100, 300)
 SIZE = 3  # LLMs that the learned vote calls
@@ -52,10 +51,7 @@ def read(run: pathlib.Path, most: int) -> Data:
   config = ml_collections.ConfigDict(json.loads((run / 'config.json').read_text()))
   data, predicted = experiment.load_table(config, run), predictions.read_predictions(run / 'predictions.npz')
   responses, split = data.responses, predicted.split[0]
-  development = confidence.fit(
-    data.queries, predicted.embeddings, predicted.confidences[0], responses.labels, responses.observed, split,
-    seed=config.seed, questions=data.questions,
-  )  # fmt: skip
+  development = predicted.estimates[0]
   cost_unit = options_lib.cost_unit_of(responses, '')
   queries = strategies.queries_of(data, development, predicted.embeddings, split, cost_unit)
   fold = development.fold

@@ -1,8 +1,8 @@
-"""How long a user waits: for `--help`, and for the first confidence from a saved checkpoint, each in a fresh process.
+"""How long a user waits: for `--help`, and for the first confidence from a saved selector, each in a fresh process.
 
   python -m benchmarks.cold_start --run=runs/first --save
 
-The run is one with checkpoints. The first confidence comes twice: with nothing compiled, and with what the time before
+The run is one without folds. The first confidence comes twice: with nothing compiled, and with what the time before
 left in the compilation cache.
 """
 
@@ -15,28 +15,16 @@ import tempfile
 import time
 
 from benchmarks import results
-from selectllm.evaluate import results as run_results
 from selectllm.report import tables
 
 HELP_S, CONFIDENCE_S = 1.5, 6.0
 QUERY = 'Natalia sold clips to 48 of her friends in April, and then half as many clips in May. How many in all?'
 FIRST_CONFIDENCE = """
-import json, pathlib, sys
-import ml_collections, numpy as np
+import sys
+import selectllm
 from selectllm.infra import distributed
-from selectllm.models import inference, sharding
-from selectllm.models import options as model_options
-from selectllm.train import loop
-from selectllm.train import options as train_options
 distributed.enable_compilation_cache()
-run, query, llms = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-config = ml_collections.ConfigDict(json.loads((run / 'config.json').read_text()))
-model = inference.make_model(model_options.from_config(config), llms)
-with sharding.use(model.mesh):
-  _, params = loop.load_best(train_options.from_config(config), model, run)
-  tokens = model.tokenize([query])
-  everyone = np.ones((1, llms), bool)
-  assert inference.score_queries(model, params, tokens, np.zeros(1, int), everyone, batch_size=1).confidences.all()
+assert selectllm.load(sys.argv[1]).select([sys.argv[2]])[0].confidences
 """
 
 
@@ -56,8 +44,7 @@ def main() -> None:
   parser.add_argument('--run', type=pathlib.Path, required=True)
   parser.add_argument('--repeats', type=int, default=5)
   options = parser.parse_args()
-  llms = len(run_results.load(options.run / 'report.json').llms)
-  first = ['-c', FIRST_CONFIDENCE, str(options.run), QUERY, str(llms)]
+  first = ['-c', FIRST_CONFIDENCE, str(options.run / 'selector'), QUERY]
   with tempfile.TemporaryDirectory() as cache:
     cold = seconds(first, cache)
     warm = statistics.median(seconds(first, cache) for _ in range(options.repeats))

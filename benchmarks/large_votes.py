@@ -22,7 +22,7 @@ from selectllm.data import dataset, splits
 from selectllm.evaluate import context, evaluator
 from selectllm.evaluate import options as options_lib
 from selectllm.report import tables
-from selectllm.selection import voting
+from selectllm.selection import confidence, voting
 
 GOAL_S, GOAL_QUERIES = 300.0, 1_000_000
 _BLOCK = 20_000
@@ -90,7 +90,9 @@ def measure(queries: int, llms: int, samples: int) -> dict[str, float]:
   options = options_lib.evaluate_config(common.get_config())
   arrays = (*table.responses, split, confidences, embeddings)
   wall, processor = time.perf_counter(), time.process_time()
-  evaluation = evaluator.evaluate(context.RunContext(table, split[None], confidences[None], embeddings, options))
+  estimates = [confidence.TEMPLATE]  # strategies alone look at them
+  run = context.RunContext(table, split[None], confidences[None], estimates, embeddings, options)
+  evaluation = evaluator.evaluate(run)
   return {
     'seconds': time.perf_counter() - wall,
     'processor_s': time.process_time() - processor,

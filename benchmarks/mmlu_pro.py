@@ -4,7 +4,7 @@ The peer is scikit-learn's: one regression for each LLM on the embedding of the 
 options, and the category; its strength is chosen on validation by log loss. Split, subsets, votes and test queries are
 those of the run.
 
-  python -m selectllm.main --config=configs/mmlu_pro.py --workdir=runs/mmlu_pro
+  python -m selectllm.main --config=configs/mmlu_pro.py --config.encoder.freeze=false --workdir=runs/mmlu_pro
   python -m benchmarks.mmlu_pro --run=runs/mmlu_pro
 """
 

@@ -53,7 +53,7 @@ class Ours:
     self.model = inference.make_model(model_options.from_config(config), task.labels.shape[1])
     self.tokens = self.model.tokenize(task.queries)
     self.task = task
-    optimizer = optimizers.make_optimizer(train_options.from_config(config), 1000, freeze_encoder=False)
+    optimizer = optimizers.make_optimizer(train_options.from_config(config), 1000)
     self.state = loop.init_state(self.model, optimizer)
     self.step = loop.jit_train_step(self.model, optimizer, sharding.abstract(self.model.mesh, self.state), 0)
 

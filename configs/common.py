@@ -84,9 +84,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.encoder.max_length = 128  # tokens; longer queries are cut
   config.encoder.dtype = 'float32'  # of activations: float32, bfloat16
   config.encoder.dropout = 0.1  # rate of all dropouts of the encoder
-  config.encoder.freeze = (
-    'auto'  # true: a regression on embeddings; false: fine-tune; auto: validation decides, time allowing
-  )
+  config.encoder.freeze = 'auto'  # true: a regression on its embeddings; false: fine-tune it; auto: the better one
   config.encoder.remat = False  # compute activations again in the backward pass: less memory, more time
 
   config.train = ml_collections.ConfigDict()
@@ -175,6 +173,7 @@ def paper(config: ml_collections.ConfigDict, *, task: str, epochs: int) -> None:
   config.encoder.name = 'FacebookAI/roberta-base'
   config.encoder.pooling = 'cls'
   config.encoder.max_length = 128
+  config.encoder.freeze = 'false'
   config.train.epochs = epochs
   config.train.batch_size = 128
   config.train.learning_rate = config.train.head_learning_rate = 2e-5

@@ -7,6 +7,7 @@ from typing import Any
 import ml_collections
 from ml_collections.config_flags import tuple_parser
 
+from selectllm.configs import common, gsm8k, mini, mmlu_pro
 from selectllm.data import splits
 from selectllm.evaluate import options as evaluate_options
 from selectllm.infra import run_dir
@@ -63,12 +64,30 @@ class TupleParser(tuple_parser.TupleParser):
     return tuple(filter(None, (''.join(item) for item in _ITEM.findall(argument))))
 
 
+# Data set -> its own settings, where these are not the common ones.
+_SETTINGS = {'gsm8k_pool': gsm8k, 'mmlu_pro_pool': mmlu_pro, 'mini_pool': mini}
+
+
+def train_like(config: ml_collections.ConfigDict, name: str) -> list[str]:
+  """Takes over the training settings of the data set that takes the place of the one asked for; returns which.
+
+  Fields that are not as the config of the data set asked for has them are the user's own, and stay.
+  """
+  asked, own = (_SETTINGS.get(of, common).get_config().train for of in (config.dataset.name, name))
+  taken = [field for field in own if config.train[field] == asked[field] != own[field]]
+  config.train.update({field: own[field] for field in taken})
+  return [f'config.train.{field}={own[field]}' for field in taken]
+
+
 def check_options(config: ml_collections.ConfigDict) -> None:
   """Refuses, before anything is done, options that would fail after the training.
+
+  `encoder.freeze` becomes lower case: on the command line it reads like the booleans beside it, True and False.
 
   Raises:
     ValueError: names every such field, its value and what it may be.
   """
+  config.encoder.freeze = config.encoder.freeze.lower()
   fields = run_dir.flatten(config.to_dict())
   problems = [f'{name}={fields[name]}: at least {least}' for name, least in _AT_LEAST.items() if fields[name] < least]
   problems += [f'{name}={fields[name]}: from 0 to 1' for name in _SHARES if not 0 <= fields[name] <= 1]

@@ -22,6 +22,7 @@ def _refusal(config) -> str:
 
 def test_the_choices_are_those_that_are_acted_on():
   assert {
+    'encoder.freeze': ('auto', 'true', 'false'),
     'encoder.pooling': classifier.POOLINGS,
     'encoder.dtype': tuple(inference.DTYPES),
     'train.schedule': tuple(optimizers.SCHEDULES),

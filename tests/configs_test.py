@@ -192,7 +192,8 @@ def test_a_mistyped_field_is_refused_with_the_nearest(arguments, nearest):
   [
     (['--config.no_such_thing_at_all=1'], ['no_such_thing_at_all']),
     (['--config.train.epochs=ten'], ['--config.train.epochs=ten']),
-    (['--config.encoder.freeze=maybe'], ['--config.encoder.freeze=maybe']),
+    (['--config.encoder.freeze=maybe'], ["config.encoder.freeze='maybe': one of auto, true, false"]),
+    (['--config.encoder.remat=maybe'], ['--config.encoder.remat=maybe']),
     (['--config=configs/gsm8k.py:fold=5'], ["'fold=5' is not one of: sldata, collect, ", 'folds=...']),
     (['--wrokdir=x'], ['wrokdir', 'workdir']),
   ],

@@ -33,6 +33,7 @@ jaxtyping.install_import_hook(
 # Files that take longest, which come first: a process that got one of them last would work on alone.
 LONGEST = (
   'modes/experiment_test.py',
+  'modes/scoring_test.py',
   'sweeps/main_test.py',
   'launch/local_multihost_test.py',
   'serve/selector_test.py',
@@ -201,3 +202,49 @@ def responses_file(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
       record = {'query_id': f'q{number}', 'query': query, 'task': kind, 'reference': answer, 'responses': samples}
       file.write(json.dumps(record) + '\n')
   return path
+
+
+def _finished(
+  freeze: str, tiny_encoder: pathlib.Path, responses_file: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
+  """A finished run with a selector, and no strategies but those that it holds."""
+  from configs import jsonl
+  from selectllm.modes import experiment
+
+  config = jsonl.get_config()
+  config.update_from_flattened_dict(
+    {
+      'dataset.path': str(responses_file),
+      'encoder.name': str(tiny_encoder),
+      'encoder.freeze': freeze,
+      'mesh.data': 1,
+      'train.epochs': 1,
+      'train.batch_size': 16,
+      'evaluate.random_draws': 2,
+      'evaluate.resamples': 50,
+      'evaluate.knn_neighbours': (5,),
+      'tradeoff.strategies': ('adaptive', 'adaptive_stages'),
+      'tradeoff.limits': (),
+    }
+  )
+  workdir = tmp_path_factory.mktemp(f'freeze={freeze}')
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('SELECTLLM_CACHE', str(tmp_path_factory.getbasetemp() / 'cache'))
+    experiment.run(config.lock(), workdir)
+  return workdir
+
+
+@pytest.fixture(scope='session')
+def frozen_run(
+  tiny_encoder: pathlib.Path, responses_file: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
+  """A finished run on the frozen encoder; tests change nothing in it."""
+  return _finished('true', tiny_encoder, responses_file, tmp_path_factory)
+
+
+@pytest.fixture(scope='session')
+def tuned_run(
+  tiny_encoder: pathlib.Path, responses_file: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
+  """A finished run with a fine-tuned encoder; tests change nothing in it."""
+  return _finished('false', tiny_encoder, responses_file, tmp_path_factory)

@@ -14,6 +14,7 @@ import numpy as np
 import rich.console
 import scipy.special
 
+from selectllm import config as config_lib
 from selectllm.data import dataset, load, pool_file, records, splits
 from selectllm.evaluate import options as options_lib
 from selectllm.evaluate import predictions, statistics, strategies
@@ -78,6 +79,7 @@ def add_llm(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     records.RecordError: for responses that cannot be read.
   """
   options, run = config.add_llm, pathlib.Path(config.add_llm.run)
+  config_lib.check_options(config)
   _check(options, run, workdir)
   run_dir.claim_config(run, config)
   predicted = predictions.read_predictions(run / 'predictions.npz')

@@ -67,6 +67,9 @@ def load_table(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> data
   distributed.check_same('the data', identity)
   if distributed.is_first():
     run_dir.claim_data(workdir, identity)
+  if data.in_place_of:
+    taken = ', '.join(config_lib.train_like(config, identity['name']))
+    _LOG.info('%s brings its own training settings: %s', data.name, taken or 'none but those given')
   if config.tradeoff.strategies and data.responses.has_answers:
     # Refuses, before anything is done, what is not known.
     evaluate_options.cost_unit_of(data.responses, config.tradeoff.cost_unit)

@@ -119,10 +119,11 @@ def _tries_fine_tuning(
   begun = any((_directory(workdir, fold, len(split)) / 'checkpoints').exists() for fold in range(len(split)))
   if distributed.broadcast_from_first(begun):
     return True, None
-  if not trains or jax.default_backend() != 'cpu':
-    return trains, None
+  if trains and jax.default_backend() != 'cpu':
+    return True, None
   foreseen_s = _foresee_s(config, model, data, split)
-  return foreseen_s < MOST_FINE_TUNING_S, foreseen_s
+  tries = trains and foreseen_s < MOST_FINE_TUNING_S
+  return tries, None if tries else foreseen_s
 
 
 def _foresee_s(
@@ -185,8 +186,9 @@ def _choose(
   are out of fold; the fine-tuned one's checkpoint was chosen by these queries.)
   """
   counted = (split == splits.VALIDATION)[:, :, None] & responses.observed
+  labels = np.broadcast_to(responses.labels, frozen.shape)
   losses = [
-    np.where(counted, calibration.log_losses(confidence.log_odds(of), responses.labels), 0).sum(-1)[counted.any(-1)]
+    np.where(counted, calibration.log_losses(confidence.log_odds(of), labels), 0).sum(-1)[counted.any(-1)]
     / counted.sum(-1)[counted.any(-1)]
     for of in (frozen, tuned)
   ]

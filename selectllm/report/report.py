@@ -342,6 +342,7 @@ def markdown(found: results.Results) -> str:
     tables.llms_table(found).markdown(),
     *_contamination(found.contamination),
     '## The classifier\n',
+    f'The encoder is {found.encoder.sentence()}\n',
     tables.classifier_table(found.classifier).markdown(),
     '![Reliability of the confidences](figures/reliability.png)\n',
     '![Confusion of predicted and true labels](figures/confusion.png)\n',
@@ -365,6 +366,6 @@ def write(workdir: pathlib.Path, found: results.Results) -> None:
     partial.write_text(results.to_json(found))
   console = rich.console.Console()
   console.print(tables.console_table(found).rich(found.dataset.title))
-  for line in warnings(found):
+  for line in [*warnings(found), f'The encoder is {found.encoder.sentence()}']:
     console.print('[yellow]Note:[/]', rich.markup.escape(line), highlight=False)
   console.print(f'Report: {workdir / "report.md"}', highlight=False, markup=False)

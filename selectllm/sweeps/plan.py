@@ -89,6 +89,7 @@ def make(base: ml_collections.ConfigDict, spanned: grid.Grid, given: dict[str, A
   """
   if not spanned:
     raise ValueError('the sweep has no points')
+  config_lib.check_options(base)
   points: list[Point] = []
   runs: dict[str, Run] = {}
   for labelled in spanned:

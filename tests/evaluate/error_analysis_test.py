@@ -6,7 +6,7 @@ import pytest
 
 from selectllm.data import dataset
 from selectllm.evaluate import context, error_analysis, evaluator, metrics, outcomes, results, statistics
-from selectllm.selection import policies
+from selectllm.selection import confidence, policies
 
 # Two LLMs; queries 0 to 3 train, 4 and 5 validate, 6 to 11 test. Ids: 0 is right.
 SPLIT = np.array([0] * 4 + [1] * 2 + [2] * 6, np.int8)
@@ -60,8 +60,8 @@ def _table(answers=ANSWERS, observed=None, labels=None, tasks=('a', 'b', '')) ->
 
 def _gathered(table: dataset.Dataset, folds: int = 1, over: str = 'majority'):
   run = context.RunContext(
-    table, np.stack([SPLIT] * folds), np.stack([CONFIDENCES] * folds), np.eye(len(SPLIT), dtype=np.float32),
-    msgspec.structs.replace(OPTIONS, vote=over),
+    table, np.stack([SPLIT] * folds), np.stack([CONFIDENCES] * folds), [confidence.TEMPLATE] * folds,
+    np.eye(len(SPLIT), dtype=np.float32), msgspec.structs.replace(OPTIONS, vote=over),
   )  # fmt: skip
   evaluation = evaluator.evaluate(run)
   return error_analysis.gather(run, evaluation), evaluation

@@ -12,7 +12,7 @@ import scipy.stats
 from selectllm.data import dataset, splits
 from selectllm.evaluate import assemble, context, error_analysis, evaluator, options, replay, results, statistics
 from selectllm.infra import batching
-from selectllm.selection import baselines, policies, voting
+from selectllm.selection import baselines, confidence, policies, voting
 
 SIZED = ('max_conf', 'labelled_max_conf', 'weighted_max_conf', 'top_s', 'static_weighted', 'best_s', 'random')
 
@@ -30,11 +30,12 @@ def _report(
   **changes: Any,
 ) -> dict[str, Any]:
   """What report.json holds, by the way that it goes there."""
-  run = context.RunContext(data, np.stack(split), np.stack(confidences), embeddings, _options(**changes))
+  estimates = [confidence.TEMPLATE] * len(split)  # strategies alone look at them
+  run = context.RunContext(data, np.stack(split), np.stack(confidences), estimates, embeddings, _options(**changes))
   evaluation = evaluator.evaluate(run)
   found = assemble.assemble(
-    run, evaluation, error_analysis.gather(run, evaluation), tradeoff=None, tokens=np.zeros(len(data.queries), int),
-    truncated=0, labels='reference', timing=results.Timing(0.0, 0.0),
+    run, evaluation, error_analysis.gather(run, evaluation), tradeoff=None, encoder=results.EncoderChoice(True, 'true'),
+    tokens=np.zeros(len(data.queries), int), truncated=0, labels='reference', timing=results.Timing(0.0, 0.0),
   )  # fmt: skip
   content = json.loads(results.to_json(found))
   assert results.from_builtins(content) == found

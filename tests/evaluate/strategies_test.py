@@ -8,13 +8,13 @@ import pytest
 
 from selectllm.data import dataset, splits
 from selectllm.evaluate import options, replay, results, strategies, tradeoff
-from selectllm.selection import types
+from selectllm.selection import confidence, types
 
 LLMS = ('cheap', 'middling', 'dear')
 
 
-def _table(count: int = 400, seed: int = 0) -> tuple[dataset.Dataset, np.ndarray, np.ndarray, np.ndarray]:
-  """Three LLMs on queries of two kinds, which the embeddings tell apart: table, split, confidences, embeddings."""
+def _table(count: int = 400, seed: int = 0) -> tuple[dataset.Dataset, np.ndarray, confidence.Confidences, np.ndarray]:
+  """Three LLMs on queries of two kinds, which the embeddings tell apart: table, split, estimates, embeddings."""
   rng = np.random.default_rng(seed)
   kind = rng.integers(0, 2, count)
   chance = np.stack([np.where(kind, 0.9, 0.2), np.full(count, 0.6), np.full(count, 0.85)], 1)
@@ -36,9 +36,13 @@ def _table(count: int = 400, seed: int = 0) -> tuple[dataset.Dataset, np.ndarray
   table = dataset.Dataset('sums', LLMS, ('sums',), [str(q) for q in range(count)], queries, data, 'measured')
   table = table._replace(answers=[tuple('012345')] * count)
   split = np.repeat(np.array([0, 0, 1, 2], np.int8), count // 4)
-  confidences = np.where((split > 0)[:, None], chance, np.nan).astype(np.float32)
   embeddings = np.eye(2, dtype=np.float32)[kind]
-  return table, split, confidences, embeddings
+  return table, split, _estimates(table, split, embeddings), embeddings
+
+
+def _estimates(table: dataset.Dataset, split: np.ndarray, embeddings: np.ndarray) -> confidence.Confidences:
+  responses = table.responses
+  return confidence.fit(table.queries, embeddings, responses.labels, responses.observed, split, seed=0)
 
 
 def _options(
@@ -52,16 +56,17 @@ def _builtins(summary: results.Tradeoff) -> dict:
 
 
 def test_test_labels_change_what_is_counted_and_nothing_that_is_done():
-  table, split, confidences, embeddings = _table()
+  table, split, estimates, embeddings = _table()
   wanted = _options('learned_vote', 'adaptive', 'subset', 'chain', 'knn_router')
-  before = strategies.fit_and_replay(table, split, confidences, embeddings, wanted)
+  before = strategies.fit_and_replay(table, split, estimates, embeddings, wanted)
   test = split == splits.TEST
   data = table.responses
   swapped = data._replace(
     labels=np.where(test[:, None], 1 - data.labels, data.labels),
     accepted=np.where(test[:, None], (data.accepted + 1) % 6, data.accepted).astype(np.int16),
   )
-  after = strategies.fit_and_replay(table._replace(responses=swapped), split, confidences, embeddings, wanted)
+  table = table._replace(responses=swapped)
+  after = strategies.fit_and_replay(table, split, _estimates(table, split, embeddings), embeddings, wanted)
   for name, held in before.strategies.items():
     np.testing.assert_array_equal(held.expected_cost, after.strategies[name].expected_cost, err_msg=name)
     np.testing.assert_array_equal(held.fitting.correct, after.strategies[name].fitting.correct, err_msg=name)
@@ -70,13 +75,13 @@ def test_test_labels_change_what_is_counted_and_nothing_that_is_done():
 
 
 def test_the_summary_holds_promises_against_the_test():
-  table, split, confidences, embeddings = _table()
+  table, split, estimates, embeddings = _table()
   limits = (
     'none', 'compute_seconds<=60%', 'wall_seconds<=60%', 'accuracy>=best_single', 'accuracy>=0.999',
     'query_compute_seconds<=4', 'p95_wall_seconds<=13',
   )  # fmt: skip
   wanted = _options(*strategies.STRATEGIES, limits=limits)
-  part = strategies.fit_and_replay(table, split, confidences, embeddings, wanted)
+  part = strategies.fit_and_replay(table, split, estimates, embeddings, wanted)
   chosen = tradeoff.best([part])
   summary = _builtins(tradeoff.summarise(table, [part], chosen, wanted))
   assert summary['cost_unit'] == 'compute_seconds'
@@ -128,9 +133,9 @@ def test_calls_are_paid_in_what_is_known():
 
 
 def test_two_splits_are_counted_together():
-  table, split, confidences, embeddings = _table()
+  table, split, estimates, embeddings = _table()
   wanted = _options('adaptive', limits=('compute_seconds<=60%',))
-  parts = [strategies.fit_and_replay(table, each, confidences, embeddings, wanted) for each in (split, split)]
+  parts = [strategies.fit_and_replay(table, each, estimates, embeddings, wanted) for each in (split, split)]
   summary = _builtins(tradeoff.summarise(table, parts, tradeoff.best(parts), wanted))
   alone = _builtins(tradeoff.summarise(table, parts[:1], tradeoff.best(parts[:1]), wanted))
   assert len(summary['constraints'][0]['operating_points']) == 2
@@ -141,19 +146,19 @@ def test_two_splits_are_counted_together():
 
 
 def test_what_a_selector_holds_is_played_whoever_contends():
-  table, split, confidences, embeddings = _table()
-  part = strategies.fit_and_replay(table, split, confidences, embeddings, _options('learned_vote'))
+  table, split, estimates, embeddings = _table()
+  part = strategies.fit_and_replay(table, split, estimates, embeddings, _options('learned_vote'))
   assert list(part.rules.rules) == list(part.rules.estimated) == ['adaptive']
 
 
 def test_limits_that_nothing_can_keep_or_judge_are_said_not_raised():
-  table, split, confidences, embeddings = _table()
+  table, split, estimates, embeddings = _table()
   unknown = table.responses.latency_s.copy()
   unknown[np.flatnonzero(split == splits.TEST)[0]] = np.nan
   table = table._replace(responses=table.responses._replace(latency_s=unknown))
   limits, cost_unit = ('query_compute_seconds<=0.5', 'compute_seconds<=100%'), options.cost_unit_of(table.responses, '')
   wanted = _options('adaptive', limits=limits, cost_unit=cost_unit)
-  parts = [strategies.fit_and_replay(table, split, confidences, embeddings, wanted)]
+  parts = [strategies.fit_and_replay(table, split, estimates, embeddings, wanted)]
   rows = {
     row['constraint']: row
     for row in _builtins(tradeoff.summarise(table, parts, tradeoff.best(parts), wanted))['constraints']

@@ -37,6 +37,7 @@ def make(config: ml_collections.ConfigDict, llms: list[str], **fields: Any) -> r
     'llms': {
       llm: {'accuracy': {}, 'accuracy_ci': {}, 'missing': 0, 'latency_s': None, 'cost_usd': None} for llm in llms
     },
+    'encoder': {'frozen': True, 'asked': 'true'},
     'classifier': {
       'weighted_f1': None, 'macro_f1': None, 'auroc': None, 'brier': None, 'ece': None, 'reliability': NOTHING,
       'confusion': {},

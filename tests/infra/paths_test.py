@@ -20,6 +20,7 @@ def config(tiny_encoder, responses_file, tmp_path_factory, monkeypatch) -> ml_co
       'dataset.path': str(responses_file),
       'encoder.name': str(tiny_encoder),
       'mesh.data': 1,
+      'encoder.freeze': 'false',
       'train.epochs': 1,
       'evaluate.resamples': 50,
       'evaluate.knn_neighbours': (5,),

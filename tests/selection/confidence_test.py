@@ -1,4 +1,4 @@
-"""Confidences to decide by."""
+"""Confidences to decide by: out of fold wherever votes and rules are fitted on them, and like those of new queries."""
 
 import numpy as np
 import pytest
@@ -6,66 +6,98 @@ import pytest
 from selectllm.data import splits
 from selectllm.selection import confidence
 
+FITTING = (splits.TRAIN, splits.VALIDATION)
 
-def _problem(count: int = 600, seed: int = 0):
-  """Queries whose embeddings say who is right, and a classifier that knows a little more on validation and test."""
+
+def _problem(count: int = 600, seed: int = 0, width: int = 8, signal: float = 6.0):
+  """Queries whose embeddings say who is right: queries, embeddings, labels, observed, split; and the log-odds."""
   rng = np.random.default_rng(seed)
-  embeddings = rng.normal(size=(count, 8)).astype(np.float32)
+  embeddings = rng.normal(size=(count, width)).astype(np.float32)
   embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-  truth = 6 * embeddings[:, :3]
+  truth = signal * embeddings[:, :3]
   labels = (rng.random((count, 3)) < 1 / (1 + np.exp(-truth))).astype(np.float32)
   split = rng.choice([0, 0, 0, 1, 2], count).astype(np.int8)
   split[:5] = splits.UNUSED
-  confidences = (1 / (1 + np.exp(-0.5 * truth))).astype(np.float32)
-  confidences[(split == splits.TRAIN) | (split == splits.UNUSED)] = np.nan
   queries = [f'How much is {place} plus {place % 7}?' for place in range(count)]
-  return queries, embeddings, confidences, labels, np.ones(labels.shape, bool), split, truth
+  return (queries, embeddings, labels, np.ones(labels.shape, bool), split), truth
 
 
-def test_the_blend_comes_nearer_to_the_truth_than_the_classifier():
-  *problem, truth = _problem()
-  developed = confidence.fit(*problem, seed=0)
-  queries, _, confidences, labels, _, split = problem
+def _log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
+  return float(np.mean(np.logaddexp(0, logits) - labels * logits))
+
+
+def test_estimates_come_near_to_the_truth():
+  (queries, embeddings, labels, observed, split), truth = _problem()
+  found = confidence.fit(queries, embeddings, labels, observed, split, seed=0)
   test = split == splits.TEST
+  constant = np.broadcast_to(confidence.log_odds(labels[np.isin(split, FITTING)].mean(0)), truth[test].shape)
+  best, worst = _log_loss(truth[test], labels[test]), _log_loss(constant, labels[test])
+  assert _log_loss(found.logits[test], labels[test]) < best + 0.25 * (worst - best)
+  assert np.isnan(found.logits[split == splits.UNUSED]).all()
+  assert np.isfinite(found.logits[split != splits.UNUSED]).all()
+  np.testing.assert_array_equal(found.fold >= 0, np.isin(split, FITTING))
 
-  def log_loss(logits: np.ndarray) -> float:
-    return float(np.mean(np.logaddexp(0, logits) - labels[test] * logits))
 
-  assert log_loss(developed.logits[test]) < log_loss(confidence.log_odds(confidences[test]))
-  assert np.isnan(developed.logits[split == splits.UNUSED]).all()
-  assert np.isfinite(developed.logits[split != splits.UNUSED]).all()
-  np.testing.assert_array_equal(developed.fold >= 0, (split == splits.TRAIN) | (split == splits.VALIDATION))
-  del queries, truth
+def test_fitting_queries_are_estimated_as_new_ones_are():
+  # Wide enough to learn much by heart: estimates in fold would be surer than those of new queries, and better.
+  (queries, embeddings, labels, observed, split), _ = _problem(3000, width=150, signal=15.0)
+  found = confidence.fit(queries, embeddings, labels, observed, split, seed=0)
+  fitting, test = np.isin(split, FITTING), split == splits.TEST
+  for logits in (found.logits, found.uncalibrated):
+    assert logits[fitting].std() == pytest.approx(logits[test].std(), rel=0.08)
+    assert _log_loss(logits[fitting], labels[fitting]) == pytest.approx(_log_loss(logits[test], labels[test]), abs=0.03)
+  again = confidence.estimate(found.estimator, queries, embeddings)
+  assert _log_loss(again[fitting], labels[fitting]) < _log_loss(again[test], labels[test]) - 0.06
+
+
+def test_no_query_s_own_label_is_in_its_estimate():
+  (queries, embeddings, labels, observed, split), _ = _problem(300, width=200)
+  labels = np.random.default_rng(2).integers(0, 2, labels.shape).astype(np.float32)  # nothing but to learn by heart
+  found = confidence.fit(queries, embeddings, labels, observed, split, seed=0)
+  for part in FITTING:
+    assert _log_loss(found.uncalibrated[split == part], labels[split == part]) > 0.69
+  held_out = found.fold == 2  # before calibration, what a query's own fold is labelled changes nothing for it
+  changed = np.where(held_out[:, None], 1 - labels, labels)
+  again = confidence.fit(queries, embeddings, changed, observed, split, seed=0)
+  assert again.ridge == found.ridge  # chosen on another fold
+  np.testing.assert_allclose(again.uncalibrated[held_out], found.uncalibrated[held_out], atol=1e-2)
+  assert np.abs(again.uncalibrated - found.uncalibrated)[(found.fold >= 0) & ~held_out].max() > 0.1
 
 
 def test_test_labels_touch_nothing():
-  *problem, _ = _problem()
-  before = confidence.fit(*problem, seed=0)
-  labels, split = problem[3].copy(), problem[5]
-  labels[split == splits.TEST] = 1 - labels[split == splits.TEST]
-  after = confidence.fit(*problem[:3], labels, *problem[4:], seed=0)
+  (queries, embeddings, labels, observed, split), _ = _problem()
+  before = confidence.fit(queries, embeddings, labels, observed, split, seed=0)
+  test = (split == splits.TEST)[:, None]
+  after = confidence.fit(queries, embeddings, np.where(test, 1 - labels, labels), observed & ~test, split, seed=0)
   np.testing.assert_array_equal(before.logits, after.logits)
-
-
-def test_training_queries_are_scored_by_what_has_not_seen_them():
-  queries, embeddings, confidences, labels, observed, split, _ = _problem(300)
-  noise = np.random.default_rng(1).normal(size=(300, 200)).astype(np.float32)  # enough to learn any label by heart
-  noise /= np.linalg.norm(noise, axis=1, keepdims=True)
-  labels = np.random.default_rng(2).integers(0, 2, labels.shape).astype(np.float32)
-  developed = confidence.fit(queries, noise, confidences, labels, observed, split, seed=0)
-  train = split == splits.TRAIN
-  loss = np.mean(np.logaddexp(0, developed.logits[train]) - labels[train] * developed.logits[train])
-  assert loss > 0.69
-  del embeddings
+  np.testing.assert_array_equal(before.estimator.probe, after.estimator.probe)
 
 
 def test_new_queries_get_what_the_same_queries_got_in_the_run():
-  *problem, _ = _problem()
-  developed = confidence.fit(*problem, seed=0)
-  queries, embeddings, confidences, _, _, split = problem
+  (queries, embeddings, labels, observed, split), _ = _problem()
+  found = confidence.fit(queries, embeddings, labels, observed, split, seed=0)
   test = np.flatnonzero(split == splits.TEST)
-  again = confidence.estimate(developed.estimator, [queries[row] for row in test], embeddings[test], confidences[test])
-  np.testing.assert_allclose(again[:, :3], developed.logits[test], atol=1e-5)
+  again = confidence.estimate(found.estimator, [queries[row] for row in test], embeddings[test])
+  np.testing.assert_allclose(again, found.logits[test], atol=1e-5)
+
+
+def test_what_shows_in_the_text_counts_too():
+  (queries, embeddings, labels, observed, split), _ = _problem()
+  long = np.random.default_rng(3).random(len(queries)) < 0.5
+  queries = [query + ' And how much is the half of it?' * int(also) for query, also in zip(queries, long, strict=True)]
+  labels = np.stack([long, ~long, labels[:, 2]], 1).astype(np.float32)
+  found = confidence.fit(queries, embeddings, labels, observed, split, seed=0)
+  test = split == splits.TEST
+  assert ((found.logits[test, 0] > 0) == long[test]).mean() > 0.9
+
+
+def test_an_llm_that_was_not_asked_is_learned_from_where_it_was():
+  (queries, embeddings, labels, observed, split), _ = _problem()
+  observed[::2, 0] = False
+  found = confidence.fit(queries, embeddings, labels, observed, split, seed=0)
+  wrong = np.where(observed, labels, 1 - labels)
+  again = confidence.fit(queries, embeddings, wrong, observed, split, seed=0)
+  np.testing.assert_array_equal(found.logits, again.logits)
 
 
 def test_log_odds_are_finite():
@@ -74,9 +106,9 @@ def test_log_odds_are_finite():
 
 
 def test_equal_questions_are_held_out_together():
-  queries, embeddings, confidences, labels, observed, split, _ = _problem(300)
+  (queries, embeddings, labels, observed, split), _ = _problem(300)
   half = len(queries) // 2
-  twice = [np.concatenate([array[:half], array[:half]]) for array in (embeddings, confidences, labels, observed, split)]
+  twice = [np.concatenate([array[:half], array[:half]]) for array in (embeddings, labels, observed, split)]
   questions = [*queries[:half], *(f'  {query.upper()}' for query in queries[:half])]
-  developed = confidence.fit(queries, *twice, seed=0, questions=questions)
-  np.testing.assert_array_equal(developed.fold[:half], developed.fold[half:])
+  found = confidence.fit(queries, *twice, seed=0, questions=questions)
+  np.testing.assert_array_equal(found.fold[:half], found.fold[half:])

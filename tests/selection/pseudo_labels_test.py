@@ -196,7 +196,7 @@ def config(tmp_path, monkeypatch, tiny_encoder):
       'dataset.labels': 'agreement',
       'encoder.name': str(tiny_encoder),
       'mesh.data': 1,
-      'train.epochs': 1,
+      'encoder.freeze': 'true',
       'evaluate.resamples': 20,
       'evaluate.knn_neighbours': (5,),
     }

@@ -5,65 +5,40 @@ import pathlib
 import shutil
 import subprocess
 import sys
-from unittest import mock
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 
 import selectllm
-from configs import jsonl
-from selectllm.data import load, splits
+from selectllm.data import dataset, load, splits
 from selectllm.evaluate import options, predictions, strategies
 from selectllm.infra import paths, run_dir
-from selectllm.models import inference
-from selectllm.models import options as model_options
-from selectllm.modes import experiment
-from selectllm.selection import adaptive, confidence, learned_vote
+from selectllm.selection import adaptive, learned_vote
 from selectllm.serve import decider, selector
-from selectllm.train import checkpoints, loop
-from selectllm.train import options as train_options
 
 
 @pytest.fixture(scope='module')
-def run(
-  tiny_encoder: pathlib.Path, responses_file: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
-) -> pathlib.Path:
-  """A finished run with a selector, and no strategies but those that it holds."""
-  workdir = tmp_path_factory.mktemp('run')
-  config = jsonl.get_config()
-  config.update_from_flattened_dict(
-    {
-      'dataset.path': str(responses_file),
-      'encoder.name': str(tiny_encoder),
-      'mesh.data': 1,
-      'train.epochs': 2,
-      'train.batch_size': 16,
-      'evaluate.resamples': 50,
-      'tradeoff.strategies': ('adaptive', 'adaptive_stages'),
-    }
-  )
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setenv('SELECTLLM_CACHE', str(tmp_path_factory.getbasetemp() / 'cache'))
-    made, restored = mock.Mock(wraps=inference.make_model), mock.Mock(wraps=checkpoints.restore_best)
-    with patch.context() as counted:
-      counted.setattr(inference, 'make_model', made)
-      counted.setattr(checkpoints, 'restore_best', restored)
-      experiment.run(config, workdir)
-    assert (made.call_count, restored.call_count) == (1, 1)
-    yield workdir
+def run(frozen_run: pathlib.Path) -> pathlib.Path:
+  return frozen_run
 
 
 @pytest.fixture(scope='module')
 def as_the_run_chose(run: pathlib.Path) -> tuple[list[str], strategies.FoldResult]:
   """The test queries, and everything that the run fitted and chose, made again from what it kept."""
-  config = jsonl.get_config()
-  config.update(json.loads((run / 'config.json').read_text()))
-  table, _ = load.load(config, run_dir.begun_with(run))
+  config, table = _config_and_table(run)
   kept = predictions.read_predictions(run / 'predictions.npz')
   wanted = options.TradeoffOptions.from_config(config, table.responses)
-  part = strategies.fit_and_replay(table, kept.split[0], kept.confidences[0], kept.embeddings, wanted)
+  part = strategies.fit_and_replay(table, kept.split[0], kept.estimates[0], kept.embeddings, wanted)
   return [table.queries[row] for row in part.test_rows], part
+
+
+def _config_and_table(run: pathlib.Path) -> tuple[ml_collections.ConfigDict, dataset.Dataset]:
+  config = ml_collections.ConfigDict(json.loads((run / 'config.json').read_text()))
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('SELECTLLM_CACHE', str(run.parent / 'cache'))
+    return config, load.load(config, run_dir.begun_with(run))[0]
 
 
 def test_two_lines_choose_what_the_run_chose(run, as_the_run_chose):
@@ -107,7 +82,7 @@ def test_a_selector_in_a_bucket_chooses_the_same(run, as_the_run_chose, bucket):
   here, there = (selectllm.load(where).select(queries) for where in (run / 'selector', 'gs://bucket/selector'))
   assert here == there
   assert {path.name for path in bucket.iterdir()} == {'selector'}
-  assert len(list((bucket / 'selector').iterdir())) == 3
+  assert len(list((bucket / 'selector').iterdir())) == 2
 
 
 def test_live_calls_end_with_an_answer_and_its_probability(run):
@@ -141,18 +116,13 @@ def test_what_cannot_be_loaded_says_why(run, tmp_path):
   (tmp_path / 'other' / 'selector.json').write_text(json.dumps(facts | {'encoder_sha256': '0' * 64}))
   with pytest.raises(selector.SelectorError, match='other weights'):
     selectllm.load(tmp_path / 'other')
-  (tmp_path / 'other' / 'selector.json').write_text(json.dumps(facts | {'format': 2}))
-  with pytest.raises(selector.SelectorError, match=r'.format 2, this one reads 3.: run its experiment'):
+  (tmp_path / 'other' / 'selector.json').write_text(json.dumps(facts | {'format': 3}))
+  with pytest.raises(selector.SelectorError, match=r'.format 3, this one reads 4.: run its experiment'):
     selectllm.load(tmp_path / 'other')
 
 
 def _save(run, directory, part):
-  config = jsonl.get_config()
-  config.update(json.loads((run / 'config.json').read_text()))
-  table, _ = load.load(config, run_dir.begun_with(run))
-  model = inference.make_model(model_options.from_config(config), len(table.llms))
-  _, params = loop.load_best(train_options.from_config(config), model, run)
-  selector.save(directory, config, table, part, params, 0.0)
+  selector.save(directory, *_config_and_table(run), part, 0.0)
 
 
 @pytest.mark.parametrize('step', ['savez_compressed', 'dumps', 'rename'])
@@ -174,7 +144,7 @@ def test_a_crash_while_saving_leaves_the_selector_that_was_there(run, as_the_run
       _save(run, directory, part)
   assert selectllm.load(directory).select(queries) == before
   _save(run, directory, part)
-  assert len(list(directory.iterdir())) == 3  # nothing is left of what failed, or of the old one
+  assert len(list(directory.iterdir())) == 2  # nothing is left of what failed, or of the old one
   assert selectllm.load(directory).select(queries) == before
 
 
@@ -215,9 +185,7 @@ def test_the_command_prints_whom_to_call_first(run, tmp_path):
   assert 'Traceback' not in refused.stderr
 
 
-def test_new_queries_get_the_log_odds_of_the_run(run, as_the_run_chose):
-  queries, part = as_the_run_chose
-  kept = predictions.read_predictions(run / 'predictions.npz')
-  test = np.flatnonzero(kept.split[0] == splits.TEST)
-  logits = confidence.estimate(part.confidences.estimator, queries, kept.embeddings[test], kept.confidences[0][test])
-  np.testing.assert_allclose(logits, part.confidences.logits[test], atol=1e-5)
+def test_a_fine_tuned_classifier_changes_no_selector(tuned_run, as_the_run_chose, run):
+  queries, _ = as_the_run_chose
+  tuned, frozen = (selectllm.load(path / 'selector').select(queries) for path in (tuned_run, run))
+  assert tuned == frozen

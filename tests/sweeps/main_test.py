@@ -18,7 +18,7 @@ EIGHT = """hyper.product([
       hyper.fixed('config.evaluate.threshold', 0.5),
       hyper.fixed('config.evaluate.threshold', 0.9),
       hyper.fixed('config.evaluate.vote', 'samples'),
-      hyper.fixed('config.train.loss', 'balanced_bce'),
+      hyper.fixed('config.encoder.pooling', 'cls'),
     ]),
     hyper.sweep('config.seed', range(2)),
   ])"""
@@ -39,6 +39,11 @@ def _children(pid: int) -> list[int]:
 
 def _reports(workdir: pathlib.Path) -> dict[str, int]:
   return {path.parent.name: path.stat().st_mtime_ns for path in workdir.glob('*/report.json')}
+
+
+def _trained(workdir: pathlib.Path) -> set[str]:
+  """The runs that made a classifier, and did not evaluate another run's scores."""
+  return {path.parent.name for path in workdir.glob('*/log.txt') if 'Encoder: frozen' in path.read_text()}
 
 
 def _results(run: pathlib.Path) -> dict:
@@ -71,8 +76,9 @@ def test_killed_in_the_middle_it_goes_on_with_what_is_left(start, environment, c
   logs = {path.parent.name: path.read_text() for path in workdir.glob('*/log.txt')}
   assert all(logs.values())
   # Four classifiers: thresholds and votes are evaluated with the experiment's.
-  trained = {path.parent.name for path in workdir.glob('*/checkpoints')}
-  assert trained == {name for seed in range(2) for name in (f'seed={seed}', f'train.loss=balanced_bce--seed={seed}')}
+  assert _trained(workdir) == {
+    name for seed in range(2) for name in (f'seed={seed}', f'encoder.pooling=cls--seed={seed}')
+  }
   for other in ('evaluate.threshold=0.9', 'evaluate.vote=samples'):
     shared = workdir / f'{other}--seed=1'
     assert (shared / 'predictions.npz').read_bytes() == (workdir / 'seed=1' / 'predictions.npz').read_bytes()
@@ -112,8 +118,8 @@ def _check_report(workdir: pathlib.Path, out: str) -> None:
     ('evaluate.threshold', 'threshold=0.9', '2'),
     ('evaluate.vote', 'base', '2'),
     ('evaluate.vote', 'vote=samples', '2'),
-    ('train.loss', 'base', '2'),
-    ('train.loss', 'loss=balanced_bce', '2'),
+    ('encoder.pooling', 'base', '2'),
+    ('encoder.pooling', 'pooling=cls', '2'),
   }
   assert 'threshold=0.5 (base)' in out
   text = (workdir / 'sweep.md').read_text()
@@ -138,7 +144,7 @@ def test_on_a_ray_cluster_with_a_run_that_crashes(start, config_file, tmp_path):
   out, said = sweep.communicate()
   assert sweep.returncode == 1
   assert len(_reports(workdir)) == 3, said
-  assert len(list(workdir.glob('*/checkpoints'))) == 1
+  assert len(_trained(workdir)) == 1
   [crashed] = [path.name for path in workdir.iterdir() if path.name.startswith('encoder.name=_no_such_encoder')]
   log = (workdir / crashed / 'log.txt').read_text()
   assert log.count("error: no encoder '/no/such/encoder' was found") == 2

@@ -206,7 +206,7 @@ def _reached(config) -> float:
   """Accuracies as a sweep might find them."""
   pool = len(config.pool.llms) or 8
   gain = {'balanced_bce': -0.04}.get(config.train.loss, 0) + {'cls': -0.01}.get(config.encoder.pooling, 0)
-  return 0.35 + 0.02 * pool + 0.05 * config.dataset.train_share + gain - 0.06 * config.encoder.freeze
+  return 0.35 + 0.02 * pool + 0.05 * config.dataset.train_share + gain - 0.06 * (config.encoder.freeze == 'true')
 
 
 def test_tables_and_figures_of_all_ablations(tmp_path, capsys):

@@ -216,16 +216,6 @@ def test_rows_of_several_queries():
   assert segments.tolist() == [[0, 0, 1, 1, 1, -1], [1, -1, -1, -1, -1, -1], [-1] * 6]
 
 
-def test_features_train_with_the_queries_that_their_tokens_would():
-  values = np.random.default_rng(0).normal(size=(COUNT, 3)).astype(np.float32)
-  of_tokens, of_features = make_source(), make_source(tokens=input_pipeline.Features(values, TOKENS.lengths))
-  for step in (0, 12, 20):
-    rows = np.array(queries(of_tokens[step]))
-    (features,) = of_features[step].inputs
-    np.testing.assert_array_equal(features[rows >= 0], values[rows[rows >= 0]])
-    np.testing.assert_array_equal(of_features[step].weight, of_tokens[step].weight)
-
-
 def test_buckets_pad_least():
   random = np.random.default_rng(0)
   for size in (1, 5, 200):

@@ -1,13 +1,10 @@
 """Steps, losses and placement of the training."""
 
-import json
-
 import jax
 import numpy as np
 import pytest
 
 from configs import jsonl
-from selectllm.data import dataset, splits
 from selectllm.models import inference, sharding
 from selectllm.models import options as model_options
 from selectllm.selection import policies
@@ -47,7 +44,7 @@ def _data(model: inference.Model, seed: int = 0) -> input_pipeline.TrainingBatch
 def _train(config, steps: int) -> tuple[list[float], loop.TrainState]:
   model = inference.make_model(model_options.from_config(config), 4)
   source = _data(model)
-  optimizer = optimizers.make_optimizer(train_options.from_config(config), steps, freeze_encoder=config.encoder.freeze)
+  optimizer = optimizers.make_optimizer(train_options.from_config(config), steps)
   with sharding.use(model.mesh):
     state = loop.init_state(model, optimizer)
     step = loop.jit_train_step(model, optimizer, sharding.abstract(model.mesh, state), config.seed)
@@ -65,34 +62,6 @@ def test_one_device_and_eight_give_the_same_loss_curve(config):
   np.testing.assert_allclose(losses, expected, atol=1e-4)
   kernel = state.params['encoder']['layers'][0]['mlp_in']['kernel'][...]
   assert kernel.addressable_shards[0].data.size == kernel.size // 2, 'fsdp=2 halves what a device holds'
-
-
-def test_a_frozen_encoder_stays_and_the_head_learns_what_the_features_say(config, tmp_path, monkeypatch):
-  monkeypatch.setenv('SELECTLLM_CACHE', str(tmp_path / 'cache'))
-  config.encoder.freeze, config.encoder.dropout = True, 0.0
-  config.train.epochs, config.train.head_learning_rate = 2, 1e-2
-  model = inference.make_model(model_options.from_config(config), 4)
-  tokens, random = model.tokenize(QUERIES), np.random.default_rng(0)
-  size, nothing = len(QUERIES), np.zeros(0)
-  data = dataset.Responses(
-    nothing,
-    nothing,
-    nothing,
-    random.integers(0, 2, (size, 4)).astype(np.float32),
-    np.ones((size, 4), bool),
-    *[nothing] * 4,
-  )
-  split = np.array([splits.TRAIN] * 32 + [splits.VALIDATION] * (size - 32), np.int8)
-  with sharding.use(model.mesh):
-    _, params = loop.fit(train_options.from_config(config), model, tokens, data, split, tmp_path)
-    scored = inference.score_queries(model, params, tokens, np.arange(size), data.observed, batch_size=8).confidences
-  same = jax.tree.map(lambda a, b: bool((a == b).all()), model.params, params)
-  assert all(jax.tree.leaves(same['encoder']))
-  assert not any(jax.tree.leaves(same['head']))
-  # What was trained on features is what the whole classifier then says; the loss noted is that of its confidences.
-  losses = [json.loads(line).get('validation_loss') for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
-  likely = np.where(data.labels[32:] > 0, scored[32:], 1 - scored[32:])
-  assert min(filter(None, losses)) == pytest.approx(-np.log(likely).mean(), rel=1e-4)
 
 
 def test_masked_bce_is_the_mean_over_what_counts():
@@ -170,7 +139,7 @@ def test_unknown_choices_are_refused(config):
     inference.make_model(model_options.from_config(config), 4)
   config.train.schedule = 'step'
   with pytest.raises(ValueError, match='linear, cosine, constant'):
-    optimizers.make_optimizer(train_options.from_config(config), 10, freeze_encoder=False)
+    optimizers.make_optimizer(train_options.from_config(config), 10)
 
 
 def test_bfloat16_trains(config):
