@@ -220,7 +220,6 @@ def _finished(
       'mesh.data': 1,
       'train.epochs': 1,
       'train.batch_size': 16,
-      'evaluate.random_draws': 2,
       'evaluate.resamples': 50,
       'evaluate.knn_neighbours': (5,),
       'tradeoff.strategies': ('adaptive', 'adaptive_stages'),

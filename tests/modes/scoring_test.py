@@ -34,7 +34,6 @@ def config(
       'train.epochs': 2,
       'train.batch_size': 16,
       'train.checkpoint_every_steps': 3,
-      'evaluate.random_draws': 2,
       'evaluate.resamples': 50,
       'evaluate.knn_neighbours': (5,),
       'tradeoff.strategies': (),
