@@ -186,12 +186,9 @@ def _choose(
   are out of fold; the fine-tuned one's checkpoint was chosen by these queries.)
   """
   counted = (split == splits.VALIDATION)[:, :, None] & responses.observed
-  labels = np.broadcast_to(responses.labels, frozen.shape)
-  losses = [
-    np.where(counted, calibration.log_losses(confidence.log_odds(of), labels), 0).sum(-1)[counted.any(-1)]
-    / counted.sum(-1)[counted.any(-1)]
-    for of in (frozen, tuned)
-  ]
+  labels, queries = np.broadcast_to(responses.labels, frozen.shape), counted.any(-1)
+  of_calls = (calibration.log_losses(confidence.log_odds(np.where(counted, of, 0.5)), labels) for of in (frozen, tuned))
+  losses = [np.sum(each, -1, where=counted)[queries] / counted.sum(-1)[queries] for each in of_calls]
   gains = losses[0] - losses[1]
   clearly = bool(gains.mean() > gains.std() / math.sqrt(len(gains)))
   keeps = config.encoder.freeze == 'auto' and not clearly
