@@ -52,7 +52,7 @@ def read_predictions(path: pathlib.Path) -> Predictions:
   """
   with path.open('rb') as file, np.load(file) as arrays:
     fields = dict(arrays)
-  template = Predictions(*Predictions._fields)._replace(
+  template = Predictions._make(Predictions._fields)._replace(
     estimates=[confidence.TEMPLATE] * len(fields['split']) if 'split' in fields else []
   )
   known = trees.named(template).keys()

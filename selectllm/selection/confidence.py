@@ -6,7 +6,7 @@ So votes and rules are fitted on confidences of the kind that they meet later: a
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,7 @@ class Confidences(NamedTuple):
       seen these.)
     uncalibrated: float32[N, K], the same before calibration.
     fold: int8[N], in which fold a fitting query was held out; -1 for all others.
-    ridge: float32[], what the regression's weights are shrunk by.
+    ridge: float64[], what the regression's weights are shrunk by.
   """
 
   estimator: Estimator
@@ -66,8 +66,14 @@ class Confidences(NamedTuple):
   ridge: np.ndarray
 
 
+_NOTHING: Any = None
 # The structure of `Confidences`, with nothing in it; for `selectllm.infra.trees.restore`.
-TEMPLATE = Confidences(Estimator(Text(0, 0), 0, calibration.Pool(0, calibration.Calibrator(0, 0, 0, 0)), 0), 0, 0, 0, 0)
+TEMPLATE = Confidences(
+  Estimator(
+    Text(*[_NOTHING] * 2), _NOTHING, calibration.Pool(_NOTHING, calibration.Calibrator(*[_NOTHING] * 4)), _NOTHING
+  ),
+  *[_NOTHING] * 4,
+)
 
 
 def log_odds(confidences: np.ndarray) -> np.ndarray:
@@ -195,7 +201,7 @@ def fit(
   calibrators = calibration.fit_pool(uncalibrated[rows], labels[rows], observed[rows], seed=seed)
   logits = np.asarray(calibration.apply_pool(calibrators, uncalibrated))
   added = np.zeros((0, labels.shape[1] + 1), np.float32)
-  return Confidences(Estimator(text, probe, calibrators, added), logits, uncalibrated, fold, np.float32(ridge))
+  return Confidences(Estimator(text, probe, calibrators, added), logits, uncalibrated, fold, np.array(ridge))
 
 
 def estimate(estimator: Estimator, queries: list[str], embeddings: np.ndarray) -> np.ndarray:

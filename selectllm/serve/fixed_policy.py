@@ -122,12 +122,13 @@ def load(run: pathlib.Path, policy: str, size: int, mesh: ml_collections.ConfigD
   trained_with.mesh = mesh
   model = inference.make_model(model_options.from_config(trained_with), len(llms))
   kept = predictions.read_predictions(run / 'predictions.npz')
-  estimator, params = kept.estimates[0].estimator, None
-  if not found.encoder.frozen:
+  if found.encoder.frozen:
+    scorer = inference.Scorer(model, kept.estimates[0].estimator, None)
+  else:
     with sharding.use(model.mesh):
-      estimator, params = None, loop.load_best(train_options.from_config(trained_with), model, run)[1]
+      scorer = inference.Scorer(model, None, loop.load_best(train_options.from_config(trained_with), model, run)[1])
   selecting = policies.PolicyOptions(kept.latency_s[0], np.array([size], np.int32), trained_with.evaluate.threshold)
   costs = np.array([found.llms[llm].cost_usd for llm in llms], np.float32)
   vote, ties = trained_with.evaluate.vote, trained_with.evaluate.ties
-  scorer, own_s = inference.Scorer(model, estimator, params), float(kept.classifier_latency_s)
+  own_s = float(kept.classifier_latency_s)
   return FixedPolicy(llms, scorer, selecting, policy, vote, ties, costs, own_s)

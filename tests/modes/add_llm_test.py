@@ -98,26 +98,30 @@ def test_the_selector_of_the_run_gets_one_llm_more(run, records, added):
   assert np.array_equal(scored.logits[:, :3], old.score(queries, available[:3]).logits)
   assert 0.75 < scored.confidences[:, 3].mean() < 0.98
   assert new.estimated['accuracy'] > old.estimated['accuracy']
-  assert any('careful' in choice.llms for choice in new.select(queries))
+  called, _ = _play(new, scored, np.broadcast_to(available, (20, 4)))
+  assert called[:, 3].any()
+
+
+def _play(chooser, state, available: np.ndarray) -> tuple[np.ndarray, decider.Finished]:
+  """Who is called, bool[N, K], until all queries stop, whatever is answered; and what is answered."""
+  rng, called = np.random.default_rng(0), np.zeros(available.shape, bool)
+  answers = np.full((*available.shape, 1), -1, np.int16)
+  for _ in range(available.shape[1]):
+    fresh = chooser.decide(state, decider.Revealed(answers, called, available))
+    assert not (fresh & ~available).any()
+    called = called | fresh
+    answers = np.where(fresh[..., None], rng.integers(0, 4, answers.shape), answers).astype(np.int16)
+  return called, chooser.finish(state, decider.Revealed(answers, called, available))
 
 
 def test_an_llm_that_is_not_available_is_never_called(records, added):
   chooser = selectllm.load(added)
   count, pool = 30, len(chooser.llms)
   state = chooser.score([record['query'] for record in records[:count]], np.ones(pool, bool))
-  rng = np.random.default_rng(0)
   wanted = set()
   for gone in range(pool):
-    available = np.broadcast_to(np.arange(pool) != gone, (count, pool))
-    called = np.zeros((count, pool), bool)
-    answers = np.full((count, pool, 1), -1, np.int16)
-    for _ in range(pool):
-      fresh = chooser.decide(state, decider.Revealed(answers, called, available))
-      assert not fresh[:, gone].any()
-      wanted |= set(np.flatnonzero(fresh.any(0)))
-      called = called | fresh
-      answers = np.where(fresh[..., None], rng.integers(0, 4, answers.shape), answers).astype(np.int16)
-    finished = chooser.finish(state, decider.Revealed(answers, called, available))
+    called, finished = _play(chooser, state, np.broadcast_to(np.arange(pool) != gone, (count, pool)))
+    wanted |= set(np.flatnonzero(called.any(0)))
     assert called.any(1).all()
     assert (finished.answer >= 0).all()
   assert wanted == set(range(pool))

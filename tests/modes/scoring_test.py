@@ -1,5 +1,6 @@
 """Which encoder a run gets: frozen, fine-tuned, or the better one."""
 
+import itertools
 import json
 import pathlib
 
@@ -81,12 +82,12 @@ def test_a_fine_tuning_that_was_begun_goes_on_however_long_it_takes(config, tmp_
   whole = input_pipeline.training_iterator
 
   def broken(source, start):
-    yield from zip(*[whole(source, start)], range(5))  # noqa: B905
+    yield from itertools.islice(whole(source, start), 5)
     raise KeyboardInterrupt
 
   with monkeypatch.context() as patch:
-    patch.setattr(input_pipeline, 'training_iterator', lambda *given: (batch for batch, _ in broken(*given)))
-    with pytest.raises((KeyboardInterrupt, RuntimeError)):
+    patch.setattr(input_pipeline, 'training_iterator', broken)
+    with pytest.raises(KeyboardInterrupt):
       experiment.run(config, tmp_path / 'run')
   assert (tmp_path / 'run' / 'checkpoints' / '3').exists()
   monkeypatch.setattr(scoring, 'MOST_FINE_TUNING_S', 0.0)
