@@ -113,6 +113,7 @@ def get_config() -> ml_collections.ConfigDict:
   config.tradeoff.strategies = STRATEGIES  # what is compared past the paper's policies; empty: nothing
   config.tradeoff.cost_unit = ''  # calls are paid in compute_seconds, usd or calls; by default the first known
   config.tradeoff.limits = LIMITS  # estimated by cross-validation, measured on test; selection/constraints.py
+  config.tradeoff.confidence = 0.9  # how likely a limit is to be kept on as many new queries as are tested
 
   config.collect = ml_collections.ConfigDict()
   config.collect.queries = ''  # a .jsonl file, or gsm8k:train, gsm8k:test, mmlu:test, mmlu:dev, mmlu:validation

@@ -131,6 +131,8 @@ def _tradeoff_problems(options: ml_collections.ConfigDict) -> list[str]:
     problems.append(f'tradeoff.strategies names {", ".join(strange)}; there are {", ".join(STRATEGIES)}')
   if constraints.ALIASES.get(options.cost_unit, options.cost_unit) not in ('', *(units := evaluate_options.COST_UNITS)):
     problems.append(f'tradeoff.cost_unit={options.cost_unit!r}: one of {", ".join(units)}, or empty')
+  if not 0.5 <= options.confidence < 1:
+    problems.append(f'tradeoff.confidence={options.confidence}: from 0.5, which is no better than chance, to below 1')
   for text in options.limits:
     try:
       constraints.parse(text)

@@ -42,6 +42,7 @@ class TradeoffOptions:
     cost_unit: From `cost_unit_of`.
     strategies: Some of `strategies.STRATEGIES`; `adaptive`, which a selector holds, is always fitted.
     limits: Constraints, see `selectllm.selection.constraints`.
+    confidence: How likely a limit is to be kept on new queries, see `constraints.margin`.
     vote: What the votes of all LLMs are over, see `voting.vote`.
     ties: Whose answer wins a tie in them, see `voting.tie_order`.
     resamples: Of the bootstrap.
@@ -51,6 +52,7 @@ class TradeoffOptions:
   cost_unit: str
   strategies: tuple[str, ...] = ()
   limits: tuple[str, ...] = ()
+  confidence: float = 0.9
   vote: str = 'majority'
   ties: str = 'confident'
   resamples: int = 2000
@@ -74,6 +76,7 @@ class TradeoffOptions:
       cost_unit=cost_unit_of(responses, config.tradeoff.cost_unit),
       strategies=tuple(config.tradeoff.strategies),
       limits=tuple(config.tradeoff.limits),
+      confidence=config.tradeoff.confidence,
       vote=config.evaluate.vote,
       ties=config.evaluate.ties,
       resamples=config.evaluate.resamples,

@@ -6,11 +6,12 @@ rest. Operating points are chosen by these estimates alone; test labels are only
 """
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent import futures
 from typing import NamedTuple
 
 import numpy as np
+import scipy.special
 
 from selectllm.data import answer_features, dataset, splits
 from selectllm.evaluate import metrics, replay
@@ -31,7 +32,7 @@ from selectllm.selection import (
 OURS = ('learned_vote', 'bayes_vote', 'adaptive', 'adaptive_stages', 'subset')
 BASELINES = {**cascades.STRATEGIES, **routers.STRATEGIES}
 STRATEGIES = (*OURS, *BASELINES)
-# Those that a constraint may choose, and a selector may hold.
+# Those that a constraint may choose, and a selector may hold, beside every single LLM.
 RULES = ('adaptive', 'adaptive_stages')
 _CROSS = 3
 
@@ -64,8 +65,10 @@ class Rules(NamedTuple):
     rules: By name, those of `RULES` that were fitted.
     calibrators: Of P(the answer is right), for each rule and each constraint on single queries; one for each operating
       point along the first dimension.
-    estimated: For each rule and each constraint on single queries, see `mean_metrics_by_point`.
+    estimated: For each rule, each single LLM and each constraint on single queries, see `estimate_points`.
     references: The same of each of `constraints.REFERENCES`, on the fitting queries.
+    confidence: How likely a constraint is to be kept.
+    horizon: On how many new queries.
     expected_cost: float32[K], of a call.
     cost_unit: What that is in.
   """
@@ -73,8 +76,10 @@ class Rules(NamedTuple):
   weights: learned_vote.Weights
   rules: dict[str, adaptive.Rule]
   calibrators: dict[str, calibration.Calibrator]
-  estimated: dict[str, list[MeanMetrics]]
-  references: dict[str, MeanMetrics]
+  estimated: dict[str, list[constraints.Point]]
+  references: dict[str, constraints.Point]
+  confidence: float
+  horizon: int
   expected_cost: np.ndarray
   cost_unit: str
 
@@ -145,9 +150,13 @@ def _fit(known: types.StrategyQueries, options: options_lib.TradeoffOptions) -> 
 
 
 def _replay(
-  fitted: _Fitted, known: types.StrategyQueries, asked: types.StrategyQueries, options: options_lib.TradeoffOptions
+  fitted: _Fitted,
+  known: types.StrategyQueries,
+  asked: types.StrategyQueries,
+  options: options_lib.TradeoffOptions,
+  llms: Sequence[str],
 ) -> dict[str, types.Decisions]:
-  """Replays all strategies, and the rule `adaptive` under each constraint on single queries."""
+  """Replays all strategies, the rule `adaptive` under each constraint on single queries, and each LLM alone."""
   (weights, rules), hidden, seed = fitted, _hidden(asked), options.seed
   players: dict[str, Callable[[], types.Decisions]] = {
     'learned_vote': lambda: learned_vote.by_confidence(weights, hidden),
@@ -160,6 +169,9 @@ def _replay(
   decisions = {name: players[name]() for name in names if name in players}
   for text, most in options.budgets.items():
     decisions[text] = adaptive.replay(rules['adaptive'], weights, hidden, budget=most)
+  alone = learned_vote.alone(weights, hidden)
+  for column, llm in enumerate(llms):
+    decisions[f'single:{llm}'] = types.Decisions(*(array[:, column : column + 1] for array in alone))
   return decisions
 
 
@@ -177,9 +189,61 @@ def mean_metrics(measured: replay.QueryMetrics, point: int) -> MeanMetrics:
   return {name: metrics.known_mean(values, of.valid) for name, values in means.items()} | {'p95_wall_seconds': p95}
 
 
-def mean_metrics_by_point(measured: replay.QueryMetrics) -> list[MeanMetrics]:
-  """Returns the means at every operating point, of arrays [N, M]."""
-  return [mean_metrics(measured, point) for point in range(measured.correct.shape[1])]
+def _values(of: replay.QueryMetrics) -> dict[str, np.ndarray]:
+  """Returns what means of constraints are over, query by query."""
+  return {
+    'accuracy': of.correct,
+    'compute_seconds': of.compute_s,
+    'usd': of.cost_usd,
+    'calls': of.calls,
+    'wall_seconds': of.wall_clock_s,
+  }
+
+
+def estimate_points(
+  measured: replay.QueryMetrics, references: dict[str, replay.QueryMetrics], *, confidence: float, horizon: int
+) -> list[constraints.Point]:
+  """Estimates every operating point from metrics [N, M], beside those of references [N] on the same queries.
+
+  Args:
+    measured: Held out, or of what nothing was fitted for.
+    references: By name.
+    confidence: Of the bound on the 95th percentile: an order statistic further up by z standard errors of a share.
+    horizon: How many new queries that is over.
+  """
+  return [
+    _estimate_point(
+      replay.QueryMetrics(*(array[:, point] for array in measured)), references, confidence=confidence, horizon=horizon
+    )
+    for point in range(measured.correct.shape[1])
+  ]
+
+
+def _estimate_point(
+  of: replay.QueryMetrics, references: dict[str, replay.QueryMetrics], *, confidence: float, horizon: int
+) -> constraints.Point:
+  means = mean_metrics(replay.QueryMetrics(*(array[:, None] for array in of)), 0)
+  known = {name: values.astype(np.float64) for name, values in _values(of).items() if means[name] is not None}
+  count = max(int(of.valid.sum()), 1)
+  z = scipy.special.ndtri(confidence)
+  share = min(0.95 + z * np.sqrt(0.95 * 0.05 * (1 / count + 1 / horizon)), 1.0)
+  p95 = metrics.known_quantile(of.wall_clock_s, of.valid, share)
+  covariance = {}
+  for name, other in references.items():
+    both, others = of.valid & other.valid, _values(other)
+    covariance[name] = {
+      quantity: float(np.mean(known[quantity][both] * others[quantity][both]))
+      - float(np.mean(known[quantity][both])) * float(np.mean(others[quantity][both], dtype=np.float64))
+      for quantity in known
+      if both.any() and not np.isnan(others[quantity][both]).any()
+    }
+  return constraints.Point(
+    means=means,
+    spread={name: float(np.std(values[of.valid])) for name, values in known.items()},
+    covariance=covariance,
+    bounds={} if p95 is None else {'p95_wall_seconds': p95},
+    queries=count,
+  )
 
 
 def _references(responses: dataset.Responses, best: int, vote: baselines.FixedVote, over: str) -> replay.QueryMetrics:
@@ -217,7 +281,7 @@ def fit_and_replay(
   def fit_and_decide(cut: tuple[np.ndarray, np.ndarray]) -> tuple[_Fitted, dict[str, types.Decisions]]:
     known = complete(queries.rows(cut[0]))
     fitted = _fit(known, options)
-    return fitted, _replay(fitted, known, queries.rows(cut[1]), options)
+    return fitted, _replay(fitted, known, queries.rows(cut[1]), options, data.llms)
 
   # The fits know nothing of each other, and XLA computes without Python's lock. Two at a time, for memory's sake.
   with futures.ThreadPoolExecutor(2) as pool:
@@ -234,13 +298,23 @@ def fit_and_replay(
   known = data.responses.rows(baselines.subsample(rows))
   vote = baselines.fit_vote(known, latency_s, over=options.vote, ties=options.ties)
   on_fitting, on_test = (_references(of, best, vote, options.vote) for of in (fitting, tested))
-  selectable = {name: of for name in (*fitted.rules, *options.budgets) if (of := calibrators[name]) is not None}
+  others = {
+    name: replay.QueryMetrics(*(array[:, place] for array in on_fitting))
+    for place, name in enumerate(constraints.REFERENCES)
+  }
+  singles = [f'single:{llm}' for llm in data.llms]
+  selectable = {
+    name: of for name in (*fitted.rules, *options.budgets, *singles) if (of := calibrators[name]) is not None
+  }
+  bounded = functools.partial(estimate_points, references=others, confidence=options.confidence, horizon=len(test))
   rules = Rules(
     weights=fitted.weights,
     rules=fitted.rules,
     calibrators=selectable,
-    estimated={name: mean_metrics_by_point(strategies[name].fitting) for name in selectable},
-    references=dict(zip(constraints.REFERENCES, mean_metrics_by_point(on_fitting), strict=True)),
+    estimated={name: bounded(strategies[name].fitting) for name in selectable},
+    references=dict(zip(constraints.REFERENCES, bounded(on_fitting), strict=True)),
+    confidence=options.confidence,
+    horizon=len(test),
     expected_cost=queries.expected_cost,
     cost_unit=options.cost_unit,
   )
@@ -293,40 +367,52 @@ def probability(calibrator: calibration.Calibrator, sure: np.ndarray) -> np.ndar
   return 1 / (1 + np.exp(-np.asarray(calibration.apply(calibrator, confidence.log_odds(sure)))))
 
 
-def most_accurate(estimated: Sequence[MeanMetrics]) -> int:
-  """Returns the operating point that is estimated to be most accurate; of equals the cheapest."""
-  return int(np.argmax([means['accuracy'] or 0.0 for means in estimated]))
+def most_accurate(measured: replay.QueryMetrics) -> int:
+  """Returns the operating point, of metrics [N, M], that is most accurate; of equals the cheapest."""
+  accuracy = [mean_metrics(measured, point)['accuracy'] or 0.0 for point in range(measured.correct.shape[1])]
+  return int(np.argmax(accuracy))
 
 
-def choose(
-  estimated: dict[str, list[MeanMetrics]], references: dict[str, MeanMetrics], limit: constraints.Constraint
-) -> tuple[str, int] | None:
-  """Returns the rule and the operating point that keep a constraint in cross-validation.
+def choose(rules: Rules, limit: constraints.Constraint) -> tuple[str, int] | None:
+  """Returns the rule or single LLM, and its operating point, that keep a constraint with the run's probability.
 
   Args:
-    estimated: Means of each rule, operating point by operating point.
-    references: Means of each of `constraints.REFERENCES`.
+    rules: As estimated.
     limit: To be kept.
 
   Returns:
-    The most accurate, or for a target of accuracy the fastest; None where none keeps it. For a constraint on single
+    The most accurate, or for a target of accuracy the cheapest; None where none keeps it. For a constraint on single
     queries the name is its text: it is known only where it was among the run's `config.tradeoff.limits`.
   """
-  # A constraint on single queries changes what is called, so it is replayed, and estimated, by itself.
-  names: Iterable[str] = [limit.text] if limit.quantity == 'query_compute_seconds' else RULES
-  for_choice = constraints.parse('none') if limit.quantity == 'query_compute_seconds' else limit
-  found = {
-    name: point
-    for name in names
-    if name in estimated and (point := constraints.choose(for_choice, estimated[name], references)) is not None
-  }
-  if not found:
-    return None
+  return choose_from(rules.estimated, rules.references, limit, confidence=rules.confidence, horizon=rules.horizon)
 
-  def merit(name: str) -> tuple[float, float]:
-    means = estimated[name][found[name]]
-    accuracy, cost = means['accuracy'] or 0.0, constraints.cost(means)
-    return (-cost, accuracy) if limit.quantity == 'accuracy' else (accuracy, -cost)
 
-  name = max(found, key=merit)
-  return name, found[name]
+def choose_from(
+  estimated: Mapping[str, Sequence[constraints.Point]],
+  references: Mapping[str, constraints.Point],
+  limit: constraints.Constraint,
+  *,
+  confidence: float,
+  horizon: int,
+) -> tuple[str, int] | None:
+  """`choose`, from estimates by name."""
+  candidates = [(name, place) for name in estimated for place in range(len(estimated[name]))]
+  if limit.quantity == 'query_compute_seconds':
+    # It changes what a rule calls, so that is replayed, and estimated, by itself; a single LLM takes what it takes.
+    candidates = [
+      (name, place)
+      for name, place in candidates
+      if name == limit.text
+      or (is_single(name) and (estimated[name][place].means['compute_seconds'] or np.inf) <= (limit.value or 0))
+    ]
+    limit = constraints.parse('none')
+  else:
+    candidates = [(name, place) for name, place in candidates if name in RULES or is_single(name)]
+  points = [estimated[name][place] for name, place in candidates]
+  best = constraints.choose(limit, points, references, confidence=confidence, horizon=horizon)
+  return None if best is None else candidates[best]
+
+
+def is_single(name: str) -> bool:
+  """Tells whether a name is that of calling one LLM for all queries."""
+  return name.startswith('single:')

@@ -56,7 +56,7 @@ def best(folds: Folds) -> dict[str, Chosen]:
   for name in folds[0].strategies:
     if name in strategies.STRATEGIES:
       of_folds = [fold.strategies[name] for fold in folds]
-      points = [strategies.most_accurate(strategies.mean_metrics_by_point(of.fitting)) for of in of_folds]
+      points = [strategies.most_accurate(of.fitting) for of in of_folds]
       chosen[name] = _choose(of_folds, points)
   return chosen
 
@@ -119,7 +119,7 @@ def _judge_constraint(
   resamples: int,
 ) -> results.ConstraintResult:
   """Chooses by a constraint in every fold, and judges what the test gives."""
-  choices = [strategies.choose(fold.rules.estimated, fold.rules.references, limit) for fold in folds]
+  choices = [strategies.choose(fold.rules, limit) for fold in folds]
   if any(choice is None for choice in choices):
     return results.ConstraintResult(limit.text, *[None] * 8)
   names, points = zip(*choices, strict=True)

@@ -10,14 +10,20 @@ A constraint is one of
   query_compute_seconds<=30                                   what no query's summed compute is expected to exceed
   none                                                        the most accurate, whatever it takes
 
+An operating point is chosen so that it keeps a constraint on new queries with a stated probability, see `margin`.
+
 The *wall clock* of a query is what its user waits: calls of one stage run in parallel, stages one after the other. Its
 *summed compute* is the seconds of all its calls, added up. `seconds`, `p95_seconds` and `query_seconds`, earlier names,
 are read as `compute_seconds`, `p95_wall_seconds` and `query_compute_seconds`.
 """
 
+import math
 import re
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+import msgspec
 
 # Fixed choices of LLMs that constraints may refer to.
 REFERENCES = ('best_single', 'all_llms', 'static_weighted')
@@ -26,6 +32,9 @@ CEILINGS = ('wall_seconds', 'compute_seconds', 'usd', 'p95_wall_seconds', 'query
 SHARES = ('wall_seconds', 'compute_seconds', 'usd')
 # Earlier names of quantities.
 ALIASES = {'seconds': 'compute_seconds', 'p95_seconds': 'p95_wall_seconds', 'query_seconds': 'query_compute_seconds'}
+
+# A point compared with itself keeps what it equals.
+_ROUNDING = 1e-9
 
 _FORM = re.compile(r'(\w+)(>=|<=)([\w.+-]+)(%?)')
 _NUMBER = re.compile(r'\d+(\.\d+)?(e[+-]?\d+)?|\.\d+')
@@ -50,6 +59,24 @@ class Constraint(NamedTuple):
   reference: str | None
   percent: bool
   text: str
+
+
+class Point(msgspec.Struct, frozen=True):
+  """An operating point, as estimated on n queries.
+
+  Attributes:
+    means: By quantity; None where unknown.
+    spread: Standard deviations over queries of the known means.
+    covariance: Reference -> covariances over queries with the same quantity of that reference.
+    bounds: Upper bounds of quantities that are no means, at the probability that the run asked for.
+    queries: n.
+  """
+
+  means: dict[str, float | None]
+  spread: dict[str, float]
+  covariance: dict[str, dict[str, float]]
+  bounds: dict[str, float]
+  queries: int
 
 
 def parse(text: str) -> Constraint:
@@ -105,33 +132,75 @@ def cost(point: Quantities) -> float:
   return 0.0
 
 
-def choose(constraint: Constraint, points: Sequence[Quantities], references: Mapping[str, Quantities]) -> int | None:
-  """Chooses the operating point that serves a constraint best.
+def margin(
+  constraint: Constraint, point: Point, references: Mapping[str, Point], *, confidence: float, horizon: int
+) -> float | None:
+  """Returns by how much an operating point keeps a constraint even where it goes badly, in the constraint's quantity.
+
+  A mean over `horizon` new queries lies on the right side of its one-sided prediction bound with the probability
+  `confidence`: the bound is z * sd * sqrt(1 / n + 1 / horizon) from the mean over the n queries known (Hahn and Meeker
+  1991, section 4), sd being that of the difference from the reference, query by query.
+
+  Args:
+    constraint: From `parse`, but not `none`.
+    point: As estimated.
+    references: Each of `REFERENCES`, as estimated.
+    confidence: From 0.5, where nothing is added, to below 1.
+    horizon: How many new queries the mean is over.
+
+  Returns:
+    At least 0 where the constraint is kept; None where a number is not known.
+  """
+  name = constraint.quantity
+  value = point.bounds.get(name, point.means.get(name))
+  bound = target(constraint, {reference: of.means for reference, of in references.items()})
+  if value is None or bound is None:
+    return None
+  gap = value - bound if name == 'accuracy' else bound - value
+  if name in point.bounds or name not in point.spread:
+    return gap
+  variance = point.spread[name] ** 2
+  if constraint.reference is not None:
+    share = 1.0 if constraint.value is None else constraint.value / 100
+    of = references[constraint.reference].spread[name]
+    variance += (share * of) ** 2 - 2 * share * point.covariance[constraint.reference][name]
+  z = statistics.NormalDist().inv_cdf(confidence)
+  return gap - z * math.sqrt(max(variance, 0.0) * (1 / point.queries + 1 / horizon))
+
+
+def choose(
+  constraint: Constraint,
+  points: Sequence[Point],
+  references: Mapping[str, Point],
+  *,
+  confidence: float = 0.5,
+  horizon: int = 1,
+) -> int | None:
+  """Chooses the operating point that serves a constraint best, of those that keep it with a probability.
 
   Args:
     constraint: From `parse`.
     points: The estimates of each operating point.
     references: The estimates of each of `REFERENCES`.
+    confidence: See `margin`.
+    horizon: Likewise.
 
   Returns:
     Under a ceiling, the most accurate point that keeps it, of equal ones the one that takes least. For an accuracy,
     the cheapest point (in summed compute; where unknown in dollars or calls) that reaches it, of equal ones the
     more accurate. None where no point is known to.
   """
-  bound = target(constraint, references)
   ranks: dict[int, tuple[float, ...]] = {}
   for index, point in enumerate(points):
-    accuracy, value = point.get('accuracy'), point.get(constraint.quantity)
+    accuracy = point.means.get('accuracy')
     if accuracy is None:
       continue
-    if constraint.quantity == 'none':
-      ranks[index] = (-accuracy, cost(point))
-    elif value is None or bound is None:
-      continue
-    elif constraint.quantity == 'accuracy' and accuracy >= bound:
-      ranks[index] = (cost(point), -accuracy)
-    elif constraint.quantity != 'accuracy' and value <= bound:
-      ranks[index] = (-accuracy, value, cost(point))
+    if constraint.quantity != 'none':
+      kept = margin(constraint, point, references, confidence=confidence, horizon=horizon)
+      if kept is None or kept < -_ROUNDING:
+        continue
+    cheap = cost(point.means)
+    ranks[index] = (cheap, -accuracy) if constraint.quantity == 'accuracy' else (-accuracy, cheap)
   return min(ranks, key=lambda index: ranks[index]) if ranks else None
 
 

@@ -202,3 +202,19 @@ def by_confidence(weights: Weights, test: types.StrategyQueries) -> types.Decisi
     _by_confidence(weights, test.logits, test.answers, test.observed, test.expected_cost, sizes)
   )
   return types.Decisions(mask, answer, top, np.zeros(mask.shape, np.int8))
+
+
+@jax.jit
+def _alone(weights: Weights, logits: Array, answers: Array, observed: Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+  def one(logits: Array, answers: Array, observed: Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    mask = jnp.eye(logits.size, dtype=bool) & observed
+    found = jax.vmap(posterior, in_axes=(None, None, None, 0))(weights, logits, count_votes(answers), mask)
+    return mask, found.answer.astype(jnp.int16), found.top
+
+  return jax.vmap(one)(logits, answers, observed)
+
+
+def alone(weights: Weights, test: types.StrategyQueries) -> types.Decisions:
+  """Calls one and the same LLM for all queries, each of the K being an operating point, and takes its answer."""
+  mask, answer, top = jax.device_get(_alone(weights, test.logits, test.answers, test.observed))
+  return types.Decisions(mask, answer, top, np.zeros(mask.shape, np.int8))

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
+import msgspec
 import numpy as np
 
 from selectllm.data import dataset
@@ -129,8 +130,10 @@ def save(
     'rules': list(fold.rules.rules),
     'cost_unit': fold.rules.cost_unit,
     'latency': data.latency_is,
-    'estimated': fold.rules.estimated,
-    'references': fold.rules.references,
+    'estimated': msgspec.to_builtins(fold.rules.estimated),
+    'references': msgspec.to_builtins(fold.rules.references),
+    'confidence': fold.rules.confidence,
+    'horizon': fold.rules.horizon,
     'classifier_latency_s': classifier_latency_s,
     'added': added,
     'arrays': arrays,
@@ -207,36 +210,32 @@ class Selector:
     self.llms: tuple[str, ...] = tuple(facts['llms'])
     self.limit = limit
     self._facts, self._arrays, self._model = facts, arrays, model
-    chosen = strategies.choose(facts['estimated'], facts['references'], limit)
+    points = msgspec.convert(facts['estimated'], dict[str, list[constraints.Point]])
+    chosen = strategies.choose_from(
+      points,
+      msgspec.convert(facts['references'], dict[str, constraints.Point]),
+      limit,
+      confidence=facts['confidence'],
+      horizon=facts['horizon'],
+    )
     if chosen is None:
-      raise SelectorError(f'no operating point keeps {limit.text!r} in cross-validation; {self._reach()}')
+      raise SelectorError(
+        f'no operating point keeps {limit.text!r} with probability {facts["confidence"]:g} on {facts["horizon"]:,} new '
+        f'queries; {_reach(points)}'
+      )
     # A constraint on single queries is one on what `adaptive` does, with estimates and calibrators of its own.
     self._estimates, self.operating_point = chosen
-    self.rule = self._estimates if self._estimates in arrays.rules else 'adaptive'
-    self._rule = arrays.rules[self.rule]
+    self.estimated = points[self._estimates][self.operating_point].means
+    self._single = self.llms.index(self._estimates.removeprefix('single:')) if strategies.is_single(self._estimates) else None
+    rules = arrays.rules
+    self.rule = self._estimates if self._estimates in rules or self._single is not None else 'adaptive'
+    self._rule = rules.get(self.rule)
     self._budget = np.float32(limit.value if limit.quantity == 'query_compute_seconds' else np.inf)
 
   @property
   def latency_is(self) -> str:
     """Says where the seconds of its pool are from: measured, published, estimated or unknown."""
     return self._facts['latency']
-
-  @property
-  def estimated(self) -> dict[str, float | None]:
-    """Returns the means of the operating point in cross-validation, in the units of constraints."""
-    return self._facts['estimated'][self._estimates][self.operating_point]
-
-  def _reach(self) -> str:
-    points = [point for points in self._facts['estimated'].values() for point in points]
-
-    def known(quantity: str) -> list[float]:
-      return [point[quantity] for point in points if point[quantity] is not None]
-
-    reach = f'accuracy goes up to {max(known("accuracy")):.3f}'
-    for quantity, words in (('wall_seconds', 'wall clock'), ('compute_seconds', 'summed compute')):
-      if seconds := known(quantity):
-        reach += f', mean {words} down to {min(seconds):.3g} s'
-    return reach
 
   def facts(self, asked: int) -> answers.DeciderFacts:
     """Describes the selector in the report of answers."""
@@ -280,9 +279,18 @@ class Selector:
 
   def decide(self, state: State, revealed: decider.Revealed) -> np.ndarray:
     """Returns the LLMs to call next, bool[N, K]; nobody, to stop."""
+    if self._single is not None:
+      return self._decide_alone(state, revealed, self._single)
     weights, expected = self._arrays.weights, self._arrays.expected
     found = _next(self._rule, weights, self.operating_point, state.logits, *revealed, expected, self._budget)
     return np.asarray(found)
+
+  def _decide_alone(self, state: State, revealed: decider.Revealed, single: int) -> np.ndarray:
+    """Returns the one LLM, bool[N, K], or where it cannot be called the most confident other; nobody once one was."""
+    likely = np.where(revealed.available, state.logits, -np.inf)
+    likely[:, single] = np.where(revealed.available[:, single], np.inf, -np.inf)
+    first = np.eye(likely.shape[1], dtype=bool)[np.argmax(likely, 1)]
+    return first & revealed.available & ~revealed.called.any(1, keepdims=True)
 
   def finish(self, state: State, revealed: decider.Revealed) -> decider.Finished:
     """Returns the likeliest answers, and how likely they are right."""
@@ -318,6 +326,15 @@ class Selector:
       likely = {self.llms[place]: float(confidences[place]) for place in order}
       choices.append(Choice(query, tuple(self.llms[place] for place in order if mask[place]), likely))
     return choices
+
+
+def _reach(points: dict[str, list[constraints.Point]]) -> str:
+  means = [point.means for of in points.values() for point in of]
+  accuracies, seconds = (
+    [value for of in means if (value := of[unit]) is not None] for unit in ('accuracy', 'compute_seconds')
+  )
+  reach = f'accuracy goes up to {max(accuracies):.3f}'
+  return reach + (f', mean summed compute down to {min(seconds):.3g} s' if seconds else '')
 
 
 def _rows(count: int, most: int) -> int:
