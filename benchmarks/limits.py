@@ -83,9 +83,11 @@ def _judge(
     keeping = [
       constraints.cost(alone)
       for name in methods
-      if strategies.is_single(name) and constraints.judge(limit, alone := _means(_rows(methods[name], test, 0)), target)[0]
+      if strategies.is_single(name)
+      and constraints.judge(limit, alone := _means(_rows(methods[name], test, 0)), target)[0]
     ]
-    found[text] = met, constraints.cost(means) / min(keeping) if keeping else np.nan
+    priced = bool(keeping) and limit.quantity == 'accuracy'
+    found[text] = met, constraints.cost(means) / min(keeping) if priced else np.nan
   return found
 
 
@@ -109,8 +111,9 @@ def main() -> None:
     row = [text]
     for level in (options.confidence, 0.5):
       outcomes = [outcome for outcome in kept[text, level] if outcome is not None]
-      share, cost = np.mean([met for met, _ in outcomes]), np.nanmedian([cost for _, cost in outcomes])
-      row += [f'{100 * share:.0f} %', f'{100 * cost:.0f} %', f'{len(outcomes)}']
+      costs = [cost for _, cost in outcomes if not np.isnan(cost)]
+      row += [f'{100 * np.mean([met for met, _ in outcomes]):.0f} %'] if outcomes else ['-']
+      row += [f'{100 * np.median(costs):.0f} %' if costs else '-', f'{len(outcomes)}']
     cells.append(row)
   header = ['limit']
   for level in (f'at {options.confidence:.0%}', 'by the mean'):

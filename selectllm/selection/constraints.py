@@ -33,7 +33,7 @@ SHARES = ('wall_seconds', 'compute_seconds', 'usd')
 # Earlier names of quantities.
 ALIASES = {'seconds': 'compute_seconds', 'p95_seconds': 'p95_wall_seconds', 'query_seconds': 'query_compute_seconds'}
 
-# A point compared with itself keeps what it equals.
+# What is less than this is an error of rounding.
 _ROUNDING = 1e-9
 
 _FORM = re.compile(r'(\w+)(>=|<=)([\w.+-]+)(%?)')
@@ -163,9 +163,11 @@ def margin(
   if constraint.reference is not None:
     share = 1.0 if constraint.value is None else constraint.value / 100
     of = references[constraint.reference].spread[name]
-    variance += (share * of) ** 2 - 2 * share * point.covariance[constraint.reference][name]
+    variance += (share * of) ** 2 - 2 * share * point.covariance.get(constraint.reference, {}).get(name, 0.0)
+    # A point compared with itself differs in nothing, but for rounding.
+    variance = variance if variance > _ROUNDING * point.spread[name] ** 2 else 0.0
   z = statistics.NormalDist().inv_cdf(confidence)
-  return gap - z * math.sqrt(max(variance, 0.0) * (1 / point.queries + 1 / horizon))
+  return gap - z * math.sqrt(variance * (1 / point.queries + 1 / horizon))
 
 
 def choose(
@@ -199,8 +201,11 @@ def choose(
       kept = margin(constraint, point, references, confidence=confidence, horizon=horizon)
       if kept is None or kept < -_ROUNDING:
         continue
-    cheap = cost(point.means)
-    ranks[index] = (cheap, -accuracy) if constraint.quantity == 'accuracy' else (-accuracy, cheap)
+    taken = cost(point.means)
+    if constraint.quantity == 'accuracy':
+      ranks[index] = (taken, -accuracy)
+    else:
+      ranks[index] = (-accuracy, point.means.get(constraint.quantity) or 0.0, taken)
   return min(ranks, key=lambda index: ranks[index]) if ranks else None
 
 

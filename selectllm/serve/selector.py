@@ -226,7 +226,9 @@ class Selector:
     # A constraint on single queries is one on what `adaptive` does, with estimates and calibrators of its own.
     self._estimates, self.operating_point = chosen
     self.estimated = points[self._estimates][self.operating_point].means
-    self._single = self.llms.index(self._estimates.removeprefix('single:')) if strategies.is_single(self._estimates) else None
+    self._single = (
+      self.llms.index(self._estimates.removeprefix('single:')) if strategies.is_single(self._estimates) else None
+    )
     rules = arrays.rules
     self.rule = self._estimates if self._estimates in rules or self._single is not None else 'adaptive'
     self._rule = rules.get(self.rule)

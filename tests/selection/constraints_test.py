@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from selectllm.selection import constraints
@@ -99,6 +100,14 @@ def test_a_target_is_the_number_that_a_limit_comes_to():
     assert constraints.target(constraints.parse(text), REFERENCES) == expected
 
 
+def _points(settings) -> list[constraints.Point]:
+  """Operating points that are known as if from endless queries."""
+  return [constraints.Point(means=means, spread={}, covariance={}, bounds={}, queries=1) for means in settings]
+
+
+KNOWN = dict(zip(REFERENCES, _points(REFERENCES.values()), strict=True))
+
+
 @pytest.mark.parametrize(
   ('text', 'expected'),
   [
@@ -118,20 +127,78 @@ def test_a_target_is_the_number_that_a_limit_comes_to():
   ],
 )
 def test_the_setting_chosen_serves_the_limit_best(text, expected):
-  assert constraints.choose(constraints.parse(text), SETTINGS, REFERENCES) == expected
+  assert constraints.choose(constraints.parse(text), _points(SETTINGS), KNOWN) == expected
 
 
 def test_where_seconds_are_unknown_dollars_or_calls_decide():
   settings = [{**setting, 'compute_seconds': None} for setting in SETTINGS]
-  assert constraints.choose(constraints.parse('accuracy>=best_single'), settings, REFERENCES) == 1
-  assert constraints.choose(constraints.parse('compute_seconds<=20'), settings, REFERENCES) is None
+  assert constraints.choose(constraints.parse('accuracy>=best_single'), _points(settings), KNOWN) == 1
+  assert constraints.choose(constraints.parse('compute_seconds<=20'), _points(settings), KNOWN) is None
   counted = [{'accuracy': 0.9, 'calls': 3.0}, {'accuracy': 0.85, 'calls': 2.0}]
-  assert constraints.choose(constraints.parse('accuracy>=best_single'), counted, REFERENCES) == 1
+  assert constraints.choose(constraints.parse('accuracy>=best_single'), _points(counted), KNOWN) == 1
 
 
 def test_settings_of_unknown_accuracy_are_never_chosen():
-  assert constraints.choose(constraints.parse('none'), [{'accuracy': None, 'compute_seconds': 1.0}], REFERENCES) is None
-  assert constraints.choose(constraints.parse('none'), [], REFERENCES) is None
+  unknown = _points([{'accuracy': None, 'compute_seconds': 1.0}])
+  assert constraints.choose(constraints.parse('none'), unknown, KNOWN) is None
+  assert constraints.choose(constraints.parse('none'), [], KNOWN) is None
+
+
+def _estimated(
+  accuracy: np.ndarray, seconds: np.ndarray, reference: tuple[np.ndarray, np.ndarray]
+) -> constraints.Point:
+  """An operating point as estimated from values query by query, beside those of the reference `all_llms`."""
+  values, others = ({'accuracy': of[0], 'compute_seconds': of[1]} for of in ((accuracy, seconds), reference))
+  return constraints.Point(
+    means={name: float(of.mean()) for name, of in values.items()},
+    spread={name: float(of.std()) for name, of in values.items()},
+    covariance={'all_llms': {name: float(np.cov(of, others[name], bias=True)[0, 1]) for name, of in values.items()}},
+    bounds={},
+    queries=len(accuracy),
+  )
+
+
+@pytest.mark.parametrize(
+  'text', ['accuracy>=all_llms', 'accuracy>=0.78', 'compute_seconds<=52%', 'compute_seconds<=5.2']
+)
+def test_the_bound_holds_on_new_queries_as_often_as_is_said(text):
+  limit, rng, known, new = constraints.parse(text), np.random.default_rng(0), 400, 100
+  held = 0
+  for _ in range(800):
+    hard = rng.random(known + new)  # both methods err on the hard queries, and take long
+    values = (hard < 0.81).astype(float), 10 * hard * rng.random(len(hard)) * 2
+    reference = (hard + 0.1 * rng.normal(size=len(hard)) < 0.8).astype(float), 20 * hard
+    part = slice(0, known)
+    points = [
+      _estimated(*(of[part] for of in pair), tuple(of[part] for of in reference)) for pair in (values, reference)
+    ]
+    margin = constraints.margin(limit, points[0], {'all_llms': points[1]}, confidence=0.9, horizon=new)
+    # Moved by its margin the bound is just reached, and has to be kept nine times of ten.
+    tested, target = values[limit.quantity != 'accuracy'][known:].mean(), limit.value or 0.0
+    if limit.reference:
+      target = reference[limit.quantity != 'accuracy'][known:].mean() * (limit.value / 100 if limit.percent else 1)
+    gap = tested - target if limit.quantity == 'accuracy' else target - tested
+    held += gap >= margin
+  assert 0.86 < held / 800 < 0.94
+
+
+def test_what_is_compared_with_itself_keeps_what_it_equals():
+  rng = np.random.default_rng(0)
+  values = (rng.random(50) < 0.5).astype(float), rng.random(50)
+  point = _estimated(*values, values)
+  for text in ('accuracy>=all_llms', 'compute_seconds<=100%'):
+    chosen = constraints.choose(constraints.parse(text), [point], {'all_llms': point}, confidence=0.99, horizon=5)
+    assert chosen == 0
+
+
+def test_of_points_that_the_mean_alone_cannot_tell_apart_the_surer_one_is_chosen():
+  rng = np.random.default_rng(0)
+  steady, wild = np.full(100, 5.0), rng.exponential(4.9, 100)
+  right = np.ones(100)
+  points = [_estimated(right, of, (right, steady)) for of in (wild * 4.9 / wild.mean(), steady)]
+  limit, references = constraints.parse('compute_seconds<=5'), {'all_llms': points[1]}
+  assert constraints.choose(limit, points, references) == 0
+  assert constraints.choose(limit, points, references, confidence=0.9, horizon=50) == 1
 
 
 @pytest.mark.parametrize(
