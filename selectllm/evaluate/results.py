@@ -380,6 +380,7 @@ class Tradeoff(_Struct, frozen=True):
     references: best_single, all_llms and static_weighted (of all LLMs).
     curves: Strategy -> its operating points, cheapest first.
     best: Strategy -> its most accurate operating point.
+    confidence: How likely each constraint was to be kept, `config.tradeoff.confidence`.
     constraints: In the order of `config.tradeoff.limits`.
     p_right: Of the first rule.
     confidences: By LLM.
@@ -391,6 +392,7 @@ class Tradeoff(_Struct, frozen=True):
   references: dict[str, Measurement]
   curves: dict[str, list[OperatingPoint]]
   best: dict[str, StrategySummary]
+  confidence: float
   constraints: list[ConstraintResult]
   p_right: AnswerProbability | None
   confidences: dict[str, ConfidenceCalibration]

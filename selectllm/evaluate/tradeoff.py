@@ -253,6 +253,7 @@ def summarise(
       )
       for name, each in chosen.items()
     },
+    confidence=options.confidence,
     constraints=[_judge_constraint(folds, limit, references, everybody, resamples) for limit in limits],
     p_right=_judge_probability(folds, rule, chosen[rule]) if rule else None,
     confidences=_judge_confidences(data, folds),

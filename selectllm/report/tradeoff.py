@@ -137,7 +137,7 @@ def _verdict(row: results.ConstraintResult, tradeoff: results.Tradeoff) -> str:
   if not _is_judged(row, tradeoff):
     return 'cannot be judged: not known of every call'
   if row.measured is None:
-    return 'no operating point reached it in cross-validation'
+    return 'nothing keeps it likely enough'
   if row.constraint == 'none':
     return '-'
   return 'met' if row.met else 'missed, within the interval' if row.within else 'missed'
@@ -148,7 +148,7 @@ def _reached(
 ) -> str:
   """Returns a sentence on the accuracy of a fixed choice: reached or not, and for what share of its cost."""
   if row.measured is None or row.versus is None:
-    return f'**No operating point reached in cross-validation the accuracy of {name}.**'
+    return f'**No operating point is likely enough to reach the accuracy of {name}.**'
   shares = [f'{100 * each.of(row.measured) / each.of(reference):.0f} % of its {each.words}' for each in scale.both]
   versus = row.versus[key]
   verdict = 'exceeded' if versus and versus.delta > 0 and versus.holds else 'reached'
@@ -327,9 +327,10 @@ def batch_table(budgets: list[results.BatchBudget], scale: CostScale) -> tables.
 _EXPLANATION = """\
 Strategies are fitted, and operating points are chosen for a constraint, on the fitting queries (train and validation)
 alone, with confidences of classifiers that did not see the labels of these queries (*cross-validated*). Beside it
-stands what was measured on test, with 95 % intervals over queries (Wilson's of accuracies, else the bootstrap's). A
-constraint is *missed, within the
-interval* when the interval on test still meets it. Gains are *not resolved* where their interval holds 0, as above.
+stands what was measured on test, with 95 % intervals over queries (Wilson's of accuracies, else the bootstrap's). For a
+constraint, an operating point of a rule, or a single LLM, is chosen that is estimated to keep it with a probability of
+{confidence:.0%} on as many new queries as the test has. It is *missed, within the interval* when the interval on test
+still meets it. Gains are *not resolved* where their interval holds 0, as above.
 Operating points are counted from 0, the cheapest. *Wall clock* is what the user of one query waits: calls of one stage
 run in parallel, stages one after the other (mean, and the 95th percentile); *summed compute* is the seconds of all
 calls, added up; *% of all* is in per cent of calling all LLMs at once. The figure leaves out operating points that are
@@ -359,7 +360,7 @@ def section(found: results.Results) -> list[str]:
   points = pareto(tradeoff)
   return [
     *sections,
-    _EXPLANATION.format(costs=costs, own=own),
+    _EXPLANATION.format(confidence=tradeoff.confidence, costs=costs, own=own),
     '### Every strategy at its most accurate operating point\n',
     '\n'.join(f'- **{name}** {_EXPLAINED[name]}.' for name in tradeoff.best if name in _EXPLAINED) + '\n',
     best_table(tradeoff, scale).markdown(),
