@@ -31,6 +31,7 @@ STRATEGIES = (
 )  # fmt: skip
 
 _AT_LEAST = {
+  'seeds': 1,
   'encoder.max_length': 8,
   'train.epochs': 1,
   'train.batch_size': 1,

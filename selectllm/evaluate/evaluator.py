@@ -64,26 +64,26 @@ class Evaluation(NamedTuple):
     return np.concatenate([fold.test_rows for fold in self.folds])
 
 
-def _compare(
-  methods: Sequence[replay.QueryMetrics], references: Sequence[Mapping[str, replay.QueryMetrics | None]]
-) -> list[Versus]:
+def _compare(methods: Sequence[_Method]) -> list[Versus]:
   """Compares each method with its own references, on the queries that both count; None where there are none."""
   compared: list[Versus] = [dict.fromkeys(REFERENCES) for _ in methods]
   pairs = [
-    (versus, name, method, reference)
-    for versus, method, others in zip(compared, methods, references, strict=True)
+    (versus, name, method.metrics, reference, method.variances.get(name, 0.0))
+    for versus, method in zip(compared, methods, strict=True)
     for name in REFERENCES
-    if (reference := others[name]) is not None
+    if (reference := method.references[name]) is not None
   ]
   if not pairs:
     return compared
   width = max(1, _GAINS // len(pairs[0][2].valid))
   for start in range(0, len(pairs), width):
     some = pairs[start : start + width]
-    ours = np.stack([method.correct for _, _, method, _ in some], 1)
-    theirs = np.stack([reference.correct for *_, reference in some], 1)
-    both = np.stack([method.valid & reference.valid for _, _, method, reference in some], 1)
-    for (versus, name, *_), gain in zip(some, metrics.compare_pairs(ours, theirs, both), strict=True):
+    ours = np.stack([method.correct for _, _, method, *_ in some], 1)
+    theirs = np.stack([reference.correct for *_, reference, _ in some], 1)
+    both = np.stack([method.valid & reference.valid for _, _, method, reference, _ in some], 1)
+    between = np.array([variance for *_, variance in some])
+    gains = metrics.compare_pairs(ours, theirs, both, seed_variance=between)
+    for (versus, name, *_), gain in zip(some, gains, strict=True):
       versus[name] = gain
   return compared
 
@@ -176,12 +176,23 @@ def _join(folds: list[FoldEvaluation], keys: Sequence[replay.MethodKey]) -> repl
 
 
 class _Method(NamedTuple):
-  """Holds a method on all test queries: its key, the subset size it has in each fold, its metrics and references."""
+  """Holds a method on all test queries.
+
+  Attributes:
+    key: Its name and size.
+    sizes: The subset size that it has in each fold (of each seed).
+    metrics: Means over seeds.
+    references: By name, likewise.
+    accuracies: Of each seed; None of one.
+    variances: By reference, of the gains of several seeds.
+  """
 
   key: replay.MethodKey
   sizes: list[int]
   metrics: replay.QueryMetrics
   references: dict[str, replay.QueryMetrics | None]
+  accuracies: list[float] | None = None
+  variances: Mapping[str, float] = {}
 
 
 def _methods(
@@ -199,33 +210,75 @@ def _methods(
   return methods
 
 
-def evaluate(run: context.RunContext, strategies: Mapping[str, replay.QueryMetrics] | None = None) -> Evaluation:
-  """Evaluates policies and baselines, and compares them and strategies with references.
+class _Seed(NamedTuple):
+  """Holds the methods of one seed of the training; see `Evaluation`."""
 
-  Args:
-    run: What was predicted.
-    strategies: Name -> metrics on all test queries, at the operating points chosen in cross-validation.
+  folds: list[FoldEvaluation]
+  single: list[str]
+  every: list[_Method]
+  chosen: list[_Method]
 
-  Returns:
-    The evaluation; its test queries are those of all folds, one after the other.
-  """
+
+def _evaluate_seed(run: context.RunContext, strategies: Mapping[str, replay.QueryMetrics]) -> _Seed:
   folds = [_evaluate_fold(run, fold) for fold in run.folds()]
   llms, count = run.data.llms, len(folds)
   single = [f'single:{llms[fold.baselines.best_single]}' for fold in folds]
   best_single = _join(folds, [(name, 1) for name in single])
-  assert best_single is not None
   references = {'best_single': best_single} | {name: _join(folds, [(name, len(llms))] * count) for name in _OF_ALL}
   sizes = {name: [(name, fold.chosen_sizes[name]) for fold in folds] for name in folds[0].chosen_sizes}
   every = _methods(folds, {key: [key] * count for key in folds[0].methods.keys}, references)
   chosen = _methods(folds, {(name, None): keys for name, keys in sizes.items()}, references)
   # The number of LLMs that a strategy calls differs from query to query.
   unsized = references | dict.fromkeys(('top_s', 'best_s'))
-  chosen += [_Method((name, None), [], of, unsized) for name, of in (strategies or {}).items()]
-  kept = _outcomes(run.data.query_ids, np.concatenate([fold.test_rows for fold in folds]), every, chosen)
-  rows = _rows([*every, *chosen], kept, run.options)
+  chosen += [_Method((name, None), [], of, unsized) for name, of in strategies.items()]
+  return _Seed(folds, single, every, chosen)
+
+
+def _accuracy(measured: replay.QueryMetrics) -> float:
+  return metrics.known_mean(measured.correct, measured.valid) or 0.0
+
+
+def _over_seeds(seeds: Sequence[list[_Method]]) -> list[_Method]:
+  """Returns each method as the mean of what it did with each seed, query by query."""
+  if len(seeds) == 1:
+    return seeds[0]
+  combined = []
+  for of in zip(*seeds, strict=True):
+    accuracies = np.array([_accuracy(each.metrics) for each in of])
+    references, variances = {}, {}
+    for name, reference in of[0].references.items():
+      others = [other for each in of if (other := each.references[name]) is not None]
+      references[name] = reference and replay.mean(others)
+      variances[name] = float(np.var(accuracies - [_accuracy(each) for each in others], ddof=1)) if others else 0.0
+    sizes = [size for each in of for size in each.sizes]
+    mean = replay.mean([each.metrics for each in of])
+    combined.append(_Method(of[0].key, sizes, mean, references, accuracies.tolist(), variances))
+  return combined
+
+
+def evaluate(
+  runs: Sequence[context.RunContext], strategies: Sequence[Mapping[str, replay.QueryMetrics]] = ()
+) -> Evaluation:
+  """Evaluates policies and baselines, and compares them and strategies with references.
+
+  Args:
+    runs: What was predicted, for each seed of the training; on the same splits.
+    strategies: For each of these, name -> metrics on all test queries, at the operating points chosen in
+      cross-validation.
+
+  Returns:
+    The evaluation; its test queries are those of all folds, one after the other. Methods are means over seeds, whose
+    variance is in their intervals and tests; `folds` are those of the first.
+  """
+  seeds = [_evaluate_seed(run, chosen) for run, chosen in zip(runs, strategies or [{}] * len(runs), strict=True)]
+  first, every, chosen = seeds[0], _over_seeds([of.every for of in seeds]), _over_seeds([of.chosen for of in seeds])
+  best_single = every[0].references['best_single']
+  assert best_single is not None
+  kept = _outcomes(runs[0].data.query_ids, np.concatenate([fold.test_rows for fold in first.folds]), every, chosen)
+  rows = _rows([*every, *chosen], kept, runs[0].options)
   tradeoff = _policy_tradeoff(rows[: len(every)], best_single)
   of_chosen = [msgspec.structs.replace(row, sizes=of.sizes) for row, of in zip(rows[len(every) :], chosen, strict=True)]
-  return Evaluation(folds, rows[: len(every)], of_chosen, sorted(set(single)), kept, tradeoff)
+  return Evaluation(first.folds, rows[: len(every)], of_chosen, sorted(set(first.single)), kept, tradeoff)
 
 
 def _outcomes(
@@ -247,10 +300,15 @@ def _rows(
 ) -> list[results.MethodResult]:
   """Sums up all methods; one of them is the oracle."""
   intervals = statistics.accuracy_ci(kept.correct, kept.valid, resamples=options.resamples)
-  versus = _compare([of.metrics for of in methods], [of.references for of in methods])
+  for place, of in enumerate(methods):
+    if of.accuracies is not None:
+      intervals[place] = statistics.widen(
+        intervals[place], np.mean(of.accuracies), np.var(of.accuracies, ddof=1, keepdims=True)[0]
+      )
+  versus = _compare(methods)
   oracle = next(of.metrics for of in methods if of.key[0] == 'oracle')
   accuracy = metrics.known_mean(oracle.correct, oracle.valid)
   return [
-    _summarise(of.key, of.metrics, interval, gains, accuracy)
+    msgspec.structs.replace(_summarise(of.key, of.metrics, interval, gains, accuracy), seeds=of.accuracies)
     for of, interval, gains in zip(methods, intervals, versus, strict=True)
   ]

@@ -45,6 +45,12 @@ def concatenate(parts: list[QueryMetrics], axis: int = 0) -> QueryMetrics:
   return parts[0] if len(parts) == 1 else QueryMetrics(*(np.concatenate(of, axis) for of in zip(*parts, strict=True)))
 
 
+def mean(parts: list[QueryMetrics]) -> QueryMetrics:
+  """Returns the means of several metrics on the same queries, of those that count in all of them."""
+  means = QueryMetrics(*(np.mean(of, axis=0, dtype=np.float64) for of in zip(*parts, strict=True)))
+  return means._replace(valid=means.valid == 1)
+
+
 class Replayed(NamedTuple):
   """Holds how M selections for each of N queries fare: metrics [N, M], elected answers int32[N, M] or -1."""
 

@@ -222,7 +222,8 @@ class MethodResult(_Struct, frozen=True):
     compute_s: Mean.
     versus: Gains over best_single, all_llms, static_weighted (of all LLMs), top_s and best_s; None where there is no
       such method.
-    sizes: In `Results.chosen`: the size chosen on validation, one for each fold; none for strategies.
+    sizes: In `Results.chosen`: the size chosen on validation, one for each fold (of each seed); none for strategies.
+    seeds: The accuracy with each seed of the training, of which `accuracy` is the mean; None where there is one.
   """
 
   name: str
@@ -239,6 +240,7 @@ class MethodResult(_Struct, frozen=True):
   gap_to_oracle: float | None
   versus: dict[str, Comparison | None]
   sizes: list[int] | None = None
+  seeds: list[float] | None = None
 
 
 class PolicyTradeoff(_Struct, frozen=True):

@@ -1,6 +1,7 @@
 """The modes of the main job: the road from responses to a report."""
 
 import contextlib
+import dataclasses
 import json
 import logging
 import pathlib
@@ -48,12 +49,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path)
 def evaluate_only(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   """Writes a run's report again: from predictions.npz in seconds, else from its best checkpoint."""
   data = load_table(config, workdir)
-  path = workdir / 'predictions.npz'
-  if distributed.broadcast_from_first(path.exists()):
-    predicted = predictions.read_predictions(path)
-  else:
-    predicted = _predict(config, workdir, data, trains=False)
-  _report(config, workdir, data, predicted, {})
+  _report(config, workdir, data, _predict(config, workdir, data, trains=False), {})
 
 
 def load_table(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dataset.Dataset:
@@ -99,11 +95,23 @@ def _split(config: ml_collections.ConfigDict, data: dataset.Dataset) -> np.ndarr
 
 def _predict(
   config: ml_collections.ConfigDict, workdir: pathlib.Path, data: dataset.Dataset, *, trains: bool
-) -> predictions.Predictions:
-  split = _split(config, data)
-  for part in split:
-    _check_labels(data, part == splits.TRAIN)
-  return scoring.predict(config, workdir, data, split, trains=trains)
+) -> list[predictions.Predictions]:
+  """Scores all queries with each seed; or, where nothing is trained, reads what was predicted if it is there."""
+  predicted = []
+  for place in range(config.seeds):
+    directory = workdir / f'seed_{place}' if place else workdir
+    directory.mkdir(exist_ok=True)
+    path = directory / 'predictions.npz'
+    if not trains and distributed.broadcast_from_first(path.exists()):
+      predicted.append(predictions.read_predictions(path))
+      continue
+    split = _split(config, data)
+    for part in split:
+      _check_labels(data, part == splits.TRAIN)
+    seeded = config.copy_and_resolve_references()
+    seeded.seed += place
+    predicted.append(scoring.predict(seeded, directory, data, split, trains=trains))
+  return predicted
 
 
 def _check_labels(data: dataset.Dataset, train_rows: np.ndarray) -> None:
@@ -129,7 +137,7 @@ def _report(
   config: ml_collections.ConfigDict,
   workdir: pathlib.Path,
   data: dataset.Dataset,
-  predicted: predictions.Predictions,
+  seeds: list[predictions.Predictions],
   timing: dict[str, Any],
 ) -> None:
   """Evaluates what was predicted, and writes it down with the selector: the first process does."""
@@ -137,16 +145,12 @@ def _report(
   if not distributed.is_first():
     return
   begun = time.monotonic()
-  run = context.RunContext(
-    data,
-    predicted.split,
-    predicted.confidences,
-    predicted.estimates,
-    predicted.embeddings,
-    evaluate_options.evaluate_config(config),
-  )
-  folds, summary, chosen = _compare_strategies(config, run)
-  evaluation = evaluator.evaluate(run, chosen)
+  options, predicted = evaluate_options.evaluate_config(config), seeds[0]
+  runs = [context.RunContext(data, of.split, of.confidences, of.estimates, of.embeddings, options) for of in seeds]
+  run = runs[0]
+  compared = [_compare_strategies(config, of, config.seed + place) for place, of in enumerate(runs)]
+  folds, summary, _ = compared[0]
+  evaluation = evaluator.evaluate(runs, [chosen for *_, chosen in compared])
   cases = error_analysis.gather(run, evaluation)
   timing = _retire_report(workdir) | timing
   classifier_latency_s = float(predicted.classifier_latency_s)
@@ -185,7 +189,7 @@ def _retire_report(workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def _compare_strategies(
-  config: ml_collections.ConfigDict, run: context.RunContext
+  config: ml_collections.ConfigDict, run: context.RunContext, seed: int
 ) -> tuple[list[strategies.FoldResult], results.Tradeoff | None, dict[str, replay.QueryMetrics]]:
   """Fits and replays what chooses calls past the paper's policies; nothing for scores, or without strategies.
 
@@ -194,7 +198,7 @@ def _compare_strategies(
   """
   if not config.tradeoff.strategies or not run.data.responses.has_answers:
     return [], None, {}
-  options = evaluate_options.TradeoffOptions.from_config(config, run.data.responses)
+  options = dataclasses.replace(evaluate_options.TradeoffOptions.from_config(config, run.data.responses), seed=seed)
   folds: list[strategies.FoldResult] = []
   progress = metric_writer.Progress('Strategies', len(run.split))
   for fold in run.folds():
