@@ -64,6 +64,26 @@ class Evaluation(NamedTuple):
     return np.concatenate([fold.test_rows for fold in self.folds])
 
 
+class _Method(NamedTuple):
+  """Holds a method on all test queries.
+
+  Attributes:
+    key: Its name and size.
+    sizes: The subset size that it has in each fold (of each seed).
+    metrics: Means over seeds.
+    references: By name, likewise.
+    accuracies: Of each seed; None of one.
+    variances: By reference, of the gains of several seeds.
+  """
+
+  key: replay.MethodKey
+  sizes: list[int]
+  metrics: replay.QueryMetrics
+  references: dict[str, replay.QueryMetrics | None]
+  accuracies: list[float] | None = None
+  variances: Mapping[str, float] = {}
+
+
 def _compare(methods: Sequence[_Method]) -> list[Versus]:
   """Compares each method with its own references, on the queries that both count; None where there are none."""
   compared: list[Versus] = [dict.fromkeys(REFERENCES) for _ in methods]
@@ -173,26 +193,6 @@ def _join(folds: list[FoldEvaluation], keys: Sequence[replay.MethodKey]) -> repl
   if not set(keys) <= set(folds[0].methods.keys):
     return None
   return replay.concatenate([fold.methods.of(key) for fold, key in zip(folds, keys, strict=True)])
-
-
-class _Method(NamedTuple):
-  """Holds a method on all test queries.
-
-  Attributes:
-    key: Its name and size.
-    sizes: The subset size that it has in each fold (of each seed).
-    metrics: Means over seeds.
-    references: By name, likewise.
-    accuracies: Of each seed; None of one.
-    variances: By reference, of the gains of several seeds.
-  """
-
-  key: replay.MethodKey
-  sizes: list[int]
-  metrics: replay.QueryMetrics
-  references: dict[str, replay.QueryMetrics | None]
-  accuracies: list[float] | None = None
-  variances: Mapping[str, float] = {}
 
 
 def _methods(

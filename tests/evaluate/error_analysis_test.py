@@ -63,7 +63,7 @@ def _gathered(table: dataset.Dataset, folds: int = 1, over: str = 'majority'):
     table, np.stack([SPLIT] * folds), np.stack([CONFIDENCES] * folds), [confidence.TEMPLATE] * folds,
     np.eye(len(SPLIT), dtype=np.float32), msgspec.structs.replace(OPTIONS, vote=over),
   )  # fmt: skip
-  evaluation = evaluator.evaluate(run)
+  evaluation = evaluator.evaluate([run])
   return error_analysis.gather(run, evaluation), evaluation
 
 

@@ -32,7 +32,7 @@ def _report(
   """What report.json holds, by the way that it goes there."""
   estimates = [confidence.TEMPLATE] * len(split)  # strategies alone look at them
   run = context.RunContext(data, np.stack(split), np.stack(confidences), estimates, embeddings, _options(**changes))
-  evaluation = evaluator.evaluate(run)
+  evaluation = evaluator.evaluate([run])
   found = assemble.assemble(
     run, evaluation, error_analysis.gather(run, evaluation), tradeoff=None, encoder=results.EncoderChoice(True, 'true'),
     tokens=np.zeros(len(data.queries), int), truncated=0, labels='reference', timing=results.Timing(0.0, 0.0),

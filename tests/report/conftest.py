@@ -66,7 +66,7 @@ def _evaluate(llms: int, kind: str) -> results.Results:
     np.eye(len(SPLIT), dtype=np.float32),
     OPTIONS,
   )
-  evaluation = evaluator.evaluate(run)
+  evaluation = evaluator.evaluate([run])
   return assemble.assemble(
     run, evaluation, error_analysis.gather(run, evaluation), tradeoff=None, encoder=results.EncoderChoice(True, 'true'),
     tokens=np.arange(len(SPLIT), dtype=np.int32), truncated=0, labels='reference', timing=results.Timing(0.25, 1.0),
