@@ -92,7 +92,7 @@ def measure(queries: int, llms: int, samples: int) -> dict[str, float]:
   wall, processor = time.perf_counter(), time.process_time()
   estimates = [confidence.TEMPLATE]  # strategies alone look at them
   run = context.RunContext(table, split[None], confidences[None], estimates, embeddings, options)
-  evaluation = evaluator.evaluate(run)
+  evaluation = evaluator.evaluate([run])
   return {
     'seconds': time.perf_counter() - wall,
     'processor_s': time.process_time() - processor,

@@ -789,3 +789,29 @@ def test_what_takes_an_unknown_time_takes_none_that_is_known():
   np.testing.assert_array_equal(np.isnan(played.compute_s), unknown)
   assert (played.wall_clock_s[~unknown] <= 1).all()
   np.testing.assert_array_equal(np.isnan(played.cost_usd), mask.any(-1))
+
+
+def test_methods_are_means_over_seeds_whose_spread_is_in_intervals_and_tests():
+  table = _table(np.array(HAND_ANSWERS)[..., None], [0] * 8, HAND_LATENCY_S, HAND_LATENCY_S, np.ones((8, 3), bool))
+  embeddings, estimates = np.eye(8, dtype=np.float32), [confidence.TEMPLATE]
+
+  def run(confidences: np.ndarray) -> context.RunContext:
+    return context.RunContext(table, HAND_SPLIT[None], confidences[None], estimates, embeddings, _options())
+
+  def row(runs: list[context.RunContext], name: str) -> results.MethodResult:
+    return next(row for row in evaluator.evaluate(runs).methods if (row.name, row.size) == (name, 1))
+
+  one, other = run(HAND_CONFIDENCES), run(1 - HAND_CONFIDENCES)
+  alone = [row([each], 'max_conf') for each in (one, other)]
+  assert alone[0].accuracy != alone[1].accuracy
+  both = row([one, other], 'max_conf')
+  assert both.seeds == pytest.approx([each.accuracy for each in alone])
+  assert both.accuracy == pytest.approx(np.mean(both.seeds))
+  assert alone[0].seeds is None
+  same = row([one, one], 'max_conf')
+  assert same.accuracy == alone[0].accuracy
+  assert both.accuracy_ci[1] - both.accuracy_ci[0] > same.accuracy_ci[1] - same.accuracy_ci[0]
+  single = row([one, other], 'single:b')
+  assert single.seeds[0] == single.seeds[1] == single.accuracy
+  for gain in (both.versus['best_single'], same.versus['best_single']):
+    assert (gain.ci[0] > 0 or gain.ci[1] < 0) == (gain.p < 0.05)

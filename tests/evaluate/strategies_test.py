@@ -8,7 +8,7 @@ import pytest
 
 from selectllm.data import dataset, splits
 from selectllm.evaluate import options, replay, results, strategies, tradeoff
-from selectllm.selection import confidence, types
+from selectllm.selection import confidence, constraints, types
 
 LLMS = ('cheap', 'middling', 'dear')
 
@@ -71,7 +71,7 @@ def test_test_labels_change_what_is_counted_and_nothing_that_is_done():
     np.testing.assert_array_equal(held.expected_cost, after.strategies[name].expected_cost, err_msg=name)
     np.testing.assert_array_equal(held.fitting.correct, after.strategies[name].fitting.correct, err_msg=name)
     assert not np.array_equal(held.test.correct, after.strategies[name].test.correct), name
-  assert json.dumps(before.rules.estimated) == json.dumps(after.rules.estimated)
+  assert before.rules.estimated == after.rules.estimated
 
 
 def test_the_summary_holds_promises_against_the_test():
@@ -148,7 +148,8 @@ def test_two_splits_are_counted_together():
 def test_what_a_selector_holds_is_played_whoever_contends():
   table, split, estimates, embeddings = _table()
   part = strategies.fit_and_replay(table, split, estimates, embeddings, _options('learned_vote'))
-  assert list(part.rules.rules) == list(part.rules.estimated) == ['adaptive']
+  assert list(part.rules.rules) == ['adaptive']
+  assert list(part.rules.estimated) == ['adaptive', *(f'single:{llm}' for llm in LLMS)]
 
 
 def test_limits_that_nothing_can_keep_or_judge_are_said_not_raised():
@@ -165,3 +166,26 @@ def test_limits_that_nothing_can_keep_or_judge_are_said_not_raised():
   }
   assert rows['query_compute_seconds<=0.5']['operating_points'] is None
   assert rows['compute_seconds<=100%']['met'] is None
+
+
+def test_a_limit_never_takes_more_than_the_cheapest_single_llm_that_keeps_it():
+  table, split, _, embeddings = _table()
+  limits = ('accuracy>=best_single', 'accuracy>=0.4', 'compute_seconds<=1', 'none')
+  wanted = _options('adaptive', limits=limits)
+  part = strategies.fit_and_replay(table, split, _estimates(table, split, embeddings), embeddings, wanted)
+  rules = part.rules
+  for text in limits[:2]:
+    limit = constraints.parse(text)
+    name, point = strategies.choose(rules, limit)
+    keeping = [
+      of[0].means['compute_seconds']
+      for single, of in rules.estimated.items()
+      if strategies.is_single(single)
+      and constraints.margin(limit, of[0], rules.references, confidence=0.9, horizon=rules.horizon) >= -1e-9
+    ]
+    assert keeping  # the best single LLM reaches its own accuracy, whatever the noise
+    assert rules.estimated[name][point].means['compute_seconds'] <= min(keeping) + 1e-6
+  summary = tradeoff.summarise(table, [part], tradeoff.best([part]), wanted)
+  rows = {row.constraint: row for row in summary.constraints}
+  assert rows['compute_seconds<=1'].measured.compute_seconds == 1  # the cheap one, which always takes that, alone
+  assert rows['compute_seconds<=1'].met

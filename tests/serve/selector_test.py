@@ -104,6 +104,31 @@ def test_live_calls_end_with_an_answer_and_its_probability(run):
   assert ((finished.p_right > 0) & (finished.p_right <= 1)).all()
 
 
+def test_one_llm_alone_may_be_what_keeps_a_limit(run, tmp_path):
+  shutil.copytree(run / 'selector', tmp_path / 'selector')
+  facts = json.loads((tmp_path / 'selector' / 'selector.json').read_text())
+  facts['estimated'] = {name: of for name, of in facts['estimated'].items() if name.startswith('single:')}
+  (tmp_path / 'selector' / 'selector.json').write_text(json.dumps(facts))
+  loaded = selectllm.load(tmp_path / 'selector')
+  best = max(facts['estimated'], key=lambda name: facts['estimated'][name][0]['means']['accuracy'])
+  assert loaded.rule == best
+  place = loaded.llms.index(best.removeprefix('single:'))
+  state = loaded.score(['How many eggs has 3 plus 4?', 'How many cats?'])
+  count = len(loaded.llms)
+  nothing, nobody = np.full((2, count, 1), -1, np.int16), np.zeros((2, count), bool)
+  available = np.ones((2, count), bool)
+  available[1, place] = False  # has failed there, and another takes its place
+  chosen = loaded.decide(state, decider.Revealed(nothing, nobody, available))
+  np.testing.assert_array_equal(np.flatnonzero(chosen[0]), [place])
+  assert chosen[1].sum() == 1
+  assert not chosen[1, place]
+  answers = np.where(chosen[..., None], 3, -1).astype(np.int16)
+  assert not loaded.decide(state, decider.Revealed(answers, chosen, available)).any()
+  finished = loaded.finish(state, decider.Revealed(answers, chosen, available))
+  np.testing.assert_array_equal(finished.answer, 3)
+  assert ((finished.p_right > 0) & (finished.p_right <= 1)).all()
+
+
 def test_what_cannot_be_loaded_says_why(run, tmp_path):
   with pytest.raises(selector.SelectorError, match='holds no selector'):
     selectllm.load(tmp_path)
