@@ -91,6 +91,7 @@ def _tradeoff(cost_unit: str = 'compute_seconds') -> Content:
       | {'operating_points': [curve[-1]['operating_point']] * 2, 'versus': _versus(curve[-1]['measured']['accuracy'])}
       for name, curve in curves.items()
     },
+    'confidence': 0.9,
     'p_right': {
       'strategy': 'adaptive',
       'ece': 0.0213,
