@@ -51,7 +51,7 @@ def parse_argument(argument: str | None, words: tuple[str, ...] = (), **defaults
 def get_config() -> ml_collections.ConfigDict:
   """The defaults of an experiment, in sections."""
   config = ml_collections.ConfigDict()
-  config.mode = 'train_and_evaluate'  # or evaluate, collect, select, answer, compare, add_llm
+  config.mode = 'train_and_evaluate'  # or evaluate, collect, select, answer, compare, add_llm, grade_audit
   config.seed = 0  # of weights, batches, dropout and all that is fitted
   config.seeds = 1  # above 1: so many classifiers, from `seed` on; results are means, their spread is in the intervals
   config.profile = False  # trace some steps of the training, for TensorBoard or Perfetto

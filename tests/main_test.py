@@ -10,7 +10,8 @@ def test_an_unknown_mode_is_refused():
   config = jsonl.get_config()
   config.mode = 'predict'
   with pytest.raises(
-    ValueError, match="'predict' is not one of train_and_evaluate, evaluate, collect, select, answer, compare, add_llm"
+    ValueError,
+    match=r"'predict' is not one of train_and_evaluate, evaluate, collect, .*, add_llm, grade_audit",
   ):
     main._run(config, None)
 

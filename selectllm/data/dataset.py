@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from selectllm.data import grading, pool_file, records, splits
+from selectllm.data import grade_audit, grading, pool_file, records, splits
 from selectllm.infra.typing import Array
 
 NO_ANSWER = -1
@@ -101,6 +101,7 @@ class Dataset(NamedTuple):
     published_split: int8[N], the split that each query was published in; -1 for none.
     notes: What a reader of any result must know about the data.
     latency_model: By which formula latencies are estimated, in words; empty where none is.
+    audits: Of each LLM, in whose wrong responses a right answer may have been overlooked; empty without responses.
   """
 
   name: str
@@ -117,6 +118,7 @@ class Dataset(NamedTuple):
   published_split: np.ndarray = np.zeros(0, np.int8)
   notes: tuple[str, ...] = ()
   latency_model: str = ''
+  audits: tuple[grade_audit.Audit, ...] = ()
 
 
 def _folded(name: str) -> str:
@@ -213,6 +215,10 @@ class _Query:
     """Returns how many answers were judged right in one response and wrong in another."""
     return sum(0 < sum(given) < len(given) for given in self.verdicts.values())
 
+  def named(self, ids: collections.abc.Collection[int]) -> list[str]:
+    """Returns the answers that have these ids."""
+    return [answer for answer, place in self.ids.items() if place in ids]
+
   def accept(self, references: collections.abc.Iterable[str]) -> list[int]:
     """Returns the ids of the right answers: verdicts decide where there are any (most of them, if they differ)."""
     accepted = dict.fromkeys(self.add(reference, None) for reference in references)
@@ -238,10 +244,13 @@ class _Grader:
   Attributes:
     llm: The facts about the LLM.
     estimates: Whether any latency was estimated from its speed.
+    wrong: How many of the responses that were checked are graded wrong.
+    overlooked: Row and sample of those in which the reference stands at the end.
   """
 
   def __init__(self, llm: pool_file.LLM, extractor: str):
-    self.llm, self.estimates = llm, False
+    self.llm, self.estimates, self.wrong = llm, False, 0
+    self.overlooked: list[tuple[int, int]] = []
     self._name = extractor and ((llm.endpoint and llm.endpoint.extractor) or extractor)
     self._extract = grading.get_extractor(self._name) if self._name else None
 
@@ -268,6 +277,29 @@ class _Grader:
         responses.answers[row, column, place] = query.add(answer, sample.correct)
     return kind
 
+  def check(
+    self,
+    row: int,
+    samples: collections.abc.Sequence[records.Sample],
+    given: list[int],
+    accepted: list[int],
+    right: list[str],
+  ) -> None:
+    """Looks for right answers in those responses to one query that are graded wrong.
+
+    Args:
+      row: The query's.
+      samples: The responses.
+      given: The ids of their answers.
+      accepted: The ids of right answers.
+      right: The references; without any there is nothing to look for.
+    """
+    for place, sample in enumerate(samples if right else ()):
+      if sample.text and given[place] not in accepted:
+        self.wrong += 1
+        if grade_audit.stands_at_the_end(sample.text, right):
+          self.overlooked.append((row, place))
+
 
 def _latency_model(graders: collections.abc.Iterable[_Grader]) -> str:
   """Returns by which formula latencies were estimated, in words; nothing where none was."""
@@ -291,6 +323,10 @@ def _notes(disputed: int, present: collections.abc.Iterable[str], pool: pool_fil
   """Returns what a reader must know about names and verdicts."""
   verdicts = f'{disputed:,} answers were judged right in one response and wrong in another: most of them decide.'
   return tuple(filter(None, (verdicts if disputed else '', _alike(present, pool))))
+
+
+def _audits(graders: collections.abc.Iterable[_Grader]) -> tuple[grade_audit.Audit, ...]:
+  return tuple(grade_audit.Audit(grader.wrong, tuple(grader.overlooked)) for grader in graders)
 
 
 def _empty(size: int, llms: int, samples: int) -> Responses:
@@ -343,6 +379,7 @@ def join(
     fresh = [place for place in query.accept(()) if place >= len(texts[row])]  # others are judged already
     accepted[row] += fresh if accepted[row] else []
     texts[row] = tuple(query.ids)
+    grader.check(row, samples, new.answers[row, 0].tolist(), accepted[row], query.named(accepted[row]))
   new = new._replace(accepted=_stack(accepted))
   _judge(new)
   new.observed[:] &= (new.accepted != NO_ANSWER).any(1, keepdims=True)
@@ -358,6 +395,7 @@ def join(
     latency_model=data.latency_model or _latency_model([grader]),
     sizes_assumed=(*data.sizes_assumed, llm) if grader.llm.parameters_assumed else data.sizes_assumed,
     answers=texts,
+    audits=(*data.audits, *_audits([grader])),
   )
 
 
@@ -385,6 +423,10 @@ def _canonical(reference: str, record: records.Record, query: _Query, extractor:
   return grading.known_as(canonical, query.ids, grading.get_extractor(extractor))
 
 
+def _observed(record: records.Record, grader: _Grader) -> list[records.Sample]:
+  return [sample for sample in record.responses.get(grader.llm.name, ()) if sample.error is None]
+
+
 def _grade_record(
   responses: Responses, row: int, record: records.Record, graders: list[_Grader]
 ) -> tuple[_Query, set[str]]:
@@ -404,7 +446,7 @@ def _grade_record(
     if grader.llm.name in record.scores:
       responses.labels[row, column], responses.observed[row, column] = record.scores[grader.llm.name], True
       kinds.add('unknown')
-    if given := [sample for sample in record.responses.get(grader.llm.name, ()) if sample.error is None]:
+    if given := _observed(record, grader):
       kinds.add(grader.grade(responses, row, column, given, query))
   return query, kinds
 
@@ -450,6 +492,9 @@ def build(
     kinds |= of_record
     accepted.append(_accepted(record, query, extractor, unlabelled) if samples else [])
     disputed += query.disputed
+    right = query.named(accepted[-1]) if record.references else []
+    for column, grader in enumerate(graders):
+      grader.check(row, _observed(record, grader), responses.answers[row, column].tolist(), accepted[-1], right)
     if record.split:
       published_split[row] = splits.NAMES.index(record.split)
     responses.task[row] = tasks.setdefault(record.task, len(tasks))
@@ -479,4 +524,5 @@ def build(
     published_split=published_split,
     notes=_notes(disputed, present, pool),
     latency_model=_latency_model(graders),
+    audits=_audits(graders) if samples else (),
   )

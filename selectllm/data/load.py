@@ -1,5 +1,6 @@
 """From a config to a table: prepares the data set with its builder where needed, and reads it."""
 
+import collections.abc
 import dataclasses
 import importlib
 import logging
@@ -82,6 +83,11 @@ def _facts(llm: pool_file.LLM, regraded: bool) -> dict[str, Any]:
   """Returns the facts that an LLM's arrays depend on: how it is asked changes nothing about its responses."""
   facts = dataclasses.asdict(dataclasses.replace(llm, endpoint=None))
   return facts | ({'extractor': llm.endpoint.extractor} if regraded and llm.endpoint else {})
+
+
+def recorded(config: ml_collections.ConfigDict, name: str) -> collections.abc.Sequence[Any]:
+  """Returns the TFDS examples that `load` read with the builder of this name, in its order."""
+  return _prepared_or_fallback(config, name).as_data_source(split='full')
 
 
 def load(config: ml_collections.ConfigDict, begun_with: str = '') -> tuple[dataset.Dataset, dict[str, Any]]:

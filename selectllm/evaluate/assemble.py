@@ -3,7 +3,16 @@
 import numpy as np
 
 from selectllm.data import splits
-from selectllm.evaluate import contamination, context, error_analysis, evaluator, metrics, results, statistics
+from selectllm.evaluate import (
+  contamination,
+  context,
+  error_analysis,
+  evaluator,
+  metrics,
+  overlooked,
+  results,
+  statistics,
+)
 from selectllm.selection import constraints, policies
 
 
@@ -129,6 +138,7 @@ def _summarise_llms(run: context.RunContext) -> dict[str, results.LLMSummary]:
       missing=int((~observed).sum()),
       latency_s=metrics.known_mean(responses.latency_s[:, column], observed),
       cost_usd=metrics.known_mean(responses.cost_usd[:, column], observed),
+      overlooked=overlooked.summarise(run.data.audits[column]) if run.data.audits else None,
     )
   return summaries
 

@@ -96,6 +96,23 @@ class DatasetSummary(_Struct, frozen=True):
     )
 
 
+class Overlooked(_Struct, frozen=True):
+  """How often the reference stands in the last sentence of a response that was graded wrong.
+
+  That is no proof, as a wrong response may name the right value by the way; but where it is often so, the extractor
+  misreads the LLM.
+
+  Attributes:
+    wrong: Responses in all splits that were graded wrong, of those whose text is known.
+    share: Of them; None where there are none.
+    share_ci: Wilson's interval.
+  """
+
+  wrong: int
+  share: float | None
+  share_ci: Interval
+
+
 class LLMSummary(_Struct, frozen=True):
   """One LLM alone.
 
@@ -105,6 +122,7 @@ class LLMSummary(_Struct, frozen=True):
     missing: Queries without a response of it.
     latency_s: Mean of a call.
     cost_usd: Mean of a call.
+    overlooked: Right answers that may not have been read; None for scores.
   """
 
   accuracy: dict[str, float | None]
@@ -112,6 +130,7 @@ class LLMSummary(_Struct, frozen=True):
   missing: int
   latency_s: float | None
   cost_usd: float | None
+  overlooked: Overlooked | None = None
 
 
 class Reliability(_Struct, frozen=True):

@@ -39,6 +39,7 @@ MODES = {
   'answer': Mode('answer', 'answer', workdir=True),
   'compare': Mode('compare', 'compare', jax=False, default='compare'),
   'add_llm': Mode('add_llm', 'add_llm', workdir=True),
+  'grade_audit': Mode('grade_audit', 'grade_audit', jax=False, default='{config}-grade_audit'),
 }
 
 

@@ -7,14 +7,15 @@ from importlib import resources
 from typing import Any
 
 
-def page(title: str, listed: dict[str, Any]) -> str:
+def page(title: str, listed: dict[str, Any], template_name: str = 'browser_template.html') -> str:
   """Returns the page as HTML; scripts show texts as text, so nothing in a query can become part of the page.
 
   Args:
     title: Of the report.
-    listed: From `error_analysis.listing`.
+    listed: From `error_analysis.listing`, or what else the template shows.
+    template_name: A file beside this one.
   """
-  template = (resources.files('selectllm.report') / 'browser_template.html').read_text(encoding='utf-8')
+  template = (resources.files('selectllm.report') / template_name).read_text(encoding='utf-8')
   # Nothing in the data can end the script element that holds them; ASCII, so that unpaired surrogates can be written.
   data = json.dumps(listed, ensure_ascii=True, allow_nan=False, separators=(',', ':'))
   for sign in '<>&':

@@ -5,7 +5,7 @@ import pathlib
 import rich.console
 import rich.markup
 
-from selectllm.evaluate import options, results
+from selectllm.evaluate import options, overlooked, results
 from selectllm.infra import paths
 from selectllm.report import figures, tables, tradeoff, tradeoff_figures
 
@@ -36,6 +36,7 @@ def warnings(found: results.Results) -> list[str]:
   if data.truncated:
     lines.append(f'{data.truncated} queries were longer than the encoder reads; their ends were cut off.')
   lines += filter(None, (_constant(llm, row) for llm, row in found.llms.items()))
+  lines += filter(None, (overlooked.warning(llm, row.overlooked) for llm, row in found.llms.items()))
   if data.labels == 'reference':  # else the labels of the splits come from different sources
     lines += filter(None, (_shift(llm, row) for llm, row in found.llms.items()))
   return lines + _contaminated(found.contamination) + _latencies_and_costs(found)

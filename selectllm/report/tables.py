@@ -12,6 +12,7 @@ from selectllm.evaluate import results
 
 # Heads of columns of the two times of a query.
 WALL_CLOCK, COMPUTE = 'wall clock, s', 'summed compute, s'
+OVERLOOKED = 'reference ends wrong responses %'
 SECONDS_A_CALL = 'seconds a call'
 REFERENCES = {
   'best_single': 'best single LLM',
@@ -236,13 +237,14 @@ def policy_tradeoff_table(tradeoff: dict[str, results.PolicyTradeoff]) -> Table:
 
 
 def llms_table(found: results.Results) -> Table:
-  """Tabulates every LLM's accuracy in each split, with 95 % intervals, and the latency and cost of a call."""
-  header = ['LLM', 'all %', 'train %', 'validation %', 'test %', 'missing', SECONDS_A_CALL, '$ per 1,000']
+  """Tabulates every LLM's accuracy in each split, with 95 % intervals, what may be misread, and what a call takes."""
+  header = ['LLM', 'all %', 'train %', 'validation %', 'test %', 'missing', OVERLOOKED, SECONDS_A_CALL, '$ per 1,000']
   rows = []
   for name, row in found.llms.items():
     splits = ('all', 'train', 'validation', 'test')
     accuracy = [with_interval(row.accuracy[split], row.accuracy_ci[split]) for split in splits]
-    rows.append([name, *accuracy, str(row.missing), seconds(row.latency_s), dollars(row.cost_usd)])
+    misread = percent(row.overlooked.share if row.overlooked else None)
+    rows.append([name, *accuracy, str(row.missing), misread, seconds(row.latency_s), dollars(row.cost_usd)])
   return Table(of_kind(header, found), rows)
 
 

@@ -284,7 +284,7 @@ def test_what_cannot_be_answered_is_refused_before_any_call(config, recorded, tm
   ('line', 'old', 'new', 'message'),
   [
     ('{"query_id": "x"', '', '', 'queries.jsonl:6: not valid JSON'),
-    ('{"query_id": "x", "query": "y", "reference": "none"}', '', '', 'queries.jsonl:6: the extractor finds no answer'),
+    ('{"query_id": "x", "query": "y", "reference": "none"}', '', '', "queries.jsonl:6: the reference 'none'"),
     ('', '{query}', '{subject}', "'adder': its prompt names {subject}, which query"),
     ('', 'api: chat', 'api: chat\n    context_tokens: 51', 'its context holds 51'),
     ('', 'model: m', 'model: other', "serves m; not 'other'"),
