@@ -16,7 +16,7 @@ ACCURACY = {
   'gpt3-6b-verification': 39.0,
   'gpt3-175b-finetuning': 34.7,
   'gpt3-175b-verification': 56.3,
-  'mixtral-8x7b-instruct': 63.6,
+  'mixtral-8x7b-instruct': 64.1,  # five end on another number, as 'it takes 2 hours to charge to 100 %'
   'gpt-4-1106': 94.2,  # its texts read, of which the last number is another in 70
   'tora-code-34b': 80.5,
   'tora-70b': 84.3,
