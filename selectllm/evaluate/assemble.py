@@ -1,8 +1,10 @@
 """Puts the parts of an evaluation together: the one place that makes `results.Results`."""
 
+import itertools
+
 import numpy as np
 
-from selectllm.data import splits
+from selectllm.data import dataset, splits
 from selectllm.evaluate import (
   contamination,
   context,
@@ -41,7 +43,6 @@ def assemble(
     labels: Likewise.
     timing: What all that took.
   """
-  oracle = next(row for row in evaluation.methods if row.name == 'oracle')
   _correct(evaluation.chosen, tradeoff)
   return results.Results(
     schema_version=results.SCHEMA_VERSION,
@@ -49,7 +50,7 @@ def assemble(
     llms=_summarise_llms(run),
     encoder=encoder,
     classifier=_judge_classifier(run, evaluation),
-    oracle=results.OracleSummary(oracle.accuracy, oracle.compute_s),
+    oracle=_summarise_oracle(run, evaluation),
     best_single=evaluation.best_single,
     policy_tradeoff=evaluation.policy_tradeoff,
     knn_neighbours=[fold.baselines.neighbours for fold in evaluation.folds],
@@ -88,6 +89,24 @@ def _correct(chosen: list[results.MethodResult], tradeoff: results.Tradeoff | No
   for row in chosen:
     if tradeoff and row.name in tradeoff.best:
       row.versus.update(tradeoff.best[row.name].versus)
+
+
+def _summarise_oracle(run: context.RunContext, evaluation: evaluator.Evaluation) -> results.OracleSummary:
+  """Judges the oracle, and how much of it is more than luck."""
+  row = next(row for row in evaluation.methods if row.name == 'oracle')
+  responses = run.data.responses.rows(evaluation.test_rows)
+  supported = repeated = None
+  counted, samples = responses.observed.any(1), responses.answers.shape[2]
+  if samples:
+    right = dataset.is_right(responses.majority, responses.accepted[:, None]) & responses.observed  # [T, K]
+    same = responses.majority[:, :, None] == responses.majority[:, None]
+    supporters = np.sum(same & right[:, None], 2) * right
+    supported = metrics.known_mean(supporters.max(1) >= 2, counted)
+  if samples > 1:
+    right = dataset.is_right(responses.answers, responses.accepted[:, None, None]) & responses.observed[..., None]
+    again = [np.any(right[..., a] & right[..., b], 1) for a, b in itertools.combinations(range(samples), 2)]
+    repeated = metrics.known_mean(np.mean(again, 0), counted)
+  return results.OracleSummary(row.accuracy, supported, repeated, row.compute_s)
 
 
 def _summarise_dataset(run: context.RunContext, tested: int, truncated: int, labels: str) -> results.DatasetSummary:

@@ -191,9 +191,19 @@ class EncoderChoice(_Struct, frozen=True):
 
 
 class OracleSummary(_Struct, frozen=True):
-  """The fastest right LLM of every query."""
+  """The fastest right LLM of every query.
+
+  Attributes:
+    accuracy: Any LLM is right. The more LLMs, the more often one is by luck alone.
+    supported: At least two LLMs give the same right answer; None for scores.
+    repeated: An LLM that is right in one sample is right in another one too, the mean over all pairs of samples; None
+      where there is one sample, and for scores.
+    latency_s: Mean of the call.
+  """
 
   accuracy: float | None
+  supported: float | None
+  repeated: float | None
   latency_s: float | None
 
 

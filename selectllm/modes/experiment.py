@@ -152,11 +152,8 @@ def _report(
   folds, summary, _ = compared[0]
   evaluation = evaluator.evaluate(runs, [chosen for *_, chosen in compared])
   cases = error_analysis.gather(run, evaluation)
-  timing = _retire_report(workdir) | timing
+  timing = _earlier_timing(workdir) | timing
   classifier_latency_s = float(predicted.classifier_latency_s)
-  if len(folds) == 1:  # with folds there is no one selector
-    selector.save(workdir / 'selector', config, data, folds[0], classifier_latency_s)
-  predictions.save(workdir / 'outcomes.npz', evaluation.outcomes)
   found = assemble.assemble(
     run,
     evaluation,
@@ -171,21 +168,29 @@ def _report(
   spent = msgspec.structs.replace(found.timing, evaluate_s=time.monotonic() - begun)
   found = msgspec.structs.replace(found, timing=spent)
   listed = error_analysis.listing(data, cases, config.evaluate.vote)
+  # All that can fail has been computed: from here on, files are replaced.
+  _retire_report(workdir)
+  if len(folds) == 1:  # with folds there is no one selector
+    selector.save(workdir / 'selector', config, data, folds[0], classifier_latency_s)
+  predictions.save(workdir / 'outcomes.npz', evaluation.outcomes)
   browser.write(workdir / 'queries.html', found.dataset.title, listed)
   report.write(workdir, found)
   (workdir / _EARLIER).unlink(missing_ok=True)
 
 
-def _retire_report(workdir: pathlib.Path) -> dict[str, Any]:
-  """Moves the report of an earlier evaluation aside, and returns its timing; nothing where there is none.
+def _earlier_timing(workdir: pathlib.Path) -> dict[str, Any]:
+  """Returns the timing of an earlier evaluation, which alone knows that of the training; nothing without one."""
+  reports = [path for name in ('report.json', _EARLIER) if (path := workdir / name).exists()]
+  return json.loads(reports[0].read_text())['timing'] if reports else {}
 
-  Where there is a report.json, all that lies beside it is of the same evaluation, also after a kill in between. The
-  earlier report is kept until the new one is written, for it alone knows the time of the training.
+
+def _retire_report(workdir: pathlib.Path) -> None:
+  """Moves the report of an earlier evaluation aside, and keeps it until the new one is written.
+
+  Where there is a report.json, all that lies beside it is of the same evaluation, also after a kill in between.
   """
-  current, earlier = workdir / 'report.json', workdir / _EARLIER
-  if current.exists():
-    current.replace(earlier)
-  return json.loads(earlier.read_text())['timing'] if earlier.exists() else {}
+  if (current := workdir / 'report.json').exists():
+    current.replace(workdir / _EARLIER)
 
 
 def _compare_strategies(

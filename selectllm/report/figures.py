@@ -63,7 +63,7 @@ def _annotate(axes: matplotlib.axes.Axes, labels: list[_Label]) -> None:
 
 
 class _Point(NamedTuple):
-  """A method on the plane of latency (or calls) and accuracy in %."""
+  """A method on the plane of a time (or calls) and accuracy in %."""
 
   name: str
   size: int | None
@@ -71,11 +71,11 @@ class _Point(NamedTuple):
   y: float
 
 
-def _points(rows: Sequence[results.MethodResult], *, by_calls: bool) -> list[_Point]:
+def _points(rows: Sequence[results.MethodResult], field: str) -> list[_Point]:
   """Returns where the methods lie, but for the oracle and what is not known."""
   points = []
   for row in rows:
-    x = row.calls if by_calls else row.compute_s
+    x = getattr(row, field)
     if row.name != 'oracle' and row.accuracy is not None and x is not None:
       points.append(_Point(row.name, row.size, x, 100 * row.accuracy))
   return points
@@ -94,34 +94,50 @@ def _draw_methods(axes: matplotlib.axes.Axes, points: list[_Point], single: list
   axes.plot([p.x for p in single], [p.y for p in single], 'o', color=_SINGLE, markersize=4, label='single LLM')
 
 
-def accuracy_and_latency(found: results.Results) -> matplotlib.figure.Figure:
-  """Draws accuracy against sequential latency: policies by size, single LLMs, and the trade-off of them all."""
+def accuracy_and_time(found: results.Results) -> matplotlib.figure.Figure:
+  """Draws accuracy against wall clock and summed compute: policies by size, single LLMs, and the trade-off of all."""
   kind = found.dataset.latency
-  points = _points(found.methods, by_calls=kind == 'unknown')
-  single = sorted((point for point in points if point.name.startswith('single:')), key=lambda point: -point.y)
-  figure = matplotlib.figure.Figure(figsize=(10, 5.6), layout='constrained')
-  axes = figure.subplots()
-  _draw_methods(axes, points, single)
-  if (oracle := found.oracle.accuracy) is not None:
-    axes.axhline(100 * oracle, color='black', linestyle=':', linewidth=1, label=f'oracle {100 * oracle:.1f} %')
+  times = {'wall_clock_s': f'wall clock of a query, s ({kind})', 'compute_s': f'summed compute of a query, s ({kind})'}
   if kind == 'unknown':
-    axes.set_xlabel('LLMs called per query')
-    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-  else:
-    axes.set_xscale('log')
-    axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
-    axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f'{value:g}'))
-    axes.set_xlabel(f'LLM latency per query, sum over the called LLMs, seconds ({kind})')
+    times = {'calls': 'LLMs called per query'}
+  figure = matplotlib.figure.Figure(figsize=(6.4 * len(times) - 0.8, 5.6), layout='constrained')
+  panels = figure.subplots(1, len(times), sharey=True, squeeze=False)[0]
+  points = [_points(found.methods, field) for field in times]
+  for axes, of, (field, words) in zip(panels, points, times.items(), strict=True):
+    _draw_panel(axes, of, found.oracle.accuracy)
+    axes.set_xlabel(words)
+    if field == 'calls':
+      axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
+    else:
+      axes.set_xscale('log')
+      axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+      axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+      axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f'{value:g}'))
+  panels[0].set_ylabel('accuracy on test, %')
+  figure.suptitle(
+    f'Accuracy and {"calls" if kind == "unknown" else "time"} (small numbers: subset size s)', fontsize=11
+  )
+  figure.legend(*panels[0].get_legend_handles_labels(), fontsize=8, loc='outside right upper')
+  figure.draw_without_rendering()  # labels keep apart from each other where the panels really are
+  for axes, of in zip(panels, points, strict=True):
+    _annotate(axes, _labels(of))
+  return figure
+
+
+def _draw_panel(axes: matplotlib.axes.Axes, points: list[_Point], oracle: float | None) -> None:
+  _draw_methods(axes, points, [point for point in points if point.name.startswith('single:')])
+  if oracle is not None:
+    axes.axhline(100 * oracle, color='black', linestyle=':', linewidth=1, label=f'oracle {100 * oracle:.1f} %')
+  axes.grid(alpha=0.25)
+
+
+def _labels(points: list[_Point]) -> list[_Label]:
+  """Returns the names of single LLMs, the most accurate first, and the sizes of two methods."""
+  single = sorted((point for point in points if point.name.startswith('single:')), key=lambda point: -point.y)
   labels = [_Label(point.name.removeprefix('single:'), point.x, point.y, (5, 2), _SINGLE) for point in single]
   for name, offset in (('weighted_max_conf', (-2, 5)), ('top_s', (3, -9))):
     labels += [_Label(str(p.size), p.x, p.y, offset, _STYLES[name][0]) for p in points if p.name == name]
-  _annotate(axes, labels)
-  axes.set_ylabel('accuracy on test, %')
-  axes.set_title('Accuracy and latency (small numbers: subset size s)')
-  axes.grid(alpha=0.25)
-  figure.legend(fontsize=8, loc='outside right upper')
-  return figure
+  return labels
 
 
 def reliability(found: results.Results) -> matplotlib.figure.Figure:
@@ -276,7 +292,7 @@ def oracle_gap(found: results.Results) -> matplotlib.figure.Figure | None:
 Maker = Callable[[results.Results], matplotlib.figure.Figure | None]
 
 FIGURES: dict[str, Maker] = {
-  'accuracy_latency': accuracy_and_latency,
+  'accuracy_time': accuracy_and_time,
   'reliability': reliability,
   'selection': selection,
   'confusion': confusion,

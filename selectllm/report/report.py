@@ -159,14 +159,23 @@ def _of_policy(row: results.MethodResult, everybody: results.MethodResult | None
   )
 
 
+def _of_oracle(oracle: results.OracleSummary) -> str:
+  """Returns the sentence about the oracle, and how much of it is more than luck."""
+  text = f'Some LLM is right (the **oracle**) on {tables.percent(oracle.accuracy)} % of the test queries'
+  less = {'two give the right answer': oracle.supported, 'one that is right is so in another sample': oracle.repeated}
+  shares = [f'{words} on {tables.percent(share)} %' for words, share in less.items() if share is not None]
+  return text + (f', partly by luck: {", ".join(shares)}.' if shares else '.')
+
+
 def summary(found: results.Results) -> list[str]:
   """Returns the findings, one sentence each."""
   by_name = {row.name: row for row in tables.headline_rows(found)}
   lines = [
     f'**{name}** answers {tables.percent(by_name[name].accuracy)} % of the test queries right.'
-    for name in [*found.best_single, 'all_llms', 'oracle']
+    for name in [*found.best_single, 'all_llms']
     if name in by_name
   ]
+  lines.append(_of_oracle(found.oracle))
   return lines + [_of_policy(by_name[policy], by_name.get('all_llms')) for policy in tables.policies(found)]
 
 
@@ -318,11 +327,16 @@ def _methods(found: results.Results) -> list[str]:
   return [
     tables.methods_table(tables.headline_rows(found), found).markdown(),
     explanation,
+    '## The oracle\n',
+    'Nothing that selects one LLM can be right more often than the oracle, but part of it is luck: the more LLMs, the '
+    'more often one of them hits the answer by chance, which nobody can foresee. What two LLMs support, or one LLM '
+    'repeats, is less so.\n',
+    tables.oracle_table(found).markdown(),
     '## Gains of the policies\n',
     'Over fixed choices on the same queries (`top_s`, `best_s`: of the same size), with 95 % intervals; in square '
     'brackets, of what is not resolved, the smallest gain that so many queries show with a power of 80 %.\n',
     tables.gains_table(found).markdown(),
-    '![Accuracy and latency of policies, fixed subsets and single LLMs](figures/accuracy_latency.png)\n',
+    '![Accuracy and time of policies, fixed subsets and single LLMs](figures/accuracy_time.png)\n',
     *([tables.policy_tradeoff_table(found.policy_tradeoff).markdown()] if found.policy_tradeoff else []),
   ]
 
@@ -360,11 +374,12 @@ def markdown(found: results.Results) -> str:
 
 def write(workdir: pathlib.Path, found: results.Results) -> None:
   """Writes report.json, report.md and figures/ into a run directory, and shows the main table on the console."""
+  content = results.to_json(found)  # first, for it refuses what is not finite
   (workdir / 'report.md').write_text(markdown(found), encoding='utf-8')
   figures.draw(found, workdir / 'figures', figures.FIGURES | tradeoff_figures.FIGURES)
   # Last: a run whose report.json is there has finished.
   with paths.atomic_write(workdir / 'report.json') as partial:
-    partial.write_text(results.to_json(found))
+    partial.write_text(content)
   console = rich.console.Console()
   console.print(tables.console_table(found).rich(found.dataset.title))
   for line in [*warnings(found), f'The encoder is {found.encoder.sentence()}']:

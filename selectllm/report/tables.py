@@ -224,6 +224,21 @@ def console_table(found: results.Results) -> Table:
   return table.columns(map(table.header.index, of_kind(names, found)))
 
 
+def oracle_table(found: results.Results) -> Table:
+  """Tabulates the oracle beside what of it is more than luck, and how much each is over the best single LLM."""
+  single = [row.accuracy for row in found.methods if row.name in found.best_single and len(found.best_single) == 1]
+  rows = []
+  for words, accuracy in (
+    ('any LLM is right', found.oracle.accuracy),
+    ('two LLMs or more give the same right answer', found.oracle.supported),
+    ('an LLM is right, and again in another sample', found.oracle.repeated),
+  ):
+    if accuracy is not None:
+      over = f'{100 * (accuracy - single[0]):+.1f}' if single and single[0] is not None else '-'
+      rows.append([words, percent(accuracy), over])
+  return Table(['the oracle, where', 'right %', 'points over the best single LLM'], rows)
+
+
 def policy_tradeoff_table(tradeoff: dict[str, results.PolicyTradeoff]) -> Table:
   """Tabulates what all sizes of a policy reach together."""
   rows = [[name, percent(values.aiq), percent(values.save)] for name, values in tradeoff.items()]

@@ -93,7 +93,7 @@ def _crop(axes: matplotlib.axes.Axes, plane: _Plane) -> None:
   shown = [x for x, y in map(plane.point, itertools.chain(*curves, kept)) if y >= floor]
   bottom, top = max(floor, axes.get_ylim()[0]), axes.dataLim.y1
   axes.set_ylim(bottom, top + 0.05 * (top - bottom))
-  axes.set_xlim(0.8 * min(shown), 125)
+  axes.set_xlim(0.8 * min(shown), 1.25 * max(100, *shown))
 
 
 def _draw_oracle(above: matplotlib.axes.Axes, axes: matplotlib.axes.Axes, oracle: float | None) -> None:
@@ -167,10 +167,26 @@ def accuracy_and_cost(found: results.Results) -> matplotlib.figure.Figure | None
   """Draws accuracy against cost of all strategies at all operating points, and those chosen for constraints."""
   if found.tradeoff is None:
     return None
-  scale = tradeoff.cost_scale(found.tradeoff)
-  plane = _Plane(found.tradeoff, scale)
-  figure = matplotlib.figure.Figure(figsize=(11, 7), layout='constrained')
-  above, axes = figure.subplots(2, 1, sharex=True, height_ratios=(1, 16))
+  planes = [_Plane(found.tradeoff, scale) for scale in tradeoff.cost_scale(found.tradeoff).both]
+  figure = matplotlib.figure.Figure(figsize=(12, 7) if len(planes) > 1 else (11, 7), layout='constrained')
+  panels = figure.subplots(2, len(planes), sharex='col', sharey='row', squeeze=False, height_ratios=(1, 16))
+  for above, axes, plane in zip(*panels, planes, strict=True):
+    _draw_plane(axes, plane, estimated=found.dataset.latency == 'estimated')
+    _draw_oracle(above, axes, found.oracle.accuracy)
+  panels[1, 0].set_ylabel('accuracy on test, %')
+  _draw_legends(figure, panels[1, -1], planes[-1])
+  figure.suptitle(
+    'Accuracy and cost of strategies (shaded, bars: 95 % intervals; boxed: chosen for a constraint)', fontsize=11
+  )
+  figure.draw_without_rendering()
+  for axes, plane in zip(panels[1], planes, strict=True):
+    _write_numbers(axes, _numbered(plane))
+  return figure
+
+
+def _draw_plane(axes: matplotlib.axes.Axes, plane: _Plane, *, estimated: bool) -> None:
+  """Draws strategies and references over one kind of cost; estimated seconds are marked."""
+  scale = plane.scale
   _draw_curves(axes, plane)
   _draw_references(axes, plane)
   axes.set_xscale('log')
@@ -178,18 +194,11 @@ def accuracy_and_cost(found: results.Results) -> matplotlib.figure.Figure | None
   axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f'{value:g}'))
   axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
   _crop(axes, plane)
-  kind = ' (estimated)' if found.tradeoff.cost_is == 'estimated' else ''
+  kind = ' (estimated)' if estimated and scale.unit == 's' else ''
   axes.set_xlabel(
-    f'{scale.words}{kind} per query, % of calling all LLMs (100 % = {scale.text(scale.of_all)} {scale.unit})'
+    f'{scale.words}{kind} of a query, % of calling all LLMs\n(100 % = {scale.text(scale.of_all)} {scale.unit})'
   )
-  axes.set_ylabel('accuracy on test, %')
   axes.grid(alpha=0.25)
-  _draw_legends(figure, axes, plane)
-  _draw_oracle(above, axes, found.oracle.accuracy)
-  above.set_title('Accuracy and cost of strategies (shaded, bars: 95 % intervals; boxed: chosen for a constraint)')
-  figure.draw_without_rendering()
-  _write_numbers(axes, _numbered(plane))
-  return figure
 
 
 def abstention(found: results.Results) -> matplotlib.figure.Figure | None:

@@ -229,6 +229,22 @@ def test_sizes_are_chosen_on_validation(by_hand):
       assert gain | {'p_holm': None} == alike['versus'][reference]
 
 
+def test_the_oracle_is_judged_by_how_much_is_luck(by_hand):
+  # On one of the four test queries two LLMs are right.
+  assert by_hand['oracle']['supported'] == 1 / 4
+  assert by_hand['oracle']['repeated'] is None  # there is one sample
+
+
+def test_an_oracle_that_is_right_again_is_right_in_two_samples_of_one_llm():
+  # a is right in one sample of three, b in two, c in another one: of three pairs of samples one is b's.
+  answers = np.tile(np.int16([[0, 1, 1], [0, 0, 2], [3, 3, 0]]), (8, 1, 1))
+  table = _table(answers, [0] * 8, HAND_LATENCY_S, np.ones((8, 3)), np.ones((8, 3), bool))
+  oracle = _report(table, [HAND_SPLIT], [HAND_CONFIDENCES], np.ones((8, 2), np.float32), knn_neighbours=[1])['oracle']
+  assert oracle['accuracy'] == 1
+  assert oracle['supported'] == 0  # by majorities, b alone is right
+  assert oracle['repeated'] == pytest.approx(1 / 3)
+
+
 def test_headline_comparisons_are_corrected_together(by_hand):
   headline = [
     row['versus'][name]

@@ -42,7 +42,7 @@ def make(config: ml_collections.ConfigDict, llms: list[str], **fields: Any) -> r
       'weighted_f1': None, 'macro_f1': None, 'auroc': None, 'brier': None, 'ece': None, 'reliability': NOTHING,
       'confusion': {},
     },
-    'oracle': {'accuracy': None, 'latency_s': None},
+    'oracle': {'accuracy': None, 'supported': None, 'repeated': None, 'latency_s': None},
     'best_single': [f'single:{llms[0]}'],
     'policy_tradeoff': None,
     'knn_neighbours': [],

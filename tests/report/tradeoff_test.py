@@ -345,7 +345,7 @@ def test_confidences_and_batches_have_their_tables(content_of):
 def test_without_constraints_no_point_is_numbered(made):
   results = made(constraints=[_tradeoff()['constraints'][4]])
   figure = tradeoff_figures.accuracy_and_cost(results)
-  assert not figure.axes[1].texts
+  assert not figure.axes[-1].texts
   assert len(figure.legends) == 1
 
 
@@ -364,7 +364,7 @@ def test_figures_are_drawn_without_a_warning(made, cost_unit, tmp_path):
 @pytest.mark.parametrize('cost_unit', COST_UNITS)
 def test_strategies_stand_at_their_share_and_accuracy(made, cost_unit):
   found = made(cost_unit, curves=_tradeoff(cost_unit)['curves'] | {'newest': _tradeoff(cost_unit)['curves']['chain']})
-  _, axes = tradeoff_figures.accuracy_and_cost(found).axes
+  axes = tradeoff_figures.accuracy_and_cost(found).axes[-1]
   lines = {line.get_label(): line for line in axes.get_lines()}
   np.testing.assert_allclose(lines['adaptive'].get_xydata(), [(10, 50), (25, 75), (50, 80)])
   np.testing.assert_allclose(lines['newest'].get_xydata(), lines['chain'].get_xydata())
@@ -374,15 +374,26 @@ def test_strategies_stand_at_their_share_and_accuracy(made, cost_unit):
   assert lines['adaptive'].get_linewidth() > lines['chain'].get_linewidth()
 
 
+def test_the_wall_clock_stands_beside_the_cost_where_it_is_known(made):
+  for cost_unit, words in (('compute_seconds', 'summed compute'), ('usd', 'dollars')):
+    *_, beside, axes = tradeoff_figures.accuracy_and_cost(made(cost_unit)).axes
+    assert beside.get_xlabel().startswith('wall clock')
+    assert axes.get_xlabel().startswith(words)
+    assert beside.get_ylim() == axes.get_ylim()
+    lines = {line.get_label(): line for line in beside.get_lines()}
+    np.testing.assert_allclose(lines['adaptive'].get_xydata(), [(10, 50), (25, 75), (50, 80)])
+  assert len(tradeoff_figures.accuracy_and_cost(made('calls')).axes) == 2
+
+
 def test_the_figure_is_of_what_is_near_the_references_and_the_chosen_operating_points(made, content_of):
-  _, axes = tradeoff_figures.accuracy_and_cost(made()).axes
+  axes = tradeoff_figures.accuracy_and_cost(made()).axes[-1]
   assert axes.get_ylim()[0] == pytest.approx(64)  # a point below the interval of the best single LLM
   assert 10 < axes.get_xlim()[0] < 25  # the cheapest setting above it takes 25 %
   content = content_of()
   content['tradeoff']['constraints'][0]['measured'] = content['tradeoff']['curves']['adaptive'][0]['measured']
   figure = tradeoff_figures.accuracy_and_cost(results.from_builtins(content))
-  assert figure.axes[1].get_ylim()[0] < 45
-  assert figure.axes[1].get_xlim()[0] < 10
+  assert figure.axes[-1].get_ylim()[0] < 45
+  assert figure.axes[-1].get_xlim()[0] < 10
 
 
 def test_the_legend_is_in_the_order_of_the_curves(made):
@@ -395,7 +406,7 @@ def test_the_legend_is_in_the_order_of_the_curves(made):
 
 def test_chosen_points_carry_the_numbers_of_their_constraints_and_cover_none(made):
   figure = tradeoff_figures.accuracy_and_cost(made())
-  _, axes = figure.axes
+  axes = figure.axes[-1]
   assert {text.get_text(): text.xy for text in axes.texts} == {
     '1, 3, 4': (25.0, 75.0), '2, 6': (50.0, 80.0)
   }  # fmt: skip
