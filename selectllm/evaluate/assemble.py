@@ -2,6 +2,7 @@
 
 import itertools
 
+import msgspec
 import numpy as np
 
 from selectllm.data import dataset, splits
@@ -78,17 +79,17 @@ def assemble(
 
 def _correct(chosen: list[results.MethodResult], tradeoff: results.Tradeoff | None) -> None:
   """Fills in the p-values of the headline comparisons after Holm's correction, see `results.Comparison`."""
-  family = [row.versus for row in chosen if row.name in policies.POLICIES]
-  if tradeoff:
-    family += [row.versus for row in tradeoff.best.values()]
-    family += [row.versus for row in tradeoff.constraints if row.versus]
+  strategies = tradeoff.best if tradeoff else {}
+  family = [row.versus for row in chosen if row.name in policies.POLICIES or row.name in strategies]
+  family += [row.versus for row in (tradeoff.constraints if tradeoff else []) if row.versus]
   places = [(versus, name) for versus in family for name in constraints.REFERENCES]
   corrected = metrics.correct_family([versus[name] for versus, name in places])
   for (versus, name), gain in zip(places, corrected, strict=True):
     versus[name] = gain
-  for row in chosen:
-    if tradeoff and row.name in tradeoff.best:
-      row.versus.update(tradeoff.best[row.name].versus)
+  for row in chosen:  # what is compared twice is one comparison
+    for name, gain in strategies[row.name].versus.items() if row.name in strategies else ():
+      same = row.versus[name]
+      strategies[row.name].versus[name] = gain and same and msgspec.structs.replace(gain, p_holm=same.p_holm)
 
 
 def _summarise_oracle(run: context.RunContext, evaluation: evaluator.Evaluation) -> results.OracleSummary:

@@ -226,7 +226,7 @@ def paired_gains(
   root = linear + np.sqrt(np.maximum(linear**2 - 4 * seed_variance * mean**2 * count, 0))
   statistic = np.divide(2 * mean**2 * count, root, out=np.zeros_like(root), where=root > 0)
   low, high = _score_interval(mean, spread, count, seed_variance)
-  binary = ((np.abs(difference) == 1) | (difference == 0)).all(0) & (seed_variance == 0)
+  binary = ((np.abs(difference) == 1) | (difference == 0)).all(0) & (seed_variance < 1e-12)
   wins, losses = (difference > 0).sum(0), (difference < 0).sum(0)
   low = np.where(binary, -_tango_upper_end(losses, wins, count_or_1), low)
   high = np.where(binary, _tango_upper_end(wins, losses, count_or_1), high)

@@ -256,7 +256,14 @@ def test_killed_between_outcomes_and_report_no_report_is_left_that_is_of_another
     raise KeyboardInterrupt
 
   config.evaluate.threshold = 0.9
-  before = (run / 'outcomes.npz').read_bytes()
+  before, report = (run / 'outcomes.npz').read_bytes(), (run / 'report.json').read_bytes()
+  with monkeypatch.context() as patch:
+    patch.setattr(experiment.assemble, 'assemble', killed)
+    with pytest.raises(KeyboardInterrupt):
+      experiment.run(config, run)
+  # Nothing was replaced before all was computed.
+  assert (run / 'outcomes.npz').read_bytes() == before
+  assert (run / 'report.json').read_bytes() == report
   with monkeypatch.context() as patch:
     patch.setattr(experiment.report, 'write', killed)
     with pytest.raises(KeyboardInterrupt):
