@@ -162,8 +162,8 @@ def _of_policy(row: results.MethodResult, everybody: results.MethodResult | None
 def _of_oracle(oracle: results.OracleSummary) -> str:
   """Returns the sentence about the oracle, and how much of it is more than luck."""
   text = f'Some LLM is right (the **oracle**) on {tables.percent(oracle.accuracy)} % of the test queries'
-  less = {'two give the right answer': oracle.supported, 'one that is right is so in another sample': oracle.repeated}
-  shares = [f'{words} on {tables.percent(share)} %' for words, share in less.items() if share is not None]
+  less = {'two LLMs give the right answer': oracle.supported, 'an LLM is right in two samples': oracle.repeated}
+  shares = [f'on {tables.percent(share)} % {words}' for words, share in less.items() if share is not None]
   return text + (f', partly by luck: {", ".join(shares)}.' if shares else '.')
 
 
@@ -286,21 +286,20 @@ def _appendix(analysis: results.ErrorAnalysis) -> list[str]:
 
 _EXPLANATION = """\
 *Accuracy* is the share of test queries whose elected answer is right, with a 95 % interval over queries: Wilson's, for
-mean scores and random subsets the bootstrap's.
-*Wall clock* is what the user of one query waits, the called LLMs answering in parallel; *summed compute* is the seconds
-of all calls, added up. Both include the classifier's own {own} s (measured here, one query at a time) where it takes
-part. *s* is the subset size; in this
-table policies and subsets have the size that was most accurate on validation. The *vs* columns give points gained on
-the same queries (`top_s` at the same size) with the p-value of a paired test (McNemar's). A gain whose 95 % interval
-holds 0, which is where p >= 0.05, is *not resolved*: so many queries cannot tell. Intervals and p-values are of one
-comparison; *not after Holm* is said of what is no longer resolved once the report's {family} headline comparisons are
-taken together (policies, strategies and constraints, against the best single LLM, all LLMs and their weighted vote).
-`max_conf` calls the s LLMs with the highest confidence, `labelled_max_conf` only those of them that are predicted to be
-right, and `weighted_max_conf` weighs the votes of `max_conf` by confidence. `all_llms` is the vote of all LLMs; the
-*oracle* is right when any LLM is. `top_s` calls the s LLMs most accurate on train; `static_weighted` calls the same,
-each vote weighing the log-odds that its LLM is right, whatever the query. `best_s` calls the subset of size s whose
-vote was most accurate on train and validation, `random` any s (the mean over {random}), `knn_top1` the LLM most often
-right on the {neighbours} most similar training queries.
+mean scores and random subsets the bootstrap's. *Wall clock* is what the user of one query waits, the called LLMs
+answering in parallel; *summed compute* is the seconds of all calls, added up. Both include the classifier's own {own} s
+(measured here, one query at a time) where it takes part. *s* is the subset size; in this table policies and subsets
+have the size that was most accurate on validation. The *vs* columns give points gained on the same queries (`top_s` at
+the same size) with the p-value of a paired test (McNemar's). A gain whose 95 % interval holds 0, which is where p >=
+0.05, is *not resolved*: so many queries cannot tell. Intervals and p-values are of one comparison; *not after Holm* is
+said of what is no longer resolved once the report's {family} headline comparisons are taken together (policies,
+strategies and constraints, against the best single LLM, all LLMs and their weighted vote). `max_conf` calls the s LLMs
+with the highest confidence, `labelled_max_conf` only those of them that are predicted to be right, and
+`weighted_max_conf` weighs the votes of `max_conf` by confidence. `all_llms` is the vote of all LLMs; the *oracle* is
+right when any LLM is. `top_s` calls the s LLMs most accurate on train; `static_weighted` calls the same, each vote
+weighing the log-odds that its LLM is right, whatever the query. `best_s` calls the subset of size s whose vote was most
+accurate on train and validation, `random` any s (the mean over {random}), `knn_top1` the LLM most often right on the
+{neighbours} most similar training queries.
 *Missing* responses are left out; an answer that could not be extracted is wrong.
 """
 
@@ -382,6 +381,7 @@ def write(workdir: pathlib.Path, found: results.Results) -> None:
     partial.write_text(content)
   console = rich.console.Console()
   console.print(tables.console_table(found).rich(found.dataset.title))
+  console.print('vs: points gained; in brackets what is not resolved, alone or after Holm', highlight=False)
   for line in [*warnings(found), f'The encoder is {found.encoder.sentence()}']:
     console.print('[yellow]Note:[/]', rich.markup.escape(line), highlight=False)
   console.print(f'Report: {workdir / "report.md"}', highlight=False, markup=False)

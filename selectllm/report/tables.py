@@ -218,10 +218,19 @@ def gains_table(found: results.Results) -> Table:
 
 
 def console_table(found: results.Results) -> Table:
-  """Returns the columns of the main table that fit a terminal."""
-  names = ['method', 's', 'accuracy %', 'calls', WALL_CLOCK, COMPUTE, 'vs best single', 'vs all LLMs']
-  table = methods_table(headline_rows(found), found)
-  return table.columns(map(table.header.index, of_kind(names, found)))
+  """Returns the columns of the main table that fit a terminal; gains that do not hold are in brackets."""
+  names, references = ['method', 's', 'accuracy %', WALL_CLOCK, COMPUTE], ('best_single', 'all_llms')
+  rows = headline_rows(found)
+  table = methods_table(rows, found)
+  table = table.columns(map(table.header.index, of_kind(names, found)))
+
+  def short(of: results.Comparison | None) -> str:
+    points = known(of and of.delta, lambda delta: f'{100 * delta:+.1f}')
+    return points if of is None or of.holds else f'({points})'
+
+  gains = [[short(row.versus[reference]) for reference in references] for row in rows]
+  cells = [first + last for first, last in zip(table.rows, gains, strict=True)]
+  return Table([*table.header, 'vs best single', 'vs all LLMs'], cells)
 
 
 def oracle_table(found: results.Results) -> Table:

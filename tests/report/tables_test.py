@@ -204,6 +204,16 @@ def test_markdown_has_a_header_a_rule_and_all_rows():
   assert text == '| LLM | right | wrong |\n| --- | ---: | ---: |\n| a | 1 | 2 |\n| b | 3 | 4 |\n'
 
 
+def test_the_console_has_gains_that_do_not_hold_in_brackets(results_of):
+  content = msgspec.to_builtins(results_of())
+  gains = {'all_llms': (0.02, 0.3), 'single:llama-3b-instruct': (0.02, 0.03, 0.3), 'knn_top1': (-0.05, 0.001, 0.02)}
+  for row in content['methods']:
+    if row['name'] in gains:
+      row['versus']['best_single'] = made_results.comparison(*gains[row['name']])
+  shown = _cells(tables.console_table(results.from_builtins(content)), 'vs best single')
+  assert [shown[name] for name in gains] == ['(+2.0)', '(+2.0)', '-5.0']
+
+
 @pytest.mark.parametrize('llms', [3, 10])
 def test_a_narrow_console_cuts_nothing_off(results_of, llms):
   content = msgspec.to_builtins(results_of(llms))
