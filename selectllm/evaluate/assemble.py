@@ -97,7 +97,7 @@ def _summarise_oracle(run: context.RunContext, evaluation: evaluator.Evaluation)
   row = next(row for row in evaluation.methods if row.name == 'oracle')
   responses = run.data.responses.rows(evaluation.test_rows)
   supported = repeated = None
-  counted, samples = responses.observed.any(1), responses.answers.shape[2]
+  counted, samples = np.asarray(responses.observed.any(1)), responses.answers.shape[2]
   if samples:
     right = dataset.is_right(responses.majority, responses.accepted[:, None]) & responses.observed  # [T, K]
     same = responses.majority[:, :, None] == responses.majority[:, None]

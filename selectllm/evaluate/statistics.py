@@ -232,8 +232,8 @@ def paired_gains(
   high = np.where(binary, _tango_upper_end(wins, losses, count_or_1), high)
   detectable = _detectable(squares / count_or_1, count_or_1, binary)
   detectable = np.sqrt(detectable**2 + ((_Z + _Z_POWER) ** 2) * seed_variance)
-  known = [np.where(count > 0, values, np.nan) for values in (mean, low, high)]
-  return PairedGains(*known, scipy.stats.chi2.sf(statistic, 1), wins + losses, detectable)
+  mean, low, high = (np.where(count > 0, values, np.nan) for values in (mean, low, high))
+  return PairedGains(mean, low, high, scipy.stats.chi2.sf(statistic, 1), wins + losses, detectable)
 
 
 def _score_interval(

@@ -79,11 +79,11 @@ def _measure(measured: Sequence[replay.QueryMetrics], resamples: int) -> list[di
     columns += known.values()
   valid = np.stack([of.valid for of in measured], 1)
   of_column = [(place, name) for place, test in enumerate(tests) for name in test if name.endswith('_ci')]
-  values, valid = np.stack(columns, 1), valid[:, [place for place, _ in of_column]]
+  stacked, valid = np.stack(columns, 1), valid[:, [place for place, _ in of_column]]
   shares = np.array([name == 'accuracy_ci' for _, name in of_column])
   intervals = np.full((len(shares), 2), np.nan)
-  intervals[shares] = statistics.accuracy_ci(values[:, shares], valid[:, shares], resamples=resamples)
-  intervals[~shares] = statistics.bootstrap_ci(values[:, ~shares], valid[:, ~shares], resamples=resamples)
+  intervals[shares] = statistics.accuracy_ci(stacked[:, shares], valid[:, shares], resamples=resamples)
+  intervals[~shares] = statistics.bootstrap_ci(stacked[:, ~shares], valid[:, ~shares], resamples=resamples)
   return [
     {name: results.interval(intervals[value]) if name.endswith('_ci') else value for name, value in test.items()}
     for test in tests

@@ -13,7 +13,7 @@ from selectllm.infra import paths
 from selectllm.report import figures, tables
 
 
-def _p(value: float) -> str:
+def _p(value: float | None) -> str:
   """Returns a p-value for a column that says what it is."""
   return tables.p_value(value).removeprefix('p').removeprefix('=')
 

@@ -225,8 +225,9 @@ def console_table(found: results.Results) -> Table:
   table = table.columns(map(table.header.index, of_kind(names, found)))
 
   def short(of: results.Comparison | None) -> str:
-    points = known(of and of.delta, lambda delta: f'{100 * delta:+.1f}')
-    return points if of is None or of.holds else f'({points})'
+    if of is None:
+      return '-'
+    return f'{100 * of.delta:+.1f}' if of.holds else f'({100 * of.delta:+.1f})'
 
   gains = [[short(row.versus[reference]) for reference in references] for row in rows]
   cells = [first + last for first, last in zip(table.rows, gains, strict=True)]
