@@ -329,7 +329,7 @@ Strategies are fitted, and operating points are chosen for a constraint, on the 
 alone, with confidences of classifiers that did not see the labels of these queries (*cross-validated*). Beside it
 stands what was measured on test, with 95 % intervals over queries (Wilson's of accuracies, else the bootstrap's). For a
 constraint, an operating point of a rule, or a single LLM, is chosen that is estimated to keep it with a probability of
-{confidence:.0%} on as many new queries as the test has. It is *missed, within the interval* when the interval on test
+{confidence} % on as many new queries as the test has. It is *missed, within the interval* when the interval on test
 still meets it. Gains are *not resolved* where their interval holds 0, as above.
 Operating points are counted from 0, the cheapest. *Wall clock* is what the user of one query waits: calls of one stage
 run in parallel, stages one after the other (mean, and the 95th percentile); *summed compute* is the seconds of all
@@ -360,7 +360,7 @@ def section(found: results.Results) -> list[str]:
   points = pareto(tradeoff)
   return [
     *sections,
-    _EXPLANATION.format(confidence=tradeoff.confidence, costs=costs, own=own),
+    _EXPLANATION.format(confidence=round(100 * tradeoff.confidence), costs=costs, own=own),
     '### Every strategy at its most accurate operating point\n',
     '\n'.join(f'- **{name}** {_EXPLAINED[name]}.' for name in tradeoff.best if name in _EXPLAINED) + '\n',
     best_table(tradeoff, scale).markdown(),

@@ -216,8 +216,10 @@ def test_latencies_are_called_what_they_are(content_of):
   content = content_of()
   for kind in ('measured', 'published'):
     content['dataset']['latency'] = kind
-    assert f'Costs are {kind} summed compute a query.' in _section(content).replace('\n', ' ')
-    assert 'estimated' not in _section(content)
+    text = _section(content).replace('\n', ' ')
+    assert f'Costs are {kind} summed compute a query.' in text
+    assert 'estimated summed compute' not in text
+    assert 'seconds are estimated' not in text
 
 
 def test_a_clear_miss_a_clear_gain_and_no_operating_point_are_resolved(content_of):
