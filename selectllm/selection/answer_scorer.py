@@ -22,7 +22,7 @@ _SHRINK, _SHRINK_EMBEDDING = 5.0, 50.0
 # Queries that a fit looks at; more change little.
 _MOST_QUERIES = 5_000
 # Fits of about as many queries have one shape.
-_BLOCK = 512
+_BLOCK = 1024
 
 
 class Weights(NamedTuple):
