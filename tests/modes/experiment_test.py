@@ -172,9 +172,9 @@ def test_the_run_is_explained(finished: pathlib.Path):
 
 def test_predictions_of_another_version_are_refused_by_name(tmp_path: pathlib.Path):
   path = tmp_path / 'predictions.npz'
-  made = predictions.Predictions(*np.zeros((len(predictions.Predictions._fields), 1)))
-  arrays = trees.named(made._replace(estimates=[confidence.TEMPLATE])) | {'extra': 0}
-  np.savez(path, **{name: array for name, array in arrays.items() if name != 'tokens'})
+  made = predictions.Predictions._make(predictions.Predictions._fields)._replace(estimates=[confidence.TEMPLATE])
+  names = {*trees.named(made), 'extra'} - {'tokens'}
+  np.savez(path, **dict.fromkeys(names, np.zeros(1)))
   with pytest.raises(ValueError, match=r'it lacks tokens and has extra .* Remove it'):
     predictions.read_predictions(path)
 
