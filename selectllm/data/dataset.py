@@ -399,7 +399,7 @@ def join(
   )
 
 
-def _accepted(record: records.Record, query: _Query, extractor: str, unlabelled: bool) -> list[int]:
+def _accepted(record: records.Record, row: int, query: _Query, extractor: str, unlabelled: bool) -> list[int]:
   """Returns the ids of the right answers to a query; none where it is not known which are right."""
   if not record.references and not query.judged:
     if unlabelled:
@@ -408,17 +408,19 @@ def _accepted(record: records.Record, query: _Query, extractor: str, unlabelled:
       f'query {record.query_id!r} has no reference, nor all of its responses a verdict (`correct`), so nothing says '
       "which responses are right; --config.dataset.labels=agreement lets the pool's own vote say it"
     )
-  return query.accept(_canonical(reference, record, query, extractor) for reference in record.references)
+  return query.accept(
+    _canonical(reference, f'record {row + 1}, query {record.query_id!r}', query, extractor)
+    for reference in record.references
+  )
 
 
-def _canonical(reference: str, record: records.Record, query: _Query, extractor: str) -> str:
+def _canonical(reference: str, where: str, query: _Query, extractor: str) -> str:
   if not extractor:
     return reference
   canonical = grading.canonical_reference(reference, extractor)
   if canonical is None:
     raise records.RecordError(
-      f'query {record.query_id!r}: its reference {reference!r} is no answer as {extractor} gives them, so no response '
-      'could ever be right'
+      f'{where}: its reference {reference!r} is no answer as {extractor} gives them, so no response could ever be right'
     )
   return grading.known_as(canonical, query.ids, grading.get_extractor(extractor))
 
@@ -490,7 +492,7 @@ def build(
   for row, record in enumerate(recorded):
     query, of_record = _grade_record(responses, row, record, graders)
     kinds |= of_record
-    accepted.append(_accepted(record, query, extractor, unlabelled) if samples else [])
+    accepted.append(_accepted(record, row, query, extractor, unlabelled) if samples else [])
     disputed += query.disputed
     right = query.named(accepted[-1]) if record.references else []
     for column, grader in enumerate(graders):

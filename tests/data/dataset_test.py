@@ -295,7 +295,9 @@ def test_a_response_without_its_text_is_graded_by_its_answer():
 
 def test_a_reference_without_an_answer():
   record = Record('q7', 'x', 't', 'forty', {'a': [Sample('40')], 'b': [Sample('40')]})
-  with pytest.raises(records.RecordError, match="query 'q7': its reference 'forty' is no answer as number-v1"):
+  with pytest.raises(
+    records.RecordError, match="record 1, query 'q7': its reference 'forty' is no answer as number-v1"
+  ):
     build([record], extractor='number-v1')
 
 

@@ -49,7 +49,7 @@ for line in sys.stdin:
 class _Worker:
   """The process that knows mathematics; started when first needed, and anew after it has been stopped."""
 
-  def __init__(self):
+  def __init__(self) -> None:
     self._process: subprocess.Popen[str] | None = None
     self._lock = threading.Lock()
     atexit.register(self.stop)

@@ -20,7 +20,7 @@ _SCALES = {
 # After a sign of currency these are no units; k is none at all.
 _MONEY_SCALES = {'k': 10**3, 'm': 10**6, 'mn': 10**6, 'b': 10**9, 'bn': 10**9, 't': 10**12}
 _PARTS = {'half': '1/2', 'third': '1/3', 'quarter': '1/4', 'three quarters': '3/4', 'two thirds': '2/3'}
-_WORDS = {
+_WORDS: dict[str, int | fractions.Fraction] = {
   'zero': 0, 'one': 1, 'two': 2, 'three': 3, 'four': 4, 'five': 5, 'six': 6, 'seven': 7, 'eight': 8, 'nine': 9,
   'ten': 10, 'eleven': 11, 'twelve': 12, 'thirteen': 13, 'fourteen': 14, 'fifteen': 15, 'sixteen': 16, 'seventeen': 17,
   'eighteen': 18, 'nineteen': 19, 'twenty': 20, 'thirty': 30, 'forty': 40, 'fifty': 50, 'sixty': 60, 'seventy': 70,

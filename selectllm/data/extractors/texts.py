@@ -176,7 +176,8 @@ def _parts(text: str) -> collections.abc.Iterator[str]:
 
 def visible(text: str) -> str:
   """Returns what a response says besides its thoughts."""
-  kept, start, thinking = [], 0, False
+  kept: list[str] = []
+  start, thinking = 0, False
   for tag in _THINKING.finditer(text):
     if tag['open'] is None:
       if not thinking:
