@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from configs import common
+from configs import common, gsm8k, mini
 from selectllm import config as config_lib
 from selectllm.data import splits
 from selectllm.evaluate import strategies
@@ -68,10 +68,31 @@ def test_folds_need_a_split_of_their_own_and_references(field, value):
   assert f'config.dataset.folds=5: 0 with dataset.{field}={value}' in _refusal(config)
 
 
+@pytest.mark.parametrize('given', ['False', 'FALSE', 'false'])
+def test_how_the_encoder_is_trained_is_said_in_any_case(given):
+  config = common.get_config()
+  config.encoder.freeze = given
+  config_lib.check_options(config)
+  assert config.encoder.freeze == 'false'
+
+
+def test_a_data_set_that_takes_another_s_place_brings_its_training_settings_but_for_those_that_were_set():
+  config, own = gsm8k.get_config(), mini.get_config()
+  config.train.warmup_share = 0.2
+  taken = config_lib.train_like(config, 'mini_pool')
+  assert taken == [f'config.train.epochs={own.train.epochs}', f'config.train.learning_rate={own.train.learning_rate}']
+  own.train.warmup_share = 0.2
+  assert config.train.to_dict() == own.train.to_dict()
+  config = gsm8k.get_config()
+  config.train.learning_rate = 1e-5
+  assert config_lib.train_like(config, 'mini_pool') == taken[:1]
+  assert config.train.learning_rate == 1e-5
+
+
 def test_options_are_checked_without_jax():
   code = """
 import sys
-from configs import common
+from configs import common, gsm8k, mini
 from selectllm import config
 config.check_options(common.get_config())
 assert 'jax' not in sys.modules

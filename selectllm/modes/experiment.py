@@ -223,6 +223,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     run_dir.RunDirError: when the directory holds another run, or is in use.
   """
   config_lib.check_options(config)
+  config = config.copy_and_resolve_references()  # data that take another's place change it
   if config.profile and paths.is_remote(workdir):
     raise ValueError(f'config.profile=True: traces need a --workdir on a disk, not {workdir}')
   if config.mode == 'evaluate' and not (workdir / 'config.json').exists():

@@ -321,10 +321,8 @@ def test_offline_the_mini_pool_takes_the_place_of_gsm8k(tiny_encoder, dead_url, 
   assert expected['dataset']['in_place_of'] == 'GSM8K'
   # What it is trained with is its own, but for what was set.
   own = mini.get_config().train
-  assert (config.train.epochs, config.train.learning_rate) == (own.epochs, own.learning_rate)
-  assert config.train.warmup_share == 0.2 != own.warmup_share
   settings = f'config.train.epochs={own.epochs}, config.train.learning_rate={own.learning_rate}'
-  assert f'Mini pool brings its own training settings: {settings}' in caplog.text
+  assert f'Mini pool brings its own training settings: {settings}\n' in caplog.text
   assert json.loads((tmp_path / 'run' / 'config.json').read_text())['encoder']['freeze'] == 'true'
   # From now on the run is about the mini pool, whatever could be had.
   monkeypatch.setattr(download, 'fetch', lambda *args, **options: pytest.fail('looks for GSM8K'))
