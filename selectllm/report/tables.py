@@ -230,7 +230,7 @@ def console_table(found: results.Results) -> Table:
     return f'{100 * of.delta:+.1f}' if of.holds else f'({100 * of.delta:+.1f})'
 
   gains = [[short(row.versus[reference]) for reference in references] for row in rows]
-  cells = [first + last for first, last in zip(table.rows, gains, strict=True)]
+  cells = [[name.removeprefix('single:'), *rest, *last] for (name, *rest), last in zip(table.rows, gains, strict=True)]
   return Table([*table.header, 'vs best single', 'vs all LLMs'], cells)
 
 

@@ -252,7 +252,7 @@ def test_killed_between_outcomes_and_report_no_report_is_left_that_is_of_another
   experiment.run(config, run)
   assert json.loads((run / 'report.json').read_text())['timing']['train_and_score_s'] == seconds
 
-  def killed(*_):
+  def killed(*_, **__):
     raise KeyboardInterrupt
 
   config.evaluate.threshold = 0.9
