@@ -300,11 +300,9 @@ def _rows(
 ) -> list[results.MethodResult]:
   """Sums up all methods; one of them is the oracle."""
   intervals = statistics.accuracy_ci(kept.correct, kept.valid, resamples=options.resamples)
-  for place, of in enumerate(methods):
-    if of.accuracies is not None:
-      intervals[place] = statistics.widen(
-        intervals[place], np.mean(of.accuracies), np.var(of.accuracies, ddof=1, keepdims=True)[0]
-      )
+  if methods[0].accuracies is not None:
+    seeds = np.array([of.accuracies for of in methods])
+    intervals = statistics.widen(intervals, seeds.mean(1), seeds.var(1, ddof=1))
   versus = _compare(methods)
   oracle = next(of.metrics for of in methods if of.key[0] == 'oracle')
   accuracy = metrics.known_mean(oracle.correct, oracle.valid)

@@ -311,6 +311,19 @@ def _family(found: results.Results) -> int:
   return sum(gain is not None and gain.p_holm is not None for versus in compared for gain in versus.values())
 
 
+def _on_seeds(found: results.Results) -> list[str]:
+  """Returns what several seeds of the training mean for the numbers; nothing where there is one."""
+  seeds = found.chosen[0].seeds
+  if seeds is None:
+    return []
+  return [
+    f'Methods are means over the classifiers of {len(seeds)} seeds ({found.chosen[0].name}: '
+    f'{", ".join(map(tables.percent, seeds))} %). Intervals and p-values hold the variance between seeds beside that '
+    'of the queries: they are of what one further training brings. Operating points and constraints, below, are of the '
+    'first seed.\n'
+  ]
+
+
 def _methods(found: results.Results) -> list[str]:
   """Returns the section on the methods at their chosen sizes, and what the policies gain."""
   explanation = _EXPLANATION.format(
@@ -326,6 +339,7 @@ def _methods(found: results.Results) -> list[str]:
   return [
     tables.methods_table(tables.headline_rows(found), found).markdown(),
     explanation,
+    *_on_seeds(found),
     '## The oracle\n',
     'Nothing that selects one LLM can be right more often than the oracle, but part of it is luck: the more LLMs, the '
     'more often one of them hits the answer by chance, which nobody can foresee. What two LLMs support, or one LLM '

@@ -59,6 +59,14 @@ def test_a_difference_that_does_not_hold_among_all_headline_comparisons_is_said(
   assert '+2.1 (p=0.034, not after Holm)' in report.markdown(found)
 
 
+def test_several_seeds_are_told_with_the_accuracy_of_each(results_of):
+  content = msgspec.to_builtins(results_of())
+  assert 'seeds' not in report.markdown(results.from_builtins(content))
+  content['chosen'][0]['seeds'] = [0.5, 0.625]
+  text = report.markdown(results.from_builtins(content))
+  assert f'the classifiers of 2 seeds ({content["chosen"][0]["name"]}: 50.0, 62.5 %)' in text
+
+
 def test_the_summary_holds_best_llm_vote_oracle_and_every_policy(results_of):
   found = results_of()
   lines = report.summary(found)
