@@ -5,7 +5,8 @@
 
 Every run leaves an extract, `docs/results/NAME.json`: its tables as they are printed, with the command and versions
 that made them. Pages take their tables from the extracts, between the marks `<!-- results: NAME/TABLE -->` and
-`<!-- /results -->`; `summary`, `tradeoff`, `probability` and `sources` stand for tables of several extracts.
+`<!-- /results -->`; NAME/sentences are what the report says in words; `summary`, `tradeoff`, `probability` and `sources`
+stand for tables of several extracts.
 """
 
 import argparse
@@ -32,8 +33,9 @@ COMPARED = {'gsm8k_folds': 'GSM8K', 'mmlu_pro': 'MMLU-Pro'}
 SUMMARY = {
   'vote of all LLMs': 'vote of all LLMs',
   'best single LLM': 'best single LLM',
-  '`accuracy>=all_llms`': '`adaptive`, asked to be as accurate as the vote of all',
-  '`none`': '`adaptive`, asked for the most accurate',
+  '`accuracy>=all_llms`': 'asked to be as accurate as the vote of all',
+  '`accuracy>=best_single`': 'asked to be as accurate as the best single LLM',
+  '`none`': 'asked for the most accurate',
 }
 
 # Columns of the report's tables that pages are too narrow for.
@@ -99,11 +101,11 @@ def extract(name: str, run: pathlib.Path) -> Extract:
     if of.p_right:
       made['probability'] = _probability(of.p_right)
   return {
-    'source': 'report.json',
     'command': _COMMAND.format(config=RUNS[name], name=name),
     'test_queries': found.dataset.queries_per_split.test,
     'versions': {'python': environment['python'], **environment['packages']},
     'git_commit': environment['git_commit'],
+    'sentences': tradeoff.summary(found, found.tradeoff) if found.tradeoff else [],
     'tables': {key: {'header': list(table.header), 'rows': table.rows} for key, table in made.items()},
   }
 
@@ -132,8 +134,8 @@ def _sources(extracts: dict[str, Extract]) -> tables.Table:
     if one := extracts.get(name):
       versions = ', '.join(f'{package} {version}' for package, version in one['versions'].items())
       made_by = versions + (f', commit {one["git_commit"][:7]}' if one['git_commit'] else '')
-      rows.append([f'`{one["command"]}`', f'{one["test_queries"]:,}', one['source'], made_by])
-  return tables.Table(['command', 'test queries', 'copied from', 'made with'], rows)
+      rows.append([f'`{one["command"]}`', f'{one["test_queries"]:,}', made_by])
+  return tables.Table(['command', 'test queries', 'made with'], rows)
 
 
 def table(mark: str, extracts: dict[str, Extract]) -> str:
@@ -149,6 +151,8 @@ def table(mark: str, extracts: dict[str, Extract]) -> str:
   if mark in ('tradeoff', 'probability'):
     return _beside(extracts, mark).markdown()
   name, _, key = mark.partition('/')
+  if name in extracts and key == 'sentences':
+    return ''.join(f'- {sentence}\n' for sentence in extracts[name]['sentences'])
   if name not in RUNS or key not in ('methods', 'sizes', 'tradeoff', 'constraints', 'probability'):
     raise ValueError(f'no table {mark!r}')
   found = extracts.get(name, {'tables': {}})['tables'].get(key)
