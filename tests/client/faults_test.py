@@ -176,7 +176,7 @@ def test_fault_09_any_text_makes_the_round_trip_on_one_line(path, raw, text):
   assert response.text == text
   assert path.read_bytes().count(b'\n') == 4  # journal, llm, query, response
   exported = path.with_name('responses.jsonl')
-  store.export(path, exported, lambda text: None)
+  store.export(path, exported, lambda text, query: None)
   assert exported.read_bytes().count(b'\n') == 1
 
 

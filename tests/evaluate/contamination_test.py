@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from selectllm.data import dataset, splits
-from selectllm.evaluate import contamination, outcomes
+from selectllm.evaluate import contamination, outcomes, statistics
 
 LONG = 'Every other week a gardener plants seven rows of carrots. How many rows are there after half a year of work?'
 # The last four test: word for word in train, nearly in train, nearly in validation, nowhere.
@@ -55,8 +55,10 @@ def test_methods_are_judged_again_without_the_affected_queries():
   assert (found['tested'], found['clean']) == (4, 1)
   assert [row['name'] for row in found['methods']] == ['max_conf', 'all_llms', 'single:b']
   policy, whole, _ = found['methods']
-  assert (policy['accuracy'], policy['clean_accuracy'], policy['clean_ci']) == (0.75, 0, [0, 0])
-  assert (whole['accuracy'], whole['clean_accuracy'], whole['clean_ci']) == (0.5, 1, [1, 1])
+  assert (policy['accuracy'], policy['clean_accuracy']) == (0.75, 0)
+  assert policy['clean_ci'] == pytest.approx(statistics.wilson_ci(0, 1))
+  assert (whole['accuracy'], whole['clean_accuracy']) == (0.5, 1)
+  assert whole['clean_ci'] == pytest.approx(statistics.wilson_ci(1, 1))
 
 
 def test_where_every_test_query_is_affected_nothing_is_known_of_the_rest():
