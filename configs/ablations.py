@@ -34,7 +34,6 @@ def axes(llms: tuple[str, ...]) -> Axes:
     },
     'encoder': {
       'MiniLM, as validation decides': {'config.encoder.name': _MINILM, 'config.encoder.freeze': 'auto'},
-      'MiniLM, as validation decides': {'config.encoder.name': _MINILM, 'config.encoder.freeze': 'auto'},
       'MiniLM, fine-tuned': {'config.encoder.name': _MINILM, 'config.encoder.freeze': 'false'},
       'MiniLM, frozen': {'config.encoder.name': _MINILM, 'config.encoder.freeze': 'true'},
       'RoBERTa-base, fine-tuned': {'config.encoder.name': _ROBERTA, 'config.encoder.freeze': 'false'},

@@ -5,8 +5,8 @@
 
 Every run leaves an extract, `docs/results/NAME.json`: its tables as they are printed, with the command and versions
 that made them. Pages take their tables from the extracts, between the marks `<!-- results: NAME/TABLE -->` and
-`<!-- /results -->`; NAME/sentences are what the report says in words; `summary`, `tradeoff`, `probability` and `sources`
-stand for tables of several extracts.
+`<!-- /results -->`; NAME/sentences are what the report says in words; `summary`, `tradeoff`, `probability` and
+`sources` stand for tables of several extracts.
 """
 
 import argparse
