@@ -3,7 +3,7 @@
   python -m selectllm.main --config=configs/mini.py
   python -m selectllm.main --config=configs/mini.py:folds=5    # every query is tested once
 
-Under three minutes on two CPU cores, five times that with folds. `tools/record_mini_pool.sh` records it anew with the
+About a minute on two CPU cores, five times that with folds. `tools/record_mini_pool.sh` records it anew with the
 variant `:collect`; `launch/local_pool.sh` serves the two LLMs, to be asked live (docs/mini_pool.md).
 
 Ready-made sweeps are in configs/ablations.py:
@@ -42,7 +42,7 @@ def get_config(argument: str = '') -> ml_collections.ConfigDict:
   config.dataset.title = 'Mini pool'
   config.dataset.folds = options['folds']
   config.pool.file = str(common.POOLS / 'mini.yaml')
-  # Who is right shows in the question: the validation loss still falls after as many epochs as three minutes allow.
+  # Fine-tuned: who is right shows in the question, and the validation loss still falls after as many epochs.
   config.train.epochs = 6
   config.train.learning_rate = 2e-4
   if 'collect' in options['words']:
