@@ -3,8 +3,8 @@
   python -m selectllm.main --config=configs/gsm8k.py
   python -m selectllm.main --config=configs/gsm8k.py:folds=5    # every query is tested once
 
-One to two minutes on two CPU cores, five times that with folds. To expect: GPT-4 alone answers 94 % right, the vote of all
-ten 91 %, and little can be gained over GPT-4 (docs/results).
+One to two minutes on two CPU cores, five times that with folds. To expect: GPT-4 alone answers 94 % right, the vote of
+all ten 91 %, and little can be gained over GPT-4 (docs/results).
 
 Or the paper's own experiment, on the answers that its authors recorded: six LLMs, ten samples each, the published
 splits and training recipe. SLData.zip is theirs (github.com/kaushal0494/SelectLLM); it is read as it is. The report
