@@ -146,6 +146,7 @@ def _second_process(launcher: int) -> int:
   )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='finds the process in /proc')
 def test_a_process_is_killed_and_the_same_command_ends_in_the_report_of_one_process(fields, alone, tmp_path):
   job = _start(fields, tmp_path)

@@ -205,7 +205,10 @@ def test_where_the_time_goes_is_noted(finished: pathlib.Path):
   assert sum(seconds > 0 for seconds in spent['checkpoint']) > 12
 
 
-@pytest.mark.parametrize(('seed', 'number', 'expected'), [(0, signal.SIGKILL, -9), (1, signal.SIGTERM, 0)])
+@pytest.mark.parametrize(
+  ('seed', 'number', 'expected'),
+  [(0, signal.SIGKILL, -9), pytest.param(1, signal.SIGTERM, 0, marks=pytest.mark.slow)],
+)
 def test_stopped_at_a_random_step_ends_in_the_same_report(
   tiny_encoder, responses_file, finished, tmp_path, seed, number, expected
 ):

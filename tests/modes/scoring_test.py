@@ -73,6 +73,7 @@ def test_auto_keeps_the_encoder_frozen_where_fine_tuning_takes_long_and_says_so(
   assert again == report
 
 
+@pytest.mark.slow
 def test_a_fine_tuning_that_was_begun_goes_on_however_long_it_takes(config, tmp_path, monkeypatch):
   monkeypatch.setattr(scoring, 'MOST_FINE_TUNING_S', np.inf)
   experiment.run(config, tmp_path / 'undisturbed')
