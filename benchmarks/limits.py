@@ -52,19 +52,15 @@ def _rows(of: replay.QueryMetrics, rows: np.ndarray, point: int | None = None) -
   return replay.QueryMetrics(*(array[rows] if point is None else array[rows, point] for array in of))
 
 
-def _means(of: replay.QueryMetrics) -> strategies.MeanMetrics:
-  return strategies.mean_metrics(replay.QueryMetrics(*(array[:, None] for array in of)), 0)
-
-
 def _judge(
   methods: dict[str, replay.QueryMetrics], fitting: np.ndarray, test: np.ndarray, confidence: float
 ) -> dict[str, tuple[bool, float] | None]:
   """Returns by limit whether it was kept, and what that cost, as a share of the cheapest single LLM that keeps it."""
-  accuracy = {name: _means(_rows(of, fitting, 0))['accuracy'] or 0.0 for name, of in methods.items()}
+  accuracy = {name: strategies.mean_metrics(_rows(of, fitting, 0))['accuracy'] or 0.0 for name, of in methods.items()}
   best = max((name for name in methods if strategies.is_single(name)), key=lambda name: accuracy[name])
   of_reference = dict(zip(constraints.REFERENCES, (best, 'all_llms'), strict=False))
   known = {name: _rows(methods[of], fitting, 0) for name, of in of_reference.items()}
-  tested = {name: _means(_rows(methods[of], test, 0)) for name, of in of_reference.items()}
+  tested = {name: strategies.mean_metrics(_rows(methods[of], test, 0)) for name, of in of_reference.items()}
   estimated = {
     name: strategies.estimate_points(_rows(of, fitting), known, confidence=confidence, horizon=len(test))
     for name, of in methods.items()
@@ -77,14 +73,14 @@ def _judge(
     if chosen is None:
       found[text] = None
       continue
-    means = _means(_rows(methods[chosen[0]], test, chosen[1]))
+    means = strategies.mean_metrics(_rows(methods[chosen[0]], test, chosen[1]))
     target = constraints.target(limit, tested)
     met, _ = constraints.judge(limit, means, target)
     keeping = [
       constraints.cost(alone)
       for name in methods
       if strategies.is_single(name)
-      and constraints.judge(limit, alone := _means(_rows(methods[name], test, 0)), target)[0]
+      and constraints.judge(limit, alone := strategies.mean_metrics(_rows(methods[name], test, 0)), target)[0]
     ]
     priced = bool(keeping) and limit.quantity == 'accuracy'
     found[text] = met, constraints.cost(means) / min(keeping) if priced else np.nan

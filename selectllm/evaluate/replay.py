@@ -51,6 +51,11 @@ def mean(parts: list[QueryMetrics]) -> QueryMetrics:
   return means._replace(valid=means.valid == 1)
 
 
+def at(measured: QueryMetrics, point: int) -> QueryMetrics:
+  """Returns the metrics [N] of one of the operating points of metrics [N, M]."""
+  return QueryMetrics(*(array[:, point] for array in measured))
+
+
 class Replayed(NamedTuple):
   """Holds how M selections for each of N queries fare: metrics [N, M], elected answers int32[N, M] or -1."""
 

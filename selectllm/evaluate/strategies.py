@@ -175,29 +175,22 @@ def _replay(
   return decisions
 
 
-def mean_metrics(measured: replay.QueryMetrics, point: int) -> MeanMetrics:
-  """Returns the means at one operating point, in the units of constraints; None where unknown."""
-  of = replay.QueryMetrics(*(array[:, point] for array in measured))
-  means = {
-    'accuracy': of.correct,
-    'wall_seconds': of.wall_clock_s,
-    'compute_seconds': of.compute_s,
-    'usd': of.cost_usd,
-    'calls': of.calls,
-  }
-  p95 = metrics.known_quantile(of.wall_clock_s, of.valid, 0.95)
-  return {name: metrics.known_mean(values, of.valid) for name, values in means.items()} | {'p95_wall_seconds': p95}
-
-
-def _values(of: replay.QueryMetrics) -> dict[str, np.ndarray]:
-  """Returns what means of constraints are over, query by query."""
+def quantities(of: replay.QueryMetrics) -> dict[str, np.ndarray]:
+  """Returns what the means of constraints are over, query by query, of metrics [N]."""
   return {
     'accuracy': of.correct,
+    'wall_seconds': of.wall_clock_s,
     'compute_seconds': of.compute_s,
     'usd': of.cost_usd,
     'calls': of.calls,
-    'wall_seconds': of.wall_clock_s,
   }
+
+
+def mean_metrics(of: replay.QueryMetrics) -> MeanMetrics:
+  """Returns the means of metrics [N], in the units of constraints; None where unknown."""
+  p95 = metrics.known_quantile(of.wall_clock_s, of.valid, 0.95)
+  means = {name: metrics.known_mean(values, of.valid) for name, values in quantities(of).items()}
+  return means | {'p95_wall_seconds': p95}
 
 
 def estimate_points(
@@ -212,9 +205,7 @@ def estimate_points(
     horizon: How many new queries that is over.
   """
   return [
-    _estimate_point(
-      replay.QueryMetrics(*(array[:, point] for array in measured)), references, confidence=confidence, horizon=horizon
-    )
+    _estimate_point(replay.at(measured, point), references, confidence=confidence, horizon=horizon)
     for point in range(measured.correct.shape[1])
   ]
 
@@ -222,15 +213,15 @@ def estimate_points(
 def _estimate_point(
   of: replay.QueryMetrics, references: dict[str, replay.QueryMetrics], *, confidence: float, horizon: int
 ) -> constraints.Point:
-  means = mean_metrics(replay.QueryMetrics(*(array[:, None] for array in of)), 0)
-  known = {name: values.astype(np.float64) for name, values in _values(of).items() if means[name] is not None}
+  means = mean_metrics(of)
+  known = {name: values.astype(np.float64) for name, values in quantities(of).items() if means[name] is not None}
   count = max(int(of.valid.sum()), 1)
   z = scipy.special.ndtri(confidence)
   share = min(0.95 + z * np.sqrt(0.95 * 0.05 * (1 / count + 1 / horizon)), 1.0)
   p95 = metrics.known_quantile(of.wall_clock_s, of.valid, share)
   covariance = {}
   for name, other in references.items():
-    both, others = of.valid & other.valid, _values(other)
+    both, others = of.valid & other.valid, quantities(other)
     covariance[name] = {
       quantity: float(np.mean(known[quantity][both] * others[quantity][both]))
       - float(np.mean(known[quantity][both])) * float(np.mean(others[quantity][both], dtype=np.float64))
@@ -298,10 +289,7 @@ def fit_and_replay(
   known = data.responses.rows(baselines.subsample(rows))
   vote = baselines.fit_vote(known, latency_s, over=options.vote, ties=options.ties)
   on_fitting, on_test = (_references(of, best, vote, options.vote) for of in (fitting, tested))
-  others = {
-    name: replay.QueryMetrics(*(array[:, place] for array in on_fitting))
-    for place, name in enumerate(constraints.REFERENCES)
-  }
+  others = {name: replay.at(on_fitting, place) for place, name in enumerate(constraints.REFERENCES)}
   singles = [f'single:{llm}' for llm in data.llms]
   selectable = {
     name: of for name in (*fitted.rules, *options.budgets, *singles) if (of := calibrators[name]) is not None
@@ -369,7 +357,7 @@ def probability(calibrator: calibration.Calibrator, sure: np.ndarray) -> np.ndar
 
 def most_accurate(measured: replay.QueryMetrics) -> int:
   """Returns the operating point, of metrics [N, M], that is most accurate; of equals the cheapest."""
-  accuracy = [mean_metrics(measured, point)['accuracy'] or 0.0 for point in range(measured.correct.shape[1])]
+  accuracy = [mean_metrics(replay.at(measured, point))['accuracy'] or 0.0 for point in range(measured.correct.shape[1])]
   return int(np.argmax(accuracy))
 
 

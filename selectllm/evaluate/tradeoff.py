@@ -17,10 +17,6 @@ _BATCH_BUDGETS = (0.05, 0.1, 0.2, 0.35, 0.5)
 Folds = Sequence[strategies.FoldResult]
 
 
-def _at(measured: replay.QueryMetrics, point: int) -> replay.QueryMetrics:
-  return replay.QueryMetrics(*(array[:, point] for array in measured))
-
-
 class Chosen(NamedTuple):
   """Holds a strategy at one operating point in each fold.
 
@@ -38,8 +34,8 @@ class Chosen(NamedTuple):
 def _choose(of_folds: Sequence[strategies.StrategyResult], points: Sequence[int]) -> Chosen:
   """Returns a strategy (or one in each fold) at given operating points."""
   pairs = list(zip(of_folds, points, strict=True))
-  means = [strategies.mean_metrics(of.fitting, point) for of, point in pairs]
-  measured = replay.concatenate([_at(of.test, point) for of, point in pairs])
+  means = [strategies.mean_metrics(replay.at(of.fitting, point)) for of, point in pairs]
+  measured = replay.concatenate([replay.at(of.test, point) for of, point in pairs])
   return Chosen(list(points), _mean_estimate(means), measured)
 
 
@@ -66,14 +62,8 @@ def _measure(measured: Sequence[replay.QueryMetrics], resamples: int) -> list[di
   tests: list[dict[str, Any]] = []
   columns: list[np.ndarray] = []
   for of in measured:
-    test: dict[str, Any] = dict(strategies.mean_metrics(replay.QueryMetrics(*(array[:, None] for array in of)), 0))
-    values = {
-      'accuracy': of.correct,
-      'wall_seconds': of.wall_clock_s,
-      'compute_seconds': of.compute_s,
-      'usd': of.cost_usd,
-      'calls': of.calls,
-    }
+    test: dict[str, Any] = dict(strategies.mean_metrics(of))
+    values = strategies.quantities(of)
     known = {name: np.where(of.valid, values[name], 0) for name in values if test[name] is not None}
     tests.append(test | {f'{name}_ci': len(columns) + place for place, name in enumerate(known)})
     columns += known.values()
@@ -235,7 +225,7 @@ def summarise(
   """
   resamples = options.resamples
   together = replay.concatenate([fold.references for fold in folds])
-  others = {name: _at(together, place) for place, name in enumerate(constraints.REFERENCES)}
+  others = {name: replay.at(together, place) for place, name in enumerate(constraints.REFERENCES)}
   measured = _measure(list(others.values()), resamples)
   references = {name: results.Measurement(**test) for name, test in zip(others, measured, strict=True)}
   rule = next((name for name in strategies.RULES if name in chosen), None)

@@ -15,7 +15,9 @@ def page(title: str, listed: dict[str, Any], template_name: str = 'browser_templ
     listed: From `error_analysis.listing`, or what else the template shows.
     template_name: A file beside this one.
   """
-  template = (resources.files('selectllm.report') / template_name).read_text(encoding='utf-8')
+  files = resources.files('selectllm.report')
+  template, style = ((files / name).read_text(encoding='utf-8') for name in (template_name, 'page.css'))
+  template = template.replace('{{style}}\n', style)
   # Nothing in the data can end the script element that holds them; ASCII, so that unpaired surrogates can be written.
   data = json.dumps(listed, ensure_ascii=True, allow_nan=False, separators=(',', ':'))
   for sign in '<>&':
