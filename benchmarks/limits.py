@@ -69,21 +69,19 @@ def _judge(
   found: dict[str, tuple[bool, float] | None] = {}
   for text in LIMITS:
     limit = constraints.parse(text)
-    chosen = strategies.choose_from(estimated, references, limit, confidence=confidence, horizon=len(test))
+    chosen = strategies.choose_from(
+      estimated, references, limit, cost_unit='compute_seconds', confidence=confidence, horizon=len(test)
+    )
     if chosen is None:
       found[text] = None
       continue
     means = strategies.mean_metrics(_rows(methods[chosen[0]], test, chosen[1]))
     target = constraints.target(limit, tested)
     met, _ = constraints.judge(limit, means, target)
-    keeping = [
-      constraints.cost(alone)
-      for name in methods
-      if strategies.is_single(name)
-      and constraints.judge(limit, alone := strategies.mean_metrics(_rows(methods[name], test, 0)), target)[0]
-    ]
+    alone = [strategies.mean_metrics(_rows(of, test, 0)) for name, of in methods.items() if strategies.is_single(name)]
+    keeping = [of['compute_seconds'] for of in alone if constraints.judge(limit, of, target)[0]]
     priced = bool(keeping) and limit.quantity == 'accuracy'
-    found[text] = met, constraints.cost(means) / min(keeping) if priced else np.nan
+    found[text] = met, means['compute_seconds'] / min(keeping) if priced else np.nan
   return found
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 
-import msgspec
 import numpy as np
 
 from selectllm.data import dataset, splits
@@ -87,9 +86,8 @@ def _correct(chosen: list[results.MethodResult], tradeoff: results.Tradeoff | No
   for (versus, name), gain in zip(places, corrected, strict=True):
     versus[name] = gain
   for row in chosen:  # what is compared twice is one comparison
-    for name, gain in strategies[row.name].versus.items() if row.name in strategies else ():
-      same = row.versus[name]
-      strategies[row.name].versus[name] = gain and same and msgspec.structs.replace(gain, p_holm=same.p_holm)
+    for name in list(strategies[row.name].versus) if row.name in strategies else ():
+      strategies[row.name].versus[name] = row.versus[name]
 
 
 def _summarise_oracle(run: context.RunContext, evaluation: evaluator.Evaluation) -> results.OracleSummary:

@@ -35,6 +35,9 @@ STRATEGIES = (*OURS, *BASELINES)
 # Those that a constraint may choose, and a selector may hold, beside every single LLM.
 RULES = ('adaptive', 'adaptive_stages')
 _CROSS = 3
+# A single LLM is an operating point where it was observed on this share of the fitting queries: of fewer, its accuracy
+# would be held against those on other queries.
+_SEEN = 0.9
 
 # Means in the units of constraints, see `mean_metrics`; None where unknown.
 MeanMetrics = dict[str, float | None]
@@ -285,12 +288,13 @@ def fit_and_replay(
       fitting, held_out.join(name, decided.answer.shape[1]), tested, decided, queries.expected_cost
     )
   latency_s = baselines.expected_latency_s(data.responses, split)
-  best = int(baselines.by_accuracy(fitting.labels, fitting.observed, queries.expected_cost)[0])
+  best = int(baselines.by_accuracy(fitting.labels, fitting.observed, latency_s)[0])
   known = data.responses.rows(baselines.subsample(rows))
   vote = baselines.fit_vote(known, latency_s, over=options.vote, ties=options.ties)
   on_fitting, on_test = (_references(of, best, vote, options.vote) for of in (fitting, tested))
   others = {name: replay.at(on_fitting, place) for place, name in enumerate(constraints.REFERENCES)}
-  singles = [f'single:{llm}' for llm in data.llms]
+  seen = fitting.observed.mean(0) >= _SEEN
+  singles = [f'single:{llm}' for llm, enough in zip(data.llms, seen, strict=True) if enough]
   selectable = {
     name: of for name in (*fitted.rules, *options.budgets, *singles) if (of := calibrators[name]) is not None
   }
@@ -372,7 +376,10 @@ def choose(rules: Rules, limit: constraints.Constraint) -> tuple[str, int] | Non
     The most accurate, or for a target of accuracy the cheapest; None where none keeps it. For a constraint on single
     queries the name is its text: it is known only where it was among the run's `config.tradeoff.limits`.
   """
-  return choose_from(rules.estimated, rules.references, limit, confidence=rules.confidence, horizon=rules.horizon)
+  return choose_from(
+    rules.estimated, rules.references, limit,
+    cost_unit=rules.cost_unit, confidence=rules.confidence, horizon=rules.horizon,
+  )  # fmt: skip
 
 
 def choose_from(
@@ -380,12 +387,15 @@ def choose_from(
   references: Mapping[str, constraints.Point],
   limit: constraints.Constraint,
   *,
+  cost_unit: str,
   confidence: float,
   horizon: int,
 ) -> tuple[str, int] | None:
   """`choose`, from estimates by name."""
   candidates = [(name, place) for name in estimated for place in range(len(estimated[name]))]
   if limit.quantity == 'query_compute_seconds':
+    if limit.text not in estimated:
+      return None
     # It changes what a rule calls, so that is replayed, and estimated, by itself; a single LLM takes what it takes.
     candidates = [
       (name, place)
@@ -397,7 +407,7 @@ def choose_from(
   else:
     candidates = [(name, place) for name, place in candidates if name in RULES or is_single(name)]
   points = [estimated[name][place] for name, place in candidates]
-  best = constraints.choose(limit, points, references, confidence=confidence, horizon=horizon)
+  best = constraints.choose(limit, points, references, cost_unit=cost_unit, confidence=confidence, horizon=horizon)
   return None if best is None else candidates[best]
 
 

@@ -181,7 +181,9 @@ def join(
   cost_unit = options_lib.cost_unit_of(data.responses, config.tradeoff.cost_unit)
   confidences = _with_llm(predicted.estimates[0], joined.responses)
   rules = tuple(name for name in strategies.RULES if name in config.tradeoff.strategies)  # all that a selector holds
-  options = options_lib.TradeoffOptions(cost_unit, rules, vote=config.evaluate.vote, seed=config.seed)
+  options = dataclasses.replace(
+    options_lib.TradeoffOptions.from_config(config, data.responses), cost_unit=cost_unit, strategies=rules
+  )
   fold = strategies.fit_and_replay(
     joined, predicted.split[0], confidences, predicted.embeddings, options,
     functools.partial(new_llm.impute, seed=config.seed),

@@ -110,6 +110,9 @@ def _predict(
       _check_labels(data, part == splits.TRAIN)
     seeded = config.copy_and_resolve_references()
     seeded.seed += place
+    if predicted:  # one decision for all seeds: else their spread would be that of two encoders
+      frozen = msgspec.json.decode(str(predicted[0].encoder), type=results.EncoderChoice).frozen
+      seeded.encoder.freeze = 'true' if frozen else 'false'
     predicted.append(scoring.predict(seeded, directory, data, split, trains=trains))
   return predicted
 

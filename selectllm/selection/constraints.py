@@ -124,14 +124,6 @@ def target(constraint: Constraint, references: Mapping[str, Quantities]) -> floa
   return known * constraint.value / 100
 
 
-def cost(point: Quantities) -> float:
-  """Returns what an operating point takes: summed compute, where unknown dollars, where these are too calls."""
-  for quantity in ('compute_seconds', 'usd', 'calls'):
-    if (taken := point.get(quantity)) is not None:
-      return taken
-  return 0.0
-
-
 def margin(
   constraint: Constraint, point: Point, references: Mapping[str, Point], *, confidence: float, horizon: int
 ) -> float | None:
@@ -160,6 +152,9 @@ def margin(
   if name in point.bounds or name not in point.spread:
     return gap
   variance = point.spread[name] ** 2
+  if name == 'accuracy' and constraint.reference is None:
+    likely = (value * point.queries + 1) / (point.queries + 2)  # all of a few being right leaves doubt
+    variance = max(variance, likely * (1 - likely))
   if constraint.reference is not None:
     share = 1.0 if constraint.value is None else constraint.value / 100
     of = references[constraint.reference].spread[name]
@@ -175,6 +170,7 @@ def choose(
   points: Sequence[Point],
   references: Mapping[str, Point],
   *,
+  cost_unit: str = 'compute_seconds',
   confidence: float = 0.5,
   horizon: int = 1,
 ) -> int | None:
@@ -184,13 +180,13 @@ def choose(
     constraint: From `parse`.
     points: The estimates of each operating point.
     references: The estimates of each of `REFERENCES`.
+    cost_unit: The quantity that is paid, known of all points.
     confidence: See `margin`.
     horizon: Likewise.
 
   Returns:
     Under a ceiling, the most accurate point that keeps it, of equal ones the one that takes least. For an accuracy,
-    the cheapest point (in summed compute; where unknown in dollars or calls) that reaches it, of equal ones the
-    more accurate. None where no point is known to.
+    the cheapest point that reaches it, of equal ones the more accurate. None where no point is known to.
   """
   ranks: dict[int, tuple[float, ...]] = {}
   for index, point in enumerate(points):
@@ -201,7 +197,8 @@ def choose(
       kept = margin(constraint, point, references, confidence=confidence, horizon=horizon)
       if kept is None or kept < -_ROUNDING:
         continue
-    taken = cost(point.means)
+    paid = point.means.get(cost_unit)
+    taken = math.inf if paid is None else paid
     if constraint.quantity == 'accuracy':
       ranks[index] = (taken, -accuracy)
     else:

@@ -38,6 +38,7 @@ class FixedPolicy(NamedTuple):
     policy: Name of the policy.
     over: What the vote is over, see `voting.vote`.
     ties: Whose answer wins a tie, see `voting.tie_order`.
+    latency_s: Seconds of a call of each LLM when the run was trained, NaN where unknown.
     cost_usd: What a call of each LLM cost when the run was trained, NaN where unknown.
     classifier_latency_s: Seconds from one query's text to its selection, measured when the run was trained.
     in_stages: Never; the calls are chosen beforehand.
@@ -49,6 +50,7 @@ class FixedPolicy(NamedTuple):
   policy: str
   over: str
   ties: str
+  latency_s: np.ndarray
   cost_usd: np.ndarray
   classifier_latency_s: float
   in_stages: bool = False
@@ -60,7 +62,7 @@ class FixedPolicy(NamedTuple):
       policy=self.policy,
       size=int(self.selecting.sizes[0]),
       asked=asked,
-      expected_latency_s=self.selecting.latency_s,
+      expected_latency_s=self.latency_s,
       expected_cost_usd=self.cost_usd,
       classifier_latency_s=self.classifier_latency_s,
     )
@@ -128,7 +130,9 @@ def load(run: pathlib.Path, policy: str, size: int, mesh: ml_collections.ConfigD
     with sharding.use(model.mesh):
       scorer = inference.Scorer(model, None, loop.load_best(train_options.from_config(trained_with), model, run)[1])
   selecting = policies.PolicyOptions(kept.latency_s[0], np.array([size], np.int32), trained_with.evaluate.threshold)
-  costs = np.array([found.llms[llm].cost_usd for llm in llms], np.float32)
+  seconds, costs = (
+    np.array([getattr(found.llms[llm], name) for llm in llms], np.float32) for name in ('latency_s', 'cost_usd')
+  )
   vote, ties = trained_with.evaluate.vote, trained_with.evaluate.ties
   own_s = float(kept.classifier_latency_s)
-  return FixedPolicy(llms, scorer, selecting, policy, vote, ties, costs, own_s)
+  return FixedPolicy(llms, scorer, selecting, policy, vote, ties, seconds, costs, own_s)

@@ -215,6 +215,7 @@ class Selector:
       points,
       msgspec.convert(facts['references'], dict[str, constraints.Point]),
       limit,
+      cost_unit=facts['cost_unit'],
       confidence=facts['confidence'],
       horizon=facts['horizon'],
     )

@@ -185,12 +185,19 @@ def _call(responses: list[store.Response], given: list[str | None], confidence: 
 
 def _totals(called: dispatch.Called, calls: dict[str, dict[str, Any]]) -> dict[str, Any]:
   """Returns what a query's calls took together."""
-  took = {llm: call['latency_s'] or call['failed_after_s'] or 0.0 for llm, call in calls.items()}
-  # An LLM called in another's place begins when that one has failed, and a stage when the one before has ended.
-  stages = [max(sum(took[one] for one in called.chain(llm)) for llm in stage) for stage in called.stages]
+  took = {
+    llm: next((s for s in (call['latency_s'], call['failed_after_s']) if s is not None), None)
+    for llm, call in calls.items()
+  }
+  known = {llm: seconds for llm, seconds in took.items() if seconds is not None}
   costs = [call['cost_usd'] for call in calls.values()]
+  wall_clock_s = compute_s = None
+  if len(known) == len(took):
+    # An LLM called in another's place begins when that one has failed, and a stage when the one before has ended.
+    wall_clock_s = sum(max(sum(known[one] for one in called.chain(llm)) for llm in stage) for stage in called.stages)
+    compute_s = sum(known.values())
   return {
-    'wall_clock_s': sum(stages),
-    'compute_s': sum(took.values()),
+    'wall_clock_s': wall_clock_s,
+    'compute_s': compute_s,
     'cost_usd': None if None in costs else sum(costs),
   }
