@@ -102,6 +102,7 @@ def _draw_earlier(queries: types.StrategyQueries, agreement: np.ndarray, rng: np
   earlier = (own + np.stack([steps, other_steps], -1)) % llms
   agree = queries.majority[..., None] == queries.majority[rows, earlier]
   added = np.where(given[..., None] & given[rows, earlier], agreement[own, earlier, agree.astype(int)], 0)
+  added[..., 1] *= llms > 2  # of two LLMs, there is no second earlier answer
   return np.concatenate([np.zeros((count, llms, 1)), np.cumsum(added, -1)], -1).astype(np.float32)
 
 

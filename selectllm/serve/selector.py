@@ -298,10 +298,18 @@ class Selector:
   def finish(self, state: State, revealed: decider.Revealed) -> decider.Finished:
     """Returns the likeliest answers, and how likely they are right."""
     answer, top = _finish(self._arrays.weights, state.logits, revealed.answers, revealed.called)
-    calibrators = self._arrays.calibrators[self._estimates]
-    calibrator = calibration.Calibrator(*(array[self.operating_point] for array in calibrators))
-    p_right = strategies.probability(calibrator, np.asarray(top))
+    p_right = self._probability(self._estimates, np.asarray(top))
+    if self._single is not None:  # where another LLM took its place, that one's own calibrator counts
+      for place in set(np.argmax(revealed.called, 1)) - {self._single}:
+        name, rows = f'single:{self.llms[place]}', revealed.called[:, place]
+        if name in self._arrays.calibrators:
+          p_right[rows] = self._probability(name, np.asarray(top)[rows])
     return decider.Finished(np.asarray(answer), np.where(np.asarray(answer) == voting.NO_ANSWER, 0.0, p_right))
+
+  def _probability(self, name: str, top: np.ndarray) -> np.ndarray:
+    point = self.operating_point if name == self._estimates else 0
+    calibrator = calibration.Calibrator(*(array[point] for array in self._arrays.calibrators[name]))
+    return strategies.probability(calibrator, top)
 
   def select(self, queries: Sequence[str]) -> list[Choice]:
     """Chooses the LLMs to call first for each query.
