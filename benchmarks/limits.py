@@ -20,7 +20,7 @@ from selectllm.evaluate import options as options_lib
 from selectllm.evaluate import predictions, replay, strategies
 from selectllm.modes import experiment
 from selectllm.report import tables
-from selectllm.selection import baselines, confidence, constraints
+from selectllm.selection import confidence, constraints
 
 LIMITS = (
   'accuracy>=best_single', 'accuracy>=all_llms', 'wall_seconds<=35%', 'compute_seconds<=10%', 'compute_seconds<=35%',
@@ -29,7 +29,7 @@ LIMITS = (
 
 
 def _metrics(run: pathlib.Path) -> tuple[str, dict[str, replay.QueryMetrics]]:
-  """Returns the metrics of all that a limit may choose, held out, on all queries of a run; and of the vote of all."""
+  """Returns the metrics of all that a limit may choose, held out, on all queries of a run."""
   config = ml_collections.ConfigDict(json.loads((run / 'config.json').read_text()))
   data, kept = experiment.load_table(config, run), predictions.read_predictions(run / 'predictions.npz')
   split = np.where(np.arange(len(data.queries)) < 2, splits.TEST, splits.TRAIN).astype(np.int8)  # there must be some
@@ -37,15 +37,13 @@ def _metrics(run: pathlib.Path) -> tuple[str, dict[str, replay.QueryMetrics]]:
     data.queries, kept.embeddings, kept.labels, kept.observed, split, seed=config.seed, questions=data.questions
   )
   cost_unit = options_lib.cost_unit_of(data.responses, config.tradeoff.cost_unit)
-  options = options_lib.TradeoffOptions(cost_unit, strategies.RULES, vote=config.evaluate.vote, seed=config.seed)
+  evaluating = config.evaluate
+  options = options_lib.TradeoffOptions(
+    cost_unit, strategies.RULES, vote=evaluating.vote, ties=evaluating.ties, seed=config.seed
+  )
   found = strategies.fit_and_replay(data, split, estimates, kept.embeddings, options)
-  rows = found.fitting_rows
-  everyone = np.broadcast_to(data.responses.observed[rows, None], (len(rows), 1, len(data.llms)))
-  latency_s = baselines.expected_latency_s(data.responses, split)
-  vote = replay.replay(data.responses.rows(rows), everyone, None, latency_s, over=options.vote).metrics
-  names = [name for name in found.strategies if name in strategies.RULES or strategies.is_single(name)]
-  of_names = {name: found.strategies[name].fitting for name in names}
-  return data.name, of_names | {'all_llms': replay.QueryMetrics(*map(np.asarray, vote))}
+  names = [name for name in found.strategies if name in strategies.RULES or strategies.is_fixed(name)]
+  return data.name, {name: found.strategies[name].fitting for name in names}
 
 
 def _rows(of: replay.QueryMetrics, rows: np.ndarray, point: int | None = None) -> replay.QueryMetrics:
@@ -58,7 +56,7 @@ def _judge(
   """Returns by limit whether it was kept, and what that cost, as a share of the cheapest single LLM that keeps it."""
   accuracy = {name: strategies.mean_metrics(_rows(of, fitting, 0))['accuracy'] or 0.0 for name, of in methods.items()}
   best = max((name for name in methods if strategies.is_single(name)), key=lambda name: accuracy[name])
-  of_reference = dict(zip(constraints.REFERENCES, (best, 'all_llms'), strict=False))
+  of_reference = {name: name for name in strategies.VOTES_OF_ALL} | {'best_single': best}
   known = {name: _rows(methods[of], fitting, 0) for name, of in of_reference.items()}
   tested = {name: strategies.mean_metrics(_rows(methods[of], test, 0)) for name, of in of_reference.items()}
   estimated = {

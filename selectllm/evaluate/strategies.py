@@ -32,11 +32,12 @@ from selectllm.selection import (
 OURS = ('learned_vote', 'bayes_vote', 'adaptive', 'adaptive_stages', 'subset')
 BASELINES = {**cascades.STRATEGIES, **routers.STRATEGIES}
 STRATEGIES = (*OURS, *BASELINES)
-# Those that a constraint may choose, and a selector may hold, beside every single LLM.
+# Those that a constraint may choose, and a selector may hold, beside every single LLM and the votes of all LLMs.
 RULES = ('adaptive', 'adaptive_stages')
+VOTES_OF_ALL = ('all_llms', 'static_weighted')
 _CROSS = 3
-# A single LLM is an operating point where it was observed on this share of the fitting queries: of fewer, its accuracy
-# would be held against those on other queries.
+# A single LLM is an operating point where it was observed on this share of the fitting queries, the votes of all LLMs
+# where all were: of fewer, its accuracy would be held against those on other queries.
 _SEEN = 0.9
 
 # Means in the units of constraints, see `mean_metrics`; None where unknown.
@@ -64,11 +65,13 @@ class Rules(NamedTuple):
   """Holds what is fitted on all fitting queries of one split and needed by a selector.
 
   Attributes:
-    weights: Of the vote.
+    weights: Of the learned vote.
+    vote: That of `VOTES_OF_ALL`.
     rules: By name, those of `RULES` that were fitted.
-    calibrators: Of P(the answer is right), for each rule and each constraint on single queries; one for each operating
-      point along the first dimension.
-    estimated: For each rule, each single LLM and each constraint on single queries, see `estimate_points`.
+    calibrators: Of P(the answer is right), by the names of `estimated`; one for each operating point along the first
+      dimension.
+    estimated: For each rule, each single LLM, each of `VOTES_OF_ALL` and each constraint on single queries, see
+      `estimate_points`.
     references: The same of each of `constraints.REFERENCES`, on the fitting queries.
     confidence: How likely a constraint is to be kept.
     horizon: On how many new queries.
@@ -77,6 +80,7 @@ class Rules(NamedTuple):
   """
 
   weights: learned_vote.Weights
+  vote: baselines.FixedVote
   rules: dict[str, adaptive.Rule]
   calibrators: dict[str, calibration.Calibrator]
   estimated: dict[str, list[constraints.Point]]
@@ -96,7 +100,7 @@ class FoldResult(NamedTuple):
     test_rows: int[T].
     strategies: By name; those under a constraint on single queries by its text.
     rules: What a selector is made of.
-    references: How each of `constraints.REFERENCES` fares on test, arrays [T, 3].
+    references: Each of `constraints.REFERENCES` -> its name among the strategies, of one operating point.
   """
 
   confidences: confidence.Confidences
@@ -104,7 +108,7 @@ class FoldResult(NamedTuple):
   test_rows: np.ndarray
   strategies: dict[str, StrategyResult]
   rules: Rules
-  references: replay.QueryMetrics
+  references: dict[str, str]
 
 
 def queries_of(
@@ -137,19 +141,20 @@ def _hidden(asked: types.StrategyQueries) -> types.StrategyQueries:
 
 
 class _Fitted(NamedTuple):
-  """Holds the learned vote and the rules that stop by it."""
+  """Holds the learned vote, the fixed one of all LLMs, and the rules that stop by the learned one."""
 
   weights: learned_vote.Weights
+  vote: baselines.FixedVote
   rules: dict[str, adaptive.Rule]
 
 
-def _fit(known: types.StrategyQueries, options: options_lib.TradeoffOptions) -> _Fitted:
+def _fit(known: types.StrategyQueries, vote: baselines.FixedVote, options: options_lib.TradeoffOptions) -> _Fitted:
   """Fits the learned vote and the rules; LLMs are called together only where that saves time."""
   weights = learned_vote.fit(known.logits, known.answers, known.accepted, known.observed, seed=options.seed)
   rules = {'adaptive': adaptive.fit(weights, known, seed=options.seed)}
   if options.timed and 'adaptive_stages' in options.strategies:
     rules['adaptive_stages'] = adaptive.fit(weights, known, seed=options.seed, at_once=2, parallel=True)
-  return _Fitted(weights, rules)
+  return _Fitted(weights, vote, rules)
 
 
 def _replay(
@@ -159,8 +164,8 @@ def _replay(
   options: options_lib.TradeoffOptions,
   llms: Sequence[str],
 ) -> dict[str, types.Decisions]:
-  """Replays all strategies, the rule `adaptive` under each constraint on single queries, and each LLM alone."""
-  (weights, rules), hidden, seed = fitted, _hidden(asked), options.seed
+  """Replays all strategies, the rule `adaptive` under each constraint on single queries, and fixed choices of LLMs."""
+  (weights, vote, rules), hidden, seed = fitted, _hidden(asked), options.seed
   players: dict[str, Callable[[], types.Decisions]] = {
     'learned_vote': lambda: learned_vote.by_confidence(weights, hidden),
     'bayes_vote': lambda: learned_vote.by_confidence(learned_vote.bayes(hidden.observed.shape[1]), hidden),
@@ -175,6 +180,11 @@ def _replay(
   alone = learned_vote.alone(weights, hidden)
   for column, llm in enumerate(llms):
     decisions[f'single:{llm}'] = types.Decisions(*(array[:, column : column + 1] for array in alone))
+  mask = hidden.observed
+  for name in VOTES_OF_ALL:
+    elected = learned_vote.elect(weights, hidden.logits, hidden.answers, mask, *vote.of(name), over=options.vote)
+    answer, likely = (np.asarray(array)[:, None] for array in elected)
+    decisions[name] = types.Decisions(mask[:, None], answer, likely, np.zeros(mask[:, None].shape, np.int8))
   return decisions
 
 
@@ -240,15 +250,6 @@ def _estimate_point(
   )
 
 
-def _references(responses: dataset.Responses, best: int, vote: baselines.FixedVote, over: str) -> replay.QueryMetrics:
-  """Returns how each of `constraints.REFERENCES` fares, `best` being the best single LLM, arrays [N, 3]."""
-  count = responses.observed.shape[1]
-  mask = np.stack([np.arange(count) == best, np.ones(count, bool), np.ones(count, bool)])
-  weight = np.stack([np.ones(count), np.ones(count), vote.weight]).astype(np.float32)
-  mask = np.broadcast_to(mask, (len(responses.labels), *mask.shape))
-  return replay.QueryMetrics(*map(np.asarray, replay.replay(responses, mask, weight, vote.priority, over=over).metrics))
-
-
 def fit_and_replay(
   data: dataset.Dataset,
   split: np.ndarray,
@@ -271,10 +272,13 @@ def fit_and_replay(
   rows, test = np.flatnonzero(confidences.fold >= 0), np.flatnonzero(split == splits.TEST)
   fold = confidences.fold[rows] % _CROSS
   cuts = [(rows[fold != part], rows[fold == part]) for part in range(_CROSS)]
+  latency_s = baselines.expected_latency_s(data.responses, split)
 
   def fit_and_decide(cut: tuple[np.ndarray, np.ndarray]) -> tuple[_Fitted, dict[str, types.Decisions]]:
     known = complete(queries.rows(cut[0]))
-    fitted = _fit(known, options)
+    recorded = data.responses.rows(baselines.subsample(cut[0]))
+    vote = baselines.fit_vote(recorded, latency_s, over=options.vote, ties=options.ties)
+    fitted = _fit(known, vote, options)
     return fitted, _replay(fitted, known, queries.rows(cut[1]), options, data.llms)
 
   # The fits know nothing of each other, and XLA computes without Python's lock. Two at a time, for memory's sake.
@@ -287,30 +291,27 @@ def fit_and_replay(
     strategies[name], calibrators[name] = _strategy_result(
       fitting, held_out.join(name, decided.answer.shape[1]), tested, decided, queries.expected_cost
     )
-  latency_s = baselines.expected_latency_s(data.responses, split)
   best = int(baselines.by_accuracy(fitting.labels, fitting.observed, latency_s)[0])
-  known = data.responses.rows(baselines.subsample(rows))
-  vote = baselines.fit_vote(known, latency_s, over=options.vote, ties=options.ties)
-  on_fitting, on_test = (_references(of, best, vote, options.vote) for of in (fitting, tested))
-  others = {name: replay.at(on_fitting, place) for place, name in enumerate(constraints.REFERENCES)}
+  references = {name: name for name in VOTES_OF_ALL} | {'best_single': f'single:{data.llms[best]}'}
+  others = {name: replay.at(strategies[of].fitting, 0) for name, of in references.items()}
   seen = fitting.observed.mean(0) >= _SEEN
-  singles = [f'single:{llm}' for llm, enough in zip(data.llms, seen, strict=True) if enough]
-  selectable = {
-    name: of for name in (*fitted.rules, *options.budgets, *singles) if (of := calibrators[name]) is not None
-  }
+  fixed = [f'single:{llm}' for llm, enough in zip(data.llms, seen, strict=True) if enough]
+  fixed += VOTES_OF_ALL if seen.all() else ()
+  selectable = {name: of for name in (*fitted.rules, *options.budgets, *fixed) if (of := calibrators[name]) is not None}
   bounded = functools.partial(estimate_points, references=others, confidence=options.confidence, horizon=len(test))
   rules = Rules(
     weights=fitted.weights,
+    vote=fitted.vote,
     rules=fitted.rules,
     calibrators=selectable,
     estimated={name: bounded(strategies[name].fitting) for name in selectable},
-    references=dict(zip(constraints.REFERENCES, bounded(on_fitting), strict=True)),
+    references={name: bounded(strategies[of].fitting)[0] for name, of in references.items()},
     confidence=options.confidence,
     horizon=len(test),
     expected_cost=queries.expected_cost,
     cost_unit=options.cost_unit,
   )
-  return FoldResult(confidences, rows, test, strategies, rules, on_test)
+  return FoldResult(confidences, rows, test, strategies, rules, references)
 
 
 class _HeldOut(NamedTuple):
@@ -366,7 +367,7 @@ def most_accurate(measured: replay.QueryMetrics) -> int:
 
 
 def choose(rules: Rules, limit: constraints.Constraint) -> tuple[str, int] | None:
-  """Returns the rule or single LLM, and its operating point, that keep a constraint with the run's probability.
+  """Returns who keeps a constraint with the run's probability: a rule, an LLM or a vote of all, at an operating point.
 
   Args:
     rules: As estimated.
@@ -396,16 +397,16 @@ def choose_from(
   if limit.quantity == 'query_compute_seconds':
     if limit.text not in estimated:
       return None
-    # It changes what a rule calls, so that is replayed, and estimated, by itself; a single LLM takes what it takes.
+    # It changes what a rule calls, so that is replayed, and estimated, by itself; a fixed choice takes what it takes.
     candidates = [
       (name, place)
       for name, place in candidates
       if name == limit.text
-      or (is_single(name) and (estimated[name][place].means['compute_seconds'] or np.inf) <= (limit.value or 0))
+      or (is_fixed(name) and (estimated[name][place].means['compute_seconds'] or np.inf) <= (limit.value or 0))
     ]
     limit = constraints.parse('none')
   else:
-    candidates = [(name, place) for name, place in candidates if name in RULES or is_single(name)]
+    candidates = [(name, place) for name, place in candidates if name in RULES or is_fixed(name)]
   points = [estimated[name][place] for name, place in candidates]
   best = constraints.choose(limit, points, references, cost_unit=cost_unit, confidence=confidence, horizon=horizon)
   return None if best is None else candidates[best]
@@ -414,3 +415,8 @@ def choose_from(
 def is_single(name: str) -> bool:
   """Tells whether a name is that of calling one LLM for all queries."""
   return name.startswith('single:')
+
+
+def is_fixed(name: str) -> bool:
+  """Tells whether a name is that of calling the same LLMs for all queries."""
+  return is_single(name) or name in VOTES_OF_ALL

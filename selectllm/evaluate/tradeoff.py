@@ -224,8 +224,10 @@ def summarise(
     options: With which the strategies were fitted.
   """
   resamples = options.resamples
-  together = replay.concatenate([fold.references for fold in folds])
-  others = {name: replay.at(together, place) for place, name in enumerate(constraints.REFERENCES)}
+  others = {
+    name: replay.concatenate([replay.at(fold.strategies[fold.references[name]].test, 0) for fold in folds])
+    for name in constraints.REFERENCES
+  }
   measured = _measure(list(others.values()), resamples)
   references = {name: results.Measurement(**test) for name, test in zip(others, measured, strict=True)}
   rule = next((name for name in strategies.RULES if name in chosen), None)

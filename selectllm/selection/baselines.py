@@ -89,6 +89,10 @@ class FixedVote(NamedTuple):
   priority: np.ndarray
   weight: np.ndarray
 
+  def of(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Returns weight and priority in `static_weighted`, or in `all_llms`, where all votes count the same."""
+    return (self.weight if name == 'static_weighted' else np.ones_like(self.weight)), self.priority
+
 
 def fit_vote(known: dataset.Responses, latency_s: np.ndarray, *, over: str, ties: str) -> FixedVote:
   """Fits the vote of fixed choices of LLMs on known queries.

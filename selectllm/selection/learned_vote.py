@@ -214,6 +214,40 @@ def _alone(weights: Weights, logits: Array, answers: Array, observed: Array) -> 
   return jax.vmap(one)(logits, answers, observed)
 
 
+@functools.partial(jax.jit, static_argnames='over')
+def elect(
+  weights: Weights,
+  logits: Float[Array, 'N K'],
+  answers: Int[Array, 'N K S'],
+  called: Bool[Array, 'N K'],
+  weight: Float[Array, ' K'],
+  priority: Float[Array, ' K'],
+  *,
+  over: str,
+) -> tuple[Int[Array, ' N'], Float[Array, ' N']]:
+  """Elects answers by a fixed vote, and judges them by the learned one.
+
+  Args:
+    weights: Of the learned vote.
+    logits: float32[N, K].
+    answers: int16[N, K, S].
+    called: bool[N, K].
+    weight: float32[K], what a vote counts; see `voting.vote` for this and the next two.
+    priority: float32[K].
+    over: What the vote is over.
+
+  Returns:
+    int16[N], the elected answers; float32[N], how likely they are right, 0 where one is no LLM's majority answer.
+  """
+
+  def one(logits: Array, answers: Array, called: Array) -> tuple[Array, Array]:
+    elected, votes = voting.vote(answers, called, weight, priority, over=over), count_votes(answers)
+    given, _ = _log_probabilities(weights, logits, votes, called)
+    return elected.astype(jnp.int16), jnp.sum(jnp.where(votes.candidates == elected, jnp.exp(given), 0.0))
+
+  return jax.vmap(one)(logits, answers, called)
+
+
 def alone(weights: Weights, test: types.StrategyQueries) -> types.Decisions:
   """Calls one and the same LLM for all queries, each of the K being an operating point, and takes its answer."""
   mask, answer, top = jax.device_get(_alone(weights, test.logits, test.answers, test.observed))

@@ -25,10 +25,10 @@ from selectllm.evaluate import answers, strategies
 from selectllm.infra import paths, run_dir, trees
 from selectllm.infra.typing import Array
 from selectllm.models import inference, options, pretrained, sharding, tokenizer
-from selectllm.selection import adaptive, calibration, confidence, constraints, learned_vote, voting
+from selectllm.selection import adaptive, baselines, calibration, confidence, constraints, learned_vote, voting
 from selectllm.serve import decider
 
-_FORMAT = 4
+_FORMAT = 5
 _FACTS = 'selector.json'
 # Queries that are scored together, at most.
 _BATCH = 64
@@ -44,9 +44,9 @@ class Arrays(NamedTuple):
   Attributes:
     estimator: Of log-odds, from an embedding and a text.
     weights: Of the learned vote.
+    vote: Of `strategies.VOTES_OF_ALL`.
     rules: By name, at all operating points.
-    calibrators: By rule, and by constraint on single queries, of P(the answer is right); one for each operating point
-      along the first dimension.
+    calibrators: Of P(the answer is right), see `strategies.Rules`.
     expected: float32[K], the expected cost of a call, in the selector's cost_unit.
     latency_s: float32[K], its expected seconds; NaN where unknown.
     cost_usd: float32[K], its expected dollars; NaN where unknown.
@@ -54,6 +54,7 @@ class Arrays(NamedTuple):
 
   estimator: confidence.Estimator
   weights: learned_vote.Weights
+  vote: baselines.FixedVote
   rules: dict[str, adaptive.Rule]
   calibrators: dict[str, calibration.Calibrator]
   expected: np.ndarray
@@ -89,6 +90,7 @@ def _template(rules: Sequence[str], calibrated: Sequence[str]) -> Arrays:
   return Arrays(
     confidence.TEMPLATE.estimator,
     learned_vote.Weights(*[leaf] * len(learned_vote.Weights._fields)),
+    baselines.FixedVote(leaf, leaf),
     dict.fromkeys(rules, adaptive.Rule(leaf, leaf, leaf)),
     dict.fromkeys(calibrated, calibrator),
     *[leaf] * 3,
@@ -160,7 +162,9 @@ def _arrays(responses: dataset.Responses, fold: strategies.FoldResult) -> Arrays
   with np.errstate(invalid='ignore'):
     latency_s, cost_usd = mean_of_calls(responses.latency_s), mean_of_calls(responses.cost_usd)
   rules, estimator = fold.rules, fold.confidences.estimator
-  return Arrays(estimator, rules.weights, rules.rules, rules.calibrators, rules.expected_cost, latency_s, cost_usd)
+  return Arrays(
+    estimator, rules.weights, rules.vote, rules.rules, rules.calibrators, rules.expected_cost, latency_s, cost_usd
+  )
 
 
 def load(
@@ -224,15 +228,14 @@ class Selector:
         f'no operating point keeps {limit.text!r} with probability {facts["confidence"]:g} on {facts["horizon"]:,} new '
         f'queries; {_reach(points)}'
       )
+    self._name, self.operating_point = chosen
+    self.estimated = points[self._name][self.operating_point].means
     # A constraint on single queries is one on what `adaptive` does, with estimates and calibrators of its own.
-    self._estimates, self.operating_point = chosen
-    self.estimated = points[self._estimates][self.operating_point].means
-    self._single = (
-      self.llms.index(self._estimates.removeprefix('single:')) if strategies.is_single(self._estimates) else None
-    )
-    rules = arrays.rules
-    self.rule = self._estimates if self._estimates in rules or self._single is not None else 'adaptive'
-    self._rule = rules.get(self.rule)
+    fixed, rules = strategies.is_fixed(self._name), arrays.rules
+    self.rule = self._name if fixed or self._name in rules else 'adaptive'
+    self._rule = None if fixed else rules[self.rule]
+    alone = [self._name == f'single:{llm}' for llm in self.llms]
+    self._same = np.array(alone) if any(alone) else np.ones(len(alone), bool)
     self._budget = np.float32(limit.value if limit.quantity == 'query_compute_seconds' else np.inf)
 
   @property
@@ -282,32 +285,37 @@ class Selector:
 
   def decide(self, state: State, revealed: decider.Revealed) -> np.ndarray:
     """Returns the LLMs to call next, bool[N, K]; nobody, to stop."""
-    if self._single is not None:
-      return self._decide_alone(state, revealed, self._single)
+    if self._rule is None:
+      return self._decide_same(state, revealed)
     weights, expected = self._arrays.weights, self._arrays.expected
     found = _next(self._rule, weights, self.operating_point, state.logits, *revealed, expected, self._budget)
     return np.asarray(found)
 
-  def _decide_alone(self, state: State, revealed: decider.Revealed, single: int) -> np.ndarray:
-    """Returns the one LLM, bool[N, K], or where it cannot be called the most confident other; nobody once one was."""
-    likely = np.where(revealed.available, state.logits, -np.inf)
-    likely[:, single] = np.where(revealed.available[:, single], np.inf, -np.inf)
-    first = np.eye(likely.shape[1], dtype=bool)[np.argmax(likely, 1)]
-    return first & revealed.available & ~revealed.called.any(1, keepdims=True)
+  def _decide_same(self, state: State, revealed: decider.Revealed) -> np.ndarray:
+    """Returns the same LLMs, bool[N, K], or where none can be called the most confident other; nobody once one was."""
+    same = self._same & revealed.available
+    other = np.eye(len(self.llms), dtype=bool)[np.argmax(np.where(revealed.available, state.logits, -np.inf), 1)]
+    first = np.where(same.any(1, keepdims=True), same, other & revealed.available)
+    return first & ~revealed.called.any(1, keepdims=True)
 
   def finish(self, state: State, revealed: decider.Revealed) -> decider.Finished:
-    """Returns the likeliest answers, and how likely they are right."""
-    answer, top = _finish(self._arrays.weights, state.logits, revealed.answers, revealed.called)
-    p_right = self._probability(self._estimates, np.asarray(top))
-    if self._single is not None:  # where another LLM took its place, that one's own calibrator counts
-      for place in set(np.argmax(revealed.called, 1)) - {self._single}:
+    """Returns the likeliest answers (or those that the vote of all elects), and how likely they are right."""
+    weights, seen = self._arrays.weights, (state.logits, revealed.answers, revealed.called)
+    if self._name in strategies.VOTES_OF_ALL:
+      vote, over = self._arrays.vote.of(self._name), self._facts['config']['evaluate']['vote']
+      answer, top = map(np.asarray, learned_vote.elect(weights, *seen, *vote, over=over))
+    else:
+      answer, top = map(np.asarray, _finish(weights, *seen))
+    p_right = self._probability(self._name, top)
+    if strategies.is_single(self._name):  # where another LLM took its place, that one's own calibrator counts
+      for place in np.flatnonzero(revealed.called.any(0) & ~self._same):
         name, rows = f'single:{self.llms[place]}', revealed.called[:, place]
         if name in self._arrays.calibrators:
-          p_right[rows] = self._probability(name, np.asarray(top)[rows])
-    return decider.Finished(np.asarray(answer), np.where(np.asarray(answer) == voting.NO_ANSWER, 0.0, p_right))
+          p_right[rows] = self._probability(name, top[rows])
+    return decider.Finished(answer, np.where(answer == voting.NO_ANSWER, 0.0, p_right))
 
   def _probability(self, name: str, top: np.ndarray) -> np.ndarray:
-    point = self.operating_point if name == self._estimates else 0
+    point = self.operating_point if name == self._name else 0
     calibrator = calibration.Calibrator(*(array[point] for array in self._arrays.calibrators[name]))
     return strategies.probability(calibrator, top)
 

@@ -149,7 +149,7 @@ def test_what_a_selector_holds_is_played_whoever_contends():
   table, split, estimates, embeddings = _table()
   part = strategies.fit_and_replay(table, split, estimates, embeddings, _options('learned_vote'))
   assert list(part.rules.rules) == ['adaptive']
-  assert list(part.rules.estimated) == ['adaptive', *(f'single:{llm}' for llm in LLMS)]
+  assert list(part.rules.estimated) == ['adaptive', *(f'single:{llm}' for llm in LLMS), 'all_llms', 'static_weighted']
 
 
 def test_limits_that_nothing_can_keep_or_judge_are_said_not_raised():
@@ -189,3 +189,34 @@ def test_a_limit_never_takes_more_than_the_cheapest_single_llm_that_keeps_it():
   rows = {row.constraint: row for row in summary.constraints}
   assert rows['compute_seconds<=1'].measured.compute_seconds == 1  # the cheap one, which always takes that, alone
   assert rows['compute_seconds<=1'].met
+
+
+def test_the_votes_of_all_keep_what_they_themselves_are_the_reference_of():
+  table, split, estimates, embeddings = _table()
+  part = strategies.fit_and_replay(table, split, estimates, embeddings, _options('adaptive'))
+  for name in strategies.VOTES_OF_ALL:
+    estimated = {name: part.rules.estimated[name]}
+    for text in (f'accuracy>={name}', 'none'):
+      limit = constraints.parse(text)
+      assert strategies.choose(part.rules._replace(estimated=estimated), limit) == (name, 0)
+  everybody = part.strategies['all_llms'].test
+  calls = np.full((int(np.sum(split == splits.TEST)), 1), len(LLMS))
+  np.testing.assert_array_equal(everybody.calls, calls)
+  np.testing.assert_array_equal(everybody.wall_clock_s, calls * 0 + 10)
+  majority = table.responses.majority[part.test_rows]
+  agree = (majority[:, :, None] == majority[:, None]).sum(1)  # how many say what each says
+  clear, place = (agree > 1).any(1), agree.argmax(1)
+  voted = np.take_along_axis(majority, place[:, None], 1) == table.responses.accepted[part.test_rows]
+  np.testing.assert_array_equal(everybody.correct[clear], voted[clear])
+
+
+def test_an_llm_that_few_queries_know_is_no_operating_point_and_neither_is_the_vote_of_all():
+  table, split, _, embeddings = _table()
+  observed = table.responses.observed.copy()
+  observed[np.flatnonzero(split != splits.TEST)[30:], 2] = False  # asked for 30 queries
+  table = table._replace(responses=table.responses._replace(observed=observed))
+  part = strategies.fit_and_replay(
+    table, split, _estimates(table, split, embeddings), embeddings, _options('adaptive', limits=('none',))
+  )
+  assert list(part.rules.estimated) == ['adaptive', 'single:cheap', 'single:middling']
+  assert set(part.rules.references) == set(constraints.REFERENCES)  # these are still known on what was observed

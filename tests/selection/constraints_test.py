@@ -130,12 +130,20 @@ def test_the_setting_chosen_serves_the_limit_best(text, expected):
   assert constraints.choose(constraints.parse(text), _points(SETTINGS), KNOWN) == expected
 
 
-def test_where_seconds_are_unknown_dollars_or_calls_decide():
+def test_the_cheapest_is_so_in_what_is_paid():
   settings = [{**setting, 'compute_seconds': None} for setting in SETTINGS]
-  assert constraints.choose(constraints.parse('accuracy>=best_single'), _points(settings), KNOWN) == 1
+  limit = constraints.parse('accuracy>=best_single')
+  assert constraints.choose(limit, _points(settings), KNOWN, cost_unit='usd') == 1
   assert constraints.choose(constraints.parse('compute_seconds<=20'), _points(settings), KNOWN) is None
   counted = [{'accuracy': 0.9, 'calls': 3.0}, {'accuracy': 0.85, 'calls': 2.0}]
-  assert constraints.choose(constraints.parse('accuracy>=best_single'), _points(counted), KNOWN) == 1
+  assert constraints.choose(limit, _points(counted), KNOWN, cost_unit='calls') == 1
+
+
+def test_a_few_queries_all_right_are_no_proof_of_a_high_accuracy():
+  limit, few = constraints.parse('accuracy>=0.99'), np.ones(30)
+  point = _estimated(few, few, (few, few))
+  assert constraints.choose(limit, [point], {'all_llms': point}, confidence=0.9, horizon=100) is None
+  assert constraints.choose(limit, [point], {'all_llms': point}, confidence=0.5, horizon=100) == 0
 
 
 def test_settings_of_unknown_accuracy_are_never_chosen():

@@ -129,6 +129,29 @@ def test_one_llm_alone_may_be_what_keeps_a_limit(run, tmp_path):
   assert ((finished.p_right > 0) & (finished.p_right <= 1)).all()
 
 
+@pytest.mark.parametrize('vote', strategies.VOTES_OF_ALL)
+def test_the_vote_of_all_may_be_what_keeps_a_limit(run, tmp_path, vote):
+  shutil.copytree(run / 'selector', tmp_path / 'selector')
+  facts = json.loads((tmp_path / 'selector' / 'selector.json').read_text())
+  assert vote in facts['estimated']
+  facts['estimated'] = {vote: facts['estimated'][vote]}
+  (tmp_path / 'selector' / 'selector.json').write_text(json.dumps(facts))
+  loaded = selectllm.load(tmp_path / 'selector')
+  assert loaded.rule == vote
+  state, count = loaded.score(['How many eggs has 3 plus 4?', 'How many cats?']), len(loaded.llms)
+  nothing, nobody = np.full((2, count, 1), -1, np.int16), np.zeros((2, count), bool)
+  available = np.ones((2, count), bool)
+  available[1, 0] = False  # has failed there
+  chosen = loaded.decide(state, decider.Revealed(nothing, nobody, available))
+  np.testing.assert_array_equal(chosen, available)
+  answers = np.where(chosen[..., None], 3, -1).astype(np.int16)
+  answers[0, 0] = 4  # one against all others
+  assert not loaded.decide(state, decider.Revealed(answers, chosen, available)).any()
+  finished = loaded.finish(state, decider.Revealed(answers, chosen, available))
+  np.testing.assert_array_equal(finished.answer, 3)
+  assert ((finished.p_right > 0) & (finished.p_right <= 1)).all()
+
+
 def test_what_cannot_be_loaded_says_why(run, tmp_path):
   with pytest.raises(selector.SelectorError, match='holds no selector'):
     selectllm.load(tmp_path)
@@ -142,7 +165,7 @@ def test_what_cannot_be_loaded_says_why(run, tmp_path):
   with pytest.raises(selector.SelectorError, match='other weights'):
     selectllm.load(tmp_path / 'other')
   (tmp_path / 'other' / 'selector.json').write_text(json.dumps(facts | {'format': 3}))
-  with pytest.raises(selector.SelectorError, match=r'.format 3, this one reads 4.: run its experiment'):
+  with pytest.raises(selector.SelectorError, match=r'.format 3, this one reads 5.: run its experiment'):
     selectllm.load(tmp_path / 'other')
 
 
