@@ -130,7 +130,7 @@ def queries_of(
     confidences.logits, embeddings, responses.answers, responses.majority, responses.observed, responses.accepted,
     responses.labels, price,
     np.nan_to_num(expected, nan=float(np.nanmax(expected))).astype(np.float32),
-    answer_features.of(data.queries, data.answers, responses),
+    answer_features.of(data.queries, data.answers, responses), confidences.fold,
   )  # fmt: skip
 
 

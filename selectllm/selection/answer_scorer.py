@@ -171,5 +171,6 @@ def score(scorers: list[Scorer], queries: types.StrategyQueries, scorer: np.ndar
 
 def cross_fit(train: types.StrategyQueries, *, seed: int) -> Scores:
   """Scores the answers to the queries that the scorer is fitted on, each by what was fitted on others."""
-  part = np.random.default_rng(seed).permutation(len(train.logits)) % _PARTS
+  apart = np.arange(len(train.logits)) if train.fold is None else np.unique(train.fold, return_inverse=True)[1]
+  part = np.random.default_rng(seed).permutation(apart.max() + 1)[apart] % _PARTS
   return score([fit(train.rows(part != number), seed=seed) for number in range(_PARTS)], train, part)

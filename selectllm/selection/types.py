@@ -26,6 +26,8 @@ class StrategyQueries(NamedTuple):
     cost: float32[N, K], of each call (seconds, dollars or 1); NaN where it is not known.
     expected_cost: float32[K], each LLM's mean cost on fitting queries.
     features: float32[N, K, F], what each LLM's response looks like, see `data.answer_features`; None where unknown.
+    fold: int8[N], in which fold a fitting query was held out (queries that ask the same share one); None where every
+      query may be held out by itself.
   """
 
   logits: Array
@@ -38,6 +40,7 @@ class StrategyQueries(NamedTuple):
   cost: Array
   expected_cost: Array
   features: Array | None = None
+  fold: Array | None = None
 
   def rows(self, index: Array) -> 'StrategyQueries':
     """Returns some of the queries, by index or mask."""

@@ -55,3 +55,19 @@ def test_agreement_of_good_llms_says_more():
   differing, agreeing = np.moveaxis(answer_scorer.fit(train, seed=0).agreement, -1, 0)
   assert agreeing[1, 0] > agreeing[1, 2] > 0
   assert differing[1, 0] < differing[1, 2] < 0
+
+
+def test_what_was_held_out_together_is_scored_together():
+  train = _queries(0)
+  fold = np.random.default_rng(0).integers(0, 6, len(train.logits)).astype(np.int8)
+  scorer = answer_scorer.cross_fit(train._replace(fold=fold), seed=0).scorer
+  assert set(scorer) == {0, 1, 2}
+  assert all(len(set(scorer[fold == one])) == 1 for one in range(6))
+
+
+def test_of_two_llms_only_one_can_have_answered_before():
+  right = np.random.default_rng(0).random((200, 2)) < [0.9, 0.6]
+  train = strategy_queries.make(right, np.float32([1, 2]), 0)
+  agreement = answer_scorer.fit(train, seed=0).agreement
+  earlier = answer_scorer._draw_earlier(train, agreement, np.random.default_rng(0))
+  np.testing.assert_array_equal(earlier[..., 2], earlier[..., 1])

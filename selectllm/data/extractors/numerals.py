@@ -67,6 +67,11 @@ _PLAIN = r"""(?>
 
 _DECIMAL_COMMA = re.compile(r'[0-9\s]+,[0-9]{1,2}|0,[0-9]+|[0-9.]+\.[0-9]{3},[0-9]+')
 
+_LARGER_UNIT = r'(?P<larger>(?i:year|week|day|hour|hr|h|minute|min|feet|foot|ft|pound|lb))s?'
+_SMALLER_UNIT = (
+  r'(?!(?P=larger))(?i:months?|weeks?|days?|hours?|hrs?|minutes?|mins?|m|seconds?|secs?|inch(?:es)?|ounces?|oz)'
+)
+
 # A number never starts inside a word, an exponent, a divisor or another number.
 _NUMBER = re.compile(
   rf"""
@@ -81,6 +86,8 @@ _NUMBER = re.compile(
       | [0-9]{{1,2}}(?P<joint>[/.-])[0-9]{{1,2}}(?P=joint)[0-9]{{4}}(?![0-9])
       | (?!10\s?(?:\^|\*\*)){_PLAIN}\s?(?:\^|\*\*)\s?\{{?-?[0-9]++      # a power
       | {_PLAIN}-\$?{_PLAIN}(?![0-9]|\s?[-=+*/(])                         # a range
+      | (?:(?<=[bB]etween\s)|(?<=[bB]etween\s\$)) {_PLAIN}\sand\s\$?{_PLAIN}
+      | {_PLAIN}\s?{_LARGER_UNIT}\b(?:,\s(?:and\s)?|\sand\s|\s){_PLAIN}\s?{_SMALLER_UNIT}\b  # 5 feet 6 inches
       | {_PLAIN}\s?{_MATHS} | 0[xX][0-9a-fA-F]++ | {_PLAIN}(?![eE][0-9]++(?!\w))[A-Za-z]{{1,3}}[0-9]\w*+
       | (?<=[(\[{{]) [0-9]++(?:,\s?-?[0-9]++)++ (?=[)\]}}])              # a pair, a list
     )
