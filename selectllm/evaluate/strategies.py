@@ -36,6 +36,7 @@ STRATEGIES = (*OURS, *BASELINES)
 RULES = ('adaptive', 'adaptive_stages')
 VOTES_OF_ALL = ('all_llms', 'static_weighted')
 _CROSS = 3
+FITS = _CROSS + 1  # of one split
 # A single LLM is an operating point where it was observed on this share of the fitting queries, the votes of all LLMs
 # where all were: of fewer, its accuracy would be held against those on other queries.
 _SEEN = 0.9
@@ -257,6 +258,7 @@ def fit_and_replay(
   embeddings: np.ndarray,
   options: options_lib.TradeoffOptions,
   complete: Callable[[types.StrategyQueries], types.StrategyQueries] = lambda known: known,
+  told: Callable[[], None] = lambda: None,
 ) -> FoldResult:
   """Fits all strategies on the fitting queries of one split and replays them on its test queries.
 
@@ -267,6 +269,7 @@ def fit_and_replay(
     embeddings: float32[N, D], unit vectors of the pretrained encoder.
     options: Which strategies, and how.
     complete: Makes of fitting queries what strategies are fitted on; recorded responses alone are replayed.
+    told: Is called after each of the `FITS`.
   """
   queries = queries_of(data, confidences, embeddings, split, options.cost_unit)
   rows, test = np.flatnonzero(confidences.fold >= 0), np.flatnonzero(split == splits.TEST)
@@ -282,8 +285,12 @@ def fit_and_replay(
     return fitted, _replay(fitted, known, queries.rows(cut[1]), options, data.llms)
 
   # The fits know nothing of each other, and XLA computes without Python's lock. Two at a time, for memory's sake.
+  results = []
   with futures.ThreadPoolExecutor(2) as pool:
-    *crossed, (fitted, decisions) = pool.map(fit_and_decide, [*cuts, (rows, test)])
+    for result in pool.map(fit_and_decide, [*cuts, (rows, test)]):
+      results.append(result)
+      told()
+  *crossed, (fitted, decisions) = results
   held_out = _HeldOut([parts for _, parts in crossed], np.argsort(np.concatenate([out for _, out in cuts])))
   fitting, tested = data.responses.rows(rows), data.responses.rows(test)
   strategies, calibrators = {}, {}

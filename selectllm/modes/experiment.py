@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import logging
 import pathlib
@@ -207,11 +208,14 @@ def _compare_strategies(
   if not config.tradeoff.strategies or not run.data.responses.has_answers:
     return [], None, {}
   options = dataclasses.replace(evaluate_options.TradeoffOptions.from_config(config, run.data.responses), seed=seed)
-  folds: list[strategies.FoldResult] = []
-  progress = metric_writer.Progress('Strategies', len(run.split))
-  for fold in run.folds():
-    folds.append(strategies.fit_and_replay(run.data, fold.split, fold.estimates, run.embeddings, options))
-    progress.update(len(folds))
+  progress = metric_writer.Progress('Fits of strategies', strategies.FITS * len(run.split))
+  done = itertools.count(1)
+  folds = [
+    strategies.fit_and_replay(
+      run.data, fold.split, fold.estimates, run.embeddings, options, told=lambda: progress.update(next(done))
+    )
+    for fold in run.folds()
+  ]
   progress.close()
   chosen = tradeoff.best(folds)
   summary = tradeoff.summarise(run.data, folds, chosen, options)

@@ -71,13 +71,14 @@ def shortlist(weights: learned_vote.Weights, train: types.StrategyQueries, most:
   rows = batching.pad_to_multiple(np.arange(len(train.accepted)), _BLOCK)
   queries, counted = train.rows(rows), np.arange(len(rows)) < len(train.accepted)
   votes = learned_vote.count_all_votes(queries.answers)
-  chosen = np.zeros(count, bool)
-  for _ in range(most):  # one shape for all rounds, so that it is compiled once
+  chosen: list[int] = []
+  for size in range(1, most + 1):  # one shape for all rounds, so that it is compiled once
+    sets = np.array([[*chosen, llm] + [llm] * (most - size) for llm in range(count)], np.int32)
     right = _count_right(
-      weights, queries.logits, votes, queries.observed, queries.accepted, counted, chosen | np.eye(count, dtype=bool)
+      weights, queries.logits, votes, queries.observed, queries.accepted, counted, sets, np.arange(most) < size
     )
-    chosen[np.argmax(np.where(chosen, -1, right))] = True
-  return np.flatnonzero(chosen).astype(np.int32)
+    chosen.append(int(np.argmax(np.where(np.isin(np.arange(count), chosen), -1, right))))
+  return np.sort(chosen).astype(np.int32)
 
 
 @jax.jit
@@ -88,15 +89,20 @@ def _count_right(
   observed: Array,
   accepted: Array,
   counted: Array,
-  masks: Array,
+  sets: Array,
+  taken: Array,
 ) -> Array:
-  """Counts the queries that the vote of each set of LLMs bool[M, K] is right on, int32[M]."""
+  """Counts the queries that the vote of each set of LLMs is right on, int32[M]: of sets int[M, k], those `taken`."""
 
-  def of_set(mask: Array) -> Array:
-    found = jax.vmap(learned_vote.posterior, in_axes=(None, 0, 0, 0))(weights, logits, votes, observed & mask)
+  def of_set(llms: Array) -> Array:
+    within = learned_vote.Votes(votes.candidates[:, llms], votes.support[:, llms][:, :, llms])
+    known = observed[:, llms] & taken
+    found = jax.vmap(learned_vote.posterior, in_axes=(None, 0, 0, 0))(
+      _cut(weights, llms), logits[:, llms], within, known
+    )
     return jnp.sum(dataset.is_right(found.answer, accepted) & counted)
 
-  return jax.lax.map(of_set, masks)
+  return jax.lax.map(of_set, sets)
 
 
 def _members(code: jax.Array, count: int) -> jax.Array:

@@ -26,6 +26,8 @@ _MOST_QUERIES = 20_000
 # Random sets of called LLMs for each query of a fit, beside all of them: the vote must know what few answers are worth.
 _CALLED_SETS = 5
 _SHRINK, _SHRINK_PAIRS = 5.0, 5.0
+# Of more LLMs, agreement of pairs is not looked at: time would grow with their third power, and pairs with the second.
+MOST_PAIRED = 50
 
 
 class Votes(NamedTuple):
@@ -46,7 +48,8 @@ class Weights(NamedTuple):
   Attributes:
     bias: float32[K], the weight of an LLM's answer beside its log-odds.
     slope: float32[], the weight of its log-odds.
-    pair: float32[K, K], symmetric, 0 on the diagonal: what agreement of two LLMs adds.
+    pair: float32[K, K], symmetric, 0 on the diagonal: what agreement of two LLMs adds; 0 in pools of more than
+      `MOST_PAIRED`.
     other: float32[], the utility of an answer that nobody called gave.
     other_called: float32[K], what each called LLM adds to it.
     other_distinct: float32[], what log(1 + different answers) adds to it.
@@ -98,7 +101,8 @@ def _log_probabilities(
   """Returns log-probabilities of candidates float32[K] (-inf but for the first called LLM with one), of others."""
   support = votes.support * called[:, None]
   utility = (weights.bias + weights.slope * logits) @ support
-  utility += 0.5 * jnp.einsum('kc,kj,jc->c', support, weights.pair, support)
+  if logits.size <= MOST_PAIRED:
+    utility += 0.5 * jnp.einsum('kc,kj,jc->c', support, weights.pair, support)
   same = (votes.candidates[:, None] == votes.candidates[None, :]) & called[:, None]
   first = jnp.argmax(same, 0) == jnp.arange(logits.size)
   stands = called & (votes.candidates != voting.NO_ANSWER) & first
