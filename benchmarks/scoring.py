@@ -1,6 +1,6 @@
 """Scoring: from queries to confidences, against PyTorch transformers and ONNX Runtime, with the same weights.
 
-  python -m benchmarks.scoring --manual_dir=../shared/data --save        # needs the extra `benchmarks`
+  python -m benchmarks.scoring --manual_dir=DIR --save        # needs the extra `benchmarks`
 
 The queries are those of GSM8K and MMLU-Pro; the encoders are MiniLM and one of RoBERTa-base's shape (random weights,
 MiniLM's tokenizer, `cls` pooling as in the paper), in float32. The peers pad every batch of 32 to 128 tokens, as the

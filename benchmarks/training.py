@@ -1,6 +1,6 @@
 """Training: examples a second, against the Hugging Face Trainer as the paper's authors run it, and the share of input.
 
-  python -m benchmarks.training --manual_dir=../shared/data --save       # needs the extra `benchmarks`
+  python -m benchmarks.training --manual_dir=DIR --save       # needs the extra `benchmarks`
 
 Both fine-tune the same encoder on the same GSM8K queries for the same labels, in float32, with AdamW, clipping and
 dropout: ours as `selectllm.train.loop` does, with its batches, the Trainer on queries padded to 128 tokens. An epoch of

@@ -137,3 +137,22 @@ def test_what_is_asked_for_is_done_however_long_it_takes(config, tmp_path, monke
   trained = predictions.read_predictions(tmp_path / 'predictions.npz').split[0] == splits.TRAIN
   kept = predictions.read_predictions(tmp_path / 'predictions.npz').confidences[0]
   assert np.isnan(kept[trained]).all() == tunes
+
+
+def test_all_seeds_get_the_encoder_that_the_first_one_chose(config, tmp_path, monkeypatch):
+  config.seeds, config.train.epochs = 2, 1
+  # By now fine-tuning would seem to take too long, or not.
+  monkeypatch.setattr(scoring, 'MOST_FINE_TUNING_S', 0.0)
+  foreseen = itertools.count(-1.0)  # below the threshold at first
+  monkeypatch.setattr(scoring, '_foresee_s', lambda *_: next(foreseen))
+  experiment.run(config, tmp_path)
+  report = _report(tmp_path)
+  assert report['encoder']['frozen_loss'] is not None  # both were made
+  choices = [
+    msgspec.json.decode(str(predictions.read_predictions(path / 'predictions.npz').encoder), type=results.EncoderChoice)
+    for path in (tmp_path, tmp_path / 'seed_1')
+  ]
+  assert choices[0].frozen == choices[1].frozen == report['encoder']['frozen']
+  row = next(row for row in report['chosen'] if row['name'] == 'weighted_max_conf')
+  assert len(row['seeds']) == 2
+  assert row['accuracy'] == pytest.approx(np.mean(row['seeds']))
