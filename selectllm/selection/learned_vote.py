@@ -174,7 +174,7 @@ def fit(
   rng = np.random.default_rng(seed)
   count, num_llms = observed.shape
   rows = rng.permutation(count)[:_MOST_QUERIES]
-  filled = batching.pad_to_multiple(rows, 512)
+  filled = batching.pad_to_multiple(rows, 512 if num_llms <= MOST_PAIRED else 64)
   counted = (np.arange(len(filled)) < len(rows)).astype(np.float32)
   sizes = rng.integers(1, num_llms + 1, (len(filled), _CALLED_SETS, 1))
   places = rng.random((len(filled), _CALLED_SETS, num_llms)).argsort(-1).argsort(-1)
