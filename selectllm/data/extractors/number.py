@@ -49,14 +49,46 @@ _NOT = re.compile(
 _WORD = re.compile(r'[^\W\d_]')
 # What is said by the way: in brackets, or in a clause before the main one.
 _ASIDE = re.compile(r'\([^()\n]*\)|(?<![^\s])(?:since|because|given|if|when|as)\b[^,\n]{0,300},(?=\s)', re.IGNORECASE)
-_CODE = re.compile(r'```(?:python|py|c|cpp|java|javascript|js)\b.*?(?:```|\Z)', re.DOTALL | re.IGNORECASE)
+# A block ends where an answer is tagged, and one that is not closed where any is given.
+_CODE = re.compile(
+  r'```(?:python|py|c|cpp|java|javascript|js)\b(?:.*?(?:```|(?=<(?:final[_ ]?)?answer>))|.*?(?=\\boxed|####|\Z))',
+  re.DOTALL | re.IGNORECASE,
+)
 _GOES_ON = re.compile(r'\s?[-+*/x×÷]\s?[$(]?[0-9]')  # 18 = 9 * 2
+# In a place made for one answer: what of '3 * 4', '5 + tax', '4 / x', '1, 2', '5 or 6' and '3 cats and 4 dogs' is no
+# number, and what of 'x + 3', 'x > 3' and 'f(3)'.
+_OPERATOR = r'(?:[-+*×÷·^<>≤≥±]|\\(?:times|cdot|div|pm|[lg]eq?)\b)'
+_IS_PART_AFTER = re.compile(
+  rf"""
+  !?\s?{_OPERATOR}\s?[$(]{{0,2}} (?:[0-9\ue000]|[A-Za-z](?![A-Za-z]))
+  | \s\+\s[^\W_] | \s?/\s?[(xyzn](?![A-Za-z]) | \s[0-9]
+  | (?:\s[A-Za-z]{{2,}}){{0,3}} \s{{1,4}} (?:and|or) \s{{1,4}} \$?[0-9]
+  | \s?[,;]\s? (?:(?:and|or)\s)? [-$(]{{0,2}}[0-9]
+  """,
+  re.VERBOSE,
+)
+_IS_PART_BEFORE = re.compile(
+  rf"""
+  (?: (?<![A-Za-z])[A-Za-z0-9)]\s?{_OPERATOR}\s?[$(]{{0,2}} | (?<![A-Za-z])[A-Za-z]\(
+    | (?:[<>≤≥±]|\\(?:pm|[lg]eq?))\s? )\Z
+  """,
+  re.VERBOSE,
+)
+_NOT_UNDERSTOOD = re.compile(r'(?!.*[A-Za-z]{3}).*[0-9\ue000]', re.DOTALL)
 # What follows the answer in some texts.
 _AFTERTHOUGHT = re.compile(
   r'^\W{0,6}(?:note|explanation|verification|check|(?:helpful\s)?hint|p\.?s\.?)\b\W{0,4}:', re.IGNORECASE | re.MULTILINE
 )
 _BREAKS_OFF = re.compile(r'(?:<<[^<>\n]*|[=+*/(×÷]\s{0,9}|(?<!#)#{4}(?!#)[^\d\n]{0,200})\Z')
 _ENUMERATES = re.compile(r'\s*(?:[-*•]\s*)?(?:\(?[0-9]{1,3}[.)]\s+(?=\S)|[A-Za-z]{1,12}\s\#?[0-9]{1,3}(?::\s|\.\s))')
+
+# What a chat ends on.
+_OFFERS = re.compile(
+  r"\s*(?:if\syou(?:'d|\swould)?\s(?:like|want|wish)\b|let\sme\sknow|would\syou\slike|do\syou\s(?:want|need)"
+  r'|feel\sfree|i\shope|i\s(?:can|could)\s(?:also|show))',
+  re.IGNORECASE,
+)
+_ITEM = re.compile(r'\s*(?:[-*•]\s*)?[0-9]{1,3}\.')  # of a list, and no sentence
 
 
 def _clause_end(text: str, start: int, end: int) -> int:
@@ -80,15 +112,31 @@ class _Statement(NamedTuple):
 
   start: int
   end: int
-  value: str
+  value: str | None
   formatted: bool
 
 
-def _formatted(text: str) -> collections.abc.Iterator[_Statement]:
+def _held(text: str, start: int, end: int, query: str) -> tuple[bool, str | None]:
+  """Reads what a place holds that was made for an answer: whether it states one, and which number that is if it is one.
+
+  An expression, several numbers, or that there is no answer, is an answer, too.
+  """
+  stated = _in_clause(text, start, end)
+  if texts.HAS_NONE.search(text, start, stated.start if stated else end):
+    return True, None
+  if stated is None:
+    return _NOT_UNDERSTOOD.match(text, start, end) is not None, None
+  if len(texts.sentences(text[start:end])) > 1 and _WORD.search(text, start, stated.start):
+    return True, _unmarked(text[start:end], query)
+  before = _IS_PART_BEFORE.search(text, max(start, stated.start - 20), stated.start)
+  return True, None if before or _IS_PART_AFTER.match(text, stated.end, end) else stated.value
+
+
+def _formatted(text: str, query: str) -> collections.abc.Iterator[_Statement]:
   for mark in texts.marks(text):
-    stated = _in_clause(text, mark.held, mark.end)
-    if stated:
-      yield _Statement(mark.start, mark.end, stated.value, True)
+    states, value = _held(text, mark.held, mark.end, query)
+    if states or (text[mark.start] == '"' and not text[mark.held : mark.end].strip()):  # a field that is left blank
+      yield _Statement(mark.start, mark.end, value, True)
   found = list(_HASHES.finditer(text))
   for hashes, following in itertools.zip_longest(found, found[1:]):
     end = min(texts.line_end(text, hashes.end()), following.start() if following else len(text))
@@ -141,6 +189,8 @@ def _unmarked(text: str, query: str) -> str | None:
   if thought and _in_sentence(text[: thought.start()]):
     text = text[: thought.start()]
   for start, end in reversed(texts.sentences(text)):
+    if (_ITEM.fullmatch(text, start, end) and end < len(text)) or (_OFFERS.match(text, start, end) and start > 0):
+      continue
     enumerated = _ENUMERATES.match(text, start, end)
     sentence = text[enumerated.end() if enumerated else start : end].rstrip()
     found = _in_sentence(_ASIDE.sub(' ', sentence)) or _in_sentence(sentence)
@@ -181,14 +231,15 @@ def number(text: str, query: str) -> str | None:
   number that does not stand in the question, else the first. Thoughts between tags, what follows an end-of-sequence
   token and what answers another question than the one asked are not read. A number that is not understood as a whole
   is none: clock times, ratios, dates, versions, ranges, powers, roots, '2 hours and 30
-  minutes'. A hyphen after a number or a word is no minus.
+  minutes'. Nor does a format state a number that holds an expression, several numbers, or that there is no answer. A
+  hyphen after a number or a word is no minus.
   """
   return texts.first_answer(_read, text, query)
 
 
 def _read(text: str, query: str) -> str | None:
   text = numerals.flat(_CODE.sub('\n', text))
-  statements = sorted([*_formatted(text), *_phrased(text)])
+  statements = sorted([*_formatted(text, query), *_phrased(text)], key=lambda statement: statement[:2])
   places = [(statement.start, statement.end) for statement in statements]
   end = texts.end_of_answer(text, query, places, lambda head: _unmarked(head, query) is not None)
   decided = _decided(text, [statement for statement in statements if statement.start < end])

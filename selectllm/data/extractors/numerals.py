@@ -31,13 +31,15 @@ _WORD_NUMBER = re.compile(rf'\b(?:{"|".join(_WORDS)})\b', re.IGNORECASE)
 
 _SUPERSCRIPTS = str.maketrans('⁻⁰¹²³⁴⁵⁶⁷⁸⁹', '-0123456789')
 _SUPERSCRIPT = re.compile('[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+')
+_SPACED_MONEY = re.compile(r'((?:[$€£₹]|Rs\.?\s?)[0-9]{1,3}) (?=[0-9]{3}(?![0-9]))')  # $9 500
 _CALCULATOR = re.compile(r'<<[^<>\n]*=([^<>\n=]*)>>(\s?[-$]{0,2}\.?[0-9])?')  # GSM8K's <<16-3=13>>
 _LATEX_FRACTION = re.compile(r'((?<=[0-9])\s?)?\\[cdt]?frac\s?(?:\{([^{}]*)\}|([0-9]))\s?(?:\{([^{}]*)\}|([0-9]))')
 _LATEX_GROUP = re.compile(r'(?<=[0-9])(?:\{,\}|\\,|,\\!|,(?=[0-9]))(?=[0-9]{3}(?![0-9]))')
 # What is left of LaTeX is mathematics: whatever of it holds or touches a number is more than that number.
 _LATEX_MATHS = re.compile(
-  r'\\(?:sqrt|root|log|ln|sin|cos|tan|pi|binom|sum|int|infty|alpha|beta|theta)(?![A-Za-z])\s?'
-  r'(?:\[[^\[\]{}]{0,40}\])?(?:\s?\{[^{}]*\}|\s?[0-9]+)?(?:\s?\{[^{}]*\})?|[√∛π∞]\s?(?:[0-9]+)?'
+  r'\\{1,2}(?:sqrt|root|log|ln|sin|cos|tan|pi|binom|sum|int|infty|alpha|beta|theta)(?![A-Za-z])\s?'
+  r'(?:\[[^\[\]{}]{0,40}\])?(?:\s?\{[^{}]*\}|\s?[0-9]+)?(?:\s?\{[^{}]*\})?'
+  r'|(?<![A-Za-z])(?:sqrt|log|ln|sin|cos|tan)\s?\([^()\n]*\)?|[√∛π∞]\s?(?:[0-9]+)?'
 )
 _MATHS = '\ue000'  # stands for it
 _MATHS_AFTER = re.compile(rf'\s?[-+*/^]?\s?{_MATHS}')
@@ -65,6 +67,7 @@ _PLAIN = r"""(?>
   | (?<!\.)\.[0-9]++
 )"""
 
+_DIGITS = re.compile(_PLAIN, re.VERBOSE)
 _DECIMAL_COMMA = re.compile(r'[0-9\s]+,[0-9]{1,2}|0,[0-9]+|[0-9.]+\.[0-9]{3},[0-9]+')
 
 _LARGER_UNIT = r'(?P<larger>(?i:year|week|day|hour|hr|h|minute|min|feet|foot|ft|pound|lb))s?'
@@ -89,7 +92,7 @@ _NUMBER = re.compile(
       | (?:(?<=[bB]etween\s)|(?<=[bB]etween\s\$)) {_PLAIN}\sand\s\$?{_PLAIN}
       | {_PLAIN}\s?{_LARGER_UNIT}\b(?:,\s(?:and\s)?|\sand\s|\s){_PLAIN}\s?{_SMALLER_UNIT}\b  # 5 feet 6 inches
       | {_PLAIN}\s?{_MATHS} | 0[xX][0-9a-fA-F]++ | {_PLAIN}(?![eE][0-9]++(?!\w))[A-Za-z]{{1,3}}[0-9]\w*+
-      | (?<=[(\[{{]) [0-9]++(?:,\s?-?[0-9]++)++ (?=[)\]}}])              # a pair, a list
+      | (?<=[(\[{{]) [0-9]++(?:,\s?-?[0-9]++)++ (?=\\?[)\]}}])           # a pair, a list, a set
     )
     | (?P<whole>[0-9]{{1,6}})\s(?P<numerator>[0-9]{{1,3}})/(?P<denominator>[0-9]{{1,3}})(?![0-9])
     | (?:(?P<mantissa>{_PLAIN})\s?(?:\\times|\\cdot|[x*\u00d7\u00b7])\s?)?
@@ -142,7 +145,7 @@ def flat(text: str) -> str:
   if not text.isascii():
     text = _SUPERSCRIPT.sub(lambda match: '^' + match[0].translate(_SUPERSCRIPTS), text)
   text = _LATEX_MATHS.sub(_MATHS, text)
-  text = _LATEX_GROUP.sub(',', text)
+  text = _SPACED_MONEY.sub(r'\1,', _LATEX_GROUP.sub(',', text))
   if '\\' in text:
     text = _LATEX_FRACTION.sub(_flat_fraction, text.replace('\\,', ' '))
   text = _ITALIC.sub(' ', _UNDERSCORE.sub(' ', _BOLD.sub(' ', text)))
@@ -207,10 +210,11 @@ def find(text: str, start: int = 0, end: int | None = None) -> collections.abc.I
 
 
 def named(query: str) -> set[str]:
-  """Returns the numbers that a question names, in digits or in words."""
+  """Returns the numbers that a question names, in digits or in words; also those of ranges, times and the like."""
   text = flat(texts.plain(query))
+  parts = {canonical_value(_plain_value(part[0])) for part in _DIGITS.finditer(text) if len(part[0]) <= _MAX_DIGITS}
   words = (canonical_value(fractions.Fraction(_WORDS[word[0].lower()])) for word in _WORD_NUMBER.finditer(text))
-  return {found.value for found in find(text)} | set(words)
+  return {found.value for found in find(text)} | parts | set(words)
 
 
 def canonical(text: str) -> str | None:

@@ -30,10 +30,24 @@ BETWEEN = r"""[\s*_"'`~)\]}$]{0,8}"""
 # 'The answer is', as a part of an expression that ignores case and blanks.
 ANSWER_IN_OTHER_LANGUAGES = rf"""
   (?<![A-Za-z])
-  (?:respuesta|réponse|resposta|risposta|antwort|lösung|ответ|jawaban|jibu|答案|答え|回答|정답|답|उत्तर|উত্তর|جواب|คำตอบ)
+  (?:respuesta|réponse|resposta|risposta|antwort|lösung|antwoord|svaret|odpowiedź|cevap|đáp\sán|ответ|jawaban|jibu|答案|答え
+    |正解|回答|정답|답|उत्तर|উত্তর|إجابة|الإجابة|جواب|คำตอบ)
   {BETWEEN}(?:\s?(?:correcta|correcte|correta|corretta|finale?)\s?)?
-  (?:\s?(?:es|est|é|è|ist|lautet|adalah|ni|है|হল|হলো|是|为|為|は|은|는|هو|هي|คือ)\s?:?|\s?:|\s--)
+  (?:\s?(?:(?:es|est|é|è|ist|lautet|adalah|ni|is|är|to|là)(?![^\W\d_])|है|হল|হলো|是|为|為|は|은|는|هو|هي|คือ)\s?:?
+    |\s?:|\s--?(?=\s))
+  (?:\s?(?:la|a|die|de)?\s?(?:opción|option|opção|letra|lettre|lettera|буква|вариант)\b)?
 """
+
+# Says that there is no answer.
+HAS_NONE = re.compile(
+  r"""
+  \b(?: can(?:no|')t | can\s?not | could\snot | unable\sto | unknown | undefined | (?:in|un)determin\w+ | insufficient
+    | impossible | none | n/a | not\s(?:enough|possible|determin\w+) | no\s(?:\w+\s){0,2}solutions? | does\snot\sexist
+    | infinit\w+ )\b
+  | \\(?:varnothing|emptyset) | ∅
+  """,
+  re.IGNORECASE | re.VERBOSE,
+)
 
 # Before a response: tokens of a chat template, and the role that it speaks in.
 _BEFORE_START = re.compile(
@@ -83,7 +97,8 @@ _KEY = re.compile(
   \\?["'](?:(?:final|correct|my|the|predicted|chosen|selected)[_\ -]?)?(?:answer|choice|option|result)
   (?:[_\ -]?(?:letter|choice|option|value|number|text))?\\?["']\s{0,4}:\s{0,4}
   (?:[\[{]\s{0,4}(?:["']\w{1,20}["']\s{0,4}:\s{0,4})?)?
-  (?: \\?"(?P<quoted>[^"\\\n]*+) | '(?P<single>[^'\n]*+) | (?P<bare>[^\s,}\]"'][^,}\]\n]*+) )
+  (?: \\"(?P<escaped>[^"\\\n]*+) | "(?P<quoted>(?:[^"\\\n]|\\[^\n])*+) | '(?P<single>[^'\n]*+)
+    | (?P<bare>[^\s,}\]"'][^,}\]\n]*+) )
   """,
   re.VERBOSE | re.IGNORECASE,
 )
@@ -217,6 +232,7 @@ def plain(text: str) -> str:
     foreign = {ord(c): p for c in set(text) if not c.isascii() and (p := _plain_character(c)) is not None}
     text = text.translate(foreign)
   if '\\' in text:
+    text = text.replace('\\!', '')
     text = _LATEX_FONT.sub(r' \1 ', _LATEX_FONT.sub(r' \1 ', text))
     text = _LATEX_DELIMITER.sub(' ', _LATEX_BLANK.sub(' ', text))
   return text
@@ -252,7 +268,7 @@ def marks(text: str) -> list[Mark]:
   found = boxes(text) if 'oxed' in text or 'box' in text else []
   found += [Mark(match.start(), *match.span('held')) for match in _TAG.finditer(text)]
   for key in _KEY.finditer(text):
-    group = next(name for name in ('quoted', 'single', 'bare') if key[name] is not None)
+    group = next(name for name in ('escaped', 'quoted', 'single', 'bare') if key[name] is not None)
     found.append(Mark(key.start(), *key.span(group)))
   return sorted(found)
 

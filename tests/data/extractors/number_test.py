@@ -134,6 +134,47 @@ MISSED = {
     ('It takes 5 hours and 3 hours for the rest.', '5'),
     ('It takes 5 hours and 3 people.', '5'),
     ('At 2:00 pm', '2'),
+    # A place for the answer holds more than a number, or several: no part of it is the answer.
+    ('{"answer": "7 * sqrt(5)"}', None),
+    ('{"answer": "sqrt(15)"}', None),
+    ('{"answer": "7√5"}', None),
+    ('2 ways.\n{"answer": "7√5"}', None),
+    ('{"answer": "7\\\\sqrt{5}"}', None),
+    ('{"answer": "\\\\frac{7}{2}"}', '3.5'),
+    ('<answer>7 - 2d</answer>', None),
+    ('<answer>r + 7</answer>', None),
+    ('<answer>$70 + the fee</answer>', None),
+    ('<answer>3 × 5 × 7</answer>', None),
+    ('<answer>(70 + 30) / n</answer>', None),
+    ('\\boxed{7 \\pm \\sqrt{5}}', None),
+    ('\\boxed{x \\geq 7}', None),
+    ('\\boxed{f(7)}', None),
+    ('\\boxed{5, 7}', None),
+    ('\\boxed{\\{5,7\\}}', None),
+    ('\\boxed{5 \\text{ or } 7}', None),
+    ('<answer>5 cats and 7 dogs</answer>', None),
+    # But one number with its unit, reason or calculation.
+    ('\\boxed{7,\\!500}', '7500'),
+    ('{"answer": "$7 500"}', '7500'),
+    ('{"answer": "$7,500/year"}', '7500'),
+    ('{"answer": "7 - the others left"}', '7'),
+    ('{"answer": "7 and no more"}', '7'),
+    ('{"answer": "3 * 2 + 1 = 7"}', '7'),
+    # It says that there is none.
+    ('2 + 3 = 5.\n{"answer": "Cannot be determined"}', None),
+    ('2 + 3 = 5.\n{"answer": "unknown, without the price of the 5 books"}', None),
+    ('So 5 = 5: \\boxed{\\infty}', None),
+    ('{"reasoning": "It is 5, maybe.", "answer": " "}', None),
+    # It says it in whole sentences.
+    ('<answer>The pens cost 2 * $3 = $6. The ink costs $1. Therefore, they pay $6 + $1 = $7.</answer>', '7'),
+    ('<answer>7. They pay $6 for the pens.</answer>', '7'),
+    # Code that does not end, a list that does not, and what a chat ends on.
+    ('```python\nx = 5\nprint(x)\n\n<answer>7</answer>', '7'),
+    ('```python\nx = 5\n<answer>7</answer>\n```', '7'),
+    ('```python\n#### Input\nx = 5\n```\n7 pens', '7'),
+    ('There are 7 shapes:\n1. A square\n2. A', '7'),
+    ('They pay **$7** in all.\n\nIf you like, I can show 2 other ways.', '7'),
+    ('They pay $5 each.\n\nIf there are 3 of them, they pay $15.', '15'),
     # Nothing is said.
     ('', None),
     ('So 20 + 5 = <<20+5', None),
@@ -169,6 +210,10 @@ def test_kinds_of_texts(text, expected):
 )
 def test_without_a_marker_the_first_number_counts_that_the_question_does_not_name(text, expected):
   assert number.number(text, QUERY) == expected
+
+
+def test_numbers_of_a_range_are_named_too():
+  assert number.number('From 30 to 49 there are 5 primes.', 'How many primes are between 30 and 49?') == '5'
 
 
 def test_the_same_question_again_is_no_next_one():
