@@ -16,14 +16,16 @@ _STATES = re.compile(
   (?:
     (?i:(?<!incorrect\ )(?<!wrong\ )(?<!false\ )(?<![^\W_])
       (?:answer{_BETWEEN}(?:\s?(?:to|for|of|here)(?:\s[^.:=?()\n]{{1,80}}?)?)?|
-        (?:option|choice|response|(?:correct|right|best)\ one){_BETWEEN})
-      \s?(?:is|was|would\s+be|should\s+be|must\s+be|has\s+to\s+be|will\s+be)(?=n't|[^A-Za-z]|$))
+        (?:option|choice|response|(?:correct|right|best)\ one)(?:\shere)?{_BETWEEN})
+      \s?(?:is|was|would\s+be|should\s+be|must\s+be|has\s+to\s+be|will\s+be
+        |(?:seems|appears)\s+to\s+be)(?=n't|[^A-Za-z]|$))
     | (?i:(?<![^\W_])(?:answer|ans\.?|correction
-      |(?:correct|right|best|my|final)\s(?:option|choice)|(?:my|final)\s(?:pick|guess))
+      |(?:correct|right|best|my|final|selected|chosen|answer)\s(?:option|choice)|(?:my|final)\s(?:pick|guess))
       {_BETWEEN}\s?(?::|=>|->|--|=|-(?=\s)))
     | (?P<chooses>(?i:\b(?:i|we)(?:'d|'ll|'m|\s+am|\s+are|\s+will|\s+would)?(?:\s+(?:therefore|thus|then|also))?
       \s+(?:(?:going\s+)?(?:to\s+)?(?:go|going)\s+with|pick|choose|chose|select|opt\s+for|vote\s+for|guess|answer|conclude)
       (?:\s+(?:that|it\s+is|it's))?(?!\w)) | (?i:\bi(?:'d|'ll|\s+would|\s+will)\s+say\b(?:\s+(?:that|it's|it\s+is)\b)?)
+      | (?:故|应|应该|所以|因此,?\s?|我)选择?
       | (?i:\blet(?:'s|\sus)\s+(?:go\s+with|choose|pick|select)\b)
       | (?i:\b(?:leaving|(?:that|which)\s+leaves)(?:\s+(?:us\s+with|only|just))?\b))
     | (?i:\banswer(?=\s?\()) | ^[ \t]*A:
@@ -33,7 +35,10 @@ _STATES = re.compile(
   ) [\s:*]*+
   | (?P<before>(?<![\w(])(?=(?:\([A-J]\)|[A-J]\)?)[*"'`_]{{0,3}}[,]?\ (?:is|would\ be|must\ be|seems|looks)
       \ (?:to\ be\ )?(?:the\ |my\ )?(?:(?:most|only|single|best|final|likely)\ ){{0,2}}
-      (?:correct|right|best|answer|choice|option)\b
+      (?:correct|right|best|answer|choice|option
+        |(?<=most\ )(?:appropriate|suitable|accurate|plausible|reasonable|fitting))\b (?!\s(?:if|when|unless|only)\b)
+    | (?:\([A-J]\)|[A-J])\ (?:as\ )?the\ (?:correct|right|best)\ (?:answer|choice|option)\b
+    | (?:\([A-J]\)|[A-J])\ best\ (?:describes|explains|fits|matches|represents|answers|reflects)\b
     | (?:\([A-J]\)|[A-J])\ it\ is\b))
   """,
   re.VERBOSE | re.MULTILINE,
@@ -41,7 +46,7 @@ _STATES = re.compile(
 # Before a letter that is a sentence's subject: 'So B is', 'option B is', but not 'Vitamin B is'.
 _OPENS_CLAUSE = re.compile(
   r"(?:^|[.,;:!?()\n\"'*`>-]|\b(?:so|thus|hence|therefore|then|option|options|choice|answer|letter|that|and|but|because|since"
-  r'|means|only|is|think|believe|say|clearly|finally|conclude))\s*\Z',
+  r'|means|makes|making|select|choose|only|is|think|believe|say|clearly|finally|conclude))\s*\Z',
   re.IGNORECASE,
 )
 _SEVERAL_BEFORE = re.compile(r'\b[A-J]\)?,?\s(?:(?:and|or|nor|both)\s)?(?:option\s)?\Z')
@@ -53,7 +58,7 @@ _OPTION = re.compile(
       |definitely|actually|simply|is|that|it(?:'s|\ is)|i(?:'d|\ would)?\ (?:think|believe|guess|suspect|say))\b)*+
   (?:
     \(\s?(?P<bracketed>[A-Ja-j])\s?(?:\\?\)|$)
-    | (?P<plain>[B-HJ])(?![\w+/]|['-]\w|\s?[=^])
+    | (?P<plain>[B-HJ])(?![^\W\u3040-\ud7a3]|[+/]|['-]\w|\s?[=^])
     | (?P<guarded>[AIa-j])(?=[.,;:)\]}>*"'`$\\]+(?:\s|$)|\s*$|\s\(|\s--?\s|\ (?:because|since|as|for|is|and|or)\b)
   )
   (?!\)?(?:,?\s(?:and|or)|,|\s?/|\s?&)\s?(?:option\s)?\(?(?:[A-J]|[IVX]{2,4})\b(?!'|\)?\s(?:is|was|would)\b))  # several
@@ -69,15 +74,16 @@ _REJECTED_BEFORE = re.compile(
   """,
   re.IGNORECASE | re.VERBOSE,
 )
+# In small letters: '(B) Does not apply' is an option that says so.
 _REJECTED_AFTER = re.compile(
   r"""
   [)*"'`\]]* (?:[:,]?\s(?:which|because\ it|since\ it|as\ it|it))? \s*
   (?: (?:is|was|are|seems|looks|would\ be)
       (?:n't | \s+(?:(?:definitely|clearly|also)\s+)?
-        (?:not|never|in-?correct|wrong|false|ruled|eliminated|impossible|unlikely|irrelevant|too|out))
+        (?i:not|never|in-?correct|wrong|false|ruled|eliminated|impossible|unlikely|irrelevant|too|out))
     | can(?:'t|not|\ not) | couldn't | could\ not | doesn't | does\ not | won't | wouldn't | would\ not )\b
   """,
-  re.IGNORECASE | re.VERBOSE,
+  re.VERBOSE,
 )
 _NOT_BUT = re.compile(
   r"(?:n't|\s*\bnot\b|\s*\bneither\b)[^.\n]{0,120}?\b(?:but(?:\s+rather)?|rather|instead|it\s+is|it's)(?=\s)",
@@ -88,11 +94,13 @@ _BRACKETED = re.compile(r'(?<![\w\\/])\(([A-J])\)')
 _BOLD = re.compile(r'\*\*\s?\(?([A-J])[.):]?\s?\*\*')
 _BOLD_WITH_TEXT = re.compile(r'\*\*\s?(?:\(([A-J])\)|([A-J])[.):])\s[^*\n]{1,300}\*\*')
 _ALONE = re.compile(r'[\W_]*(?:(?i:option|choice)\s\W?)?([A-J])[\W_]*')
+_SMALL = re.compile(r'\(?([a-j])[.)]{0,2}')
 _OPENING = re.compile(
   r'^[ \t]*(?:[-*•>][ \t]?)?(?:\(([A-J])\)|([A-J])(?:[).:]\s|,\s(?:because|since|as)\b))', re.MULTILINE
 )
 _CONCLUDES = re.compile(
-  r"\b(?:therefore|thus|hence|so|conclusion|(?:it|that|which|this)(?:'s|\s+(?:is|(?:must|has\s+to|should)\s+be)))[,:\s]{1,3}",
+  r'\b(?:therefore|thus|hence|so|conclusion|matches|corresponds\s+to'
+  r"|(?:it|that|which|this)(?:'s|\s+(?:is|(?:must|has\s+to|should)\s+be)))[,:\s]{1,3}",
   re.IGNORECASE,
 )
 _LISTED = re.compile(r'^[ \t]*\(?([A-J])[).:]\s*(.*\S)', re.MULTILINE)
@@ -181,7 +189,9 @@ def _bracketed(text: str, start: int, end: int, options: _Options) -> str | None
 def _by_text(text: str, options: _Options) -> str | None:
   """Finds the option that says just this."""
   said = _normal(text)
-  found = [letter for letter, option in options.texts.items() if said and option == said]
+  found = [
+    letter for letter, option in options.texts.items() if said and said in (option, f'{letter.lower()} {option}')
+  ]
   return found[0] if len(found) == 1 else None
 
 
@@ -237,6 +247,8 @@ def _standing_out(text: str, options: _Options, *, stated: bool) -> collections.
   last_line = text.rstrip().rpartition('\n')[2]
   alone = _ALONE.fullmatch(last_line)
   yield alone[1] if alone else None
+  small = _SMALL.fullmatch(text.strip())
+  yield small[1].upper() if small else _by_text(text, options) if len(text) <= 500 else None
   bold = [match for match in _BOLD.finditer(text) if not _rejected(text, match.start(1), match.end())]
   yield bold[-1][1] if bold else None
   yield _only(
@@ -260,7 +272,8 @@ def _standing_out(text: str, options: _Options, *, stated: bool) -> collections.
 def _concluded(text: str, start: int, options: _Options) -> str | None:
   """Reads 'so (B).' and 'it must be B.': an option with which the sentence ends."""
   letter = _at(text, start, len(text), options, small=False)
-  return letter if text[start:].strip(' *()_"\'`$.!') == letter else None
+  said = text[start:].strip(' *()_"\'`$.!').rpartition(' ')
+  return letter if said[2].strip('*(') == letter and said[0].casefold() in ('', 'option', 'choice', 'answer') else None
 
 
 def option_letter(text: str, query: str) -> str | None:

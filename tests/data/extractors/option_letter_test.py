@@ -72,6 +72,30 @@ MISSED = {('c4ai-command-r-v01', 9489): 'no letter; a box with what an option sa
     ('The best option is B) London since', 'B'),
     ('The correct answer is d.', 'D'),
     ('The answer is C because I computed the integral.', 'C'),
+    ('The answer seems to be D.', 'D'),
+    ('Option C is the most appropriate.', 'C'),
+    ('So option C best describes it.', 'C'),
+    ('That makes C the right answer.', 'C'),
+    ('This corresponds to option C.', 'C'),
+    ('Hence option C.', 'C'),
+    ('Selected option: C', 'C'),
+    ('Final answer: D\n\nC is right only in summer, and C is correct if it rains.', 'D'),
+    # An option that says no.
+    ('(D) Does not say so.', 'D'),
+    ('The answer is (D) Cannot be known.', 'D'),
+    ('(D) does not say so.', None),
+    # Nothing but a small letter.
+    ('c', 'C'),
+    ('(c)', 'C'),
+    ('a) The speed follows from the force, and b) the time from the speed', None),
+    ('a red apple', None),
+    # Other languages.
+    ('La réponse est C.', 'C'),
+    ('La respuesta correcta es la opción C.', 'C'),
+    ('Правильный ответ - C', 'C'),
+    ('정답은 C입니다.', 'C'),
+    ('所以选C', 'C'),
+    ('Cevap: C', 'C'),
     # Words and numerals are no letters.
     ("ANSWER: Don't know", None),
     ("ANSWER: I don't know", None),
@@ -99,6 +123,9 @@ def test_kinds_of_texts(text, expected):
   [
     ('The answer is Paris.', 'C'),
     ('The answer is **Paris**', 'C'),
+    ('The answer is A Rome', 'A'),
+    ('c) Paris', 'C'),
+    ('Paris.', 'C'),
     ('\\boxed{11.5}', 'D'),
     ('The answer is (E).', None),  # there is none
     ('The answer is (I).', None),
