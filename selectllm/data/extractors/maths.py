@@ -8,6 +8,7 @@ import atexit
 import functools
 import importlib.util
 import json
+import re
 import selectors
 import subprocess
 import sys
@@ -20,15 +21,24 @@ from selectllm.data.extractors import numerals, texts
 SECONDS = 5
 _MAX_CHARACTERS = 10_000
 
+_PI = re.compile(r'(?<![\\A-Za-z])pi(?![A-Za-z])')
+_POWER = re.compile(r'\*\*\s?(?:\(([^()]*)\)|(-?\w+))')
+_ROOT = re.compile(r'(?:(?<![\\A-Za-z])sqrt\s?|√)\(([^()]*)\)|√\{([^{}]*)\}|√([0-9]+)')
+_EXPONENT = re.compile(r'(?<![\w.])([0-9]+(?:\.[0-9]+)?)[eE]\+?([0-9]+)(?!\w)')
+# With groups of digits, and a unit: LaTeX would have two numbers.
+_LONG_NUMBER = re.compile(r'[-+$]{0,2}[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?\s[A-Za-z]{2,}')
+_PROSE = re.compile(r'(?!.*\\)(?=.*[A-Za-z]{3}\s+[A-Za-z]{2})', re.DOTALL)
+
 _WORKER = r"""
 import fractions, json, logging, resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
 import math_verify, sympy
 logging.disable(logging.CRITICAL)
-def parsed(text):
-  return math_verify.parse(text, parsing_timeout=SECONDS)
-def read(text):
-  found = parsed(text)
+def parsed(text, whole=True):
+  kinds = [math_verify.LatexExtractionConfig()] + [math_verify.ExprExtractionConfig()] * (not whole)
+  return math_verify.parse(text, kinds, parsing_timeout=SECONDS)
+def read(text, whole):
+  found = parsed(text, whole)
   if not found: return None
   value = found[0]
   if isinstance(value, sympy.Basic) and value.is_Rational: return [str(value.p), str(value.q)]
@@ -61,7 +71,7 @@ class _Worker:
       self._process.communicate()
       self._process = None
 
-  def ask(self, *question: str) -> Any:
+  def ask(self, *question: str | bool) -> Any:
     """Returns the answer to a question, None where there is none in time."""
     with self._lock:
       if self._process is None:
@@ -73,10 +83,10 @@ class _Worker:
           stderr=subprocess.DEVNULL,
           text=True,
         )
-        self._ask('read', '$1$', seconds=60)  # it takes a while to load
+        self._ask('read', '$1$', True, seconds=60)  # it takes a while to load
       return self._ask(*question, seconds=2 * SECONDS)
 
-  def _ask(self, *question: str, seconds: float) -> Any:
+  def _ask(self, *question: str | bool, seconds: float) -> Any:
     process = self._process
     assert process
     assert process.stdin
@@ -103,26 +113,43 @@ def installed() -> bool:
 
 
 @functools.lru_cache(maxsize=100_000)
-def _parsed(text: str) -> str | None:
-  found = _worker.ask('read', text)
+def _parsed(text: str, whole: bool) -> str | None:
+  """Reads mathematics: the whole of what stands between delimiters, or else any part of a text."""
+  found = _worker.ask('read', text, whole)
   if isinstance(found, list):
     value = numerals.fraction(*found)
-    return None if value is None else numerals.canonical_value(value)
+    canonical = None if value is None else numerals.canonical_value(value)
+    return '/'.join(found) if value and canonical == '0' else canonical
   return found
 
 
+def _latex(text: str) -> str:
+  """Writes as LaTeX what is written as in a program: 3*x**2, sqrt(2), pi, 1e9."""
+  text = _EXPONENT.sub(r'\1 \\cdot 10^{\2}', text)
+  text = _PI.sub(r'\\pi ', text)
+  text = _POWER.sub(r'^{\1\2}', text.strip('* '))
+  return _ROOT.sub(r'\\sqrt{\1\2\3}', text).replace('*', r' \cdot ')
+
+
 def _held(text: str) -> str | None:
-  """Reads what a box or the like holds: mathematics, else the words themselves."""
+  """Reads what a box or the like holds: mathematics, all of it, else the words themselves."""
   held = ' '.join(texts.plain(text).split()).strip(' .$')
-  return (_parsed(f'${text}$') or _parsed(text) or held.casefold()) if held else None
+  if not held:
+    return None
+  if _LONG_NUMBER.match(held) and (value := numerals.canonical(held)):
+    return value
+  if _PROSE.match(text):
+    return (None if texts.HAS_NONE.search(held) else _parsed(text, False)) or held.casefold()
+  text = _latex(text)
+  return _parsed(f'${text}$', True) or _parsed(text, True) or held.casefold()
 
 
 def expression(text: str, query: str) -> str | None:
   r"""Extracts the mathematical answer that a response states (`math-v1`).
 
-  That is the content of the last place in a format made for answers (a LaTeX box, `<answer>`, the key `answer` of
-  JSON); where there is none, what math-verify finds. Numbers are decimals, as `number-v2` has them, all else is LaTeX
-  as written; `equal` tells which are the same.
+  That is all that the last place in a format made for answers holds (a LaTeX box, `<answer>`, the key `answer` of
+  JSON), written in LaTeX or as in a program; where there is none, what math-verify finds. Numbers are decimals, as
+  `number-v2` has them, all else is LaTeX; `equal` tells which are the same.
   """
   return texts.first_answer(_read, text, query, keep_latex=True)
 
@@ -132,7 +159,7 @@ def _read(text: str, query: str) -> str | None:
   places = [(mark.start, mark.end) for mark in marks]
   end = texts.end_of_answer(text, query, places, lambda head: False)
   held = [text[mark.held : mark.end] for mark in marks if mark.start < end]
-  return _held(held[-1][:_MAX_CHARACTERS]) if held else _parsed(text[:end][-_MAX_CHARACTERS:])
+  return _held(held[-1][:_MAX_CHARACTERS]) if held else _parsed(text[:end][-_MAX_CHARACTERS:], False)
 
 
 def reference(text: str) -> str | None:

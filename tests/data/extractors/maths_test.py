@@ -14,6 +14,13 @@ from selectllm.data.extractors import maths
     ('\\boxed{18\\text{ cm}}', '18'),
     ('<think>\\boxed{3}</think>\\boxed{5}', '5'),
     ('\\boxed{3}\n\nQuestion: And 2?\n\\boxed{2}', '3'),
+    # All that the place holds, or none of it.
+    ('\\boxed{2 + 3*sqrt(5)}', '2 + 3 \\cdot \\sqrt{5}'),
+    ('\\boxed{-2√3}', '-2\\sqrt{3}'),
+    ('\\boxed{log2(x + 5}', 'log2(x + 5'),
+    ('\\boxed{Cannot be found in 2 steps}', 'cannot be found in 2 steps'),
+    ('{"answer": "\\\\frac{13}{8}"}', '1.625'),
+    ('\\boxed{1,150 cups}', '1150'),
     ('no mathematics', None),
   ],
 )
@@ -31,6 +38,12 @@ def test_expression(text, expected):
     ('\\{1,2\\}', '\\{2,1\\}', True),
     ('\\frac{1}{3}', '1/3', True),
     ('[1,2)', '[1,2]', False),
+    ('5*x**2/2 + 3', '\\frac{5}{2}x^2 + 3', True),
+    ('5*x**2/2 + 3', '3', False),
+    ('4', '4*sqrt(2*(1 + m)*a)', False),
+    ('\\frac{\\pi}{2}', 'pi/2', True),
+    ('25000', '2.5e4', True),
+    ('0', '10^{-9}', False),
   ],
 )
 def test_answers_are_compared_as_mathematics(reference, answer, same):
