@@ -55,13 +55,13 @@ _CODE = re.compile(
   re.DOTALL | re.IGNORECASE,
 )
 _GOES_ON = re.compile(r'\s?[-+*/x×÷]\s?[$(]?[0-9]')  # 18 = 9 * 2
-# In a place made for one answer: what of '3 * 4', '5 + tax', '4 / x', '1, 2', '5 or 6' and '3 cats and 4 dogs' is no
+# In a place made for one answer: what of '3 * 4', '3x', '5 + tax', '4 / x', '1, 2', '5 or 6' and '3 cats and 4 dogs' is no
 # number, and what of 'x + 3', 'x > 3' and 'f(3)'.
 _OPERATOR = r'(?:[-+*×÷·^<>≤≥±]|\\(?:times|cdot|div|pm|[lg]eq?)\b)'
 _IS_PART_AFTER = re.compile(
   rf"""
   !?\s?{_OPERATOR}\s?[$(]{{0,2}} (?:[0-9\ue000]|[A-Za-z](?![A-Za-z]))
-  | \s\+\s[^\W_] | \s?/\s?[(xyzn](?![A-Za-z]) | \s[0-9]
+  | \s\+\s[^\W_] | \s?/\s?[(xyzn](?![A-Za-z]) | \s[0-9] | \s?[xyzni]\b
   | (?:\s[A-Za-z]{{2,}}){{0,3}} \s{{1,4}} (?:and|or) \s{{1,4}} \$?[0-9]
   | \s?[,;]\s? (?:(?:and|or)\s)? [-$(]{{0,2}}[0-9]
   """,

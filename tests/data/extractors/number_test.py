@@ -83,7 +83,10 @@ MISSED = {
     ('\\boxed{} 5\\boxed 7 of 8', '7'),
     ('\\boxed{2\\sqrt{3}}', None),
     ('\\boxed{\\frac{\\sqrt{3}}{2}}', None),
-    ('\\boxed{3x + 5\\pi}', '3'),
+    ('\\boxed{3x + 5\\pi}', None),
+    ('\\boxed{2n+1}', None),
+    ('\\boxed{3i}', None),
+    ('\\boxed{3 in}', '3'),
     # '='.
     ('#### 9 * 2 = 18', '18'),
     ('#### x = 18 in 2 days', '18'),
