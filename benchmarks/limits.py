@@ -114,7 +114,8 @@ def main() -> None:
     f'{name}: {options.splits} random splits of {count:,} queries, a fifth of each judged. `cost`: median, in percent '
     'of the cheapest single LLM that keeps the limit on those; `splits`: those where something could be chosen.'
   ]
-  results.publish(f'Limits that hold: {name}', tables.Table(header, cells), notes, save=options.save, packages=('jax', 'scipy'))
+  table, packages = tables.Table(header, cells), ('jax', 'scipy')
+  results.publish(f'Limits that hold: {name}', table, notes, save=options.save, packages=packages)
 
 
 if __name__ == '__main__':

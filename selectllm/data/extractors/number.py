@@ -55,8 +55,8 @@ _CODE = re.compile(
   re.DOTALL | re.IGNORECASE,
 )
 _GOES_ON = re.compile(r'\s?[-+*/x×÷]\s?[$(]?[0-9]')  # 18 = 9 * 2
-# In a place made for one answer: what of '3 * 4', '3x', '5 + tax', '4 / x', '1, 2', '5 or 6' and '3 cats and 4 dogs' is no
-# number, and what of 'x + 3', 'x > 3' and 'f(3)'.
+# In a place made for one answer: what of '3 * 4', '3x', '5 + tax', '4 / x', '1, 2', '5 or 6' and '3 cats and 4 dogs' is
+# no number, and what of 'x + 3', 'x > 3' and 'f(3)'.
 _OPERATOR = r'(?:[-+*×÷·^<>≤≥±]|\\(?:times|cdot|div|pm|[lg]eq?)\b)'
 _IS_PART_AFTER = re.compile(
   rf"""
@@ -230,9 +230,9 @@ def number(text: str, query: str) -> str | None:
   that states a number; the last sentence with a number, of which counts what follows its last '=', else the first
   number that does not stand in the question, else the first. Thoughts between tags, what follows an end-of-sequence
   token and what answers another question than the one asked are not read. A number that is not understood as a whole
-  is none: clock times, ratios, dates, versions, ranges, powers, roots, '2 hours and 30
-  minutes'. Nor does a format state a number that holds an expression, several numbers, or that there is no answer. A
-  hyphen after a number or a word is no minus.
+  is none: clock times, ratios, dates, versions, ranges, powers, roots, '2 hours and 30 minutes'. Nor does a format state
+  a number that holds an expression, several numbers, or that there is no answer. A hyphen after a number or a word is no
+  minus.
   """
   return texts.first_answer(_read, text, query)
 
