@@ -230,9 +230,9 @@ def number(text: str, query: str) -> str | None:
   that states a number; the last sentence with a number, of which counts what follows its last '=', else the first
   number that does not stand in the question, else the first. Thoughts between tags, what follows an end-of-sequence
   token and what answers another question than the one asked are not read. A number that is not understood as a whole
-  is none: clock times, ratios, dates, versions, ranges, powers, roots, '2 hours and 30 minutes'. Nor does a format state
-  a number that holds an expression, several numbers, or that there is no answer. A hyphen after a number or a word is no
-  minus.
+  is none: clock times, ratios, dates, versions, ranges, powers, roots, '2 hours and 30 minutes'. Nor does a format
+  state a number that holds an expression, several numbers, or that there is no answer. A hyphen after a number or a
+  word is no minus.
   """
   return texts.first_answer(_read, text, query)
 
