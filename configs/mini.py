@@ -3,7 +3,7 @@
   python -m selectllm.main --config=configs/mini.py
   python -m selectllm.main --config=configs/mini.py:folds=5    # every query is tested once
 
-About a minute on two CPU cores, five times that with folds. `tools/record_mini_pool.sh` records it anew with the
+Less than three minutes on two CPU cores, five times that with folds. `tools/record_mini_pool.sh` records it anew with the
 variant `:collect`; `launch/local_pool.sh` serves the two LLMs, to be asked live (docs/mini_pool.md).
 
 Ready-made sweeps are in configs/ablations.py:
