@@ -3,8 +3,8 @@
   python -m selectllm.main --config=configs/mini.py
   python -m selectllm.main --config=configs/mini.py:folds=5    # every query is tested once
 
-Less than three minutes on two CPU cores, five times that with folds. `tools/record_mini_pool.sh` records it anew with the
-variant `:collect`; `launch/local_pool.sh` serves the two LLMs, to be asked live (docs/mini_pool.md).
+Less than three minutes on two CPU cores, five times that with folds. `tools/record_mini_pool.sh` records it anew with
+the variant `:collect`; `launch/local_pool.sh` serves the two LLMs, to be asked live (docs/mini_pool.md).
 
 Ready-made sweeps are in configs/ablations.py:
 

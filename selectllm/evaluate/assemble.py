@@ -82,6 +82,8 @@ def _correct(chosen: list[results.MethodResult], tradeoff: results.Tradeoff | No
   family = [row.versus for row in chosen if row.name in policies.POLICIES or row.name in strategies]
   family += [row.versus for row in (tradeoff.constraints if tradeoff else []) if row.versus]
   places = [(versus, name) for versus in family for name in constraints.REFERENCES]
+  if tradeoff and (best := tradeoff.best_baseline):
+    places += [(row.versus, best) for row in tradeoff.constraints if row.constraint == 'none' and row.versus]
   corrected = metrics.correct_family([versus[name] for versus, name in places])
   for (versus, name), gain in zip(places, corrected, strict=True):
     versus[name] = gain

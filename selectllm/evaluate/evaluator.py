@@ -132,14 +132,8 @@ def _summarise(
   )
 
 
-def _policy_tradeoff(
-  rows: list[results.MethodResult], best_single: replay.QueryMetrics
-) -> dict[str, results.PolicyTradeoff] | None:
-  """Tells what each policy's sizes buy together, by summed compute; None where it is unknown.
-
-  `aiq` is the area under the policy's accuracy hull, `save` the largest share of the best single LLM's compute that a
-  size at least as accurate leaves out.
-  """
+def _policy_tradeoff(rows: list[results.MethodResult]) -> dict[str, results.PolicyTradeoff] | None:
+  """Tells what each policy's sizes buy together, by summed compute; None where it is unknown."""
   points: dict[str, list[tuple[float, float]]] = {name: [] for name in policies.POLICIES}
   for row in rows:
     if row.name in points:
@@ -147,15 +141,11 @@ def _policy_tradeoff(
         return None
       points[row.name].append((row.compute_s, row.accuracy))
   longest = max(compute for of in points.values() for compute, _ in of)
-  counted = best_single.valid
-  reference = [float(values[counted].mean()) for values in (best_single.compute_s, best_single.correct)]
   policy_tradeoff = {}
   for name, of in points.items():
     # Areas compare over one range only: with more time than it takes, a policy stays as accurate as it is.
     compute, accuracy = np.array([*of, (longest, max(accuracy for _, accuracy in of))]).T
-    policy_tradeoff[name] = results.PolicyTradeoff(
-      aiq=metrics.aiq(compute, accuracy), save=metrics.cost_save(compute, accuracy, *reference)
-    )
+    policy_tradeoff[name] = results.PolicyTradeoff(metrics.aiq(compute, accuracy))
   return policy_tradeoff
 
 
@@ -276,7 +266,7 @@ def evaluate(
   assert best_single is not None
   kept = _outcomes(runs[0].data.query_ids, np.concatenate([fold.test_rows for fold in first.folds]), every, chosen)
   rows = _rows([*every, *chosen], kept, runs[0].options)
-  tradeoff = _policy_tradeoff(rows[: len(every)], best_single)
+  tradeoff = _policy_tradeoff(rows[: len(every)])
   of_chosen = [msgspec.structs.replace(row, sizes=of.sizes) for row, of in zip(rows[len(every) :], chosen, strict=True)]
   return Evaluation(first.folds, rows[: len(every)], of_chosen, sorted(set(first.single)), kept, tradeoff)
 

@@ -281,30 +281,6 @@ def aiq(cost: np.ndarray, accuracy: np.ndarray) -> float:
   return float(np.trapezoid(hull_accuracy, hull_cost) / (cost[-1] - cost[0]))
 
 
-def cost_save(cost: np.ndarray, accuracy: np.ndarray, reference_cost: float, reference_accuracy: float) -> float:
-  """Returns the largest saving at no loss: 1 - cost / reference cost, over methods as accurate as the reference.
-
-  Args:
-    cost: float[M], in the unit of `reference_cost`.
-    accuracy: float[M].
-    reference_cost: What the reference costs, usually the best single LLM; >= 0.
-    reference_accuracy: How accurate it is.
-
-  Returns:
-    In [0, 1] for costs >= 0; 0 when no method as accurate is cheaper, so also when the reference is free.
-
-  Raises:
-    ValueError: if the shapes differ, a number is not finite, or the reference cost is negative.
-  """
-  cost, accuracy = _checked_points(cost, accuracy)
-  if not (np.isfinite(reference_cost) and np.isfinite(reference_accuracy) and reference_cost >= 0):
-    raise ValueError(
-      f'the reference needs a finite cost >= 0 and a finite accuracy, not {reference_cost} and {reference_accuracy}'
-    )
-  cheapest = float(cost[accuracy >= reference_accuracy].min(initial=reference_cost))
-  return 1 - cheapest / reference_cost if cheapest < reference_cost else 0.0
-
-
 def gap_to_oracle(accuracy: float, oracle: float) -> float:
   """Returns Gap@O = 1 - accuracy / oracle: the share of what the pool could answer that was not answered.
 

@@ -17,6 +17,8 @@ import msgspec
 # Of report.json; raised when a field is renamed, removed or means something else.
 SCHEMA_VERSION = 3
 
+# Strategies of others, to compare with.
+BASELINES = ('chain', 'frugal_cascade', 'knn_router', 'mf_router', 'clusters')
 # Gains of which a test is less sure than this are not resolved.
 SIGNIFICANT = 0.05
 
@@ -218,8 +220,9 @@ class Comparison(_Struct, frozen=True):
     differ: Queries that the two score differently.
     detectable: The smallest gain that so many queries show with a power of 80 %; None where there are too few.
     p_holm: After Holm's correction, of a headline comparison: a policy at its chosen size, a strategy at its most
-      accurate operating point, or the operating point of a constraint, against best_single or all_llms. All of these
-      in a report are one family; None outside of it. In a comparison of runs, the family is a method in all runs.
+      accurate operating point, or the operating point of a constraint, against best_single, all_llms or
+      static_weighted; and that of `none` against the best baseline strategy. All of these in a report are one family;
+      None outside of it. In a comparison of runs, the family is a method in all runs.
   """
 
   queries: int
@@ -273,10 +276,9 @@ class MethodResult(_Struct, frozen=True):
 
 
 class PolicyTradeoff(_Struct, frozen=True):
-  """What a policy's sizes buy together: AIQ (RouterBench, arXiv 2403.12031) and the largest saving at no loss."""
+  """What a policy's sizes buy together, read off the curve on test: AIQ (RouterBench, arXiv 2403.12031)."""
 
   aiq: float
-  save: float
 
 
 class Estimate(_Struct, frozen=True):
@@ -313,7 +315,7 @@ class Measurement(Estimate, frozen=True):
 
 
 class OperatingPoint(_Struct, frozen=True):
-  """One operating point of a strategy: cross-validated on train and validation, measured on test."""
+  """One operating point of a strategy: estimated on train and validation, measured on test."""
 
   operating_point: int
   estimated: Estimate
@@ -351,9 +353,10 @@ class ConstraintResult(_Struct, frozen=True):
 
 
 class Abstention(_Struct, frozen=True):
-  """Accuracy where the least sure 20 % of the queries stay unanswered, and the gain."""
+  """Accuracy where the least sure 20 % of the queries stay unanswered, Wilson's interval of it, and the gain."""
 
   accuracy: float
+  accuracy_ci: Interval
   gain: float
 
 
@@ -428,6 +431,12 @@ class Tradeoff(_Struct, frozen=True):
   p_right: AnswerProbability | None
   confidences: dict[str, ConfidenceCalibration]
   batch_budgets: list[BatchBudget]
+
+  @property
+  def best_baseline(self) -> str | None:
+    """The baseline strategy that is most accurate in cross-validation; None without one."""
+    accuracy = {name: self.best[name].estimated.accuracy or 0.0 for name in BASELINES if name in self.best}
+    return max(accuracy, key=accuracy.__getitem__) if accuracy else None
 
 
 class TaskMethod(_Struct, frozen=True):

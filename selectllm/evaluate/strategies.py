@@ -2,7 +2,9 @@
 
 Strategies are fitted on the fitting queries (train and validation) and replayed on the test queries. What an operating
 point of theirs reaches is *estimated* by cross-fitting on the fitting queries: fitted on two thirds, replayed on the
-rest. Operating points are chosen by these estimates alone; test labels are only counted.
+rest. What the calls of a rule take is estimated by the very rule that plays, replayed on all fitting queries: the same
+operating point of another fit may call twice as much, while costs, unlike accuracy, do not look better on queries that
+were fitted on. Operating points are chosen by these estimates alone; test labels are only counted.
 """
 
 import functools
@@ -49,7 +51,7 @@ class StrategyResult(NamedTuple):
   """Holds how one strategy fares on one split, at M operating points.
 
   Attributes:
-    fitting: On the D fitting queries, cross-fitted: arrays [D, M].
+    fitting: On the D fitting queries, cross-fitted (but for costs of rules, see the module): arrays [D, M].
     test: On the T test queries: arrays [T, M].
     p_right: float32[T, M], how likely each answer on test is right, calibrated on the fitting queries; NaN where the
       strategy does not say.
@@ -158,6 +160,17 @@ def _fit(known: types.StrategyQueries, vote: baselines.FixedVote, options: optio
   return _Fitted(weights, vote, rules)
 
 
+def _replay_rules(
+  fitted: _Fitted, hidden: types.StrategyQueries, options: options_lib.TradeoffOptions
+) -> dict[str, types.Decisions]:
+  """Replays the rules, and `adaptive` under each constraint on single queries."""
+  weights, rules = fitted.weights, fitted.rules
+  decisions = {name: adaptive.replay(rule, weights, hidden) for name, rule in rules.items()}
+  for text, most in options.budgets.items():
+    decisions[text] = adaptive.replay(rules['adaptive'], weights, hidden, budget=most)
+  return decisions
+
+
 def _replay(
   fitted: _Fitted,
   known: types.StrategyQueries,
@@ -166,18 +179,15 @@ def _replay(
   llms: Sequence[str],
 ) -> dict[str, types.Decisions]:
   """Replays all strategies, the rule `adaptive` under each constraint on single queries, and fixed choices of LLMs."""
-  (weights, vote, rules), hidden, seed = fitted, _hidden(asked), options.seed
+  (weights, vote, _), hidden, seed = fitted, _hidden(asked), options.seed
   players: dict[str, Callable[[], types.Decisions]] = {
     'learned_vote': lambda: learned_vote.by_confidence(weights, hidden),
     'bayes_vote': lambda: learned_vote.by_confidence(learned_vote.bayes(hidden.observed.shape[1]), hidden),
     'subset': lambda: subset_router.subset(known, hidden, seed=seed),
-    **{name: functools.partial(adaptive.replay, rule, weights, hidden) for name, rule in rules.items()},
     **{name: functools.partial(baseline, known, hidden, seed=seed) for name, baseline in BASELINES.items()},
   }
-  names = dict.fromkeys((*options.strategies, 'adaptive'))
-  decisions = {name: players[name]() for name in names if name in players}
-  for text, most in options.budgets.items():
-    decisions[text] = adaptive.replay(rules['adaptive'], weights, hidden, budget=most)
+  decisions = {name: players[name]() for name in options.strategies if name in players}
+  decisions |= _replay_rules(fitted, hidden, options)
   alone = learned_vote.alone(weights, hidden)
   for column, llm in enumerate(llms):
     decisions[f'single:{llm}'] = types.Decisions(*(array[:, column : column + 1] for array in alone))
@@ -298,6 +308,9 @@ def fit_and_replay(
     strategies[name], calibrators[name] = _strategy_result(
       fitting, held_out.join(name, decided.answer.shape[1]), tested, decided, queries.expected_cost
     )
+  for name, played in _replay_rules(fitted, _hidden(queries.rows(rows)), options).items():
+    costs = replay.replay_decisions(fitting, played)
+    strategies[name] = strategies[name]._replace(fitting=costs._replace(correct=strategies[name].fitting.correct))
   best = int(baselines.by_accuracy(fitting.labels, fitting.observed, latency_s)[0])
   references = {name: name for name in VOTES_OF_ALL} | {'best_single': f'single:{data.llms[best]}'}
   others = {name: replay.at(strategies[of].fitting, 0) for name, of in references.items()}

@@ -146,14 +146,18 @@ def _judge_probability(folds: Folds, name: str, chosen: Chosen) -> results.Answe
   order = np.argsort(-sure[valid[:, 0]], kind='stable')
   running = np.cumsum(right[valid[:, 0], 0][order], dtype=np.float64) / np.arange(1, len(order) + 1)
   coverage = [(float(share), float(running[max(1, round(share * len(order))) - 1])) for share in _COVERAGE]
-  answered = running[max(1, round(0.8 * len(order))) - 1]
+  kept = max(1, round(0.8 * len(order)))
   return results.AnswerProbability(
     strategy=name,
     ece=metrics.ece(*judged),
     brier=metrics.brier(*judged),
     reliability=metrics.reliability(*judged).summary(),
     coverage=coverage,
-    abstain_20=results.Abstention(float(answered), float(answered - running[-1])),
+    abstain_20=results.Abstention(
+      float(running[kept - 1]),
+      statistics.wilson_ci(float(running[kept - 1]), kept),
+      float(running[kept - 1] - running[-1]),
+    ),
   )
 
 

@@ -150,7 +150,7 @@ def _of_policy(row: results.MethodResult, everybody: results.MethodResult | None
     _verdict(row, 'best_single', 'the best single LLM'),
     _verdict(row, 'all_llms', 'the vote of all LLMs'),
     _verdict(row, 'static_weighted', 'their vote with fixed weights'),
-    _verdict(row, 'top_s', 'as many of the most accurate LLMs'),
+    _verdict(row, 'top_s', 'the vote of as many of the most accurate LLMs'),
     _verdict(row, 'best_s', 'the best subset of that size'),
   ]
   return (
@@ -285,21 +285,22 @@ def _appendix(analysis: results.ErrorAnalysis) -> list[str]:
 
 
 _EXPLANATION = """\
-*Accuracy* is the share of test queries whose elected answer is right, with a 95 % interval over queries: Wilson's, for
-mean scores and random subsets the bootstrap's. *Wall clock* is what the user of one query waits, the called LLMs
-answering in parallel; *summed compute* is the seconds of all calls, added up. Both include the classifier's own {own} s
-(measured here, one query at a time) where it takes part. *s* is the subset size; in this table policies and subsets
-have the size that was most accurate on validation. The *vs* columns give points gained on the same queries (`top_s` at
-the same size) with the p-value of a paired test (McNemar's). A gain whose 95 % interval holds 0, which is where p >=
-0.05, is *not resolved*: so many queries cannot tell. Intervals and p-values are of one comparison; *not after Holm* is
-said of what is no longer resolved once the report's {family} headline comparisons are taken together (policies,
-strategies and constraints, against the best single LLM, all LLMs and their weighted vote). `max_conf` calls the s LLMs
-with the highest confidence, `labelled_max_conf` only those of them that are predicted to be right, and
+*Accuracy* is the share of test queries whose elected answer is right, with a 95 % interval over queries: Wilson's,
+for mean scores and random subsets the bootstrap's. *Wall clock* is what the user of one query waits, the called LLMs
+answering in parallel; *summed compute* is the seconds of all calls, added up. Both include the classifier's own {own}
+s (measured here, one query at a time) where it takes part. *s* is the subset size; in this table policies and subsets
+have the size that was most accurate on validation, and `random` that of the first policy. The *vs* columns give
+points gained on the same queries (`top_s` at the same size) with the p-value of a paired test (McNemar's). A gain
+whose 95 % interval holds 0, which is where p >= 0.05, is *not resolved*: so many queries cannot tell. Intervals and
+p-values are of one comparison; *not after Holm* is said of what is no longer resolved once the report's {family}
+headline comparisons are taken together (policies, strategies and constraints, against the best single LLM, all LLMs
+and their weighted vote; and, without a constraint, the best baseline strategy). `max_conf` calls the s LLMs with the
+highest confidence, `labelled_max_conf` those of them that are predicted to be right (all where none is), and
 `weighted_max_conf` weighs the votes of `max_conf` by confidence. `all_llms` is the vote of all LLMs; the *oracle* is
 right when any LLM is. `top_s` calls the s LLMs most accurate on train; `static_weighted` calls the same, each vote
-weighing the log-odds that its LLM is right, whatever the query. `best_s` calls the subset of size s whose vote was most
-accurate on train and validation, `random` any s (the mean over {random}), `knn_top1` the LLM most often right on the
-{neighbours} most similar training queries.
+weighing the log-odds that its LLM is right, whatever the query. `best_s` calls the subset of size s whose vote was
+most accurate on train and validation, `random` any s (the mean over {random}), `knn_top1` the LLM most often right on
+the {neighbours} most similar training queries.
 *Missing* responses are left out; an answer that could not be extracted is wrong.
 """
 

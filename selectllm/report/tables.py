@@ -109,7 +109,13 @@ def measure(value: float | None) -> str:
 
 def p_value(p: float | None) -> str:
   """Returns a p-value with two digits; None stands for the test of what did not vary."""
-  return 'the same everywhere' if p is None else 'p<0.001' if p < 0.001 else f'p={p:.2g}'
+  if p is None:
+    return 'the same everywhere'
+  # As many digits more as it takes to stay on its side of 0.05.
+  digits = next(
+    digits for digits in range(2, 18) if (float(f'{p:.{digits}g}') < results.SIGNIFICANT) == (p < results.SIGNIFICANT)
+  )
+  return 'p<0.001' if p < 0.001 else f'p={p:.{digits}g}'
 
 
 def gain(of: results.Comparison | None) -> str:
@@ -119,12 +125,12 @@ def gain(of: results.Comparison | None) -> str:
   said = 'not resolved' if of.differ else 'same'
   if of.resolved:
     said = p_value(of.p) + ('' if of.holds else ', not after Holm')
-  return f'{100 * of.delta:+.1f} ({said})'
+  return f'{100 * of.delta:+z.1f} ({said})'
 
 
 def gain_interval(of: results.Comparison | None) -> str:
   """Returns the interval of a gain in points; `-` where nothing compares."""
-  return '-' if of is None else ' to '.join(f'{100 * bound:+.1f}' for bound in of.ci)
+  return '-' if of is None else ' to '.join(f'{100 * bound:+z.1f}' for bound in of.ci)
 
 
 def versus(row: results.MethodResult, reference: str) -> str:
@@ -251,11 +257,8 @@ def oracle_table(found: results.Results) -> Table:
 
 def policy_tradeoff_table(tradeoff: dict[str, results.PolicyTradeoff]) -> Table:
   """Tabulates what all sizes of a policy reach together."""
-  rows = [[name, percent(values.aiq), percent(values.save)] for name, values in tradeoff.items()]
-  return Table(
-    ['policy', 'mean accuracy over the range of summed compute (AIQ) %', 'compute saved at best-single accuracy %'],
-    rows,
-  )
+  rows = [[name, percent(values.aiq)] for name, values in tradeoff.items()]
+  return Table(['policy', 'mean accuracy on test over the range of summed compute (AIQ) %'], rows)
 
 
 # LLMs and the classifier.

@@ -24,7 +24,6 @@ _EXPLAINED = {
   'mf_router': 'calls the LLM that five matrix factorisations of queries and LLMs prefer on average, less its cost',
   'clusters': "calls the LLMs that were right most often on the query's cluster (Avengers)",
 }
-_BASELINES = ('chain', 'frugal_cascade', 'knn_router', 'mf_router', 'clusters')
 _VOTE_OF_ALL = 'the vote of all LLMs'
 _WEIGHTED = 'their vote with fixed weights'
 _REFERENCES = {'best_single': 'the best single LLM', 'all_llms': _VOTE_OF_ALL, 'static_weighted': _WEIGHTED}
@@ -39,6 +38,7 @@ class CostScale(NamedTuple):
     words: In a sentence.
     text: Writes a cost.
     of_all: The mean cost of calling all LLMs on test.
+    mark: Stands behind seconds that are estimated.
     wall_clock: The scale of the wall clock, to stand beside; None where that is not known.
   """
 
@@ -47,6 +47,7 @@ class CostScale(NamedTuple):
   words: str
   text: Callable[[float | None], str]
   of_all: float
+  mark: str = ''
   wall_clock: 'CostScale | None' = None
 
   @property
@@ -57,7 +58,7 @@ class CostScale(NamedTuple):
   @property
   def head(self) -> str:
     """Returns the head of a column."""
-    return f'{self.words}, s' if self.unit == 's' else self.unit
+    return f'{self.words}, s{self.mark}' if self.unit == 's' else self.unit
 
   def of(self, estimate: results.Estimate) -> float:
     """Returns a cost, NaN where it is not known."""
@@ -75,8 +76,8 @@ def number(value: float | None) -> float:
 
 def cost_scale(tradeoff: results.Tradeoff) -> CostScale:
   """Returns what a trade-off's costs are counted in."""
-  everybody = tradeoff.references['all_llms']
-  wall_clock = CostScale('wall_seconds', 's', 'wall clock', tables.seconds, number(everybody.wall_seconds))
+  everybody, mark = tradeoff.references['all_llms'], ' (estimated)' if tradeoff.cost_is == 'estimated' else ''
+  wall_clock = CostScale('wall_seconds', 's', 'wall clock', tables.seconds, number(everybody.wall_seconds), mark)
   unit, words, text = {
     'compute_seconds': ('s', 'summed compute', tables.seconds),
     'usd': ('$ per 1,000', 'dollars', tables.dollars),
@@ -84,7 +85,7 @@ def cost_scale(tradeoff: results.Tradeoff) -> CostScale:
   }[tradeoff.cost_unit]
   of_all = number(getattr(everybody, tradeoff.cost_unit))
   return CostScale(
-    tradeoff.cost_unit, unit, words, text, of_all, None if everybody.wall_seconds is None else wall_clock
+    tradeoff.cost_unit, unit, words, text, of_all, mark, None if everybody.wall_seconds is None else wall_clock
   )
 
 
@@ -163,18 +164,22 @@ def _reached(
 
 
 def _most_accurate(row: results.ConstraintResult, tradeoff: results.Tradeoff, scale: CostScale) -> str:
-  """Returns a sentence on what is reached without a constraint, against the vote of all LLMs and the best baseline."""
+  """Returns a sentence on what is reached without a constraint, against fixed choices and the best baseline."""
   assert row.measured is not None
-  others = {'all_llms': _VOTE_OF_ALL}
-  if baselines := [name for name in _BASELINES if name in tradeoff.best]:
-    best = max(baselines, key=lambda name: number(tradeoff.best[name].estimated.accuracy))
-    others[best] = f'the best baseline, {best}'
-  gains = ', '.join(f'{_gain(row.versus, other)} points against {name}' for other, name in others.items())
+  others = dict(_REFERENCES)
+  if best := tradeoff.best_baseline:
+    others[best] = f'{best}, the router or cascade that is best in cross-validation'
+  gains = '; '.join(f'{_gain(row.versus, other)} points against {name}' for other, name in others.items())
   shares = ' and '.join(f'{each.percent_of_all(row.measured):.0f} % of the {each.words}' for each in scale.both)
   return (
     f'**At any cost, {row.strategy} answers {tables.percent(row.measured.accuracy)} % right** '
     f'({tables.interval(row.measured.accuracy_ci or (None, None))}) at {shares} of calling all: {gains}.'
   )
+
+
+def _calls_the_same(names: str) -> bool:
+  """Tells whether what was chosen, for all folds, calls the same LLMs for every query."""
+  return all(name.startswith('single:') or name in _REFERENCES for name in names.split(', '))
 
 
 def _met(tradeoff: results.Tradeoff) -> str:
@@ -183,7 +188,9 @@ def _met(tradeoff: results.Tradeoff) -> str:
   words = {row.constraint: _verdict(row, tradeoff) for row in judged}
   missed = [f'`{constraint}`: {word}' for constraint, word in words.items() if word != 'met']
   count = f'{len(words) - len(missed)} of {len(words)}'
-  return f'**{count} constraints are met on test**' + (f' ({"; ".join(missed)}).' if missed else '.')
+  same = [row for row in judged if _calls_the_same(row.strategy or '')]
+  text = f'**{count} constraints are met on test**' + (f' ({"; ".join(missed)})' if missed else '')
+  return text + (f'; for {len(same)} the same LLMs are called for every query.' if same else '.')
 
 
 def _on_abstention(p_right: results.AnswerProbability) -> str:
@@ -192,7 +199,7 @@ def _on_abstention(p_right: results.AnswerProbability) -> str:
     return '**Leaving the least sure 20 % unanswered does not raise accuracy.**'
   return (
     f'**Leaving the least sure 20 % unanswered raises accuracy by {100 * rest.gain:.1f} points**: '
-    f'{p_right.strategy} answers {tables.percent(rest.accuracy)} % of the rest right.'
+    f'{p_right.strategy} answers {tables.with_interval(rest.accuracy, rest.accuracy_ci)} % of the rest right.'
   )
 
 
@@ -220,17 +227,17 @@ def summary(found: results.Results, tradeoff: results.Tradeoff) -> list[str]:
 # Tables.
 
 
-def _header(scale: CostScale) -> list[str]:
+def _header(scale: CostScale, foreseen: str = 'cross-validated accuracy %') -> list[str]:
   """Returns the columns of `_cells`."""
-  columns = ['cross-validated accuracy %', 'test accuracy % (95 % interval)', f'cross-validated {scale.head}']
+  columns = [foreseen, 'test accuracy % (95 % interval)', f'expected {scale.head}']
   columns += [f'test {scale.head} (95 % interval)', f'{scale.words}, % of all']
-  others = {'calls': 'calls', 'compute_seconds': tables.COMPUTE, 'usd': '$ per 1,000'}
+  others = {'calls': 'calls', 'compute_seconds': f'{tables.COMPUTE}{scale.mark}', 'usd': '$ per 1,000'}
   columns += [name for key, name in others.items() if key != scale.quantity]
-  return [*columns, f'{tables.WALL_CLOCK} (p95)', 'wall clock, % of all']
+  return [*columns, f'{tables.WALL_CLOCK}{scale.mark} (p95)', 'wall clock, % of all']
 
 
 def _cells(accuracy: float | None, cost: float | None, measured: results.Measurement, scale: CostScale) -> list[str]:
-  """Returns the cross-validated accuracy and cost of an operating point, and what was measured on test."""
+  """Returns the expected accuracy and cost of an operating point, and what was measured on test."""
   bounds = getattr(measured, f'{scale.quantity}_ci') or (None, None)
   others = {'calls': tables.seconds, 'compute_seconds': tables.seconds, 'usd': tables.dollars}
   wall_clock = f'{tables.seconds(measured.wall_seconds)} ({tables.seconds(measured.p95_wall_seconds)})'
@@ -257,7 +264,7 @@ def _known_columns(header: list[str], rows: list[list[str]]) -> tables.Table:
 
 
 def constraints_table(tradeoff: results.Tradeoff, scale: CostScale) -> tables.Table:
-  """Tabulates each constraint, the operating point chosen for it, its cross-validated and its measured values."""
+  """Tabulates each constraint, the operating point chosen for it, its expected and its measured values."""
   header, rows = ['#', 'constraint', 'on test', 'strategy', 'operating point', *_header(scale)], []
   for place, row in enumerate(tradeoff.constraints, 1):
     cells = [str(place), f'`{row.constraint}`: {in_words(row.constraint, row.target)}', _verdict(row, tradeoff)]
@@ -319,18 +326,19 @@ def batch_table(budgets: list[results.BatchBudget], scale: CostScale) -> tables.
     [tables.percent(row.budget), *_cells(row.estimated.accuracy, row.estimated.cost, row.measured, scale)]
     for row in budgets
   ]
-  return _known_columns(['budget, % of calling all', *_header(scale)], rows)
+  return _known_columns(['budget, % of calling all', *_header(scale, 'predicted accuracy %')], rows)
 
 
 # The section.
 
 _EXPLANATION = """\
 Strategies are fitted, and operating points are chosen for a constraint, on the fitting queries (train and validation)
-alone, with confidences of classifiers that did not see the labels of these queries (*cross-validated*). Beside it
-stands what was measured on test, with 95 % intervals over queries (Wilson's of accuracies, else the bootstrap's). For a
-constraint, an operating point of a rule, or a single LLM, is chosen that is estimated to keep it with a probability of
-{confidence} % on as many new queries as the test has. It is *missed, within the interval* when the interval on test
-still meets it. Gains are *not resolved* where their interval holds 0, as above.
+alone, with confidences of classifiers that did not see the labels of these queries: accuracies are *cross-validated*,
+and what the calls of a rule are *expected* to take is what the rule takes on these queries. Beside it stands what was
+measured on test, with 95 % intervals over queries (Wilson's of accuracies, else the bootstrap's). For a constraint,
+an operating point of a rule, a single LLM or a vote of all is chosen that is estimated to keep it with a probability
+of {confidence} % on as many new queries as the test has. It is *missed, within the interval* when the interval on
+test still meets it. Gains are *not resolved* where their interval holds 0, as above.
 Operating points are counted from 0, the cheapest. *Wall clock* is what the user of one query waits: calls of one stage
 run in parallel, stages one after the other (mean, and the 95th percentile); *summed compute* is the seconds of all
 calls, added up; *% of all* is in per cent of calling all LLMs at once. The figure leaves out operating points that are
@@ -346,7 +354,8 @@ def section(found: results.Results) -> list[str]:
   scale = cost_scale(tradeoff)
   kind = f'{found.dataset.latency} ' if scale.unit == 's' else ''
   costs = 'dollars per 1,000 queries' if scale.quantity == 'usd' else f'{kind}{scale.words} a query'
-  own = f' To both times the classifier adds {tables.seconds(found.timing.classifier_latency_s)} s.'
+  own = f' To both times the classifier adds {tables.seconds(found.timing.classifier_latency_s)} s, which percentages '
+  own += 'and constraints leave out.'
   own = own if scale.unit == 's' else ''
   sections = [
     '## Strategies: which LLM to call next, and when to stop\n',
@@ -354,7 +363,7 @@ def section(found: results.Results) -> list[str]:
     '![Accuracy and cost of all strategies](figures/tradeoff.png)\n',
   ]
   if tradeoff.constraints:
-    sections += ['### Constraints: cross-validated and measured\n', constraints_table(tradeoff, scale).markdown()]
+    sections += ['### Constraints: expected and measured\n', constraints_table(tradeoff, scale).markdown()]
   if found.dataset.latency == 'estimated':
     own += ' All seconds are estimated, as the note at the top says.'
   points = pareto(tradeoff)
@@ -366,7 +375,7 @@ def section(found: results.Results) -> list[str]:
     best_table(tradeoff, scale).markdown(),
     '### The trade-off\n',
     f'{len(points)} of {sum(map(len, tradeoff.curves.values()))} operating points are worth choosing: in '
-    'cross-validation no other was as accurate for as little.\n',
+    f'cross-validation no other was as accurate for as little {scale.words}.\n',
     pareto_table(points, scale).markdown(),
     *_further(tradeoff, scale),
   ]
@@ -385,5 +394,10 @@ def _further(tradeoff: results.Tradeoff, scale: CostScale) -> list[str]:
   if tradeoff.confidences:
     sections += ['### Calibration of the confidences\n', confidences_table(tradeoff.confidences).markdown()]
   if tradeoff.batch_budgets:
-    sections += ['### One budget for all test queries\n', batch_table(tradeoff.batch_budgets, scale).markdown()]
+    sections += [
+      '### One budget for all test queries\n',
+      'The subset of each query is chosen by the accuracy that is *predicted* for it; of what is chosen the prediction '
+      'is too high, as it is the highest of many.\n',
+      batch_table(tradeoff.batch_budgets, scale).markdown(),
+    ]
   return sections

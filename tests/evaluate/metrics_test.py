@@ -216,18 +216,6 @@ def test_aiq_without_a_range_of_cost():
     metrics.aiq(np.empty(0), np.empty(0))
 
 
-def test_cost_save_is_the_largest_saving_without_losing_accuracy():
-  cost, accuracy = np.array([1.0, 3.0, 4.0, 9.0]), np.array([0.5, 0.8, 0.7, 0.95])
-  assert metrics.cost_save(cost, accuracy, reference_cost=4.0, reference_accuracy=0.7) == pytest.approx(0.25)
-  assert metrics.cost_save(cost, accuracy, reference_cost=5.0, reference_accuracy=0.8) == pytest.approx(0.4)
-  assert metrics.cost_save(cost, accuracy, reference_cost=3.0, reference_accuracy=0.8) == 0
-  assert metrics.cost_save(cost, accuracy, reference_cost=9.0, reference_accuracy=0.99) == 0
-  assert metrics.cost_save(cost, accuracy, reference_cost=0.0, reference_accuracy=0.1) == 0
-  assert metrics.cost_save(np.empty(0), np.empty(0), reference_cost=1.0, reference_accuracy=0.5) == 0
-  with pytest.raises(ValueError, match='cost >= 0'):
-    metrics.cost_save(cost, accuracy, reference_cost=-1.0, reference_accuracy=0.5)
-
-
 def test_gap_to_oracle():
   assert metrics.gap_to_oracle(0.6, 0.8) == pytest.approx(0.25)
   assert metrics.gap_to_oracle(0.8, 0.8) == 0

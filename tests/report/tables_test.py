@@ -245,3 +245,18 @@ def test_gains_carry_intervals(results_of):
   assert table.rows[0][-1] == f'{tables.versus(row, "best_s")}, {bounds} [{100 * of.detectable:.1f}]'
   without = tables.gains_table(results_of(kind='scores'))
   assert '-' in without.rows[0]
+
+
+@pytest.mark.parametrize(
+  ('p', 'text'),
+  [
+    (0.0495, 'p=0.0495'),
+    (0.04999, 'p=0.04999'),
+    (0.05, 'p=0.05'),
+    (0.012, 'p=0.012'),
+    (0.0004, 'p<0.001'),
+    (0.9, 'p=0.9'),
+  ],
+)
+def test_a_p_value_stays_on_its_side_of_what_is_resolved(p, text):
+  assert tables.p_value(p) == text

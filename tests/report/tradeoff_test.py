@@ -98,7 +98,7 @@ def _tradeoff(cost_unit: str = 'compute_seconds') -> Content:
       'brier': 0.1234,
       'reliability': {'mean_confidence': [None, 0.45, 0.9], 'frequency': [None, 0.5, 0.875], 'count': [0, 4, 8]},
       'coverage': [(0.25, 1.0), (0.5, 0.95), (0.8, 0.9), (1.0, 0.8)],
-      'abstain_20': {'accuracy': 0.9, 'gain': 0.1},
+      'abstain_20': {'accuracy': 0.9, 'accuracy_ci': (0.85, 0.93), 'gain': 0.1},
     },
     'confidences': {
       'a|b': {'kind': 'platt', 'before': {'ece': 0.1, 'brier': 0.25}, 'after': {'ece': 0.02, 'brier': 0.2}},
@@ -174,7 +174,7 @@ def test_the_section_is_whole_in_every_unit_of_cost(content_of, cost_unit):
   assert ('of its dollars' in text) == (cost_unit == 'usd')
   assert ('of its calls' in text) == (cost_unit == 'calls')
   assert ('$ per 1,000' in text) == (cost_unit == 'usd')
-  assert ('To both times the classifier adds 0.250 s.' in text) == (cost_unit == 'compute_seconds')
+  assert ('To both times the classifier adds 0.250 s, which' in text) == (cost_unit == 'compute_seconds')
 
 
 def test_the_report_holds_section_and_figures(made, tmp_path, capsys):
@@ -196,11 +196,9 @@ def test_what_was_reached_is_said_with_its_share_of_the_cost(content_of):
   )
   assert 'is reached at 50 % of its wall clock and 50 % of its summed compute**' in single
   assert 'adaptive answers 75.0' in single
-  assert (
-    'at 50 % of the wall clock and 50 % of the summed compute of calling all: -1.0 (not resolved) points against'
-    in most
-  )
-  assert '+10.0 (not resolved) points against the best baseline, chain' in most
+  assert 'at 50 % of the wall clock and 50 % of the summed compute of calling all: +' in most
+  assert '; -1.0 (not resolved) points against the vote of all LLMs; ' in most
+  assert '; +10.0 (not resolved) points against chain, the router or cascade that is best in cross-validation' in most
   assert met.startswith('**2 of 5 constraints are met on test** (')
   for words in (
     '`accuracy>=all_llms`: missed, within the interval',
@@ -209,7 +207,7 @@ def test_what_was_reached_is_said_with_its_share_of_the_cost(content_of):
   ):
     assert words in met
   assert 'raises accuracy by 10.0 points' in rest
-  assert '90.0 % of the rest right' in rest
+  assert '90.0 (85.0 to 93.0) % of the rest right' in rest
 
 
 def test_latencies_are_called_what_they_are(content_of):
@@ -236,9 +234,16 @@ def test_a_clear_miss_a_clear_gain_and_no_operating_point_are_resolved(content_o
   assert tradeoff.in_words(second['constraint'], None) == 'as accurate as the vote of all LLMs'
 
 
+def test_constraints_that_a_fixed_choice_keeps_are_counted(content_of):
+  content = content_of()
+  content['tradeoff']['constraints'][0]['strategy'] = 'single:a, static_weighted'
+  content['tradeoff']['constraints'][2]['strategy'] = 'adaptive, single:a'  # of two folds
+  assert _summary(content)[3].endswith('; for 1 the same LLMs are called for every query.')
+
+
 def test_abstaining_in_vain_is_said(content_of):
   content = content_of()
-  content['tradeoff']['p_right']['abstain_20'] = {'accuracy': 0.79, 'gain': -0.01}
+  content['tradeoff']['p_right']['abstain_20'] |= {'accuracy': 0.79, 'gain': -0.01}
   assert 'does not raise accuracy' in _summary(content)[-1]
 
 
@@ -286,8 +291,8 @@ def test_folds_that_chose_different_operating_points_show_them_all(content_of):
 def test_in_dollars_seconds_stand_beside_them(made):
   table = _table(tradeoff.best_table, made('usd'))
   assert _column(table, 'test $ per 1,000 (95 % interval)')[0] == '4.00 (3.60 to 4.40)'
-  assert _column(table, 'summed compute, s')[0] == '8.00'
-  assert 'summed compute, s' not in _table(tradeoff.best_table, made()).header
+  assert _column(table, 'summed compute, s (estimated)')[0] == '8.00'
+  assert 'summed compute, s (estimated)' not in _table(tradeoff.best_table, made()).header
 
 
 def test_strategies_are_compared_from_the_best_in_cross_validation(made):
@@ -334,7 +339,7 @@ def test_confidences_and_batches_have_their_tables(content_of):
   scale = tradeoff.cost_scale(found.tradeoff)
   table = tradeoff.batch_table(found.tradeoff.batch_budgets, scale)
   assert _column(table, 'budget, % of calling all') == ['25.0']
-  assert _column(table, 'cross-validated summed compute, s') == ['2.00']
+  assert _column(table, 'expected summed compute, s (estimated)') == ['2.00']
   assert _column(table, 'test accuracy % (95 % interval)') == ['75.0 (70.0 to 80.0)']
   headings = ('When to abstain', 'Calibration', 'One budget', 'Constraints')
   assert all(f'### {heading}' in _section(content) for heading in headings)
