@@ -1,8 +1,8 @@
-"""What fine-tuning gains on MMLU-Pro over logistic regression on the frozen encoder's embeddings, query by query.
+"""What fine-tuning gains on MMLU-Pro over the frozen encoder, query by query.
 
-The peer is scikit-learn's: one regression for each LLM on the embedding of the question, or of the question with its
-options, and the category; its strength is chosen on validation by log loss. Split, subsets, votes and test queries are
-those of the run.
+Compared are the estimates of the frozen encoder, which the run has too, and a peer, scikit-learn's: one regression for
+each LLM on the embedding of the question, or of the question with its options, and the category; its strength is chosen
+on validation by log loss. Split, subsets, votes and test queries are those of the run.
 
   python -m selectllm.main --config=configs/mmlu_pro.py --config.encoder.freeze=false --workdir=runs/mmlu_pro
   python -m benchmarks.mmlu_pro --run=runs/mmlu_pro
@@ -17,6 +17,7 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 import rich.console
+import scipy.special
 from sklearn import linear_model
 
 from selectllm.data import dataset, load, splits
@@ -106,7 +107,10 @@ def main() -> None:
   texts = {'question': (list(data.questions), QUESTION_TOKENS)}
   if config.dataset.query_includes_options:
     texts['question and options'] = (data.queries, config.encoder.max_length)
-  rivals = [Rival('selectllm, fine-tuned', predicted.confidences[0], seconds)]
+  rivals = [
+    Rival('selectllm, fine-tuned', predicted.confidences[0], seconds),
+    Rival('selectllm, frozen', scipy.special.expit(predicted.estimates[0].logits), np.nan),
+  ]
   for name, (queries, max_length) in texts.items():
     begun = time.monotonic()
     features = np.concatenate([embed(config, queries, max_length, len(data.llms)), category], axis=1)
@@ -120,7 +124,11 @@ def main() -> None:
     everywhere = np.ones(len(rows), bool)
     cells = []
     for rival, ours in zip(rivals, right, strict=True):
-      line = [rival.name, f'{rival.seconds:.0f} s', f'{log_loss(rival.confidences, responses, rows):.4f}']
+      line = [
+        rival.name,
+        '-' if np.isnan(rival.seconds) else f'{rival.seconds:.0f} s',
+        f'{log_loss(rival.confidences, responses, rows):.4f}',
+      ]
       for column in range(len(SIZES)):
         text = tables.percent(float(ours[:, column].mean()))
         if rival is not rivals[0]:
