@@ -114,9 +114,8 @@ def accuracy_and_time(found: results.Results) -> matplotlib.figure.Figure:
       axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
       axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: f'{value:g}'))
   panels[0].set_ylabel('accuracy on test, %')
-  figure.suptitle(
-    f'Accuracy and {"calls" if kind == "unknown" else "time"} (small numbers: subset size s)', fontsize=11
-  )
+  title = f'Accuracy and {"calls" if kind == "unknown" else "time"} (small numbers: subset size s)'
+  figure.suptitle(title, fontsize=11, x=0.01, horizontalalignment='left')  # beside a legend as high
   figure.legend(*panels[0].get_legend_handles_labels(), fontsize=8, loc='outside right upper')
   figure.draw_without_rendering()  # labels keep apart from each other where the panels really are
   for axes, of in zip(panels, points, strict=True):
