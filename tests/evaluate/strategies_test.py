@@ -8,7 +8,7 @@ import pytest
 
 from selectllm.data import dataset, splits
 from selectllm.evaluate import options, replay, results, strategies, tradeoff
-from selectllm.selection import confidence, constraints, types
+from selectllm.selection import adaptive, confidence, constraints, types
 
 LLMS = ('cheap', 'middling', 'dear')
 
@@ -220,3 +220,15 @@ def test_an_llm_that_few_queries_know_is_no_operating_point_and_neither_is_the_v
   )
   assert list(part.rules.estimated) == ['adaptive', 'single:cheap', 'single:middling']
   assert set(part.rules.references) == set(constraints.REFERENCES)  # these are still known on what was observed
+
+
+def test_what_the_calls_of_a_rule_take_is_estimated_by_the_rule_that_plays():
+  table, split, estimates, embeddings = _table()
+  part = strategies.fit_and_replay(table, split, estimates, embeddings, _options('adaptive', 'chain'))
+  queries = strategies.queries_of(table, estimates, embeddings, split, 'compute_seconds').rows(part.fitting_rows)
+  played = adaptive.replay(part.rules.rules['adaptive'], part.rules.weights, strategies._hidden(queries))
+  costs = replay.replay_decisions(table.responses.rows(part.fitting_rows), played)
+  estimated = part.strategies['adaptive'].fitting
+  for name in ('calls', 'wall_clock_s', 'compute_s'):
+    np.testing.assert_array_equal(getattr(estimated, name), getattr(costs, name))
+  assert not np.array_equal(estimated.correct, costs.correct)  # that is held out
