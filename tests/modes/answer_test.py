@@ -482,7 +482,7 @@ def test_a_saved_selector_calls_stage_after_stage_as_the_replay_would(config, tr
     assert line['answer'] in {answer for call in line['calls'].values() for answer in call['answers']}
   assert max(len(line['stages']) for line in lines) > 1
   report = json.loads((tmp_path / 'run' / 'report.json').read_text())
-  assert report['methods'][0]['name'] == 'adaptive (none)'
+  assert report['methods'][0]['name'] == f'{chooser.rule} (none)'
   assert report['p_right']['mean'] == pytest.approx(np.mean([line['p_right'] for line in lines]), abs=1e-5)
 
 
