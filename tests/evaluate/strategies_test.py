@@ -51,6 +51,13 @@ def _options(
   return options.TradeoffOptions(cost_unit, strategies, limits, resamples=100)
 
 
+@pytest.fixture(scope='module')
+def fitted():
+  """A table, its split, estimates and embeddings, and what `adaptive` and `chain` reach on it."""
+  made = _table()
+  return *made, strategies.fit_and_replay(*made, _options('adaptive', 'chain'))
+
+
 def _builtins(summary: results.Tradeoff) -> dict:
   return json.loads(json.dumps(msgspec.to_builtins(summary), allow_nan=False))
 
@@ -191,9 +198,8 @@ def test_a_limit_never_takes_more_than_the_cheapest_single_llm_that_keeps_it():
   assert rows['compute_seconds<=1'].met
 
 
-def test_the_votes_of_all_keep_what_they_themselves_are_the_reference_of():
-  table, split, estimates, embeddings = _table()
-  part = strategies.fit_and_replay(table, split, estimates, embeddings, _options('adaptive'))
+def test_the_votes_of_all_keep_what_they_themselves_are_the_reference_of(fitted):
+  table, split, _, _, part = fitted
   for name in strategies.VOTES_OF_ALL:
     estimated = {name: part.rules.estimated[name]}
     for text in (f'accuracy>={name}', 'none'):
@@ -222,9 +228,8 @@ def test_an_llm_that_few_queries_know_is_no_operating_point_and_neither_is_the_v
   assert set(part.rules.references) == set(constraints.REFERENCES)  # these are still known on what was observed
 
 
-def test_what_the_calls_of_a_rule_take_is_estimated_by_the_rule_that_plays():
-  table, split, estimates, embeddings = _table()
-  part = strategies.fit_and_replay(table, split, estimates, embeddings, _options('adaptive', 'chain'))
+def test_what_the_calls_of_a_rule_take_is_estimated_by_the_rule_that_plays(fitted):
+  table, split, estimates, embeddings, part = fitted
   queries = strategies.queries_of(table, estimates, embeddings, split, 'compute_seconds').rows(part.fitting_rows)
   played = adaptive.replay(part.rules.rules['adaptive'], part.rules.weights, strategies._hidden(queries))
   costs = replay.replay_decisions(table.responses.rows(part.fitting_rows), played)
