@@ -191,11 +191,8 @@ def _replay(
   alone = learned_vote.alone(weights, hidden)
   for column, llm in enumerate(llms):
     decisions[f'single:{llm}'] = types.Decisions(*(array[:, column : column + 1] for array in alone))
-  mask = hidden.observed
   for name in VOTES_OF_ALL:
-    elected = learned_vote.elect(weights, hidden.logits, hidden.answers, mask, *vote.of(name), over=options.vote)
-    answer, likely = (np.asarray(array)[:, None] for array in elected)
-    decisions[name] = types.Decisions(mask[:, None], answer, likely, np.zeros(mask[:, None].shape, np.int8))
+    decisions[name] = learned_vote.vote_of_all(weights, hidden, *vote.of(name), over=options.vote)
   return decisions
 
 

@@ -25,6 +25,7 @@ MOST_KNOWN = 20_000
 ALTERNATIVES = np.array([2, 3, 5, 9, 17, 33])
 # Candidates of one call of the device, so that it is compiled once.
 _CANDIDATES = 128
+_QUERIES = 512
 # Arrays of subsets x queries x LLMs are kept to about so many entries; of votes, that a processor's cache holds them.
 _BLOCK = 1 << 24
 _VOTES = 1 << 20
@@ -74,7 +75,9 @@ def _vote_accuracies(
 ) -> np.ndarray:
   """Returns the accuracy on known queries, float32[M], of the votes of subsets bool[M, K] weighted float32[M, K]."""
   filled = (batching.pad_to_multiple(array, _CANDIDATES) for array in (subsets, weights.astype(np.float32)))
-  voted = (known.ballots(over), known.accepted, known.observed)
+  # Of few shapes, so that not every number of queries is compiled anew; nobody was observed on what fills up.
+  voted = [batching.pad_to_multiple(of, _QUERIES) for of in (known.ballots(over), known.accepted, known.observed)]
+  voted[2] = voted[2] & (np.arange(len(voted[2])) < len(known.observed))[:, None]
   return np.asarray(_accuracies(*filled, *voted, priority, over))[: len(subsets)]
 
 

@@ -7,6 +7,7 @@ special case that the fit is shrunk towards: then an LLM's vote weighs its log-o
 """
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -26,6 +27,8 @@ _MOST_QUERIES = 20_000
 # Random sets of called LLMs for each query of a fit, beside all of them: the vote must know what few answers are worth.
 _CALLED_SETS = 5
 _SHRINK, _SHRINK_PAIRS = 5.0, 5.0
+# Queries that are replayed together: of one shape, so that no other number of queries is compiled anew.
+_BLOCK = 512
 # Of more LLMs, agreement of pairs is not looked at: time would grow with their third power, and pairs with the second.
 MOST_PAIRED = 50
 
@@ -202,10 +205,11 @@ def _by_confidence(
 def by_confidence(weights: Weights, test: types.StrategyQueries) -> types.Decisions:
   """Calls the s most confident LLMs, s = 1..K being the operating points, and takes their likeliest answer."""
   sizes = tuple(range(1, test.observed.shape[1] + 1))
-  mask, answer, top = jax.device_get(
-    _by_confidence(weights, test.logits, test.answers, test.observed, test.expected_cost, sizes)
-  )
-  return types.Decisions(mask, answer, top, np.zeros(mask.shape, np.int8))
+
+  def step(*of_queries: np.ndarray) -> tuple[jax.Array, ...]:
+    return _by_confidence(weights, *of_queries, test.expected_cost, sizes)
+
+  return _decide(step, test)
 
 
 @jax.jit
@@ -254,5 +258,22 @@ def elect(
 
 def alone(weights: Weights, test: types.StrategyQueries) -> types.Decisions:
   """Calls one and the same LLM for all queries, each of the K being an operating point, and takes its answer."""
-  mask, answer, top = jax.device_get(_alone(weights, test.logits, test.answers, test.observed))
+  return _decide(functools.partial(_alone, weights), test)
+
+
+def vote_of_all(
+  weights: Weights, test: types.StrategyQueries, weight: np.ndarray, priority: np.ndarray, *, over: str
+) -> types.Decisions:
+  """Calls all LLMs, and elects by a fixed vote; the one operating point is that."""
+
+  def step(logits: np.ndarray, answers: np.ndarray, observed: np.ndarray) -> tuple[jax.Array, ...]:
+    answer, likely = elect(weights, logits, answers, observed, weight, priority, over=over)
+    return jnp.asarray(observed)[:, None], answer[:, None], likely[:, None]
+
+  return _decide(step, test)
+
+
+def _decide(step: Callable[..., tuple[Array, ...]], test: types.StrategyQueries) -> types.Decisions:
+  """Applies a step to log-odds, answers and observed of all queries; all calls are made at once."""
+  mask, answer, top = batching.apply_padded(step, (test.logits, test.answers, test.observed), rows=_BLOCK)
   return types.Decisions(mask, answer, top, np.zeros(mask.shape, np.int8))
