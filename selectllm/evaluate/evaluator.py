@@ -262,8 +262,6 @@ def evaluate(
   """
   seeds = [_evaluate_seed(run, chosen) for run, chosen in zip(runs, strategies or [{}] * len(runs), strict=True)]
   first, every, chosen = seeds[0], _over_seeds([of.every for of in seeds]), _over_seeds([of.chosen for of in seeds])
-  best_single = every[0].references['best_single']
-  assert best_single is not None
   kept = _outcomes(runs[0].data.query_ids, np.concatenate([fold.test_rows for fold in first.folds]), every, chosen)
   rows = _rows([*every, *chosen], kept, runs[0].options)
   tradeoff = _policy_tradeoff(rows[: len(every)])

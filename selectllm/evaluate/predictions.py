@@ -3,9 +3,10 @@
 import pathlib
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
-from selectllm.evaluate import outcomes
+from selectllm.evaluate import outcomes, results
 from selectllm.infra import paths, trees
 from selectllm.selection import confidence
 
@@ -42,6 +43,10 @@ class Predictions(NamedTuple):
   tokens: np.ndarray
   truncated: np.ndarray
   classifier_latency_s: np.ndarray
+
+  def encoder_choice(self) -> results.EncoderChoice:
+    """Returns how the encoder was chosen."""
+    return msgspec.json.decode(str(self.encoder), type=results.EncoderChoice)
 
 
 def read_predictions(path: pathlib.Path) -> Predictions:

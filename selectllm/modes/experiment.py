@@ -112,8 +112,7 @@ def _predict(
     seeded = config.copy_and_resolve_references()
     seeded.seed += place
     if predicted:  # one decision for all seeds: else their spread would be that of two encoders
-      frozen = msgspec.json.decode(str(predicted[0].encoder), type=results.EncoderChoice).frozen
-      seeded.encoder.freeze = 'true' if frozen else 'false'
+      seeded.encoder.freeze = 'true' if predicted[0].encoder_choice().frozen else 'false'
     predicted.append(scoring.predict(seeded, directory, data, split, trains=trains))
   return predicted
 
@@ -163,7 +162,7 @@ def _report(
     evaluation,
     cases,
     tradeoff=summary,
-    encoder=msgspec.json.decode(str(predicted.encoder), type=results.EncoderChoice),
+    encoder=predicted.encoder_choice(),
     tokens=predicted.tokens,
     truncated=int(predicted.truncated),
     labels=config.dataset.labels,

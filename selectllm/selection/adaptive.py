@@ -95,7 +95,7 @@ def _count_right(
   """Counts the queries that the vote of each set of LLMs is right on, int32[M]: of sets int[M, k], those `taken`."""
 
   def of_set(llms: Array) -> Array:
-    within = learned_vote.Votes(votes.candidates[:, llms], votes.support[:, llms][:, :, llms])
+    within = jax.vmap(_within, in_axes=(0, None))(votes, llms)
     known = observed[:, llms] & taken
     found = jax.vmap(learned_vote.posterior, in_axes=(None, 0, 0, 0))(
       _cut(weights, llms), logits[:, llms], within, known
@@ -114,6 +114,11 @@ def _cut(weights: learned_vote.Weights, llms: Array) -> learned_vote.Weights:
   return weights._replace(
     bias=weights.bias[llms], pair=weights.pair[llms][:, llms], other_called=weights.other_called[llms]
   )
+
+
+def _within(votes: learned_vote.Votes, llms: Array) -> learned_vote.Votes:
+  """Returns the votes of some of the LLMs on one query."""
+  return learned_vote.Votes(votes.candidates[llms], votes.support[llms][:, llms])
 
 
 def _action_cost(cost: Array, actions: Array, parallel: bool) -> jax.Array:
@@ -253,7 +258,7 @@ def decide(
   llms = rule.llms
   found = learned_vote.posterior(weights, logits, votes, called)
   # The rule was fitted on the LLMs that it may call, and knows the votes of these alone.
-  within = learned_vote.Votes(votes.candidates[llms], votes.support[llms][:, llms])
+  within = _within(votes, llms)
   known = called[llms]
   seen = learned_vote.posterior(_cut(weights, llms), logits[llms], within, known)
   code = jnp.sum(known << jnp.arange(llms.size))

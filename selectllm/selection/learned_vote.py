@@ -27,7 +27,8 @@ _MOST_QUERIES = 20_000
 # Random sets of called LLMs for each query of a fit, beside all of them: the vote must know what few answers are worth.
 _CALLED_SETS = 5
 _SHRINK, _SHRINK_PAIRS = 5.0, 5.0
-# Queries that are replayed together: of one shape, so that no other number of queries is compiled anew.
+# Queries that are replayed together, and of which a fit takes a multiple: of few shapes, so that not every number of
+# queries is compiled anew.
 _BLOCK = 512
 # Of more LLMs, agreement of pairs is not looked at: time would grow with their third power, and pairs with the second.
 MOST_PAIRED = 50
@@ -177,7 +178,7 @@ def fit(
   rng = np.random.default_rng(seed)
   count, num_llms = observed.shape
   rows = rng.permutation(count)[:_MOST_QUERIES]
-  filled = batching.pad_to_multiple(rows, 512 if num_llms <= MOST_PAIRED else 64)
+  filled = batching.pad_to_multiple(rows, _BLOCK if num_llms <= MOST_PAIRED else 64)
   counted = (np.arange(len(filled)) < len(rows)).astype(np.float32)
   sizes = rng.integers(1, num_llms + 1, (len(filled), _CALLED_SETS, 1))
   places = rng.random((len(filled), _CALLED_SETS, num_llms)).argsort(-1).argsort(-1)

@@ -186,8 +186,7 @@ def _call(responses: list[store.Response], given: list[str | None], confidence: 
 def _totals(called: dispatch.Called, calls: dict[str, dict[str, Any]]) -> dict[str, Any]:
   """Returns what a query's calls took together."""
   took = {
-    llm: next((s for s in (call['latency_s'], call['failed_after_s']) if s is not None), None)
-    for llm, call in calls.items()
+    llm: call['failed_after_s'] if call['latency_s'] is None else call['latency_s'] for llm, call in calls.items()
   }
   known = {llm: seconds for llm, seconds in took.items() if seconds is not None}
   costs = [call['cost_usd'] for call in calls.values()]

@@ -237,3 +237,7 @@ def test_what_the_calls_of_a_rule_take_is_estimated_by_the_rule_that_plays(fitte
   for name in ('calls', 'wall_clock_s', 'compute_s'):
     np.testing.assert_array_equal(getattr(estimated, name), getattr(costs, name))
   assert not np.array_equal(estimated.correct, costs.correct)  # that is held out
+
+
+def test_reports_name_the_baselines_that_are_played():
+  assert tuple(strategies.BASELINES) == results.BASELINES  # reports know no JAX, and so not the strategies
