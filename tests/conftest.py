@@ -233,6 +233,14 @@ def _finished(
   return workdir
 
 
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+  """Leaves out a run's figures, which take half the time of a small one; runs of the real command draw them."""
+  from selectllm.report import figures
+
+  monkeypatch.setattr(figures, 'draw', lambda *_: None)
+
+
 @pytest.fixture(scope='session')
 def frozen_run(
   tiny_encoder: pathlib.Path, responses_file: pathlib.Path, tmp_path_factory: pytest.TempPathFactory

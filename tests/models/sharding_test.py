@@ -186,7 +186,9 @@ def test_what_a_device_holds_is_told():
   )
 
 
-@pytest.mark.parametrize('sizes', [(8, 1), (4, 2), (1, 8)])
+@pytest.mark.parametrize(
+  'sizes', [pytest.param((8, 1), marks=pytest.mark.slow), (4, 2), pytest.param((1, 8), marks=pytest.mark.slow)]
+)
 def test_training_is_the_same_on_any_mesh(mesh, sizes):
   expected_losses, (expected, _) = train(mesh, steps=3)
   losses, (params, _) = train(sharding.make_mesh(*sizes), steps=3)

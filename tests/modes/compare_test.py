@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from configs import common, jsonl
+from configs import common
 from selectllm.evaluate import comparison, finished_runs, outcomes, results
-from selectllm.modes import compare, experiment
+from selectllm.modes import compare
 from selectllm.report import comparison as comparison_report
 from tests.helpers import made_results
 
@@ -320,20 +320,10 @@ def test_less_than_two_runs_are_refused_and_leave_nothing(tmp_path, monkeypatch,
   assert [path.name for path in tmp_path.iterdir()] == ['a']
 
 
-def test_real_runs(tiny_encoder, responses_file, tmp_path, monkeypatch):
-  monkeypatch.setenv('SELECTLLM_CACHE', str(tmp_path / 'cache'))
-  shrunk = {
-    'dataset.path': str(responses_file), 'encoder.name': str(tiny_encoder), 'mesh.data': 1, 'train.epochs': 1,
-    'train.learning_rate': 3e-3, 'evaluate.resamples': 100,
-    'evaluate.knn_neighbours': (5, 20), 'tradeoff.strategies': (),
-  }  # fmt: skip
-  changed = {'frozen': {'encoder.freeze': 'true'}, 'learned': {'encoder.freeze': 'false'}}
-  for name, fields in changed.items():
-    config = jsonl.get_config()
-    config.update_from_flattened_dict(shrunk | fields)
-    experiment.run(config.lock(), tmp_path / name)
+def test_real_runs(frozen_run, tuned_run, tmp_path):
+  runs = (frozen_run, tuned_run)
   config = common.get_config()
-  config.compare.runs = ','.join(str(tmp_path / name) for name in changed)
+  config.compare.runs = ','.join(map(str, runs))
   config.evaluate.resamples = 100
   compare.compare(config, tmp_path / 'compared')
   found = read_comparison(tmp_path / 'compared')
@@ -344,7 +334,7 @@ def test_real_runs(tiny_encoder, responses_file, tmp_path, monkeypatch):
   for name in ('all_llms', 'oracle'):
     assert row_of(found, name).runs[1].gain.differ == 0
     assert f'| {name} | all the same |' in comparison_report.markdown(found)
-  reported = [results.load(tmp_path / name / 'report.json') for name in changed]
+  reported = [results.load(run / 'report.json') for run in runs]
   for policy in ('max_conf', 'labelled_max_conf', 'weighted_max_conf'):
     of = [next(row for row in report.chosen if row.name == policy).accuracy for report in reported]
     rows = row_of(found, policy).runs

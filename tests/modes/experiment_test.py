@@ -29,6 +29,8 @@ from selectllm.train import checkpoints
 
 ROOT = pathlib.Path(__file__).parents[2]
 
+pytestmark = pytest.mark.usefixtures('no_figures')
+
 
 @pytest.fixture(scope='module', autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> collections.abc.Iterator[None]:
@@ -52,7 +54,7 @@ def _overrides(tiny_encoder: pathlib.Path, responses_file: pathlib.Path) -> dict
     'train.log_every_steps': 1,
     'evaluate.resamples': 200,
     'evaluate.knn_neighbours': (5, 20),
-    'tradeoff.strategies': ('learned_vote', 'adaptive'),
+    'tradeoff.strategies': ('learned_vote',),
     'tradeoff.limits': ('none', 'compute_seconds<=50%'),
   }
 

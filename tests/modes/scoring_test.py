@@ -17,6 +17,8 @@ from selectllm.modes import experiment, scoring
 from selectllm.selection import policies
 from selectllm.train import input_pipeline, loop
 
+pytestmark = pytest.mark.usefixtures('no_figures')
+
 
 @pytest.fixture
 def config(

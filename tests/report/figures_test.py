@@ -7,7 +7,7 @@ from selectllm.evaluate import results
 from selectllm.report import figures, tables
 
 CASES = [
-  (2, 'estimated'), (3, 'unknown'), (3, 'scores'), (3, 'unseen'), (10, 'estimated'), (32, 'estimated'), (3, 'tasks'),
+  (2, 'estimated'), (3, 'unknown'), (3, 'scores'), (3, 'unseen'), (32, 'estimated'), (3, 'tasks'),
 ]  # fmt: skip
 
 

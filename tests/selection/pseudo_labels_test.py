@@ -10,6 +10,8 @@ from selectllm.evaluate import predictions
 from selectllm.modes import experiment
 from selectllm.selection import pseudo_labels, voting
 
+pytestmark = pytest.mark.usefixtures('no_figures')
+
 NONE = voting.NO_ANSWER
 
 
@@ -214,7 +216,7 @@ def test_data_without_references_are_refused_unless_agreement_is_asked_for(tmp_p
     load.load(config)
 
 
-@pytest.mark.parametrize('known', [True, False])
+@pytest.mark.parametrize('known', [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_run_learns_from_agreement_and_evaluates_to_the_same_again(tmp_path, config, responses_file, known):
   config.dataset.path = str(
     responses_file if known else without_references(tmp_path / 'responses.jsonl', responses_file)
