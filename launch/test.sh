@@ -7,4 +7,4 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/install.sh
 install_selectllm test
 exec .venv/bin/python -m pytest -m 'not slow and not long' --numprocesses=auto --maxprocesses=4 \
-  --dist=loadfile --no-loadscope-reorder "$@"
+  --dist=loadgroup --no-loadscope-reorder "$@"

@@ -30,23 +30,34 @@ jaxtyping.install_import_hook(
   [f'selectllm.selection.{name}' for name in ('calibration', 'learned_vote', 'policies', 'voting')], 'beartype.beartype'
 )
 
+# Files that look at the same finished runs: one process makes those for all of them.
+SHARE_RUNS = (
+  'serve/selector_test.py',
+  'serve/fixed_policy_test.py',
+  'modes/answer_test.py',
+  'modes/add_llm_test.py',
+  'modes/compare_test.py',
+)
 # Files that take longest, which come first: a process that got one of them last would work on alone.
 LONGEST = (
   'modes/experiment_test.py',
+  *SHARE_RUNS,
   'modes/scoring_test.py',
   'sweeps/main_test.py',
   'launch/local_multihost_test.py',
-  'serve/selector_test.py',
   'selection/pseudo_labels_test.py',
-  'modes/answer_test.py',
   'train/loop_test.py',
 )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-  """Sorts the tests by file."""
-  places = {pathlib.Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+  """Sorts the tests by file, and keeps those of a file in one process."""
+  here = pathlib.Path(__file__).parent
+  places = {here / name: place for place, name in enumerate(LONGEST)}
   items.sort(key=lambda item: places.get(item.path, len(places)))
+  shared = {here / name for name in SHARE_RUNS}
+  for item in items:
+    item.add_marker(pytest.mark.xdist_group('shared runs' if item.path in shared else str(item.path.relative_to(here))))
 
 
 @pytest.fixture

@@ -374,7 +374,7 @@ def _as_sldata(responses_file: pathlib.Path, folder: pathlib.Path) -> pathlib.Pa
 def test_the_papers_own_files_and_splits(tiny_encoder, responses_file, tmp_path):
   config = gsm8k.get_config('sldata')
   shrunk = {'encoder.name': str(tiny_encoder), 'train.epochs': 1, 'train.batch_size': 16, 'evaluate.resamples': 100}
-  shrunk['tradeoff.strategies'] = ()
+  shrunk |= {'tradeoff.strategies': (), 'encoder.freeze': 'true'}
   overrides = {'dataset.path': str(_as_sldata(responses_file, tmp_path)), 'dataset.train_share': 0.5, 'mesh.data': 1}
   config.update_from_flattened_dict(overrides | shrunk)
   experiment.run(config.lock(), tmp_path / 'run')
@@ -493,7 +493,7 @@ def test_half_written_checkpoint_is_cleared_and_a_damaged_one_named(config, tmp_
     experiment.run(config, tmp_path)
 
 
-def test_own_data_as_they_come(config, responses_file, tmp_path):
+def test_own_data_as_they_come(frozen, responses_file, tmp_path):
   """An LLM that is always right and one that never is, a name like a formula, latencies of some calls, no prices."""
   path = tmp_path / 'own.jsonl'
   with path.open('w') as file:
@@ -502,8 +502,8 @@ def test_own_data_as_they_come(config, responses_file, tmp_path):
       record['responses']['sage ($x_{ in$)'] = [{'answer': record['reference']}]
       record['responses']['fool [/]'] = [{'text': 'I would not know.', 'correct': False}]
       file.write(json.dumps(record) + '\n')
-  config.dataset.path = str(path)
-  experiment.run(config, tmp_path / 'run')
+  frozen.dataset.path = str(path)
+  experiment.run(frozen, tmp_path / 'run')
   report = _report(tmp_path / 'run')
   assert report['dataset']['latency'] == 'unknown'
   assert report['llms']['sage ($x_{ in$)']['latency_s'] is None
