@@ -173,6 +173,7 @@ def test_dropout_needs_its_keys():
     make()(TOKENS, SEGMENTS, deterministic=False)
 
 
+@pytest.mark.slow
 def test_remat_stores_less_and_changes_no_value_and_no_gradient():
   def value_and_grads_and_stored(remat):
     graphdef, params = nnx.split(make(remat=remat))

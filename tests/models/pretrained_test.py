@@ -100,6 +100,7 @@ def test_the_default_encoder_equals_pytorch_run_now(tmp_path):
 
 
 @needs_wheel
+@pytest.mark.slow
 def test_the_default_encoder_tells_a_paraphrase_from_another_question(no_hub):
   import transformers
 

@@ -133,6 +133,7 @@ def test_every_matrix_is_split():
   assert all(array.sharding.is_fully_replicated == (len(array.shape) < 2) for array in jax.tree.leaves(params))
 
 
+@pytest.mark.slow
 def test_a_seed_gives_the_same_parameters_on_any_mesh(mesh):
   _, expected = sharding.create_sharded(mesh, make_classifier, 3)
   for sizes in ((8, 1), (2, 4)):
@@ -196,7 +197,7 @@ def test_training_is_the_same_on_any_mesh(mesh, sizes):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), params, expected)
 
 
-@pytest.mark.parametrize('sizes', [(4, 2), (1, 8)])
+@pytest.mark.parametrize('sizes', [(4, 2), pytest.param((1, 8), marks=pytest.mark.slow)])
 def test_a_step_never_gathers_activations(mesh, sizes, capfd):
   def temporary_bytes(mesh):
     optimizer = optax.adamw(1e-3)

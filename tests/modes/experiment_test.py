@@ -434,6 +434,7 @@ def test_scores_only_pool(frozen, tmp_path):
   assert all(row['compute_s'] is None for row in report['methods'])
 
 
+@pytest.mark.slow
 def test_not_a_number_stops_with_the_step_named(config, tmp_path):
   config.train.learning_rate = 1e30
   config.train.clip_norm = 1e30

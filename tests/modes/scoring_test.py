@@ -128,7 +128,7 @@ def test_of_two_that_were_trained_validation_decides(config, tmp_path, monkeypat
     np.testing.assert_allclose(found.confidences[0], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(('freeze', 'tunes'), [('true', False), ('false', True)])
+@pytest.mark.parametrize(('freeze', 'tunes'), [('true', False), pytest.param('false', True, marks=pytest.mark.slow)])
 def test_what_is_asked_for_is_done_however_long_it_takes(config, tmp_path, monkeypatch, freeze, tunes):
   config.encoder.freeze, config.train.epochs = freeze, 1
   monkeypatch.setattr(scoring, 'MOST_FINE_TUNING_S', 0.0 if tunes else np.inf)
@@ -141,6 +141,7 @@ def test_what_is_asked_for_is_done_however_long_it_takes(config, tmp_path, monke
   assert np.isnan(kept[trained]).all() == tunes
 
 
+@pytest.mark.slow
 def test_all_seeds_get_the_encoder_that_the_first_one_chose(config, tmp_path, monkeypatch):
   config.seeds, config.train.epochs = 2, 1
   # By now fine-tuning would seem to take too long, or not.

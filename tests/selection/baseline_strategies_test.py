@@ -103,6 +103,7 @@ def test_at_no_price_the_llm_that_is_best_at_a_topic_is_called(name):
     assert np.abs(decisions.p_right[:, -1] - strategy_queries.ACCURACY.max(1)[topic]).mean() < 0.1
 
 
+@pytest.mark.slow
 def test_one_start_of_a_factorisation_is_not_the_last_word(monkeypatch):
   """The mean of several differs less from seed to seed."""
   train, test = strategy_queries.topics(0, 150), strategy_queries.hide(strategy_queries.topics(1, 80))
