@@ -4,8 +4,8 @@ On four fifths of each split's queries the rules are fitted and an operating poi
 probability asked for and, for comparison, by the mean alone; on the other fifth it is judged, and its cost compared
 with that of the cheapest single LLM that keeps the limit there too. Confidences are out of fold for all queries.
 
-  python -m benchmarks.limits --run=runs/gsm8k --save
-  python -m benchmarks.limits --run=runs/mmlu_pro --queries=3000 --save
+  python -m benchmarks.limits --run=runs/gsm8k --queries=900 --save
+  python -m benchmarks.limits --run=runs/mmlu_pro --queries=1800 --save
 """
 
 import json

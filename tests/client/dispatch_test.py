@@ -131,9 +131,9 @@ def test_an_llm_is_not_called_twice_for_a_query(path):
 
   async def main():
     async with fault_server.FaultServer() as server:
-      await called(path, server.url, selections(3, 'a', 'b'), decide=decide)
+      await called(path, server.url, selections(1, 'a', 'b'), decide=decide)
 
-  with pytest.raises(ValueError, match=r"stage 2 of query 'q\d' calls a a second time"):
+  with pytest.raises(ValueError, match="stage 2 of query 'q0' calls a a second time"):
     asking.run(main())
 
 

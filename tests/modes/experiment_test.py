@@ -54,7 +54,7 @@ def _overrides(tiny_encoder: pathlib.Path, responses_file: pathlib.Path) -> dict
     'train.log_every_steps': 1,
     'evaluate.resamples': 200,
     'evaluate.knn_neighbours': (5, 20),
-    'tradeoff.strategies': ('learned_vote',),
+    'tradeoff.strategies': ('learned_vote', 'adaptive'),
     'tradeoff.limits': ('none', 'compute_seconds<=50%'),
   }
 

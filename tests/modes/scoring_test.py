@@ -5,13 +5,12 @@ import json
 import pathlib
 
 import ml_collections
-import msgspec
 import numpy as np
 import pytest
 
 from configs import jsonl
 from selectllm.data import load, splits
-from selectllm.evaluate import predictions, results
+from selectllm.evaluate import predictions
 from selectllm.models import inference
 from selectllm.modes import experiment, scoring
 from selectllm.selection import policies
@@ -113,7 +112,7 @@ def test_of_two_that_were_trained_validation_decides(config, tmp_path, monkeypat
   split = np.array([place % 4 for place in range(len(labels))], np.int8)[None]
   split = np.where(split == 3, splits.TRAIN, split).astype(np.int8)
   found = scoring.predict(config, tmp_path, data, split, trains=True)
-  choice = msgspec.json.decode(str(found.encoder), type=results.EncoderChoice)
+  choice = found.encoder_choice()
   assert choice.frozen != knows
   assert (choice.fine_tuned_loss < choice.frozen_loss) == knows
   fitting = split[0] != splits.TEST
@@ -152,8 +151,7 @@ def test_all_seeds_get_the_encoder_that_the_first_one_chose(config, tmp_path, mo
   report = _report(tmp_path)
   assert report['encoder']['frozen_loss'] is not None  # both were made
   choices = [
-    msgspec.json.decode(str(predictions.read_predictions(path / 'predictions.npz').encoder), type=results.EncoderChoice)
-    for path in (tmp_path, tmp_path / 'seed_1')
+    predictions.read_predictions(path / 'predictions.npz').encoder_choice() for path in (tmp_path, tmp_path / 'seed_1')
   ]
   assert choices[0].frozen == choices[1].frozen == report['encoder']['frozen']
   row = next(row for row in report['chosen'] if row['name'] == 'weighted_max_conf')

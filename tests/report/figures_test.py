@@ -7,7 +7,8 @@ from selectllm.evaluate import results
 from selectllm.report import figures, tables
 
 CASES = [
-  (2, 'estimated'), (3, 'unknown'), (3, 'scores'), (3, 'unseen'), (32, 'estimated'), (3, 'tasks'),
+  (2, 'estimated'), (3, 'unknown'), (3, 'scores'), (3, 'unseen'), pytest.param(10, 'estimated', marks=pytest.mark.slow),
+  (32, 'estimated'), (3, 'tasks'),
 ]  # fmt: skip
 
 

@@ -13,10 +13,12 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 
-FOUR_RUNS = """hyper.product([
+EIGHT = """hyper.product([
     hyper.chainit([
       hyper.fixed('config.evaluate.threshold', 0.5),
       hyper.fixed('config.evaluate.threshold', 0.9),
+      hyper.fixed('config.evaluate.vote', 'samples'),
+      hyper.fixed('config.encoder.pooling', 'cls'),
     ]),
     hyper.sweep('config.seed', range(2)),
   ])"""
@@ -52,9 +54,9 @@ def _results(run: pathlib.Path) -> dict:
 
 def test_killed_in_the_middle_it_goes_on_with_what_is_left(start, environment, config_file, tmp_path):
   workdir = tmp_path / 'sweep'
-  arguments = (f'--config={config_file(FOUR_RUNS)}', f'--workdir={workdir}', '--at_once=2')
+  arguments = (f'--config={config_file(EIGHT)}', f'--workdir={workdir}', '--at_once=2')
   sweep = start(*arguments)
-  while not _reports(workdir) and sweep.poll() is None:
+  while len(_reports(workdir)) < 2 and sweep.poll() is None:
     time.sleep(0.05)
   runs = _children(sweep.pid)
   for pid in (sweep.pid, *runs):
@@ -62,21 +64,24 @@ def test_killed_in_the_middle_it_goes_on_with_what_is_left(start, environment, c
   assert sweep.wait() == -signal.SIGKILL, sweep.stderr.read()
   assert len(runs) >= 1
   before = _reports(workdir)
-  assert 1 <= len(before) < 4
+  assert 2 <= len(before) < 8
 
   again = start(*arguments)
   out, said = again.communicate()
   assert again.returncode == 0, said
-  assert f'4 points, 4 runs: {len(before)} done' in said
+  assert f'8 points, 8 runs: {len(before)} done' in said
   after = _reports(workdir)
-  assert len(after) == 4
+  assert len(after) == 8
   assert {name: after[name] for name in before} == before
   logs = {path.parent.name: path.read_text() for path in workdir.glob('*/log.txt')}
   assert all(logs.values())
-  # Two classifiers: thresholds are evaluated with the experiment's.
-  assert _trained(workdir) == {'seed=0', 'seed=1'}
-  shared = workdir / 'evaluate.threshold=0.9--seed=1'
-  assert (shared / 'predictions.npz').read_bytes() == (workdir / 'seed=1' / 'predictions.npz').read_bytes()
+  # Four classifiers: thresholds and votes are evaluated with the experiment's.
+  assert _trained(workdir) == {
+    name for seed in range(2) for name in (f'seed={seed}', f'encoder.pooling=cls--seed={seed}')
+  }
+  for other in ('evaluate.threshold=0.9', 'evaluate.vote=samples'):
+    shared = workdir / f'{other}--seed=1'
+    assert (shared / 'predictions.npz').read_bytes() == (workdir / 'seed=1' / 'predictions.npz').read_bytes()
   threshold = _results(workdir / 'evaluate.threshold=0.9--seed=1')
   assert threshold['evaluate_config']['threshold'] == 0.9
   assert threshold['classifier']['auroc'] == _results(workdir / 'seed=1')['classifier']['auroc']
@@ -86,13 +91,13 @@ def test_killed_in_the_middle_it_goes_on_with_what_is_left(start, environment, c
   # Once more it runs nothing, and reports the same.
   table = (workdir / 'sweep.csv').read_text()
   nothing = start(*arguments)
-  assert '4 done, 0 to train, 0 to evaluate' in nothing.communicate()[1]
+  assert '8 done, 0 to train, 0 to evaluate' in nothing.communicate()[1]
   assert nothing.returncode == 0
   assert _reports(workdir) == after
   assert (workdir / 'sweep.csv').read_text() == table
 
   # What is printed goes on from the scores that are there.
-  report = workdir / 'evaluate.threshold=0.9--seed=1' / 'report.json'
+  report = workdir / 'evaluate.vote=samples--seed=1' / 'report.json'
   report.unlink()
   printed = _sweep(*arguments, '--print').stdout
   assert printed.count('\n') == 1
@@ -104,13 +109,17 @@ def _check_report(workdir: pathlib.Path, out: str) -> None:
   found = json.loads((workdir / 'sweep.json').read_text())
   assert not found['missing']
   directories = [point['run'] for point in found['points']]
-  assert len(directories) == 4
+  assert len(directories) == 8
   assert all((workdir / name / 'report.json').exists() for name in directories)
   with (workdir / 'sweep.csv').open() as file:
     rows = list(csv.DictReader(file))
   assert {(row['axis'], row['variant'], row['seeds']) for row in rows if row['measure'] == 'top-1'} == {
     ('evaluate.threshold', 'threshold=0.5', '2'),
     ('evaluate.threshold', 'threshold=0.9', '2'),
+    ('evaluate.vote', 'base', '2'),
+    ('evaluate.vote', 'vote=samples', '2'),
+    ('encoder.pooling', 'base', '2'),
+    ('encoder.pooling', 'pooling=cls', '2'),
   }
   assert 'threshold=0.5 (base)' in out
   text = (workdir / 'sweep.md').read_text()

@@ -205,30 +205,32 @@ def test_an_llm_that_is_not_published(manual_dir):
     load.load(make_config(manual_dir, llms=(MAKER, 'gpt-5')))
 
 
-# One whose questions deviate, and one whose answers end in unusual ways.
-READ = ('Phi-3-mini-4k-instruct', 'Meta-Llama-3_1-8B-Instruct', 'c4ai-command-r-v01')
+# One whose questions deviate, and one whose answers end in unusual ways: reading all seven takes a minute.
+SOME = ('Phi-3-mini-4k-instruct', 'Meta-Llama-3_1-8B-Instruct', 'c4ai-command-r-v01')
 
 
-@pytest.fixture(scope='module')
-def published(test_data, tmp_path_factory):
+@pytest.fixture(scope='module', params=[SOME, pytest.param(tuple(mmlu_pro.CHECKED), marks=pytest.mark.slow)], ids=len)
+def published(request, test_data, tmp_path_factory):
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('SELECTLLM_CACHE', str(tmp_path_factory.mktemp('cache')))
-    yield load.load(make_config(test_data / 'mmlu_pro', llms=READ, query_includes_options=True))[0]
+    yield load.load(make_config(test_data / 'mmlu_pro', llms=request.param, query_includes_options=True))[0]
 
 
 def test_published_responses_are_as_right_as_published(published):
-  assert published.llms == tuple(llm for llm in mmlu_pro.CHECKED if llm in READ)
+  assert published.llms in (SOME, tuple(mmlu_pro.CHECKED))
   assert len(published.query_ids) == mmlu_pro.QUESTIONS
   assert len(published.tasks) == 14
   accuracy = 100 * np.sum(published.responses.labels, 0) / published.responses.observed.sum(0)
   for llm, percent in zip(published.llms, accuracy, strict=True):
     assert abs(percent - (PUBLISHED | FILLED_IN)[llm]) < 0.8, llm  # c4ai: content, and ends, that were not read
-  assert 63 < 100 * published.responses.labels.max(1).mean() < 64.3
+  oracle = 63.6 if published.llms == SOME else 78
+  assert oracle - 0.5 < 100 * published.responses.labels.max(1).mean() < oracle + 0.5
 
 
 def test_deviating_questions_of_the_published_files_are_missing(published):
   missing = dict(zip(published.llms, (~published.responses.observed).sum(0).tolist(), strict=True))
-  assert missing == dict.fromkeys(READ, 0) | {'Meta-Llama-3_1-8B-Instruct': 14}
+  deviating = {'Meta-Llama-3_1-8B-Instruct': 14, 'mathstral-7B': 13}
+  assert missing == {llm: deviating.get(llm, 0) for llm in published.llms}
   assert any(note.startswith('14 questions differ') for note in published.notes)
   assert len(set(published.questions)) < mmlu_pro.QUESTIONS - 300
   assert all('\nA. ' in query for query in published.queries)
